@@ -1,0 +1,116 @@
+//! Names of things: pods, container instances, probes.
+
+use alloc::sync::Arc;
+use core::fmt;
+
+macro_rules! string_id {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub struct $name(Arc<str>);
+
+        impl $name {
+            /// Wraps `text` as it is; the sources have validated it.
+            #[must_use]
+            pub fn new(text: impl Into<Arc<str>>) -> Self {
+                Self(text.into())
+            }
+
+            /// The text itself.
+            #[must_use]
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                fmt::Debug::fmt(&*self.0, f)
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+
+        impl From<&str> for $name {
+            fn from(text: &str) -> Self {
+                Self(Arc::from(text))
+            }
+        }
+    };
+}
+
+string_id! {
+    /// `metadata.uid` of a pod: what tells two pods of one name apart.
+    PodUid
+}
+string_id! {
+    /// `<runtime>://<id>`: one instance of a container; changes at each (re)start.
+    ContainerId
+}
+string_id! {
+    /// `spec.containers[].name`: unique within its pod.
+    ContainerName
+}
+
+/// The three probes that a container can have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum ProbeType {
+    /// Gates the other two until it has succeeded once per container instance.
+    Startup,
+    /// Decides whether the container is Ready; never restarts it.
+    Readiness,
+    /// Restarts the container when it fails.
+    Liveness,
+}
+
+impl ProbeType {
+    /// All types in the order in which the kubelet creates their workers.
+    pub const ALL: [ProbeType; 3] = [ProbeType::Startup, ProbeType::Readiness, ProbeType::Liveness];
+
+    /// As written in events and metric labels: `Startup`, `Readiness`, `Liveness`.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            ProbeType::Startup => "Startup",
+            ProbeType::Readiness => "Readiness",
+            ProbeType::Liveness => "Liveness",
+        }
+    }
+
+    /// The field of a container that holds this probe: `startupProbe` ...
+    #[must_use]
+    pub const fn field(self) -> &'static str {
+        match self {
+            ProbeType::Startup => "startupProbe",
+            ProbeType::Readiness => "readinessProbe",
+            ProbeType::Liveness => "livenessProbe",
+        }
+    }
+
+    /// Position in [`ProbeType::ALL`].
+    #[must_use]
+    pub const fn index(self) -> usize {
+        self as usize
+    }
+}
+
+impl fmt::Display for ProbeType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// What a worker is known by: one per (pod, container, probe type).
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ProbeKey {
+    /// The pod.
+    pub pod: PodUid,
+    /// The container within it.
+    pub container: ContainerName,
+    /// Which of its probes.
+    pub probe_type: ProbeType,
+}

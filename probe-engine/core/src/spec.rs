@@ -1,0 +1,306 @@
+//! What a pod asks for, already valid and defaulted: plain data that the sources make and every stage reads.
+//!
+//! Invariant: a value of these types passed validation (`source/parse`), so nothing behind them checks ranges again.
+
+use alloc::boxed::Box;
+use alloc::sync::Arc;
+use core::net::IpAddr;
+use core::time::Duration;
+
+use crate::id::{ContainerName, PodUid, ProbeType};
+
+/// One probe. Numbers are those of the manifest after defaulting (`pkg/apis/core/v1/defaults.go`).
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct ProbeSpec {
+    /// What one attempt does.
+    pub handler: Handler,
+    /// Seconds after the container's start before the first attempt. Validation refuses negative
+    /// numbers; one that got here all the same is as good as 0.
+    pub initial_delay_seconds: i32,
+    /// Deadline of one attempt, 1 or more.
+    pub timeout_seconds: u32,
+    /// Seconds between two due times, 1 or more.
+    pub period_seconds: u32,
+    /// Successes in a row that make the verdict Success; 1 for liveness and startup.
+    pub success_threshold: u32,
+    /// Failures in a row that make the verdict Failure, 1 or more.
+    pub failure_threshold: u32,
+    /// Grace period of a kill that this probe causes; `None` = the pod's.
+    pub termination_grace_period_seconds: Option<u64>,
+}
+
+impl ProbeSpec {
+    /// The deadline of one attempt.
+    #[must_use]
+    pub const fn timeout(&self) -> Duration {
+        Duration::from_secs(self.timeout_seconds as u64)
+    }
+
+    /// The distance of two due times.
+    #[must_use]
+    pub const fn period(&self) -> Duration {
+        Duration::from_secs(self.period_seconds as u64)
+    }
+}
+
+/// The four ways to ask a container.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Handler {
+    /// `httpGet`
+    HttpGet(HttpGet),
+    /// `tcpSocket`
+    TcpSocket(TcpSocket),
+    /// `grpc`
+    Grpc(Grpc),
+    /// `exec`
+    Exec(Exec),
+}
+
+impl Handler {
+    /// The field name: `httpGet`, `tcpSocket`, `grpc` or `exec`.
+    #[must_use]
+    pub const fn as_str(&self) -> &'static str {
+        match self {
+            Handler::HttpGet(_) => "httpGet",
+            Handler::TcpSocket(_) => "tcpSocket",
+            Handler::Grpc(_) => "grpc",
+            Handler::Exec(_) => "exec",
+        }
+    }
+}
+
+/// `httpGet`
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct HttpGet {
+    /// Where to connect to; `None` = the pod's IP at run time.
+    pub host: Option<Arc<str>>,
+    /// Resolved against the container's ports.
+    pub port: Port,
+    /// As in the manifest, `/` by default; may hold a query and a fragment.
+    pub path: Arc<str>,
+    /// `HTTP` by default.
+    pub scheme: Scheme,
+    /// In the manifest's order, names as written, repetitions kept.
+    pub headers: Box<[HttpHeader]>,
+}
+
+/// One entry of `httpGet.httpHeaders`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct HttpHeader {
+    /// As written.
+    pub name: Arc<str>,
+    /// As written; may be empty.
+    pub value: Arc<str>,
+}
+
+/// `httpGet.scheme`
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Scheme {
+    /// `HTTP`
+    Http,
+    /// `HTTPS`: certificates are not verified.
+    Https,
+}
+
+impl Scheme {
+    /// As it stands in a URL: `http` or `https`.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Scheme::Http => "http",
+            Scheme::Https => "https",
+        }
+    }
+}
+
+/// `tcpSocket`
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct TcpSocket {
+    /// Where to connect to; `None` = the pod's IP at run time.
+    pub host: Option<Arc<str>>,
+    /// Resolved against the container's ports.
+    pub port: Port,
+}
+
+/// `grpc`
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Grpc {
+    /// 1..=65535.
+    pub port: u16,
+    /// Sent as the health request's `service`; empty by default.
+    pub service: Arc<str>,
+}
+
+/// `exec`
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Exec {
+    /// Program and arguments, no shell; `$(VAR)` already expanded from the container's literal env. Not empty.
+    pub command: Box<[Box<str>]>,
+}
+
+/// A port after resolution (`pkg/probe/util.go`, `ResolveContainerPort`).
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Port {
+    /// 1..=65535.
+    Number(u16),
+    /// A name that no container port has and that is no number, or a number out of range. The text is the
+    /// kubelet's error: an attempt with it is discarded, never a verdict.
+    Unusable(Box<str>),
+}
+
+/// A container's probes, one place per type.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Probes {
+    /// `startupProbe`
+    pub startup: Option<Arc<ProbeSpec>>,
+    /// `readinessProbe`
+    pub readiness: Option<Arc<ProbeSpec>>,
+    /// `livenessProbe`
+    pub liveness: Option<Arc<ProbeSpec>>,
+}
+
+impl Probes {
+    /// The probe of this type, if the container has one.
+    #[must_use]
+    pub fn by_type(&self, probe_type: ProbeType) -> Option<&Arc<ProbeSpec>> {
+        match probe_type {
+            ProbeType::Startup => self.startup.as_ref(),
+            ProbeType::Readiness => self.readiness.as_ref(),
+            ProbeType::Liveness => self.liveness.as_ref(),
+        }
+    }
+
+    /// How many of the three there are.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        ProbeType::ALL.iter().filter(|t| self.by_type(**t).is_some()).count()
+    }
+}
+
+/// `restartPolicy` of a pod or a container.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum RestartPolicy {
+    /// Restart whatever the exit code.
+    #[default]
+    Always,
+    /// Restart unless the exit code is 0.
+    OnFailure,
+    /// Never restart.
+    Never,
+}
+
+impl RestartPolicy {
+    /// As in a manifest.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            RestartPolicy::Always => "Always",
+            RestartPolicy::OnFailure => "OnFailure",
+            RestartPolicy::Never => "Never",
+        }
+    }
+}
+
+/// Where in the pod a container stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ContainerKind {
+    /// `spec.containers`
+    Regular,
+    /// `spec.initContainers` with `restartPolicy: Always`
+    Sidecar,
+    /// any other of `spec.initContainers`; has no probes
+    Init,
+}
+
+/// A pod: what is left of the Kubernetes object after parsing (which would cost 7.7 KB each).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pod {
+    /// `metadata.uid`, or one derived from namespace, name and spec.
+    pub uid: PodUid,
+    /// `metadata.namespace`, `default` by default.
+    pub namespace: Arc<str>,
+    /// `metadata.name`
+    pub name: Arc<str>,
+    /// `metadata.labels`, sorted by key.
+    pub labels: Box<[(Arc<str>, Arc<str>)]>,
+    /// `metadata.annotations`, sorted by key.
+    pub annotations: Box<[(Arc<str>, Arc<str>)]>,
+    /// `status.podIP` of the manifest; `None` = the runtime says.
+    pub pod_ip: Option<IpAddr>,
+    /// `spec.hostNetwork`
+    pub host_network: bool,
+    /// `spec.restartPolicy`
+    pub restart_policy: RestartPolicy,
+    /// `spec.terminationGracePeriodSeconds`, 30 by default.
+    pub termination_grace_period_seconds: u64,
+    /// `spec.readinessGates[].conditionType`
+    pub readiness_gates: Box<[Arc<str>]>,
+    /// `spec.initContainers`: ordinary ones and sidecars, in the manifest's order.
+    pub init_containers: Box<[Container]>,
+    /// `spec.containers`, in the manifest's order; never empty.
+    pub containers: Box<[Container]>,
+    /// Fields that the runtime in use cannot honour, as `path: reason`; `describe` shows them.
+    pub ignored_fields: Box<[Box<str>]>,
+}
+
+impl Pod {
+    /// The containers that may have probes, in the order in which the kubelet creates workers:
+    /// regular ones first, then sidecars (`prober_manager.go`, `AddPod`).
+    pub fn probed_containers(&self) -> impl Iterator<Item = &Container> {
+        let sidecars = self.init_containers.iter().filter(|c| c.kind == ContainerKind::Sidecar);
+        self.containers.iter().chain(sidecars)
+    }
+
+    /// All containers: init containers and sidecars, then regular ones.
+    pub fn all_containers(&self) -> impl Iterator<Item = &Container> {
+        self.init_containers.iter().chain(self.containers.iter())
+    }
+
+    /// The container of this name.
+    #[must_use]
+    pub fn container(&self, name: &str) -> Option<&Container> {
+        self.all_containers().find(|c| c.name.as_str() == name)
+    }
+}
+
+/// One container of a pod.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Container {
+    /// Unique in its pod.
+    pub name: ContainerName,
+    /// Where it stands.
+    pub kind: ContainerKind,
+    /// Shown to people only: the `process` runtime needs none.
+    pub image: Arc<str>,
+    /// The container's own `restartPolicy`, which overrides the pod's.
+    pub restart_policy: Option<RestartPolicy>,
+    /// Its probes.
+    pub probes: Probes,
+    /// How to start it.
+    pub process: Process,
+    /// FNV-1a of the container's manifest: changes when its definition does (back-off key, section 6.5).
+    pub spec_hash: u64,
+}
+
+/// What the `process` runtime starts.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Process {
+    /// `command` (entrypoint), `$(VAR)` expanded.
+    pub command: Box<[Box<str>]>,
+    /// `args`, `$(VAR)` expanded.
+    pub args: Box<[Box<str>]>,
+    /// Literal `env`, in order.
+    pub env: Box<[(Box<str>, Box<str>)]>,
+    /// `workingDir`
+    pub working_dir: Option<Box<str>>,
+    /// `securityContext.runAsUser`, the container's or the pod's.
+    pub run_as_user: Option<u32>,
+    /// `securityContext.runAsGroup`, the container's or the pod's.
+    pub run_as_group: Option<u32>,
+    /// The pod's `securityContext.supplementalGroups`.
+    pub supplemental_groups: Box<[u32]>,
+    /// `resources.limits.memory` in bytes.
+    pub memory_limit_bytes: Option<u64>,
+    /// `lifecycle.stopSignal`, e.g. `SIGUSR1`; `None` = SIGTERM.
+    pub stop_signal: Option<Box<str>>,
+}

@@ -1,0 +1,113 @@
+//! What a runtime reports about containers: plain data, no rules.
+
+use alloc::boxed::Box;
+use alloc::vec::Vec;
+use core::net::IpAddr;
+
+use crate::id::{ContainerId, ContainerName};
+use crate::time::Instant;
+
+/// The newest state of a pod, whole: it replaces what was known before.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PodStatus {
+    /// Where the pod is in its life; from [`crate::pod::phase`] where the runtime has no word of its own.
+    pub phase: PodPhase,
+    /// A deletion timestamp is set.
+    pub deleting: bool,
+    /// The pod's address; `None` = not known yet.
+    pub pod_ip: Option<IpAddr>,
+    /// One entry per container that the runtime knows.
+    pub containers: Vec<ContainerStatus>,
+}
+
+impl PodStatus {
+    /// The entry of this container.
+    #[must_use]
+    pub fn container(&self, name: &ContainerName) -> Option<&ContainerStatus> {
+        self.containers.iter().find(|c| c.name == *name)
+    }
+}
+
+/// `status.phase`
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum PodPhase {
+    /// Not all containers have been started.
+    #[default]
+    Pending,
+    /// At least one runs, or is about to be restarted.
+    Running,
+    /// All ended with exit code 0 and none will be restarted.
+    Succeeded,
+    /// All ended, at least one badly, and none will be restarted.
+    Failed,
+}
+
+impl PodPhase {
+    /// As in a pod's status.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            PodPhase::Pending => "Pending",
+            PodPhase::Running => "Running",
+            PodPhase::Succeeded => "Succeeded",
+            PodPhase::Failed => "Failed",
+        }
+    }
+
+    /// Succeeded or Failed: workers end.
+    #[must_use]
+    pub const fn is_terminal(self) -> bool {
+        matches!(self, PodPhase::Succeeded | PodPhase::Failed)
+    }
+}
+
+/// The newest state of one container.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ContainerStatus {
+    /// Which container.
+    pub name: ContainerName,
+    /// The newest instance; a waiting container still carries the ID of the one that died. `None` = never started.
+    pub id: Option<ContainerId>,
+    /// What it does now.
+    pub state: ContainerState,
+    /// How the instance before the newest ended.
+    pub last_termination: Option<Termination>,
+    /// How often it was started again.
+    pub restart_count: u32,
+}
+
+/// `status.containerStatuses[].state`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ContainerState {
+    /// Not started yet, or waiting for a restart.
+    Waiting {
+        /// `ContainerCreating`, `CrashLoopBackOff`, `CreateContainerError` ...
+        reason: Box<str>,
+        /// For people.
+        message: Box<str>,
+    },
+    /// Its process runs.
+    Running {
+        /// When it was started.
+        started_at: Instant,
+    },
+    /// Its process ended.
+    Terminated(Termination),
+}
+
+/// `status.containerStatuses[].state.terminated`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Termination {
+    /// The exit code; 128 + n after signal n.
+    pub exit_code: i32,
+    /// The signal that ended it, 0 = none.
+    pub signal: i32,
+    /// `Completed`, `Error`, `OOMKilled`, `StartError` ...
+    pub reason: Box<str>,
+    /// For people.
+    pub message: Box<str>,
+    /// When it was started.
+    pub started_at: Instant,
+    /// When it ended.
+    pub finished_at: Instant,
+}
