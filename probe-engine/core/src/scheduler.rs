@@ -76,7 +76,12 @@ impl Scheduler {
 
     /// Makes a worker for every probe of the pod that has none yet (rule 2.1: idempotent, existing keys are
     /// skipped). `made` hears of each new worker before any action names it.
-    pub fn add_pod(&mut self, pod: Arc<Pod>, now: Instant, made: &mut dyn FnMut(WorkerIndex, &ContainerName, ProbeType)) {
+    pub fn add_pod(
+        &mut self,
+        pod: Arc<Pod>,
+        now: Instant,
+        made: &mut dyn FnMut(WorkerIndex, &ContainerName, ProbeType),
+    ) {
         todo!()
     }
 
@@ -97,7 +102,13 @@ impl Scheduler {
 
     /// Runs a probe now, outside its grid (rule 2.8 for readiness; for an operator any type). One pending
     /// trigger at most. Returns false for an unknown worker.
-    pub fn trigger(&mut self, uid: &PodUid, container: &ContainerName, probe_type: ProbeType, now: Instant) -> bool {
+    pub fn trigger(
+        &mut self,
+        uid: &PodUid,
+        container: &ContainerName,
+        probe_type: ProbeType,
+        now: Instant,
+    ) -> bool {
         todo!()
     }
 

@@ -1,0 +1,15 @@
+//! The control API (gRPC over a unix socket) and the admin HTTP server.
+
+pub mod admin;
+pub mod convert;
+pub mod server;
+
+/// The wire contract, generated from `proto/probeengine/v1`.
+#[expect(
+    missing_docs,
+    clippy::allow_attributes_without_reason,
+    reason = "generated; the proto file holds the docs"
+)]
+pub mod v1 {
+    tonic::include_proto!("probeengine.v1");
+}

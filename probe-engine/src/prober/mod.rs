@@ -1,0 +1,59 @@
+//! How an attempt is made: which handler, which way (ring or pool), and what its result means.
+
+pub mod dial;
+pub mod errno;
+pub mod exec;
+pub mod grpc;
+pub mod http;
+pub mod http1;
+pub mod pool;
+pub mod resolve;
+pub mod tcp;
+pub mod tls;
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use probe_core::id::ContainerId;
+use probe_core::outcome::Outcome;
+use probe_core::spec::ProbeSpec;
+
+/// One attempt, described whole: what the pool and the command line make attempts from.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// The probe.
+    pub spec: Arc<ProbeSpec>,
+    /// The pod's address; `None` = not known, which dials the local host as the kubelet does.
+    pub pod_ip: Option<IpAddr>,
+    /// The instance for exec; `None` outside a pod.
+    pub container_id: Option<ContainerId>,
+    /// `namespace/pod` and container, for messages.
+    pub label: Arc<str>,
+}
+
+/// How long each part of an attempt took; `None` where it was not reached.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Phases {
+    /// Name resolution.
+    pub resolve: Option<Duration>,
+    /// TCP handshake.
+    pub connect: Option<Duration>,
+    /// TLS handshake.
+    pub tls: Option<Duration>,
+    /// From the request's first byte to the response's first byte.
+    pub first_byte: Option<Duration>,
+    /// From the response's first byte to the end of what is read.
+    pub body: Option<Duration>,
+    /// All of it.
+    pub total: Duration,
+}
+
+/// One attempt, made.
+#[derive(Clone, Debug)]
+pub struct Attempted {
+    /// What it saw.
+    pub outcome: Outcome,
+    /// How long its parts took.
+    pub phases: Phases,
+}

@@ -1,0 +1,188 @@
+//! The last verdict of every probe, what is known of every pod, and the way from the shards to it.
+//!
+//! One task owns [`Node`]; shards reach it through one bounded [`UpdateQueue`] each, readers by asking the
+//! task ([`ResultsHandle::read`]). Verdicts are latest-wins and never lost; reports are dropped and counted
+//! when a queue is full.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use crossbeam::queue::ArrayQueue;
+use jiff::Timestamp;
+use probe_core::action::{LocalTooLong, Publish, Report};
+use probe_core::id::{ContainerName, PodUid, ProbeType};
+use probe_core::outcome::Verdict;
+use probe_core::pod::Condition;
+use probe_core::spec::Pod;
+use probe_core::status::{ContainerStatus, PodPhase, PodStatus};
+use tokio::sync::Notify;
+
+use crate::limits;
+use crate::shard::metrics::ShardMetrics;
+
+/// Upper bounds, in seconds, of `prober_probe_duration_seconds` (client_golang's default buckets).
+pub const DURATION_BUCKETS_S: [f64; 11] = [
+    0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
+];
+
+/// Counts of one probe since its worker was made. One shard writes, anyone reads; relaxed throughout.
+#[derive(Debug, Default)]
+pub struct ProbeStats {
+    /// `prober_probe_total{result="successful"}`
+    pub successful: AtomicU64,
+    /// `prober_probe_total{result="failed"}`
+    pub failed: AtomicU64,
+    /// Per bucket of [`DURATION_BUCKETS_S`] (not cumulative), the last for what is longer.
+    pub duration_buckets: [AtomicU64; 12],
+    /// Sum of observed durations.
+    pub duration_sum_ns: AtomicU64,
+    /// When the newest call that was not discarded ended (CLOCK_MONOTONIC), 0 = none yet.
+    pub last_at_ns: AtomicU64,
+    /// How long that call took.
+    pub last_duration_ns: AtomicU64,
+    /// Results of one kind in a row, as of that call.
+    pub run: AtomicU32,
+    /// How many in a row make the verdict, as of that call.
+    pub threshold: AtomicU32,
+    /// The worker's next due time (CLOCK_MONOTONIC), 0 = none.
+    pub due_ns: AtomicU64,
+}
+
+impl ProbeStats {
+    /// Counts one call of the prober that was not discarded; durations only of successes (rule 7.1).
+    pub fn record(&self, success: bool, duration_ns: u64) {
+        if !success {
+            self.failed.fetch_add(1, Ordering::Relaxed);
+            return;
+        }
+        self.successful.fetch_add(1, Ordering::Relaxed);
+        let seconds = duration_ns as f64 / 1e9;
+        let bucket = DURATION_BUCKETS_S
+            .iter()
+            .position(|le| seconds <= *le)
+            .unwrap_or(DURATION_BUCKETS_S.len());
+        self.duration_buckets[bucket].fetch_add(1, Ordering::Relaxed);
+        self.duration_sum_ns
+            .fetch_add(duration_ns, Ordering::Relaxed);
+    }
+}
+
+/// From a shard to the results stage.
+#[derive(Debug)]
+pub enum Update {
+    /// A verdict was stored or removed.
+    Publish(Publish),
+    /// A call of the prober ended in something worth telling: anything but a success; a success while the run
+    /// is at most the threshold; the first one after a trigger. Steady successes show in [`ProbeStats`] alone.
+    Report(Report),
+    /// See [`LocalTooLong`].
+    LocalTooLong(LocalTooLong),
+    /// A shard's counts, once a second.
+    Metrics(Box<ShardMetrics>),
+    /// A shard finished its shutdown.
+    ShardEnded {
+        /// Which.
+        shard: usize,
+    },
+}
+
+/// One shard's way to the results stage. Bound: [`limits::UPDATES_LEN_MAX`].
+#[derive(Debug)]
+pub struct UpdateQueue {
+    queue: ArrayQueue<Update>,
+    wake: Arc<Notify>,
+}
+
+impl UpdateQueue {
+    /// An empty queue that rings `wake` when something arrives.
+    #[must_use]
+    pub fn new(wake: Arc<Notify>) -> Self {
+        Self {
+            queue: ArrayQueue::new(limits::UPDATES_LEN_MAX),
+            wake,
+        }
+    }
+
+    /// Gives the update back when the queue is full.
+    pub fn push(&self, update: Update) -> Result<(), Update> {
+        self.queue.push(update)?;
+        self.wake.notify_one();
+        Ok(())
+    }
+
+    /// The oldest update.
+    #[must_use]
+    pub fn pop(&self) -> Option<Update> {
+        self.queue.pop()
+    }
+}
+
+/// All that is known of the node's pods. Owned by the results task.
+#[derive(Debug, Default)]
+pub struct Node {
+    /// By UID.
+    pub pods: HashMap<PodUid, PodRecord>,
+}
+
+/// One pod.
+#[derive(Clone, Debug)]
+pub struct PodRecord {
+    /// As parsed.
+    pub pod: Arc<Pod>,
+    /// When the daemon first saw it.
+    pub added_at: Timestamp,
+    /// The runtime's newest word.
+    pub status: PodStatus,
+    /// Its phase.
+    pub phase: PodPhase,
+    /// Its termination has begun.
+    pub deleting: bool,
+    /// Initialized, ContainersReady, Ready, gates; with the time of the last flip.
+    pub conditions: Vec<(Condition, Timestamp)>,
+    /// One per container, in the order of `Pod::all_containers`.
+    pub containers: Vec<ContainerRecord>,
+}
+
+/// One container of a pod.
+#[derive(Clone, Debug)]
+pub struct ContainerRecord {
+    /// Which.
+    pub name: ContainerName,
+    /// The runtime's newest word; `None` before the first.
+    pub status: Option<ContainerStatus>,
+    /// Rule 5.1.
+    pub started: bool,
+    /// Rule 5.2.
+    pub ready: bool,
+    /// Its probes, one place per `ProbeType::ALL`.
+    pub probes: [Option<ProbeRecord>; 3],
+}
+
+/// One probe of a container.
+#[derive(Clone, Debug)]
+pub struct ProbeRecord {
+    /// Which.
+    pub probe_type: ProbeType,
+    /// Counts, written by the shard.
+    pub stats: Arc<ProbeStats>,
+    /// The stored verdict.
+    pub verdict: Option<Verdict>,
+    /// When it was last set to another value.
+    pub verdict_since: Option<Timestamp>,
+    /// The newest report's outcome, text cut at [`limits::MESSAGE_BYTES_MAX`], and when.
+    pub last: Option<LastReport>,
+}
+
+/// The newest report of a probe.
+#[derive(Clone, Debug)]
+pub struct LastReport {
+    /// `success`, `warning`, `failure`, `error` or `local`.
+    pub kind: crate::shard::metrics::OutcomeKind,
+    /// Its text.
+    pub message: Box<str>,
+    /// When it ended.
+    pub at: Timestamp,
+    /// How long the call took, in nanoseconds.
+    pub duration_ns: u64,
+}

@@ -1,0 +1,32 @@
+//! Where pods and their states come from. Every source sends [`PodUpdate`]s to the manager, and nothing else.
+
+pub mod control;
+pub mod manifest;
+pub mod parse;
+pub mod runtime;
+
+use std::sync::Arc;
+
+use probe_core::id::{ContainerName, PodUid, ProbeType};
+use probe_core::spec::Pod;
+use probe_core::status::PodStatus;
+
+/// From a source to the manager.
+#[derive(Clone, Debug)]
+pub enum PodUpdate {
+    /// A new pod. One of the same UID replaces nothing (rule 2.1); the manager warns.
+    Add(Arc<Pod>),
+    /// The pod is no longer wanted: end it gracefully, then forget it.
+    Remove(PodUid),
+    /// The runtime's newest word on a pod.
+    Status(PodUid, PodStatus),
+    /// All its containers have ended after a `Remove`: forget it.
+    Terminated(PodUid),
+    /// Probe now (control API).
+    Trigger(PodUid, ContainerName, ProbeType),
+    /// This source has been read once in whole.
+    Synced(&'static str),
+}
+
+/// The manager's entrance.
+pub type PodUpdateSender = tokio::sync::mpsc::Sender<PodUpdate>;
