@@ -1,1 +1,4 @@
-//!
+//! What the suites of `tests/` share: the reference model, the simulation, target servers, and how a test skips.
+
+#[cfg(feature = "engine")]
+pub mod skip;
