@@ -14,7 +14,8 @@ pub const COUNTERS_LEN: u32 = 65_536;
 #[must_use]
 pub const fn counter_slot(netns_cookie: u64, port: u16) -> u32 {
     // A multiply and a shift (Fibonacci hashing): the verifier knows both, and neighbouring ports spread.
-    let mixed = (netns_cookie ^ ((port as u64) << 48) ^ port as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    let mixed =
+        (netns_cookie ^ ((port as u64) << 48) ^ port as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15);
     (mixed >> 48) as u32 % COUNTERS_LEN
 }
 
@@ -32,7 +33,13 @@ mod tests {
     #[test]
     fn ports_of_one_namespace_spread_over_the_array() {
         extern crate std;
-        let slots: std::collections::BTreeSet<u32> = (1..=u16::MAX).map(|port| counter_slot(4_026, port)).collect();
-        assert!(slots.len() > 40_000, "{} slots for 65,535 ports", slots.len());
+        let slots: std::collections::BTreeSet<u32> = (1..=u16::MAX)
+            .map(|port| counter_slot(4_026, port))
+            .collect();
+        assert!(
+            slots.len() > 40_000,
+            "{} slots for 65,535 ports",
+            slots.len()
+        );
     }
 }

@@ -29,9 +29,7 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
 /// Builds release and gives the demo's command.
 pub(crate) fn command() -> anyhow::Result<Command> {
     shell::run(shell::cargo().args(["build", "--release", "--package", "probe-engine"]))?;
-    let target = std::env::var_os("CARGO_TARGET_DIR")
-        .map_or_else(|| shell::root().join("target"), std::path::PathBuf::from);
-    let mut demo = Command::new(target.join("release/probe-engine"));
+    let mut demo = Command::new(shell::target().join("release/probe-engine"));
     demo.arg("demo");
     Ok(demo)
 }

@@ -1,5 +1,6 @@
 //! Every task of the project: `cargo xtask --help`.
 
+mod bench;
 mod ci;
 mod demo;
 mod planted;
@@ -19,6 +20,8 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Load scenarios against the release build
+    Bench(bench::Args),
     /// Build release and run the demo: real pods, probed, failing, restarted
     Demo(demo::Args),
     /// Run all tests
@@ -33,6 +36,7 @@ enum Command {
 
 fn main() -> anyhow::Result<()> {
     match Cli::parse().command {
+        Command::Bench(args) => bench::run(&args),
         Command::Demo(args) => demo::run(args),
         Command::Test(args) => test::run(&args),
         Command::Ci(args) => ci::run(&args),

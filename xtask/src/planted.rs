@@ -108,9 +108,7 @@ fn passes(copy: &Path) -> anyhow::Result<bool> {
 
 /// The tracked files, in a folder of their own that keeps its build between runs.
 fn copy_checkout() -> anyhow::Result<PathBuf> {
-    let copy = std::env::var_os("CARGO_TARGET_DIR")
-        .map_or_else(|| shell::root().join("target"), PathBuf::from)
-        .join("planted");
+    let copy = shell::target().join("planted");
     let mut git = std::process::Command::new("git");
     git.current_dir(shell::root())
         .args(["ls-files", "--cached", "--others", "--exclude-standard"]);
