@@ -136,4 +136,3 @@ pub struct LocalTooLong {
     /// When it was found.
     pub at: Instant,
 }
-

@@ -87,11 +87,24 @@ pub(crate) fn terminated(exit_code: i32) -> ContainerState {
 
 pub(crate) fn termination(exit_code: i32, finished_at: Instant) -> Termination {
     let reason = if exit_code == 0 { "Completed" } else { "Error" };
-    Termination { exit_code, signal: 0, reason: reason.into(), message: "".into(), started_at: Instant::ZERO, finished_at }
+    Termination {
+        exit_code,
+        signal: 0,
+        reason: reason.into(),
+        message: "".into(),
+        started_at: Instant::ZERO,
+        finished_at,
+    }
 }
 
 pub(crate) fn container_status(name: &str, id: &str, state: ContainerState) -> ContainerStatus {
-    ContainerStatus { name: ContainerName::from(name), id: Some(ContainerId::from(id)), state, last_termination: None, restart_count: 0 }
+    ContainerStatus {
+        name: ContainerName::from(name),
+        id: Some(ContainerId::from(id)),
+        state,
+        last_termination: None,
+        restart_count: 0,
+    }
 }
 
 /// A running pod with these containers.

@@ -66,7 +66,13 @@ impl Schedule {
 /// When a worker made at `now` takes its first step: at once, unless the manager is younger than one period;
 /// then after a wait in `[0, period)` that depends on the seed and the worker's key alone (rule 2.3.1).
 #[must_use]
-pub fn first_step(seed: u64, key: (&PodUid, &ContainerName, ProbeType), period: Duration, manager_start: Instant, now: Instant) -> Instant {
+pub fn first_step(
+    seed: u64,
+    key: (&PodUid, &ContainerName, ProbeType),
+    period: Duration,
+    manager_start: Instant,
+    now: Instant,
+) -> Instant {
     if period <= now - manager_start {
         return now;
     }
@@ -147,7 +153,8 @@ mod tests {
         for i in 0..10_000 {
             let uid = PodUid::new(std::format!("pod-{i}"));
             let (pod, container, probe_type) = key(&uid);
-            let wait = first_step(1, (pod, &container, probe_type), Duration::from_secs(10), Instant::ZERO, Instant::ZERO);
+            let wait =
+                first_step(1, (pod, &container, probe_type), Duration::from_secs(10), Instant::ZERO, Instant::ZERO);
             tenths[(wait.as_nanos() / 1_000_000_000) as usize] += 1;
         }
         assert!(tenths.iter().all(|n| (850..1150).contains(n)), "{tenths:?}");

@@ -147,7 +147,13 @@ impl Worker {
 
     /// One step up to the attempt itself. `view` is `None` while the pod has no status; `changed` hears of each
     /// change of the stored verdict, in order.
-    pub fn step(&mut self, view: Option<View<'_>>, spec: &ProbeSpec, now: Instant, mut changed: impl FnMut(Change)) -> Step {
+    pub fn step(
+        &mut self,
+        view: Option<View<'_>>,
+        spec: &ProbeSpec,
+        now: Instant,
+        mut changed: impl FnMut(Change),
+    ) -> Step {
         let Some(view) = view else { return Step::Continue }; // 1
         if view.phase.is_terminal() {
             return Step::Exit; // 2
@@ -462,7 +468,8 @@ mod tests {
     fn the_initial_delay_ends_on_the_second() {
         let mut bench = Bench::new(Readiness, spec());
         bench.spec.initial_delay_seconds = 10;
-        bench.state = InstanceState::Running { started_at: NOW.saturating_sub(core::time::Duration::from_millis(9_999)) };
+        bench.state =
+            InstanceState::Running { started_at: NOW.saturating_sub(core::time::Duration::from_millis(9_999)) };
         assert_eq!(bench.step(), Step::Continue);
         bench.state = InstanceState::Running { started_at: Instant::from_secs(990) };
         assert_eq!(bench.step(), Step::Probe);
