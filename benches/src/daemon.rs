@@ -17,12 +17,7 @@ pub struct Daemon {
 
 impl Daemon {
     /// Starts `run --runtime none` on these manifests, its files in `folder`, and waits until it is ready.
-    pub fn start(
-        program: &Path,
-        folder: &Path,
-        manifests: &Path,
-        extra: &[String],
-    ) -> anyhow::Result<Daemon> {
+    pub fn start(program: &Path, folder: &Path, manifests: &Path, extra: &[String]) -> anyhow::Result<Daemon> {
         let metrics = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
         let log = std::fs::File::create(folder.join("daemon.log"))?;
         let child = Command::new(program)
@@ -54,11 +49,7 @@ impl Daemon {
     pub fn page(&self, path: &str) -> anyhow::Result<String> {
         let mut stream = TcpStream::connect_timeout(&self.metrics, Duration::from_secs(5))?;
         stream.set_read_timeout(Some(Duration::from_secs(30)))?;
-        write!(
-            stream,
-            "GET {path} HTTP/1.0\r\nHost: {}\r\n\r\n",
-            self.metrics
-        )?;
+        write!(stream, "GET {path} HTTP/1.0\r\nHost: {}\r\n\r\n", self.metrics)?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer)?;
         let (head, body) = answer.split_once("\r\n\r\n").context("no end of headers")?;
@@ -69,10 +60,7 @@ impl Daemon {
     }
 
     fn wait_until_ready(&mut self, folder: &Path) -> anyhow::Result<()> {
-        #[expect(
-            clippy::disallowed_methods,
-            reason = "not engine code: the scenario's own clock"
-        )]
+        #[expect(clippy::disallowed_methods, reason = "not engine code: the scenario's own clock")]
         let start = Instant::now();
         while start.elapsed() < Duration::from_secs(60) {
             if let Some(status) = self.child.try_wait()? {
@@ -91,9 +79,7 @@ impl Daemon {
 impl Drop for Daemon {
     fn drop(&mut self) {
         // SIGTERM through kill(1): this package has no unsafe code and no signal library.
-        let _ = Command::new("kill")
-            .arg(self.child.id().to_string())
-            .status();
+        let _ = Command::new("kill").arg(self.child.id().to_string()).status();
         let _ = self.child.wait();
     }
 }

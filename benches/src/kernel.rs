@@ -59,14 +59,9 @@ pub fn process(pid: u32) -> anyhow::Result<Process> {
     // The name may hold spaces and parentheses; the fields after the last `)` start with the state.
     let (_, fields) = stat.rsplit_once(')').context("no `)` in stat")?;
     let fields: Vec<&str> = fields.split_whitespace().collect();
-    let ticks = |index: usize| -> anyhow::Result<f64> {
-        Ok(fields.get(index).context("a short stat")?.parse()?)
-    };
+    let ticks = |index: usize| -> anyhow::Result<f64> { Ok(fields.get(index).context("a short stat")?.parse()?) };
     let status = fs::read_to_string(folder.join("status"))?;
-    let rss = status
-        .lines()
-        .find_map(|line| line.strip_prefix("VmRSS:"))
-        .context("no VmRSS")?;
+    let rss = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
     let rss_kb: u64 = rss.trim().trim_end_matches("kB").trim().parse()?;
     Ok(Process {
         // USER_HZ is 100 on every Linux that Rust runs on.

@@ -65,31 +65,15 @@ pub fn run(scenario: &Scenario, daemon: &Path, json_path: Option<&Path>) -> anyh
     watch(scenario.duration, daemon.pid(), &targets, &mut sampled)?;
     let after = reading(&daemon, &mut targets)?;
     let dropping_ready = dropping_with_success(&daemon.page("/metrics/probes")?);
-    report(
-        scenario,
-        &before,
-        &after,
-        &sampled,
-        dropping_ready,
-        json_path,
-    )
+    report(scenario, &before, &after, &sampled, dropping_ready, json_path)
 }
 
 /// One document per pod (JSON is YAML): four containers each, every probe on an address of its own.
 fn pods(scenario: &Scenario, targets: &Targets) -> Vec<String> {
     let probe = |index: usize| {
         let dropping = index < scenario.dropping;
-        let port = if dropping {
-            targets.dropping_port
-        } else {
-            targets.open_port
-        };
-        let host = format!(
-            "127.{}.{}.{}",
-            1 + index / 62_500,
-            index / 250 % 250,
-            1 + index % 250
-        );
+        let port = if dropping { targets.dropping_port } else { targets.open_port };
+        let host = format!("127.{}.{}.{}", 1 + index / 62_500, index / 250 % 250, 1 + index % 250);
         json!({
             "name": format!("{}-{index}", if dropping { "dropping" } else { "open" }),
             "readinessProbe": {"tcpSocket": {"host": host, "port": port}, "periodSeconds": scenario.period},
@@ -105,9 +89,7 @@ fn pods(scenario: &Scenario, targets: &Targets) -> Vec<String> {
         })
         .to_string()
     };
-    (0..scenario.probes.div_ceil(PROBES_PER_POD))
-        .map(pod)
-        .collect()
+    (0..scenario.probes.div_ceil(PROBES_PER_POD)).map(pod).collect()
 }
 
 /// What was seen once a second.
@@ -121,20 +103,14 @@ fn watch(seconds: u64, pid: u32, targets: &Targets, samples: &mut Samples) -> an
     for _ in 0..seconds {
         std::thread::sleep(Duration::from_secs(1));
         samples.fds.push(kernel::process(pid)?.fds);
-        samples.sockets.push(kernel::sockets(&[
-            targets.open_port,
-            targets.dropping_port,
-        ])?);
+        samples.sockets.push(kernel::sockets(&[targets.open_port, targets.dropping_port])?);
     }
     Ok(())
 }
 
 fn reading(daemon: &Daemon, targets: &mut Targets) -> anyhow::Result<Reading> {
     let page = daemon.page("/metrics")?;
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "not engine code: the scenario's own clock"
-    )]
+    #[expect(clippy::disallowed_methods, reason = "not engine code: the scenario's own clock")]
     let at = Instant::now();
     let accepts = targets.accepts()?;
     let samples = samples(&page);
@@ -143,16 +119,8 @@ fn reading(daemon: &Daemon, targets: &mut Targets) -> anyhow::Result<Reading> {
         let Some(rest) = series.strip_prefix("probe_engine_lateness_seconds_bucket{") else {
             continue;
         };
-        let le = rest
-            .split("le=\"")
-            .nth(1)
-            .and_then(|rest| rest.split('"').next())
-            .context("no le")?;
-        let micros = if le == "+Inf" {
-            u64::MAX
-        } else {
-            (le.parse::<f64>()? * 1e6) as u64
-        };
+        let le = rest.split("le=\"").nth(1).and_then(|rest| rest.split('"').next()).context("no le")?;
+        let micros = if le == "+Inf" { u64::MAX } else { (le.parse::<f64>()? * 1e6) as u64 };
         *lateness.entry(micros).or_insert(0.0) += value;
     }
     Ok(Reading {
@@ -198,19 +166,10 @@ fn report(
     let lateness_p99_us = quantile(&before.lateness, &after.lateness, 0.99);
     let fds_max = sampled.fds.iter().copied().max().unwrap_or(0);
     let (fds_early, fds_late) = halves(&sampled.fds);
-    let syn_sent: Vec<usize> = sampled
-        .sockets
-        .iter()
-        .map(|sockets| sockets.syn_sent)
-        .collect();
+    let syn_sent: Vec<usize> = sampled.sockets.iter().map(|sockets| sockets.syn_sent).collect();
     let (syn_early, syn_late) = halves(&syn_sent);
     let syn_max = syn_sent.iter().copied().max().unwrap_or(0);
-    let time_wait = sampled
-        .sockets
-        .iter()
-        .map(|sockets| sockets.time_wait)
-        .max()
-        .unwrap_or(0);
+    let time_wait = sampled.sockets.iter().map(|sockets| sockets.time_wait).max().unwrap_or(0);
     let mut wrong = Vec::new();
     let mut claim = |holds: bool, text: String| {
         println!("{} {text}", if holds { "ok  " } else { "FAIL" });
@@ -225,10 +184,7 @@ fn report(
     );
     claim(
         off(attempts, expected) <= 0.1,
-        format!(
-            "attempts {attempts:.0}, expected {expected:.0}: off by {:.3} %",
-            off(attempts, expected)
-        ),
+        format!("attempts {attempts:.0}, expected {expected:.0}: off by {:.3} %", off(attempts, expected)),
     );
     claim(
         off(successes, accepts) <= 0.1,
@@ -239,39 +195,22 @@ fn report(
     );
     claim(
         failures > 0.0 || scenario.dropping == 0,
-        format!(
-            "failures {failures:.0}, all of the {} dropping targets",
-            scenario.dropping
-        ),
+        format!("failures {failures:.0}, all of the {} dropping targets", scenario.dropping),
     );
-    claim(
-        dropping_ready == 0,
-        format!("dropping targets with a success: {dropping_ready}"),
-    );
+    claim(dropping_ready == 0, format!("dropping targets with a success: {dropping_ready}"));
     claim(
         after.missed == before.missed,
-        format!(
-            "missed {:.0}, local outcomes {:.0}",
-            after.missed - before.missed,
-            after.local - before.local
-        ),
+        format!("missed {:.0}, local outcomes {:.0}", after.missed - before.missed, after.local - before.local),
     );
-    claim(
-        lateness_p99_us <= 10_000,
-        format!("lateness p99 at most {} ms", lateness_p99_us as f64 / 1e3),
-    );
+    claim(lateness_p99_us <= 10_000, format!("lateness p99 at most {} ms", lateness_p99_us as f64 / 1e3));
     claim(
         fds_late <= fds_early * 1.05 + 8.0,
-        format!(
-            "descriptors: at most {fds_max}, mean {fds_early:.0} in the first half, {fds_late:.0} in the second"
-        ),
+        format!("descriptors: at most {fds_max}, mean {fds_early:.0} in the first half, {fds_late:.0} in the second"),
     );
     let in_flight = scenario.dropping;
     claim(
         syn_max <= in_flight + 16 && syn_late <= syn_early * 1.1 + 8.0,
-        format!(
-            "SYN_SENT: at most {syn_max} (up to {in_flight} in flight), mean {syn_early:.0}, then {syn_late:.0}"
-        ),
+        format!("SYN_SENT: at most {syn_max} (up to {in_flight} in flight), mean {syn_early:.0}, then {syn_late:.0}"),
     );
     println!("     TIME_WAIT: at most {time_wait}");
     println!(
@@ -306,9 +245,5 @@ fn halves(values: &[usize]) -> (f64, f64) {
 fn quantile(before: &BTreeMap<u64, f64>, after: &BTreeMap<u64, f64>, quantile: f64) -> u64 {
     let count = |le: &u64| after.get(le).unwrap_or(&0.0) - before.get(le).unwrap_or(&0.0);
     let total = count(&u64::MAX);
-    after
-        .keys()
-        .copied()
-        .find(|le| count(le) >= total * quantile)
-        .unwrap_or(u64::MAX)
+    after.keys().copied().find(|le| count(le) >= total * quantile).unwrap_or(u64::MAX)
 }

@@ -42,11 +42,7 @@ fn listener(backlog: i32) -> anyhow::Result<Socket> {
 }
 
 fn port_of(socket: &Socket) -> anyhow::Result<u16> {
-    socket
-        .local_addr()?
-        .as_socket()
-        .map(|address| address.port())
-        .context("not an IP socket")
+    socket.local_addr()?.as_socket().map(|address| address.port()).context("not an IP socket")
 }
 
 fn fill(port: u16) -> anyhow::Result<Vec<TcpStream>> {
@@ -84,13 +80,7 @@ impl Targets {
             .context("cannot start the targets")?;
         let stdin = child.stdin.take();
         let stdout = BufReader::new(child.stdout.take().context("the targets have no output")?);
-        let mut targets = Targets {
-            child,
-            stdin,
-            stdout,
-            open_port: 0,
-            dropping_port: 0,
-        };
+        let mut targets = Targets { child, stdin, stdout, open_port: 0, dropping_port: 0 };
         targets.open_port = targets.number("open")?.try_into()?;
         targets.dropping_port = targets.number("dropping")?.try_into()?;
         Ok(targets)
@@ -104,20 +94,14 @@ impl Targets {
 
     /// Connections accepted so far.
     pub fn accepts(&mut self) -> anyhow::Result<u64> {
-        self.stdin
-            .as_mut()
-            .context("the targets have ended")?
-            .write_all(b"\n")?;
+        self.stdin.as_mut().context("the targets have ended")?.write_all(b"\n")?;
         self.number("accepts")
     }
 
     fn number(&mut self, word: &str) -> anyhow::Result<u64> {
         let mut line = String::new();
         self.stdout.read_line(&mut line)?;
-        let number = line
-            .trim()
-            .strip_prefix(word)
-            .with_context(|| format!("want `{word} N`, got {line:?}"))?;
+        let number = line.trim().strip_prefix(word).with_context(|| format!("want `{word} N`, got {line:?}"))?;
         Ok(number.trim().parse()?)
     }
 }

@@ -100,7 +100,7 @@ impl Pair {
 
     fn add(&mut self) {
         let mut made = Vec::new();
-        self.scheduler.add_pod(Arc::clone(&self.pod), self.now, &mut |worker, name, probe_type| {
+        self.scheduler.add_pod(Arc::clone(&self.pod), None, self.now, &mut |worker, name, probe_type| {
             made.push((worker, name.clone(), probe_type));
         });
         for (worker, name, probe_type) in made {
@@ -180,7 +180,11 @@ impl Pair {
         };
         assert!(self.scheduler.handle_outcome(attempt, outcome.clone(), self.now));
         assert!(
-            !self.scheduler.handle_outcome(AttemptId { generation: attempt.generation.wrapping_sub(1), ..attempt }, outcome, self.now),
+            !self.scheduler.handle_outcome(
+                AttemptId { generation: attempt.generation.wrapping_sub(1), ..attempt },
+                outcome,
+                self.now
+            ),
             "an answer to an earlier attempt was taken"
         );
         self.model.answer(key, answer, self.now);
@@ -312,8 +316,11 @@ fn any_probe(startup_or_liveness: bool) -> impl Strategy<Value = Option<Arc<Prob
 }
 
 fn any_probes() -> impl Strategy<Value = Probes> {
-    (any_probe(true), any_probe(false), any_probe(true))
-        .prop_map(|(startup, readiness, liveness)| Probes { startup, readiness, liveness })
+    (any_probe(true), any_probe(false), any_probe(true)).prop_map(|(startup, readiness, liveness)| Probes {
+        startup,
+        readiness,
+        liveness,
+    })
 }
 
 fn any_pod() -> impl Strategy<Value = Pod> {
@@ -420,8 +427,11 @@ fn every_sequence_of_up_to_four_container_states_is_as_the_model_says() {
     let states: [fn() -> Event; 5] =
         [|| Event::Start(0), || Event::Wait(0), || Event::Exit(0, 1), || Event::Exit(0, 0), || Event::Vanish(0)];
     for policy in [RestartPolicy::Always, RestartPolicy::OnFailure, RestartPolicy::Never] {
-        let probes =
-            Probes { startup: Some(probe(0, 1, 1, 1)), readiness: Some(probe(0, 1, 1, 1)), liveness: Some(probe(0, 1, 1, 1)) };
+        let probes = Probes {
+            startup: Some(probe(0, 1, 1, 1)),
+            readiness: Some(probe(0, 1, 1, 1)),
+            liveness: Some(probe(0, 1, 1, 1)),
+        };
         let life = pod(policy, vec![container("a", ContainerKind::Regular, probes)], Vec::new());
         every_sequence(&states, 4, &mut |sequence| {
             let mut pair = Pair::new(life.clone());

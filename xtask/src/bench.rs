@@ -26,26 +26,12 @@ pub(crate) struct Args {
 
 /// Builds release and runs the scenario; fails when one of its claims does not hold.
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
-    shell::run(shell::cargo().args([
-        "build",
-        "--release",
-        "--package",
-        "probe-engine",
-        "--package",
-        "probe-benches",
-    ]))?;
+    shell::run(shell::cargo().args(["build", "--release", "--package", "probe-engine", "--package", "probe-benches"]))?;
     let release = shell::target().join("release");
     let mut load = Command::new(release.join("probe-load"));
-    load.arg(&args.scenario)
-        .arg("--daemon")
-        .arg(release.join("probe-engine"));
+    load.arg(&args.scenario).arg("--daemon").arg(release.join("probe-engine"));
     if let Some(probes) = args.probes {
-        load.args([
-            "--probes",
-            &probes.to_string(),
-            "--dropping",
-            &(probes / 20).to_string(),
-        ]);
+        load.args(["--probes", &probes.to_string(), "--dropping", &(probes / 20).to_string()]);
     }
     if let Some(duration) = args.duration {
         load.args(["--duration", &duration.to_string()]);

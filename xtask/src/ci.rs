@@ -20,18 +20,9 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         install();
     }
     step("tidy", tidy::run)?;
-    step("fmt", || {
-        shell::run(shell::cargo().args(["fmt", "--all", "--check"]))
-    })?;
+    step("fmt", || shell::run(shell::cargo().args(["fmt", "--all", "--check"])))?;
     step("clippy", || {
-        shell::run(shell::cargo().args([
-            "clippy",
-            "--workspace",
-            "--all-targets",
-            "--",
-            "-D",
-            "warnings",
-        ]))
+        shell::run(shell::cargo().args(["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]))
     })?;
     step("purity", purity)?;
     step("deny", deny)?;
@@ -40,29 +31,19 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     step("docs", || {
         shell::run(
             shell::cargo()
-                .args([
-                    "doc",
-                    "--workspace",
-                    "--no-deps",
-                    "--document-private-items",
-                ])
+                .args(["doc", "--workspace", "--no-deps", "--document-private-items"])
                 .env("RUSTDOCFLAGS", "-D warnings"),
         )
     })?;
     step("benches (smoke)", || {
         shell::run(shell::cargo().args(["bench", "--package", "probe-benches", "--", "--test"]))
     })?;
-    step("demo --check", || {
-        shell::run(demo::command()?.arg("--check"))
-    })?;
+    step("demo --check", || shell::run(demo::command()?.arg("--check")))?;
     Ok(())
 }
 
 fn step(name: &str, run: impl FnOnce() -> anyhow::Result<()>) -> anyhow::Result<()> {
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "times a step of CI; the engine's clock is the engine's"
-    )]
+    #[expect(clippy::disallowed_methods, reason = "times a step of CI; the engine's clock is the engine's")]
     let start = Instant::now();
     eprintln!("\n=== {name}");
     run().with_context(|| format!("step `{name}`"))?;
@@ -73,26 +54,11 @@ fn step(name: &str, run: impl FnOnce() -> anyhow::Result<()>) -> anyhow::Result<
 /// The core for a target without std, where rustup has one; its manifest is checked by `tidy` in any case.
 fn purity() -> anyhow::Result<()> {
     let installed = shell::output(Command::new("rustup").args(["target", "list", "--installed"]));
-    let bare = [
-        "thumbv7em-none-eabi",
-        "wasm32v1-none",
-        "wasm32-unknown-unknown",
-    ];
-    match bare
-        .iter()
-        .find(|target| installed.as_deref().unwrap_or_default().contains(**target))
-    {
-        Some(target) => shell::run(shell::cargo().args([
-            "check",
-            "--package",
-            "probe-core",
-            "--target",
-            target,
-        ])),
+    let bare = ["thumbv7em-none-eabi", "wasm32v1-none", "wasm32-unknown-unknown"];
+    match bare.iter().find(|target| installed.as_deref().unwrap_or_default().contains(**target)) {
+        Some(target) => shell::run(shell::cargo().args(["check", "--package", "probe-core", "--target", target])),
         None => {
-            eprintln!(
-                "SKIPPED: no target without std is installed; to install one: rustup target add wasm32v1-none"
-            );
+            eprintln!("SKIPPED: no target without std is installed; to install one: rustup target add wasm32v1-none");
             shell::run(shell::cargo().args(["check", "--package", "probe-core"]))
         }
     }
@@ -100,9 +66,7 @@ fn purity() -> anyhow::Result<()> {
 
 fn deny() -> anyhow::Result<()> {
     if !shell::has("cargo-deny", "--version") {
-        eprintln!(
-            "SKIPPED: cargo-deny is not installed; to install it: cargo install cargo-deny --locked"
-        );
+        eprintln!("SKIPPED: cargo-deny is not installed; to install it: cargo install cargo-deny --locked");
         return Ok(());
     }
     shell::run(shell::cargo().args(["deny", "--offline", "check", "licenses", "bans", "sources"]))
@@ -114,13 +78,7 @@ fn install() {
         let _ = shell::status(Command::new("apt-get").args(["update", "-qq"]));
         let _ = shell::status(
             Command::new("apt-get")
-                .args([
-                    "install",
-                    "-y",
-                    "-qq",
-                    "--no-install-recommends",
-                    "prometheus",
-                ])
+                .args(["install", "-y", "-qq", "--no-install-recommends", "prometheus"])
                 .env("DEBIAN_FRONTEND", "noninteractive"),
         );
     }

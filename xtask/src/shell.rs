@@ -8,10 +8,7 @@ use anyhow::{Context, bail};
 /// The checkout's root.
 pub(crate) fn root() -> PathBuf {
     let xtask = Path::new(env!("CARGO_MANIFEST_DIR"));
-    xtask
-        .parent()
-        .expect("xtask is a folder of the checkout")
-        .to_path_buf()
+    xtask.parent().expect("xtask is a folder of the checkout").to_path_buf()
 }
 
 /// Where cargo puts what it builds.
@@ -38,22 +35,13 @@ pub(crate) fn run(command: &mut Command) -> anyhow::Result<()> {
 /// Runs to the end and gives its exit status.
 pub(crate) fn status(command: &mut Command) -> anyhow::Result<ExitStatus> {
     eprintln!("+ {}", shown(command));
-    command
-        .status()
-        .with_context(|| format!("cannot start {}", shown(command)))
+    command.status().with_context(|| format!("cannot start {}", shown(command)))
 }
 
 /// Standard output of a command, or `None` where it cannot be started or fails.
 pub(crate) fn output(command: &mut Command) -> Option<String> {
-    let output = command
-        .stdin(Stdio::null())
-        .stderr(Stdio::null())
-        .output()
-        .ok()?;
-    output
-        .status
-        .success()
-        .then(|| String::from_utf8_lossy(&output.stdout).into_owned())
+    let output = command.stdin(Stdio::null()).stderr(Stdio::null()).output().ok()?;
+    output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
 /// Whether a program can be started at all.

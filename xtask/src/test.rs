@@ -34,10 +34,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     for line in skipped.lines() {
         eprintln!("SKIPPED {line}");
     }
-    eprintln!(
-        "{} test(s) skipped for a missing privilege or program",
-        skipped.lines().count()
-    );
+    eprintln!("{} test(s) skipped for a missing privilege or program", skipped.lines().count());
     if !status.success() {
         bail!("tests failed");
     }
@@ -45,10 +42,8 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
 }
 
 fn skips_file() -> anyhow::Result<PathBuf> {
-    let file = tempfile::Builder::new()
-        .prefix("probe-engine-skips-")
-        .tempfile()
-        .context("cannot make a temporary file")?;
+    let file =
+        tempfile::Builder::new().prefix("probe-engine-skips-").tempfile().context("cannot make a temporary file")?;
     let (_, path) = file.keep().context("cannot keep a temporary file")?;
     Ok(path)
 }

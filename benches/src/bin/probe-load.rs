@@ -31,10 +31,6 @@ enum Command {
 fn main() -> anyhow::Result<()> {
     match Cli::parse().command {
         Command::Targets => targets::serve(),
-        Command::Steady {
-            scenario,
-            daemon,
-            json,
-        } => steady::run(&scenario, &daemon, json.as_deref()),
+        Command::Steady { scenario, daemon, json } => steady::run(&scenario, &daemon, json.as_deref()),
     }
 }
