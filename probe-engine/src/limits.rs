@@ -23,6 +23,10 @@ pub const HTTP_FLIGHTS_PER_SHARD_MAX: usize = 2_048;
 /// Entries of a ring's submission queue. Full: the turn enters the kernel and goes on.
 pub const RING_ENTRIES: u32 = 1_024;
 
+/// Entries of a ring's completion queue: two (an operation's and its cancel's) per flight. Full: the kernel keeps the
+/// rest until there is room (FEAT_NODROP).
+pub const RING_COMPLETIONS: u32 = 2 * FLIGHTS_PER_SHARD_MAX as u32;
+
 /// Updates from one shard waiting for the results stage. Full: verdicts wait on the shard, the latest per
 /// worker; reports are dropped and counted.
 pub const UPDATES_LEN_MAX: usize = 8_192;
