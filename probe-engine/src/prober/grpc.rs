@@ -36,8 +36,10 @@ use super::{Attempted, Phases};
 use crate::{clock, limits};
 
 /// Starts with the kubelet's (rule 3.4); the library's own token follows, as grpc-go's does there.
-const USER_AGENT: HeaderValue =
-    HeaderValue::from_static(concat!("kube-probe/1.34 probe-engine/", env!("CARGO_PKG_VERSION")));
+const USER_AGENT: HeaderValue = HeaderValue::from_static(concat!(
+    "kube-probe/1.34 probe-engine/",
+    env!("CARGO_PKG_VERSION")
+));
 
 /// grpc-go's `backoff.DefaultConfig`: first wait, factor, longest wait. Its jitter is left out: the probes'
 /// due times are staggered already.
@@ -147,7 +149,11 @@ async fn check(
         }
         Ok(Err(status)) if status.source_is_absent() => {
             phases.first_byte = Some(answered - connected);
-            judge_status(&status, within, answered + SERVER_DEADLINE_SLACK >= deadline)
+            judge_status(
+                &status,
+                within,
+                answered + SERVER_DEADLINE_SLACK >= deadline,
+            )
         }
         Ok(Err(status)) => judge_status(&status, within, false),
         Err(_elapsed) => rpc_timeout(within),
@@ -192,7 +198,10 @@ fn judge_status(status: &Status, within: GoDuration, at_deadline: bool) -> Outco
         code => {
             let (code, message) = match std::error::Error::source(status) {
                 None => (code_name(code), status.message().to_owned()),
-                Some(broken) => ("Unavailable", format!("error reading from server: {broken}")),
+                Some(broken) => (
+                    "Unavailable",
+                    format!("error reading from server: {broken}"),
+                ),
             };
             failure(format!(
                 "error: health rpc probe failed: rpc error: code = {code} desc = {message}"
@@ -202,7 +211,9 @@ fn judge_status(status: &Status, within: GoDuration, at_deadline: bool) -> Outco
 }
 
 fn rpc_timeout(within: GoDuration) -> Outcome {
-    failure(format!("timeout: health rpc did not complete within {within}"))
+    failure(format!(
+        "timeout: health rpc did not complete within {within}"
+    ))
 }
 
 /// The text is partly the server's: bounded as every outcome's.
@@ -273,9 +284,10 @@ async fn connect_once(peer: SocketAddr) -> Result<Connection, NotConnected> {
 
     let (preface, seen) = oneshot::channel();
     let tasks = Tasks::default();
-    let (sender, driver) = http2::handshake(tasks.clone(), TokioIo::new(Preface::new(stream, preface)))
-        .await
-        .map_err(|_broken| NotConnected::Target)?;
+    let (sender, driver) =
+        http2::handshake(tasks.clone(), TokioIo::new(Preface::new(stream, preface)))
+            .await
+            .map_err(|_broken| NotConnected::Target)?;
     tasks.spawn(async move {
         // Its error reaches the call too.
         let _ = driver.await;

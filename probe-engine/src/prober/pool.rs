@@ -97,7 +97,9 @@ impl Default for PoolConfig {
 #[derive(Debug, thiserror::Error)]
 pub enum PoolError {
     /// No thread.
-    #[error("cannot start pool thread {name}: {source} (a limit on threads or processes, TasksMax?)")]
+    #[error(
+        "cannot start pool thread {name}: {source} (a limit on threads or processes, TasksMax?)"
+    )]
     Thread {
         /// Its name.
         name: String,
@@ -166,8 +168,10 @@ impl Pool {
             ended,
         };
         let network = [LaneKind::Https, LaneKind::Grpc].as_slice();
-        let lanes = std::iter::repeat_n(network, config.threads)
-            .chain(std::iter::repeat_n([LaneKind::Exec].as_slice(), config.exec_threads));
+        let lanes = std::iter::repeat_n(network, config.threads).chain(std::iter::repeat_n(
+            [LaneKind::Exec].as_slice(),
+            config.exec_threads,
+        ));
         for (index, lanes) in lanes.enumerate() {
             let spawned = thread::spawn(
                 index,
@@ -235,7 +239,6 @@ pub struct PoolHandle {
 
 impl PoolHandle {
     /// Queues a job; gives it back when its lane's queue is full, or the pool has ended.
-    #[expect(clippy::result_large_err, reason = "the job goes back to its owner, without a box per attempt")]
     pub fn try_submit(&self, job: Job) -> Result<(), Job> {
         if self.shared.closed.load(Ordering::SeqCst) {
             return Err(job);
