@@ -32,7 +32,7 @@ use tonic_health::pb::health_client::HealthClient;
 use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse};
 
 use super::duration::GoDuration;
-use super::{Attempted, Phases};
+use super::{Attempted, Phases, errno};
 use crate::{clock, limits};
 
 /// Starts with the kubelet's (rule 3.4); the library's own token follows, as grpc-go's does there.
@@ -275,12 +275,13 @@ async fn connect(peer: SocketAddr) -> Result<Connection, LocalCause> {
 }
 
 async fn connect_once(peer: SocketAddr) -> Result<Connection, NotConnected> {
-    let stream = TcpStream::connect(peer).await.map_err(not_connected)?;
-    if stream.local_addr().map_err(not_connected)? == peer {
+    let failed = |error: io::Error| not_connected(&error, &peer);
+    let stream = TcpStream::connect(peer).await.map_err(failed)?;
+    if stream.local_addr().map_err(failed)? == peer {
         // It has reached itself, not a listener (design: self-connect); Go's dialer tries again too.
         return Err(NotConnected::Target);
     }
-    stream.set_nodelay(true).map_err(not_connected)?;
+    stream.set_nodelay(true).map_err(failed)?;
 
     let (preface, seen) = oneshot::channel();
     let tasks = Tasks::default();
@@ -298,14 +299,11 @@ async fn connect_once(peer: SocketAddr) -> Result<Connection, NotConnected> {
     }
 }
 
-fn not_connected(error: io::Error) -> NotConnected {
-    match error.raw_os_error() {
-        Some(libc::EMFILE) => NotConnected::Local(LocalCause::ProcessFiles),
-        Some(libc::ENFILE) => NotConnected::Local(LocalCause::SystemFiles),
-        Some(libc::ENOBUFS) => NotConnected::Local(LocalCause::Buffers),
-        Some(libc::ENOMEM) => NotConnected::Local(LocalCause::Memory),
-        _ => NotConnected::Target,
-    }
+fn not_connected(error: &io::Error, peer: &SocketAddr) -> NotConnected {
+    error
+        .raw_os_error()
+        .and_then(|errno| errno::local_cause(errno, || errno::ports_used_up(peer)))
+        .map_or(NotConnected::Target, NotConnected::Local)
 }
 
 /// The tasks of one connection (hyper makes two). They hold clones of this, so dropping clones alone would
