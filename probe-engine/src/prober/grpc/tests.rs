@@ -247,6 +247,12 @@ fn statuses_are_written_as_grpc_go_writes_them() {
 }
 
 #[test]
+fn the_user_agent_starts_as_that_of_httpget() {
+    let agent = USER_AGENT.to_str().expect("text");
+    assert!(agent.starts_with(&format!("{} ", crate::prober::http::PROBE_USER_AGENT)));
+}
+
+#[test]
 fn a_status_number_that_nobody_knows_is_a_failure_with_the_number() {
     block_on(async {
         let address = fixed_server(Some(Ok(7))).await;
