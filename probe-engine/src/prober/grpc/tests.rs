@@ -248,7 +248,8 @@ fn statuses_are_written_as_grpc_go_writes_them() {
 
 #[test]
 fn the_user_agent_starts_as_that_of_httpget() {
-    let agent = USER_AGENT.to_str().expect("text");
+    let agent = USER_AGENT;
+    let agent = agent.to_str().expect("text");
     assert!(agent.starts_with(&format!("{} ", crate::prober::http::PROBE_USER_AGENT)));
 }
 
