@@ -17,6 +17,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::client::{self, Client};
 use crate::api::v1;
 use crate::clock;
+use crate::shard::kernel::IoChoice;
 
 mod milestones;
 
@@ -42,14 +43,14 @@ const EXAMPLES: [(&str, &str); 7] = [
 ];
 
 /// Arguments of `demo`.
-#[derive(clap::Args, Clone, Debug, Default)]
+#[derive(clap::Args, Clone, Debug)]
 pub struct DemoArgs {
     /// End when every milestone was reached; exit 1 when one is missing or out of order after 60 s
     #[arg(long)]
     pub check: bool,
-    /// How shards do their I/O: auto, uring or epoll
-    #[arg(long, default_value = "auto")]
-    pub io: String,
+    /// How shards do their I/O
+    #[arg(long, value_enum, default_value = "auto")]
+    pub io: IoChoice,
 }
 
 /// Runs the demo until Ctrl-C, or until its milestones are reached with `--check`.
@@ -57,7 +58,7 @@ pub async fn run(args: DemoArgs) -> anyhow::Result<ExitCode> {
     let folder = tempfile::Builder::new().prefix("probe-engine-demo-").tempdir().context("no temporary directory")?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
-    let mut daemon = Daemon::start(folder.path(), &args.io)?;
+    let mut daemon = Daemon::start(folder.path(), args.io)?;
     introduce(&daemon);
     let told = tokio::select! {
         told = tell(&mut daemon, args.check) => told,
@@ -81,7 +82,7 @@ struct Daemon {
 }
 
 impl Daemon {
-    fn start(folder: &Path, io: &str) -> anyhow::Result<Daemon> {
+    fn start(folder: &Path, io: IoChoice) -> anyhow::Result<Daemon> {
         let manifests = folder.join("manifests");
         std::fs::create_dir(&manifests)?;
         let ports = free_ports(EXAMPLE_PORTS.count() + 1)?;
@@ -96,7 +97,7 @@ impl Daemon {
         let log = std::fs::File::create(folder.join("daemon.log"))?;
         let program = std::env::current_exe().context("the path of this program")?;
         let child = Command::new(program)
-            .args(["run", "--runtime", "process", "--io", io, "--metrics-listen", &metrics, "--manifests"])
+            .args(["run", "--runtime", "process", "--io", io.as_str(), "--metrics-listen", &metrics, "--manifests"])
             .arg(&manifests)
             .arg("--socket")
             .arg(&socket)
