@@ -107,3 +107,76 @@ fn write_go_duration(out: &mut impl Write, duration: Duration) -> fmt::Result {
     }
     out.write_char('s')
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMITS: Limits = Limits {
+        initial: Duration::from_secs(10),
+        max: Duration::from_secs(300),
+        reset_after: Duration::from_secs(600),
+    };
+
+    /// Seconds between each end and the start after it, for a container that lives `lifetime_seconds`.
+    fn waits(restarts: usize, lifetime_seconds: u64) -> alloc::vec::Vec<u64> {
+        let mut backoff = Backoff::new();
+        let mut now = Instant::from_secs(1000);
+        (0..restarts)
+            .map(|_| {
+                let end = now + Duration::from_secs(lifetime_seconds);
+                now = backoff.waits_until(Some(end), &LIMITS, end).unwrap_or(end);
+                assert_eq!(backoff.waits_until(Some(end), &LIMITS, now), None);
+                backoff.advance(Some(end), &LIMITS, now);
+                (now - end).as_secs()
+            })
+            .collect()
+    }
+
+    #[test]
+    fn it_doubles_from_ten_seconds_to_five_minutes() {
+        assert_eq!(waits(9, 1), [0, 10, 20, 40, 80, 160, 300, 300, 300]);
+    }
+
+    #[test]
+    fn a_container_that_lived_for_ten_minutes_starts_over() {
+        assert_eq!(waits(4, 601), [0, 0, 0, 0]);
+        assert_eq!(waits(4, 600), [0, 10, 20, 40]);
+    }
+
+    #[test]
+    fn the_first_start_neither_waits_nor_counts() {
+        let mut backoff = Backoff::new();
+        assert_eq!(backoff.waits_until(None, &LIMITS, Instant::ZERO), None);
+        backoff.advance(None, &LIMITS, Instant::ZERO);
+        assert_eq!(backoff.current(), Duration::ZERO);
+    }
+
+    #[test]
+    fn the_maximum_may_be_below_the_first_wait() {
+        let limits = Limits { max: Duration::from_secs(1), ..LIMITS };
+        let mut backoff = Backoff::new();
+        let end = Instant::from_secs(5);
+        (0..3).for_each(|_| backoff.advance(Some(end), &limits, end));
+        assert_eq!(backoff.current(), Duration::from_secs(1));
+    }
+
+    #[test]
+    fn messages_are_the_kubelets() {
+        let text = waiting_message(Duration::from_secs(80), "web", "shop-0", "prod", "u-1");
+        assert_eq!(text, "back-off 1m20s restarting failed container=web pod=shop-0_prod(u-1)");
+        let text = event_message("web", "shop-0", "prod", "u-1");
+        assert_eq!(text, "Back-off restarting failed container web in pod shop-0_prod(u-1)");
+    }
+
+    #[test]
+    fn durations_look_like_gos() {
+        let shown = |millis| {
+            let mut text = String::new();
+            write_go_duration(&mut text, Duration::from_millis(millis)).expect("a String takes all");
+            text
+        };
+        let expected = ["0s", "250ms", "1.5s", "10s", "1m20s", "5m0s", "1h0m0s"];
+        assert_eq!([0, 250, 1_500, 10_000, 80_000, 300_000, 3_600_000].map(shown), expected);
+    }
+}

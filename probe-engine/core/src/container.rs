@@ -111,3 +111,59 @@ impl Container {
         self.workers.into_iter().flatten()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixture::{container_status, running, terminated};
+
+    const MANAGER_START: Instant = Instant::from_secs(1000);
+
+    fn facts() -> Facts {
+        Facts {
+            kind: ContainerKind::Regular,
+            startup: Probed::No,
+            readiness: Probed::No,
+            was_started: false,
+            manager_start: MANAGER_START,
+            pod_was_ready: false,
+        }
+    }
+
+    fn running_since(seconds: u64) -> ContainerStatus {
+        container_status("c", "test://1", running(Instant::from_secs(seconds)))
+    }
+
+    #[test]
+    fn m32_a_container_that_was_started_stays_so_while_its_startup_worker_has_no_result() {
+        let probed = Facts { startup: Probed::Yes(None), ..facts() };
+        assert!(!flags(&running_since(10), &probed).started);
+        assert!(flags(&running_since(10), &Facts { was_started: true, ..probed }).started);
+        let ended = container_status("c", "test://1", terminated(0));
+        assert!(!flags(&ended, &Facts { was_started: true, ..probed }).started);
+    }
+
+    #[test]
+    fn a_stored_startup_verdict_goes_before_what_was() {
+        let probed = |verdict| Facts { startup: Probed::Yes(Some(verdict)), was_started: true, ..facts() };
+        assert!(flags(&running_since(10), &probed(Verdict::Success)).started);
+        assert!(!flags(&running_since(10), &probed(Verdict::Unknown)).started);
+        assert!(!flags(&running_since(10), &probed(Verdict::Failure)).started);
+    }
+
+    #[test]
+    fn m29_only_a_container_older_than_the_manager_inherits_ready() {
+        let probed = Facts { readiness: Probed::Yes(None), pod_was_ready: true, ..facts() };
+        assert!(flags(&running_since(989), &probed).ready);
+        assert!(!flags(&running_since(990), &probed).ready);
+        assert!(!flags(&running_since(989), &Facts { pod_was_ready: false, ..probed }).ready);
+        let failed = Facts { readiness: Probed::Yes(Some(Verdict::Failure)), ..probed };
+        assert!(!flags(&running_since(989), &failed).ready);
+    }
+
+    #[test]
+    fn a_container_that_is_not_started_is_not_ready() {
+        let gated = Facts { startup: Probed::Yes(None), readiness: Probed::Yes(Some(Verdict::Success)), ..facts() };
+        assert_eq!(flags(&running_since(10), &gated), Flags::default());
+    }
+}

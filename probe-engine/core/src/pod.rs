@@ -146,7 +146,9 @@ fn closed_gate(gate: &str, status: Option<ConditionStatus>) -> Option<String> {
     match status {
         Some(ConditionStatus::True) => None,
         None => Some(format!("corresponding condition of pod readiness gate \"{gate}\" does not exist.")),
-        Some(status) => Some(format!("the status of pod readiness gate \"{gate}\" is not \"True\", but {}", status.as_str())),
+        Some(status) => {
+            Some(format!("the status of pod readiness gate \"{gate}\" is not \"True\", but {}", status.as_str()))
+        }
     }
 }
 
@@ -158,7 +160,11 @@ struct Open<'a> {
 }
 
 impl<'a> Open<'a> {
-    fn of(specs: impl Iterator<Item = &'a Container>, statuses: &[ContainerStatus], done: impl Fn(&Container) -> bool) -> Self {
+    fn of(
+        specs: impl Iterator<Item = &'a Container>,
+        statuses: &[ContainerStatus],
+        done: impl Fn(&Container) -> bool,
+    ) -> Self {
         let mut open = Self::default();
         for spec in specs {
             if status_of(statuses, spec).is_none() {
@@ -267,9 +273,10 @@ fn init_progress(pod: &Pod, statuses: &[ContainerStatus]) -> (bool, bool) {
 }
 
 fn any_regular_started(pod: &Pod, statuses: &[ContainerStatus]) -> bool {
-    pod.containers.iter().filter_map(|spec| status_of(statuses, spec)).any(|status| {
-        !matches!(status.state, ContainerState::Waiting { .. }) || status.last_termination.is_some()
-    })
+    pod.containers
+        .iter()
+        .filter_map(|spec| status_of(statuses, spec))
+        .any(|status| !matches!(status.state, ContainerState::Waiting { .. }) || status.last_termination.is_some())
 }
 
 fn known_containers(status: Option<&PodStatus>) -> &[ContainerStatus] {
@@ -281,9 +288,187 @@ fn status_of<'a>(statuses: &'a [ContainerStatus], spec: &Container) -> Option<&'
 }
 
 fn is_true(condition_type: &str, reason: &'static str) -> Condition {
-    Condition { condition_type: Arc::from(condition_type), status: ConditionStatus::True, reason, message: Box::from("") }
+    Condition {
+        condition_type: Arc::from(condition_type),
+        status: ConditionStatus::True,
+        reason,
+        message: Box::from(""),
+    }
 }
 
 fn is_false(condition_type: &str, reason: &'static str, message: String) -> Condition {
-    Condition { condition_type: Arc::from(condition_type), status: ConditionStatus::False, reason, message: message.into() }
+    Condition {
+        condition_type: Arc::from(condition_type),
+        status: ConditionStatus::False,
+        reason,
+        message: message.into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixture::{container, container_status, pod, pod_status, running, terminated, termination, waiting};
+    use crate::time::Instant;
+
+    const ON: Flags = Flags { started: true, ready: true };
+
+    fn run(name: &str) -> ContainerStatus {
+        container_status(name, "test://1", running(Instant::ZERO))
+    }
+
+    fn end(name: &str, exit_code: i32) -> ContainerStatus {
+        container_status(name, "test://1", terminated(exit_code))
+    }
+
+    fn wait(name: &str, after: Option<i32>) -> ContainerStatus {
+        let last_termination = after.map(|exit_code| termination(exit_code, Instant::ZERO));
+        ContainerStatus { last_termination, ..container_status(name, "test://1", waiting()) }
+    }
+
+    /// An ordinary init container `i`, a sidecar `s`, regular containers `a` and `b`.
+    fn full(policy: RestartPolicy) -> Pod {
+        let kinds = [
+            ("i", ContainerKind::Init),
+            ("s", ContainerKind::Sidecar),
+            ("a", ContainerKind::Regular),
+            ("b", ContainerKind::Regular),
+        ];
+        Pod { restart_policy: policy, ..pod("p", kinds.map(|(name, kind)| container(name, kind))) }
+    }
+
+    fn phase_of(policy: RestartPolicy, containers: &[ContainerStatus]) -> PodPhase {
+        phase(&full(policy), containers, &|_| ON, false)
+    }
+
+    fn shown(condition: &Condition) -> (&str, ConditionStatus, &str, &str) {
+        (&condition.condition_type, condition.status, condition.reason, &condition.message)
+    }
+
+    #[test]
+    fn the_phase_is_pending_until_all_have_been_started() {
+        use PodPhase::{Pending, Running};
+        let always = |containers: &[ContainerStatus]| phase_of(RestartPolicy::Always, containers);
+        assert_eq!(always(&[]), Pending);
+        assert_eq!(always(&[run("i"), wait("s", None), wait("a", None), wait("b", None)]), Pending);
+        assert_eq!(always(&[end("i", 0), run("s"), run("a"), wait("b", None)]), Pending);
+        assert_eq!(always(&[end("i", 0), run("s"), run("a")]), Pending, "b is unknown");
+        assert_eq!(always(&[end("i", 0), run("s"), run("a"), run("b")]), Running);
+        assert_eq!(always(&[end("i", 0), run("s"), run("a"), wait("b", Some(1))]), Running);
+    }
+
+    #[test]
+    fn a_sidecar_that_is_not_started_keeps_pending_only_before_the_regular_ones_ran() {
+        let off = |_: &ContainerName| Flags::default();
+        let all = |a, b| [end("i", 0), run("s"), a, b];
+        let pod = full(RestartPolicy::Always);
+        assert_eq!(phase(&pod, &all(wait("a", None), wait("b", None)), &off, false), PodPhase::Pending);
+        assert_eq!(phase(&pod, &all(run("a"), run("b")), &off, false), PodPhase::Running);
+    }
+
+    #[test]
+    fn the_phase_of_ended_containers_depends_on_policy_and_exit_codes() {
+        use PodPhase::{Failed, Running, Succeeded};
+        use RestartPolicy::{Always, Never, OnFailure};
+        let ended = |a, b| [end("i", 0), end("s", 0), end("a", a), end("b", b)];
+        assert_eq!(
+            [Always, OnFailure, Never].map(|policy| phase_of(policy, &ended(0, 0))),
+            [Running, Succeeded, Succeeded]
+        );
+        assert_eq!([Always, OnFailure, Never].map(|policy| phase_of(policy, &ended(0, 1))), [Running, Running, Failed]);
+        let terminal = |a| phase(&full(Always), &ended(0, a), &|_| ON, true);
+        assert_eq!([terminal(0), terminal(1)], [Succeeded, Failed]);
+    }
+
+    #[test]
+    fn a_failed_init_container_fails_the_pod_only_under_never() {
+        let containers = [end("i", 1), wait("s", None), wait("a", None), wait("b", None)];
+        assert_eq!(phase_of(RestartPolicy::Never, &containers), PodPhase::Failed);
+        assert_eq!(phase_of(RestartPolicy::OnFailure, &containers), PodPhase::Pending);
+    }
+
+    #[test]
+    fn a_pod_without_statuses_is_unknown() {
+        let no_gate = |_: &str| None;
+        let of = |status| conditions(&full(RestartPolicy::Always), status, &|_| ON, &no_gate);
+        for conditions in [of(None), of(Some(&pod_status([])))] {
+            let types = ["Initialized", "ContainersReady", "Ready"];
+            for (condition, condition_type) in conditions.iter().zip(types) {
+                assert_eq!(shown(condition), (condition_type, ConditionStatus::False, "UnknownContainerStatuses", ""));
+            }
+        }
+    }
+
+    #[test]
+    fn containers_that_are_not_ready_are_named_sidecars_first() {
+        let pod = full(RestartPolicy::Always);
+        let status = pod_status([end("i", 0), run("b"), run("a")]);
+        let not_ready =
+            containers_ready(&pod, Some(&status), &|name| if name.as_str() == "b" { Flags::default() } else { ON });
+        let message = "containers with unknown status: [s], containers with unready status: [b]";
+        assert_eq!(shown(&not_ready), ("ContainersReady", ConditionStatus::False, "ContainersNotReady", message));
+        let status = pod_status([run("a"), run("b"), run("s")]);
+        let none_ready = containers_ready(&pod, Some(&status), &|_| Flags::default());
+        assert_eq!(&*none_ready.message, "containers with unready status: [s a b]");
+        assert_eq!(
+            shown(&containers_ready(&pod, Some(&status), &|_| ON)),
+            ("ContainersReady", ConditionStatus::True, "", "")
+        );
+    }
+
+    #[test]
+    fn a_completed_or_failed_pod_is_not_ready_with_its_own_reason() {
+        let pod = full(RestartPolicy::Never);
+        let mut status = pod_status([end("i", 0), end("s", 0), end("a", 0), end("b", 0)]);
+        for (phase, reason) in [(PodPhase::Succeeded, "PodCompleted"), (PodPhase::Failed, "PodFailed")] {
+            status.phase = phase;
+            let condition = containers_ready(&pod, Some(&status), &|_| Flags::default());
+            assert_eq!((condition.status, condition.reason, &*condition.message), (ConditionStatus::False, reason, ""));
+        }
+    }
+
+    #[test]
+    fn ready_looks_at_the_gates_only_when_the_containers_are_ready() {
+        let mut pod = full(RestartPolicy::Always);
+        pod.readiness_gates = ["example.com/a", "example.com/b", "example.com/c"].map(Arc::from).into();
+        let gates = |gate: &str| match gate {
+            "example.com/a" => None,
+            "example.com/b" => Some(ConditionStatus::Unknown),
+            _ => Some(ConditionStatus::True),
+        };
+        let yes = is_true("ContainersReady", "");
+        let message = "corresponding condition of pod readiness gate \"example.com/a\" does not exist., \
+                       the status of pod readiness gate \"example.com/b\" is not \"True\", but Unknown";
+        assert_eq!(
+            shown(&ready(&pod, &yes, &gates)),
+            ("Ready", ConditionStatus::False, "ReadinessGatesNotReady", message)
+        );
+        let no = is_false("ContainersReady", "ContainersNotReady", String::from("why"));
+        assert_eq!(shown(&ready(&pod, &no, &gates)), ("Ready", ConditionStatus::False, "ContainersNotReady", "why"));
+        let all = |_: &str| Some(ConditionStatus::True);
+        assert_eq!(shown(&ready(&pod, &yes, &all)), ("Ready", ConditionStatus::True, "", ""));
+    }
+
+    #[test]
+    fn initialized_waits_for_init_containers_and_started_sidecars() {
+        let pod = full(RestartPolicy::Always);
+        let off = |_: &ContainerName| Flags::default();
+        let incomplete = initialized(&pod, Some(&pod_status([run("i"), wait("a", None), wait("b", None)])), &off);
+        let message = "containers with unknown status: [s], containers with incomplete status: [i]";
+        assert_eq!(shown(&incomplete), ("Initialized", ConditionStatus::False, "ContainersNotInitialized", message));
+        let began = pod_status([run("i"), run("s"), run("a"), wait("b", None)]);
+        assert_eq!(initialized(&pod, Some(&began), &off).status, ConditionStatus::True, "a regular container ran");
+        let mut completed = pod_status([end("i", 0), end("s", 0), end("a", 0), end("b", 0)]);
+        completed.phase = PodPhase::Succeeded;
+        assert_eq!(
+            shown(&initialized(&pod, Some(&completed), &off)),
+            ("Initialized", ConditionStatus::True, "PodCompleted", "")
+        );
+    }
+
+    #[test]
+    fn a_pod_without_init_containers_is_initialized() {
+        let pod = pod("p", [container("a", ContainerKind::Regular)]);
+        assert_eq!(initialized(&pod, None, &|_| Flags::default()).status, ConditionStatus::True);
+    }
 }

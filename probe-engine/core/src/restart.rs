@@ -207,3 +207,208 @@ fn start(facts: &Facts<'_>, last_exit: Option<Instant>, now: Instant) -> Decisio
 fn previous_exit(status: &ContainerStatus) -> Option<Instant> {
     status.last_termination.as_ref().map(|end| end.finished_at)
 }
+
+#[cfg(test)]
+mod tests {
+    use core::time::Duration;
+
+    use super::*;
+    use crate::fixture::{container, container_status, pod, running, spec, termination, waiting, with_probe};
+    use crate::spec::ProbeSpec;
+
+    const NOW: Instant = Instant::from_secs(1000);
+
+    /// A pod with one container of each kind, `r`, `s` and `i`.
+    fn pod_with(policy: RestartPolicy) -> Pod {
+        let kinds = [("r", ContainerKind::Regular), ("s", ContainerKind::Sidecar), ("i", ContainerKind::Init)];
+        Pod { restart_policy: policy, ..pod("p", kinds.map(|(name, kind)| container(name, kind))) }
+    }
+
+    /// Decides about a running container with these verdicts.
+    fn decide_probes(pod: &Pod, name: &str, liveness: Option<Verdict>, startup: Option<Verdict>) -> Decision {
+        let status = container_status(name, "test://1", running(Instant::ZERO));
+        let container = pod.container(name).expect("known");
+        decide(&facts(pod, container, Some(&status), liveness, startup), NOW)
+    }
+
+    fn facts<'a>(
+        pod: &'a Pod,
+        container: &'a Container,
+        status: Option<&'a ContainerStatus>,
+        liveness: Option<Verdict>,
+        startup: Option<Verdict>,
+    ) -> Facts<'a> {
+        const NONE: &Backoff = &Backoff::new();
+        const LIMITS: &Limits = &Limits {
+            initial: Duration::from_secs(10),
+            max: Duration::from_secs(300),
+            reset_after: Duration::from_secs(600),
+        };
+        Facts {
+            pod,
+            container,
+            status,
+            definition_changed: false,
+            liveness,
+            startup,
+            deleting: false,
+            backoff: NONE,
+            limits: LIMITS,
+        }
+    }
+
+    fn killed(message: &str, reason: KillReason, restart: bool) -> Decision {
+        Decision::Kill { message: message.into(), reason, restart }
+    }
+
+    const FAILED: Option<Verdict> = Some(Verdict::Failure);
+
+    #[test]
+    fn a_failed_probe_kills_and_restarts() {
+        let pod = pod_with(RestartPolicy::OnFailure);
+        let by_liveness = killed("Container r failed liveness probe, will be restarted", KillReason::Liveness, true);
+        assert_eq!(decide_probes(&pod, "r", FAILED, None), by_liveness);
+        assert_eq!(decide_probes(&pod, "r", FAILED, FAILED), by_liveness, "liveness is looked at first");
+        let by_startup = killed("Container r failed startup probe, will be restarted", KillReason::Startup, true);
+        assert_eq!(decide_probes(&pod, "r", None, FAILED), by_startup);
+    }
+
+    #[test]
+    fn under_never_it_only_kills() {
+        let pod = pod_with(RestartPolicy::Never);
+        let by_liveness = killed("Container r failed liveness probe", KillReason::Liveness, false);
+        assert_eq!(decide_probes(&pod, "r", FAILED, None), by_liveness);
+    }
+
+    #[test]
+    fn a_containers_own_policy_overrides_the_pods() {
+        let mut pod = pod_with(RestartPolicy::Never);
+        pod.containers[0].restart_policy = Some(RestartPolicy::Always);
+        let by_startup = killed("Container r failed startup probe, will be restarted", KillReason::Startup, true);
+        assert_eq!(decide_probes(&pod, "r", None, FAILED), by_startup);
+    }
+
+    #[test]
+    fn a_sidecar_is_restarted_whatever_the_policy() {
+        let pod = pod_with(RestartPolicy::Never);
+        let by_startup = killed("Init container s failed startup probe", KillReason::Startup, true);
+        assert_eq!(decide_probes(&pod, "s", FAILED, FAILED), by_startup, "startup is looked at first");
+        let by_liveness = killed("Init container s failed liveness probe", KillReason::Liveness, true);
+        assert_eq!(decide_probes(&pod, "s", FAILED, None), by_liveness);
+    }
+
+    #[test]
+    fn a_changed_definition_restarts_even_under_never() {
+        let pod = pod_with(RestartPolicy::Never);
+        let status = container_status("r", "test://1", running(Instant::ZERO));
+        let mut facts = facts(&pod, &pod.containers[0], Some(&status), FAILED, None);
+        facts.definition_changed = true;
+        assert_eq!(
+            decide(&facts, NOW),
+            killed("Container r definition changed, will be restarted", KillReason::Other, true)
+        );
+    }
+
+    #[test]
+    fn without_a_failure_it_is_kept() {
+        let pod = pod_with(RestartPolicy::Always);
+        for verdict in [None, Some(Verdict::Unknown), Some(Verdict::Success)] {
+            assert_eq!(decide_probes(&pod, "r", verdict, verdict), Decision::Keep);
+        }
+    }
+
+    #[test]
+    fn a_deleted_pods_containers_are_neither_killed_by_probes_nor_started() {
+        let pod = pod_with(RestartPolicy::Always);
+        let runs = container_status("r", "test://1", running(Instant::ZERO));
+        let waits = container_status("r", "test://1", waiting());
+        let decide_about = |status| {
+            decide(&Facts { deleting: true, ..facts(&pod, &pod.containers[0], Some(status), FAILED, None) }, NOW)
+        };
+        assert_eq!([decide_about(&runs), decide_about(&waits)], [Decision::Keep, Decision::Leave]);
+    }
+
+    #[test]
+    fn an_ended_container_follows_policy_and_exit_code() {
+        use RestartPolicy::{Always, Never, OnFailure};
+        let starts = |policy, name: &str, exit_code| {
+            let pod = pod_with(policy);
+            let end = ContainerState::Terminated(termination(exit_code, NOW));
+            let status = container_status(name, "test://1", end);
+            decide(&facts(&pod, pod.container(name).expect("known"), Some(&status), None, None), NOW)
+                == Decision::StartNow
+        };
+        let table = |name| [Always, OnFailure, Never].map(|policy| (starts(policy, name, 0), starts(policy, name, 1)));
+        assert_eq!(table("r"), [(true, true), (false, true), (false, false)]);
+        assert_eq!(table("s"), [(true, true); 3]);
+        assert_eq!(table("i"), [(false, true), (false, true), (false, false)]);
+    }
+
+    #[test]
+    fn a_restart_waits_for_the_back_off_after_the_last_end() {
+        let pod = pod_with(RestartPolicy::Always);
+        let mut backoff = Backoff::new();
+        let ended = NOW.saturating_sub(Duration::from_secs(3));
+        let status = container_status("r", "test://1", ContainerState::Terminated(termination(1, ended)));
+        let none = facts(&pod, &pod.containers[0], Some(&status), None, None);
+        assert_eq!(decide(&none, NOW), Decision::StartNow);
+        backoff.advance(Some(ended), none.limits, ended);
+        let some = Facts { backoff: &backoff, ..none };
+        assert_eq!(decide(&some, NOW), Decision::StartAt(NOW + Duration::from_secs(7)));
+        assert_eq!(decide(&some, NOW + Duration::from_secs(7)), Decision::StartNow);
+    }
+
+    #[test]
+    fn after_a_liveness_kill_the_end_before_it_counts() {
+        let pod = pod_with(RestartPolicy::Always);
+        let mut backoff = Backoff::new();
+        let long_ago = NOW.saturating_sub(Duration::from_secs(30));
+        let mut status = container_status("r", "test://2", running(long_ago));
+        status.last_termination = Some(termination(137, long_ago));
+        let none = facts(&pod, &pod.containers[0], Some(&status), FAILED, None);
+        backoff.advance(Some(long_ago), none.limits, long_ago);
+        let facts = Facts { backoff: &backoff, ..none };
+        assert_eq!(restart_after_kill(&facts, NOW), Decision::StartNow, "it lived longer than the back-off");
+        let soon = long_ago + Duration::from_secs(4);
+        assert_eq!(restart_after_kill(&facts, soon), Decision::StartAt(long_ago + Duration::from_secs(10)));
+    }
+
+    #[test]
+    fn may_restart_is_lenient_with_the_pods_policy_and_exact_with_the_containers() {
+        let mut pod = pod_with(RestartPolicy::OnFailure);
+        assert!(may_restart(&pod, &pod.containers[0], 0), "w12");
+        pod.containers[0].restart_policy = Some(RestartPolicy::OnFailure);
+        assert!(!may_restart(&pod, &pod.containers[0], 0));
+        pod.restart_policy = RestartPolicy::Never;
+        assert!(may_restart(&pod, &pod.init_containers[0], 0), "w14");
+    }
+
+    #[test]
+    fn the_grace_period_is_the_deletions_then_the_probes_then_the_pods() {
+        let probe = ProbeSpec { termination_grace_period_seconds: Some(5), ..spec() };
+        let c = with_probe(container("r", ContainerKind::Regular), ProbeType::Liveness, probe);
+        let pod = pod("p", [c]);
+        let grace = |reason, deletion, forced| grace_seconds(&pod, &pod.containers[0], reason, deletion, forced);
+        assert_eq!(grace(KillReason::Liveness, None, None), 5);
+        assert_eq!(grace(KillReason::Startup, None, None), 30, "that probe has none of its own");
+        assert_eq!(grace(KillReason::Other, None, None), 30);
+        assert_eq!(grace(KillReason::Liveness, Some(60), None), 60);
+        assert_eq!(grace(KillReason::Liveness, Some(60), Some(0)), 0);
+    }
+
+    #[test]
+    fn what_is_left_of_the_grace_is_at_least_two_seconds() {
+        assert_eq!(remaining_grace_seconds(30, 12, None), 18);
+        assert_eq!(remaining_grace_seconds(30, 40, None), 2);
+        assert_eq!(remaining_grace_seconds(1, 0, Some(1)), 2);
+        assert_eq!(remaining_grace_seconds(0, 0, Some(0)), 0);
+    }
+
+    #[test]
+    fn a_deletions_grace_only_becomes_shorter() {
+        let pod = pod_with(RestartPolicy::Always);
+        assert_eq!(deletion_grace_seconds(&pod, None, None), 30);
+        assert_eq!(deletion_grace_seconds(&pod, Some(10), Some(20)), 10);
+        assert_eq!(deletion_grace_seconds(&pod, Some(10), Some(0)), 1);
+    }
+}

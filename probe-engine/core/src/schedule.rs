@@ -66,7 +66,13 @@ impl Schedule {
 /// When a worker made at `now` takes its first step: at once, unless the manager is younger than one period;
 /// then after a wait in `[0, period)` that depends on the seed and the worker's key alone (rule 2.3.1).
 #[must_use]
-pub fn first_step(seed: u64, key: (&PodUid, &ContainerName, ProbeType), period: Duration, manager_start: Instant, now: Instant) -> Instant {
+pub fn first_step(
+    seed: u64,
+    key: (&PodUid, &ContainerName, ProbeType),
+    period: Duration,
+    manager_start: Instant,
+    now: Instant,
+) -> Instant {
     if period <= now - manager_start {
         return now;
     }
@@ -92,4 +98,65 @@ fn mix(mut hash: u64) -> u64 {
     hash = (hash ^ (hash >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     hash = (hash ^ (hash >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     hash ^ (hash >> 31)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(uid: &PodUid) -> (&PodUid, ContainerName, ProbeType) {
+        (uid, ContainerName::from("c"), ProbeType::Liveness)
+    }
+
+    #[test]
+    fn a_late_take_does_not_move_the_grid() {
+        let mut schedule = Schedule::new(Instant::from_secs(3), Duration::from_secs(10));
+        assert_eq!(schedule.take(Instant::from_millis(2_999)), None);
+        let taken = schedule.take(Instant::from_millis(3_700));
+        assert_eq!(taken, Some(Taken { due: Instant::from_secs(3), dropped: 0 }));
+        assert_eq!(schedule.next(), Instant::from_secs(13));
+    }
+
+    #[test]
+    fn due_times_in_between_are_dropped_and_the_oldest_is_kept() {
+        let mut schedule = Schedule::new(Instant::from_secs(3), Duration::from_secs(10));
+        let taken = schedule.take(Instant::from_secs(43));
+        assert_eq!(taken, Some(Taken { due: Instant::from_secs(3), dropped: 4 }));
+        assert_eq!(schedule.next(), Instant::from_secs(53));
+        assert_eq!(schedule.take(Instant::from_secs(43)), None);
+    }
+
+    #[test]
+    fn a_trigger_sets_the_grid_anew() {
+        let mut schedule = Schedule::new(Instant::from_secs(3), Duration::from_secs(10));
+        schedule.rephase(Instant::from_millis(7_500));
+        assert_eq!(schedule.next(), Instant::from_millis(17_500));
+    }
+
+    #[test]
+    fn only_a_manager_younger_than_a_period_staggers() {
+        let uid = PodUid::from("a");
+        let (pod, container, probe_type) = key(&uid);
+        let first = |age: u64| {
+            let now = Instant::from_secs(100 + age);
+            first_step(7, (pod, &container, probe_type), Duration::from_secs(10), Instant::from_secs(100), now) - now
+        };
+        assert_eq!(first(10), Duration::ZERO);
+        assert_eq!(first(1000), Duration::ZERO);
+        assert!(first(0) > Duration::ZERO && first(0) < Duration::from_secs(10));
+        assert_eq!(first(0), first(9), "it depends on seed and key alone");
+    }
+
+    #[test]
+    fn the_stagger_is_spread_over_the_period() {
+        let mut tenths = [0_u32; 10];
+        for i in 0..10_000 {
+            let uid = PodUid::new(std::format!("pod-{i}"));
+            let (pod, container, probe_type) = key(&uid);
+            let wait =
+                first_step(1, (pod, &container, probe_type), Duration::from_secs(10), Instant::ZERO, Instant::ZERO);
+            tenths[(wait.as_nanos() / 1_000_000_000) as usize] += 1;
+        }
+        assert!(tenths.iter().all(|n| (850..1150).contains(n)), "{tenths:?}");
+    }
 }

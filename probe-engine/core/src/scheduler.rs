@@ -12,6 +12,8 @@
 
 mod occupant;
 mod pods;
+#[cfg(test)]
+mod tests;
 mod turn;
 
 use alloc::collections::{BTreeMap, BinaryHeap, VecDeque};
@@ -128,7 +130,12 @@ impl Scheduler {
     ///
     /// Of a pod that is known, the object captured first stays, whatever `pod` says: a changed spec means
     /// `remove_pod` first. A pod that is still ending ends at once, and its attempts in flight become stale.
-    pub fn add_pod(&mut self, pod: Arc<Pod>, now: Instant, made: &mut dyn FnMut(WorkerIndex, &ContainerName, ProbeType)) {
+    pub fn add_pod(
+        &mut self,
+        pod: Arc<Pod>,
+        now: Instant,
+        made: &mut dyn FnMut(WorkerIndex, &ContainerName, ProbeType),
+    ) {
         if let Some(&known) = self.pods_by_uid.get(&pod.uid)
             && self.pods[known as usize].as_ref().is_some_and(|entry| entry.removed)
         {
@@ -221,7 +228,8 @@ impl Scheduler {
     }
 
     /// Moves the wheel to `now` and steps due workers, earliest due time first, until `starts_max` attempts
-    /// have been started in this call; the rest stay due and go first next time.
+    /// have been started in this call; the rest stay due and go first next time. With `starts_max` 0 due times
+    /// are only noted, and [`Scheduler::poll_timeout`] goes on to say "at once".
     pub fn handle_timeout(&mut self, now: Instant, starts_max: usize) {
         while let Some(index) = self.wheel.pop(now) {
             self.fire(WorkerIndex(index), now);

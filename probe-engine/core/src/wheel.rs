@@ -211,3 +211,173 @@ impl Wheel {
         self.links[index as usize].slot = UNLINKED;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use alloc::collections::BTreeMap;
+    use std::time::Duration;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn ms(millis: u64) -> Instant {
+        Instant::from_millis(millis)
+    }
+
+    fn fired(wheel: &mut Wheel, now: Instant) -> Vec<u32> {
+        let mut all = Vec::new();
+        wheel.advance(now, |index| all.push(index));
+        all
+    }
+
+    #[test]
+    fn a_timer_fires_at_its_tick_and_not_before() {
+        let mut wheel = Wheel::new(ms(5));
+        wheel.insert(0, ms(7) + Duration::from_nanos(1));
+        assert_eq!(wheel.next_expiry(), Some(ms(8)));
+        assert!(fired(&mut wheel, ms(8).saturating_sub(Duration::from_nanos(1))).is_empty());
+        assert_eq!(fired(&mut wheel, ms(8)), [0]);
+        assert!(wheel.is_empty());
+        assert_eq!(wheel.next_expiry(), None);
+    }
+
+    #[test]
+    fn a_deadline_that_has_passed_fires_at_once() {
+        let mut wheel = Wheel::new(ms(100));
+        wheel.insert(3, ms(1));
+        assert_eq!(wheel.next_expiry(), Some(ms(100)));
+        assert_eq!(fired(&mut wheel, ms(100)), [3]);
+    }
+
+    #[test]
+    fn a_second_insert_replaces_the_first() {
+        let mut wheel = Wheel::new(ms(0));
+        wheel.insert(1, ms(10));
+        wheel.insert(1, ms(20));
+        assert_eq!(wheel.len(), 1);
+        assert!(fired(&mut wheel, ms(19)).is_empty());
+        assert_eq!(fired(&mut wheel, ms(20)), [1]);
+    }
+
+    #[test]
+    fn a_cancelled_timer_does_not_fire() {
+        let mut wheel = Wheel::new(ms(0));
+        (0..3).for_each(|index| wheel.insert(index, ms(10)));
+        assert!(wheel.cancel(1));
+        assert!(!wheel.cancel(1));
+        assert!(!wheel.cancel(99));
+        assert_eq!(fired(&mut wheel, ms(10)), [0, 2]);
+    }
+
+    #[test]
+    fn a_jump_of_hours_fires_everything_in_order() {
+        let mut wheel = Wheel::new(ms(1));
+        for index in 0..1000_u32 {
+            // 7919 is prime: all deadlines differ, within ten hours, in a scrambled order.
+            wheel.insert(index, ms(2 + u64::from(index) * 7919 % 1000 * 36_000));
+        }
+        let all = fired(&mut wheel, Instant::from_secs(36_001));
+        let deadline = |index: &u32| u64::from(*index) * 7919 % 1000;
+        assert_eq!(all.len(), 1000);
+        assert!(all.is_sorted_by_key(deadline));
+    }
+
+    #[test]
+    fn deadlines_beyond_the_span_wait_for_their_time() {
+        let mut wheel = Wheel::new(ms(0));
+        let years_10 = Instant::from_secs(10 * 365 * 86_400);
+        wheel.insert(0, years_10);
+        wheel.insert(1, Instant::from_nanos(u64::MAX));
+        let mut visits = 0;
+        while let Some(at) = wheel.next_expiry().filter(|at| *at <= years_10) {
+            visits += 1;
+            let now_fired = fired(&mut wheel, at);
+            assert_eq!(now_fired.is_empty(), at < years_10);
+        }
+        assert!(visits < 20, "{visits}");
+        assert_eq!(wheel.len(), 1);
+    }
+
+    #[test]
+    fn nothing_is_allocated_within_the_reserve() {
+        let mut wheel = Wheel::new(ms(0));
+        wheel.reserve(1000);
+        let (place, capacity) = (wheel.links.as_ptr(), wheel.links.capacity());
+        for round in 0..100 {
+            (0..1000).for_each(|index| wheel.insert(index, ms(round * 50 + u64::from(index) % 97)));
+            wheel.advance(ms(round * 50 + 40), |_| ());
+        }
+        assert_eq!((wheel.links.as_ptr(), wheel.links.capacity()), (place, capacity));
+    }
+
+    #[derive(Clone, Debug)]
+    enum Op {
+        Insert(u32, u64),
+        Cancel(u32),
+        Advance(u64),
+        AdvanceToExpiry,
+    }
+
+    fn ops() -> impl Strategy<Value = Vec<Op>> {
+        // Distances from nanoseconds to years, so that every level is used.
+        let distance_ns = (0_u32..58, any::<u64>()).prop_map(|(bits, noise)| noise & ((1 << bits) - 1));
+        let jump_ns = (0_u32..54, any::<u64>()).prop_map(|(bits, noise)| noise & ((1 << bits) - 1));
+        let op = prop_oneof![
+            4 => (0_u32..40, distance_ns).prop_map(|(index, ns)| Op::Insert(index, ns)),
+            1 => (0_u32..40).prop_map(Op::Cancel),
+            2 => jump_ns.prop_map(Op::Advance),
+            2 => Just(Op::AdvanceToExpiry),
+        ];
+        prop::collection::vec(op, 1..200)
+    }
+
+    proptest! {
+        #[test]
+        fn it_behaves_like_a_sorted_map(start in 0_u64..1 << 50, ops in ops()) {
+            let mut now = Instant::from_nanos(start);
+            let mut wheel = Wheel::new(now);
+            let mut model: BTreeMap<u32, u64> = BTreeMap::new();
+            for op in ops {
+                match op {
+                    Op::Insert(index, ns) => {
+                        let deadline = now + Duration::from_nanos(ns);
+                        wheel.insert(index, deadline);
+                        // A tick that has been handed out cannot come again.
+                        model.insert(index, deadline.as_nanos().div_ceil(TICK_NS).max(now.as_nanos() / TICK_NS));
+                    }
+                    Op::Cancel(index) => prop_assert_eq!(wheel.cancel(index), model.remove(&index).is_some()),
+                    Op::Advance(ns) => now = now + Duration::from_nanos(ns),
+                    Op::AdvanceToExpiry => now = wheel.next_expiry().map_or(now, |at| at.max(now)),
+                }
+                let now_tick = now.as_nanos() / TICK_NS;
+                if matches!(op, Op::Advance(_) | Op::AdvanceToExpiry) {
+                    let ticks: Vec<u64> = fired(&mut wheel, now).iter().filter_map(|index| model.remove(index)).collect();
+                    prop_assert!(ticks.is_sorted(), "{:?}", ticks);
+                    prop_assert!(ticks.iter().all(|tick| *tick <= now_tick));
+                    prop_assert!(model.values().all(|tick| *tick > now_tick));
+                }
+                prop_assert_eq!(wheel.len(), model.len());
+                let next = wheel.next_expiry().map(|at| at.as_nanos() / TICK_NS);
+                prop_assert_eq!(next.is_some(), !model.is_empty());
+                prop_assert!(next <= model.values().min().copied() || next.is_none());
+            }
+        }
+
+        #[test]
+        fn following_next_expiry_finds_the_exact_tick(start in 0_u64..1 << 50, ns in 0_u64..1 << 57) {
+            let mut now = Instant::from_nanos(start);
+            let mut wheel = Wheel::new(now);
+            let deadline = now + Duration::from_nanos(ns);
+            wheel.insert(0, deadline);
+            let mut visits = 0;
+            while !wheel.is_empty() {
+                now = now.max(wheel.next_expiry().expect("a timer is set"));
+                wheel.advance(now, |_| ());
+                visits += 1;
+            }
+            prop_assert!(visits <= 10, "{} visits", visits);
+            prop_assert_eq!(now.as_nanos() / TICK_NS, deadline.as_nanos().div_ceil(TICK_NS).max(start / TICK_NS));
+        }
+    }
+}

@@ -147,7 +147,13 @@ impl Worker {
 
     /// One step up to the attempt itself. `view` is `None` while the pod has no status; `changed` hears of each
     /// change of the stored verdict, in order.
-    pub fn step(&mut self, view: Option<View<'_>>, spec: &ProbeSpec, now: Instant, mut changed: impl FnMut(Change)) -> Step {
+    pub fn step(
+        &mut self,
+        view: Option<View<'_>>,
+        spec: &ProbeSpec,
+        now: Instant,
+        mut changed: impl FnMut(Change),
+    ) -> Step {
         let Some(view) = view else { return Step::Continue }; // 1
         if view.phase.is_terminal() {
             return Step::Exit; // 2
@@ -236,5 +242,447 @@ impl Worker {
         self.verdict = Some(verdict);
         let container_id = self.container_id.clone()?;
         Some(Change { container_id, verdict: Some(verdict), cause })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use alloc::vec::Vec;
+
+    use super::*;
+    use crate::fixture::{spec, thresholds};
+    use ProbeType::{Liveness, Readiness, Startup};
+    use Verdict::{Failure, Success, Unknown};
+
+    const NOW: Instant = Instant::from_secs(1000);
+
+    /// A worker with the world that it sees.
+    struct Bench {
+        worker: Worker,
+        spec: ProbeSpec,
+        phase: PodPhase,
+        deleting: bool,
+        id: ContainerId,
+        state: InstanceState,
+        started: Option<bool>,
+        restartable: bool,
+        before_manager: bool,
+        changes: Vec<Change>,
+    }
+
+    impl Bench {
+        /// A running container, started a second ago, `started` as the type of probe needs it.
+        fn new(probe_type: ProbeType, spec: ProbeSpec) -> Self {
+            Self {
+                worker: Worker::new(probe_type),
+                spec,
+                phase: PodPhase::Running,
+                deleting: false,
+                id: ContainerId::from("test://1"),
+                state: InstanceState::Running { started_at: Instant::from_secs(999) },
+                started: Some(probe_type != Startup),
+                restartable: true,
+                before_manager: false,
+                changes: Vec::new(),
+            }
+        }
+
+        fn step_seeing(&mut self, seen: bool, instance: bool) -> Step {
+            let found = Instance {
+                id: &self.id,
+                state: self.state,
+                started: self.started,
+                restartable: self.restartable,
+                before_manager: self.before_manager,
+            };
+            let instance = instance.then_some(found);
+            let view = View { phase: self.phase, deleting: self.deleting, instance };
+            let changes = &mut self.changes;
+            self.worker.step(seen.then_some(view), &self.spec, NOW, |change| changes.push(change))
+        }
+
+        fn step(&mut self) -> Step {
+            self.step_seeing(true, true)
+        }
+
+        /// One step, and a result where it asks for an attempt. Returns whether it did.
+        fn probe(&mut self, passed: bool) -> bool {
+            let asked = self.step() == Step::Probe;
+            if asked {
+                self.count(passed);
+            }
+            asked
+        }
+
+        fn probe_all(&mut self, results: &[bool]) {
+            results.iter().for_each(|passed| assert!(self.probe(*passed)));
+        }
+
+        fn count(&mut self, passed: bool) -> Counted {
+            let counted = self.worker.count(passed, &self.spec);
+            self.changes.extend(counted.change.clone());
+            counted
+        }
+
+        fn verdict(&self) -> Option<Verdict> {
+            self.worker.verdict()
+        }
+    }
+
+    fn each_type(check: impl Fn(Bench)) {
+        for probe_type in ProbeType::ALL {
+            check(Bench::new(probe_type, spec()));
+        }
+    }
+
+    #[test]
+    fn w01_without_a_pod_status_nothing_is_stored() {
+        each_type(|mut bench| {
+            assert_eq!(bench.step_seeing(false, false), Step::Continue);
+            assert_eq!(bench.verdict(), None);
+        });
+    }
+
+    #[test]
+    fn w02_a_failed_pod_ends_the_worker() {
+        each_type(|mut bench| {
+            bench.phase = PodPhase::Failed;
+            assert_eq!((bench.step(), bench.verdict()), (Step::Exit, None));
+        });
+    }
+
+    #[test]
+    fn w03_a_succeeded_pod_ends_the_worker() {
+        each_type(|mut bench| {
+            bench.phase = PodPhase::Succeeded;
+            assert_eq!((bench.step(), bench.verdict()), (Step::Exit, None));
+        });
+    }
+
+    #[test]
+    fn w04_liveness_of_a_deleted_pod_stores_success_and_ends() {
+        let mut bench = Bench::new(Liveness, spec());
+        bench.deleting = true;
+        assert_eq!((bench.step(), bench.verdict()), (Step::Exit, Some(Success)));
+    }
+
+    #[test]
+    fn w05_startup_of_a_deleted_pod_stores_success_and_ends() {
+        let mut bench = Bench::new(Startup, spec());
+        bench.deleting = true;
+        assert_eq!((bench.step(), bench.verdict()), (Step::Exit, Some(Success)));
+        assert_eq!(bench.changes.last().map(|c| c.cause), Some(PublishCause::Deleting));
+    }
+
+    #[test]
+    fn w06_readiness_of_a_deleted_pod_goes_on() {
+        let mut bench = Bench::new(Readiness, spec());
+        bench.deleting = true;
+        assert!(bench.probe(true));
+        assert_eq!(bench.verdict(), Some(Success));
+    }
+
+    #[test]
+    fn w07_a_status_without_the_container_stores_nothing() {
+        each_type(|mut bench| {
+            assert_eq!((bench.step_seeing(true, false), bench.verdict()), (Step::Continue, None));
+        });
+    }
+
+    #[test]
+    fn w09_a_waiting_container_is_a_failure() {
+        each_type(|mut bench| {
+            bench.state = InstanceState::Waiting;
+            assert_eq!((bench.step(), bench.verdict()), (Step::Continue, Some(Failure)));
+        });
+    }
+
+    #[test]
+    fn w10_a_terminated_container_that_stays_so_is_a_failure_and_ends_the_worker() {
+        each_type(|mut bench| {
+            bench.state = InstanceState::Terminated;
+            bench.restartable = false;
+            assert_eq!((bench.step(), bench.verdict()), (Step::Exit, Some(Failure)));
+        });
+    }
+
+    #[test]
+    fn w11_a_terminated_container_that_may_be_restarted_is_a_failure_and_the_worker_goes_on() {
+        each_type(|mut bench| {
+            bench.state = InstanceState::Terminated;
+            assert_eq!((bench.step(), bench.verdict()), (Step::Continue, Some(Failure)));
+        });
+    }
+
+    #[test]
+    fn w15_an_ordinary_success_is_stored() {
+        each_type(|mut bench| {
+            assert!(bench.probe(true));
+            assert_eq!(bench.verdict(), Some(Success));
+        });
+    }
+
+    #[test]
+    fn w16_a_negative_initial_delay_is_none() {
+        each_type(|mut bench| {
+            bench.spec.initial_delay_seconds = -100;
+            assert!(bench.probe(true));
+            assert_eq!(bench.verdict(), Some(Success));
+        });
+    }
+
+    #[track_caller]
+    fn assert_waits_for_initial_delay(probe_type: ProbeType, initial: Verdict) {
+        let mut bench = Bench::new(probe_type, spec());
+        bench.spec.initial_delay_seconds = 10;
+        assert!(!bench.probe(true));
+        assert_eq!(bench.verdict(), Some(initial));
+    }
+
+    #[test]
+    fn w17_readiness_within_the_initial_delay_stays_failure() {
+        assert_waits_for_initial_delay(Readiness, Failure);
+    }
+
+    #[test]
+    fn w18_liveness_within_the_initial_delay_stays_success() {
+        assert_waits_for_initial_delay(Liveness, Success);
+    }
+
+    #[test]
+    fn w19_startup_within_the_initial_delay_stays_unknown() {
+        assert_waits_for_initial_delay(Startup, Unknown);
+    }
+
+    #[test]
+    fn w20_after_the_initial_delay_it_probes() {
+        each_type(|mut bench| {
+            bench.spec.initial_delay_seconds = 10;
+            bench.state = InstanceState::Running { started_at: Instant::from_secs(900) };
+            assert!(bench.probe(true));
+            assert_eq!(bench.verdict(), Some(Success));
+        });
+    }
+
+    #[test]
+    fn the_initial_delay_ends_on_the_second() {
+        let mut bench = Bench::new(Readiness, spec());
+        bench.spec.initial_delay_seconds = 10;
+        bench.state =
+            InstanceState::Running { started_at: NOW.saturating_sub(core::time::Duration::from_millis(9_999)) };
+        assert_eq!(bench.step(), Step::Continue);
+        bench.state = InstanceState::Running { started_at: Instant::from_secs(990) };
+        assert_eq!(bench.step(), Step::Probe);
+    }
+
+    #[test]
+    fn w21_readiness_of_a_container_that_is_not_started_is_not_probed() {
+        let mut bench = Bench::new(Readiness, spec());
+        bench.started = Some(false);
+        assert!(!bench.probe(true));
+        assert_eq!(bench.verdict(), Some(Failure));
+    }
+
+    #[test]
+    fn w22_liveness_is_probed_once_the_container_is_started() {
+        let mut bench = Bench::new(Liveness, spec());
+        bench.started = Some(false);
+        assert!(!bench.probe(false));
+        assert_eq!(bench.verdict(), Some(Success));
+        bench.started = Some(true);
+        assert!(bench.probe(false));
+        assert_eq!(bench.verdict(), Some(Failure));
+    }
+
+    #[test]
+    fn w23_startup_is_probed_until_the_container_is_started() {
+        let mut bench = Bench::new(Startup, spec());
+        bench.started = Some(true);
+        assert!(!bench.probe(false));
+        assert_eq!(bench.verdict(), Some(Unknown));
+        bench.started = Some(false);
+        assert!(bench.probe(false));
+        assert_eq!(bench.verdict(), Some(Failure));
+    }
+
+    #[test]
+    fn w25_startup_is_probed_while_started_is_not_known() {
+        let mut bench = Bench::new(Startup, spec());
+        bench.started = None;
+        assert!(bench.probe(true));
+        let mut others = Bench::new(Liveness, spec());
+        others.started = None;
+        assert!(!others.probe(true));
+    }
+
+    #[test]
+    fn w30_successes_keep_success() {
+        let mut bench = Bench::new(Readiness, thresholds(1, 3));
+        for _ in 0..3 {
+            bench.probe_all(&[true]);
+            assert_eq!(bench.verdict(), Some(Success));
+        }
+    }
+
+    #[test]
+    fn w31_two_failures_below_threshold_keep_success() {
+        let mut bench = Bench::new(Readiness, thresholds(1, 3));
+        bench.probe_all(&[true, false, false]);
+        assert_eq!((bench.verdict(), bench.worker.run()), (Some(Success), 2));
+    }
+
+    #[test]
+    fn w32_the_third_failure_in_a_row_is_the_verdict() {
+        let mut bench = Bench::new(Readiness, thresholds(1, 3));
+        bench.probe_all(&[true, false, false, false]);
+        assert_eq!(bench.verdict(), Some(Failure));
+    }
+
+    #[test]
+    fn w34_one_success_recovers_and_failures_count_anew() {
+        let mut bench = Bench::new(Readiness, thresholds(1, 3));
+        for _ in 0..2 {
+            bench.probe_all(&[true, false]);
+            assert_eq!(bench.worker.run(), 1);
+            bench.probe_all(&[false]);
+            assert_eq!(bench.verdict(), Some(Success));
+            bench.probe_all(&[false]);
+            assert_eq!(bench.verdict(), Some(Failure));
+        }
+        bench.probe_all(&[true]);
+        assert_eq!(bench.verdict(), Some(Success));
+    }
+
+    #[test]
+    fn w35_two_successes_below_threshold_keep_failure() {
+        let mut bench = Bench::new(Readiness, thresholds(3, 1));
+        bench.probe_all(&[false, true, true]);
+        assert_eq!(bench.verdict(), Some(Failure));
+    }
+
+    #[test]
+    fn w36_the_third_success_in_a_row_is_the_verdict() {
+        let mut bench = Bench::new(Readiness, thresholds(3, 1));
+        bench.probe_all(&[false, true, true, true]);
+        assert_eq!(bench.verdict(), Some(Success));
+        bench.probe(true);
+        assert_eq!(bench.verdict(), Some(Success));
+    }
+
+    #[test]
+    fn w40_a_startup_success_puts_on_hold() {
+        let mut bench = Bench::new(Startup, spec());
+        bench.probe(true);
+        assert_eq!((bench.verdict(), bench.worker.is_on_hold(), bench.worker.run()), (Some(Success), true, 0));
+        assert!(!bench.probe(false));
+    }
+
+    #[track_caller]
+    fn assert_after_startup_failures(failures: usize, verdict: Verdict, run: u32, on_hold: bool) {
+        let mut bench = Bench::new(Startup, thresholds(1, 3));
+        bench.probe_all(&[false; 3][..failures]);
+        assert_eq!((bench.verdict(), bench.worker.run(), bench.worker.is_on_hold()), (Some(verdict), run, on_hold));
+    }
+
+    #[test]
+    fn w41_one_startup_failure_of_three_stays_unknown() {
+        assert_after_startup_failures(1, Unknown, 1, false);
+    }
+
+    #[test]
+    fn w42_two_startup_failures_of_three_stay_unknown() {
+        assert_after_startup_failures(2, Unknown, 2, false);
+    }
+
+    #[test]
+    fn w43_three_startup_failures_of_three_are_failure_on_hold() {
+        assert_after_startup_failures(3, Failure, 0, true);
+    }
+
+    #[test]
+    fn w44_a_liveness_failure_puts_on_hold() {
+        let mut bench = Bench::new(Liveness, spec());
+        bench.probe(false);
+        assert_eq!((bench.verdict(), bench.worker.run(), bench.worker.is_on_hold()), (Some(Failure), 0, true));
+    }
+
+    #[test]
+    fn w45_on_hold_nothing_is_asked() {
+        let mut bench = Bench::new(Liveness, spec());
+        bench.probe(false);
+        assert!(!bench.probe(true));
+        bench.state = InstanceState::Terminated;
+        bench.restartable = false;
+        assert_eq!(bench.step(), Step::Continue);
+        assert_eq!(bench.verdict(), Some(Failure));
+    }
+
+    #[test]
+    fn w46_a_new_instance_ends_the_hold_and_replaces_the_entry() {
+        let mut bench = Bench::new(Liveness, spec());
+        bench.probe(false);
+        bench.changes.clear();
+        let old = core::mem::replace(&mut bench.id, ContainerId::from("test://2"));
+        assert!(bench.probe(true));
+        assert!(!bench.worker.is_on_hold());
+        let removed = Change { container_id: old, verdict: None, cause: PublishCause::Removed };
+        let initial = Change { container_id: bench.id.clone(), verdict: Some(Success), cause: PublishCause::Initial };
+        assert_eq!(bench.changes, [removed, initial]);
+        assert_eq!(bench.verdict(), Some(Success));
+    }
+
+    #[test]
+    fn w48_a_readiness_failure_does_not_put_on_hold() {
+        let mut bench = Bench::new(Readiness, spec());
+        bench.probe(false);
+        assert!(!bench.worker.is_on_hold());
+        assert!(bench.probe(true));
+    }
+
+    #[test]
+    fn w54_an_instance_older_than_the_manager_gets_no_initial_value() {
+        each_type(|mut bench| {
+            bench.before_manager = true;
+            bench.spec.initial_delay_seconds = 100;
+            assert_eq!((bench.step(), bench.verdict()), (Step::Continue, None));
+            assert!(bench.changes.is_empty());
+        });
+    }
+
+    #[test]
+    fn the_first_result_of_either_kind_is_a_run_of_one() {
+        for passed in [true, false] {
+            let mut bench = Bench::new(Readiness, thresholds(3, 3));
+            bench.step();
+            assert_eq!(bench.count(passed).run, 1);
+        }
+    }
+
+    #[test]
+    fn counts_leak_across_restarts() {
+        let mut bench = Bench::new(Liveness, thresholds(1, 3));
+        bench.probe_all(&[false, false]);
+        bench.id = ContainerId::from("test://2");
+        bench.probe(false);
+        assert_eq!(bench.verdict(), Some(Failure));
+        assert!(bench.worker.is_on_hold());
+    }
+
+    #[test]
+    fn r02_the_same_verdict_again_is_no_change() {
+        let mut bench = Bench::new(Readiness, spec());
+        bench.probe(true);
+        bench.changes.clear();
+        bench.probe(true);
+        assert!(bench.changes.is_empty());
+    }
+
+    #[test]
+    fn an_instance_first_seen_ended_gets_its_initial_value_and_then_failure() {
+        let mut bench = Bench::new(Liveness, spec());
+        bench.state = InstanceState::Terminated;
+        bench.step();
+        let causes: Vec<_> = bench.changes.iter().map(|c| (c.verdict, c.cause)).collect();
+        assert_eq!(causes, [(Some(Success), PublishCause::Initial), (Some(Failure), PublishCause::NotRunning)]);
     }
 }

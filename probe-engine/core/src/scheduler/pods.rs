@@ -29,7 +29,8 @@ pub(super) struct PodEntry {
 /// kubelet makes their workers.
 pub(super) fn creation_order(pod: &Pod) -> impl Iterator<Item = u16> + use<> {
     let init_len = pod.init_containers.len();
-    let sidecars: Vec<usize> = (0..init_len).filter(|i| pod.init_containers[*i].kind == ContainerKind::Sidecar).collect();
+    let sidecars: Vec<usize> =
+        (0..init_len).filter(|i| pod.init_containers[*i].kind == ContainerKind::Sidecar).collect();
     let regular = init_len..init_len + pod.containers.len();
     regular.chain(sidecars).filter_map(|position| u16::try_from(position).ok())
 }
@@ -80,7 +81,13 @@ impl PodEntry {
     }
 
     /// `started` and `ready` of the container at this position; `None` without a status.
-    pub(super) fn flags(&self, position: usize, places: &[Place], manager_start: Instant, pod_was_ready: bool) -> Option<Flags> {
+    pub(super) fn flags(
+        &self,
+        position: usize,
+        places: &[Place],
+        manager_start: Instant,
+        pod_was_ready: bool,
+    ) -> Option<Flags> {
         let status = self.container_status(position)?;
         let container = &self.containers[position];
         let probed = |probe_type| match container.worker(probe_type) {
@@ -130,7 +137,8 @@ impl Scheduler {
 
     pub(super) fn forget_pod_without_workers(&mut self, pod_index: u32) {
         let place = &mut self.pods[pod_index as usize];
-        let done = |entry: &mut PodEntry| entry.removed && entry.containers.iter().all(|c| c.workers().next().is_none());
+        let done =
+            |entry: &mut PodEntry| entry.removed && entry.containers.iter().all(|c| c.workers().next().is_none());
         if let Some(entry) = place.take_if(done) {
             self.pods_by_uid.remove(&entry.pod.uid);
             self.pods_free.push(pod_index);
@@ -144,7 +152,9 @@ impl Scheduler {
         let containers_len = self.pods[pod_index as usize].as_ref().map_or(0, |entry| entry.containers.len());
         for position in 0..containers_len {
             let Some(entry) = &mut self.pods[pod_index as usize] else { return };
-            let Some(Flags { started, .. }) = entry.flags(position, &self.places, manager_start, false) else { continue };
+            let Some(Flags { started, .. }) = entry.flags(position, &self.places, manager_start, false) else {
+                continue;
+            };
             entry.containers[position].started = Some(started);
             let readiness = entry.containers[position].worker(ProbeType::Readiness);
             if let Some(worker) = readiness.filter(|worker| started && Some(*worker) != except)

@@ -297,7 +297,8 @@ impl Scheduler {
         if let Some(entry) = &mut self.pods[occupant.pod as usize] {
             entry.containers[usize::from(occupant.container)].set_worker(probe_type, None);
             let change = occupant.worker.leave();
-            self.actions.extend(change.map(|change| publish(worker, probe_type, entry, occupant.container, change, now)));
+            self.actions
+                .extend(change.map(|change| publish(worker, probe_type, entry, occupant.container, change, now)));
         }
         self.actions.push_back(Action::WorkerEnded { worker });
         self.forget_pod_without_workers(occupant.pod);
@@ -328,7 +329,14 @@ fn leads_to_sync(probe_type: ProbeType, verdict: Option<Verdict>) -> bool {
     }
 }
 
-fn publish(worker: WorkerIndex, probe_type: ProbeType, entry: &PodEntry, container: u16, change: Change, at: Instant) -> Action {
+fn publish(
+    worker: WorkerIndex,
+    probe_type: ProbeType,
+    entry: &PodEntry,
+    container: u16,
+    change: Change,
+    at: Instant,
+) -> Action {
     debug_assert!(change.verdict.is_some() || change.cause == PublishCause::Removed);
     Action::Publish(Publish {
         worker,
