@@ -20,6 +20,8 @@ pub enum PodUpdate {
     Remove(PodUid),
     /// The runtime's newest word on a pod.
     Status(PodUid, PodStatus),
+    /// Its termination begins: its liveness and startup workers end before any container is killed (rule 2.9).
+    StopLivenessAndStartup(PodUid),
     /// All its containers have ended after a `Remove`: forget it.
     Terminated(PodUid),
     /// Probe now (control API).
