@@ -114,7 +114,8 @@ pub const PODS_MAX: usize = 250_000;
 /// Bytes of one container log file before it is rotated.
 pub const LOG_FILE_BYTES_MAX: u64 = 10 * 1024 * 1024;
 
-/// Log files kept per container, the current one included. More: the oldest goes.
+/// Log files kept per container instance, the current one included. More: the oldest goes. Kept are the logs of the
+/// newest instance and of the one before it.
 pub const LOG_FILES_MAX: usize = 5;
 
 /// Bytes of one manifest file. Larger: refused with an error.
@@ -166,3 +167,22 @@ pub const ADMIN_HEAD_BYTES_MAX: usize = 16 * 1024;
 
 /// How long connections of the admin server may finish their requests at shutdown. Longer: closed.
 pub const ADMIN_DRAIN: Duration = Duration::from_secs(2);
+
+/// Bytes of one line of a container's output. Longer: written in parts, each marked `P` (CRI log format).
+pub const LOG_LINE_BYTES_MAX: usize = 16 * 1024;
+
+/// Pods that are gone whose logs are kept. More: the oldest go.
+pub const LOG_DEAD_PODS_MAX: usize = 256;
+
+/// How long an ended container's pipes are read on while some process still holds them. Longer: the rest is lost.
+pub const LOG_DRAIN_MAX: Duration = Duration::from_secs(1);
+
+/// Runtime events waiting for the lifecycle. Full: the ended container's task waits.
+pub const RUNTIME_EVENTS_LEN_MAX: usize = 1_024;
+
+/// How long a container may take to disappear after SIGKILL (a process in uninterruptible sleep does not die).
+/// Longer: stopping it is an error, and is tried again.
+pub const KILL_MAX: Duration = Duration::from_secs(30);
+
+/// Messages waiting for one pod's lifecycle. Full: the sender waits; the pod never waits for a sender.
+pub const POD_INBOX_LEN_MAX: usize = 32;
