@@ -15,6 +15,8 @@ mod instance;
 mod log;
 mod reap;
 mod spawn;
+#[cfg(test)]
+mod tests;
 mod walk;
 
 use std::collections::HashMap;
