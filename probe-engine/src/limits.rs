@@ -98,3 +98,33 @@ pub const MANIFEST_BYTES_MAX: u64 = 64 * 1024 * 1024;
 
 /// Bytes of an event's message and of a shown output. More: cut.
 pub const MESSAGE_BYTES_MAX: usize = 1_024;
+
+/// Connections waiting to be accepted on the control socket. Full: connect(2) waits.
+pub const API_BACKLOG_LEN: i32 = 64;
+
+/// Connections of the control API at once. Full: further ones wait in the backlog.
+pub const API_CONNECTIONS_MAX: usize = 64;
+
+/// Requests being answered on one connection of the control API. Full: further ones wait.
+pub const API_REQUESTS_PER_CONNECTION_MAX: usize = 16;
+
+/// Bytes of one request to the control API. Larger: refused (OUT_OF_RANGE).
+pub const API_REQUEST_BYTES_MAX: usize = 64 * 1024;
+
+/// Bytes of one answer of the control API. Larger: refused by the client (OUT_OF_RANGE).
+pub const API_RESPONSE_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// A request to the control API that is not answered in this time fails (streams: until their first part).
+pub const API_DEADLINE: Duration = Duration::from_secs(60);
+
+/// Pods in one part of an answer. More: further parts.
+pub const API_PODS_PER_PART: usize = 256;
+
+/// Parts of an answer made ahead of a slow client. Full: the answer waits.
+pub const API_PARTS_AHEAD_MAX: usize = 4;
+
+/// Bytes of a log in one part of an answer. More: further parts.
+pub const API_LOG_PART_BYTES: usize = 32 * 1024;
+
+/// A triggered probe that gives no outcome in this time beyond its own deadline is given up on.
+pub const TRIGGER_WAIT: Duration = Duration::from_secs(5);
