@@ -144,3 +144,6 @@ pub const EXEC_REAP_MAX: Duration = Duration::from_secs(1);
 
 /// How long a gRPC connection gets to say goodbye. Over: closed without it.
 pub const GRPC_CLOSE_MAX: Duration = Duration::from_millis(100);
+
+/// Logs being streamed at once. More: refused (RESOURCE_EXHAUSTED).
+pub const API_LOG_STREAMS_MAX: usize = 64;
