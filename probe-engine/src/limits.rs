@@ -147,3 +147,47 @@ pub const GRPC_CLOSE_MAX: Duration = Duration::from_millis(100);
 
 /// Logs being streamed at once. More: refused (RESOURCE_EXHAUSTED).
 pub const API_LOG_STREAMS_MAX: usize = 64;
+
+/// Inputs of the manager waiting for the results stage. Full: the manager waits, and with it its sources.
+pub const RESULTS_INPUTS_LEN_MAX: usize = 1_024;
+
+/// Questions waiting for the results stage. Full: the askers wait.
+pub const RESULTS_ASKS_LEN_MAX: usize = 256;
+
+/// Updates that the results stage takes from one shard before it looks at its other inputs. More: next round.
+pub const RESULTS_UPDATES_PER_ROUND_MAX: usize = 1_024;
+
+/// Callers waiting for the next report of a probe. More: refused with an error.
+pub const REPORT_WAITERS_MAX: usize = 1_024;
+
+/// Events waiting for the events stage. Full: dropped and counted.
+pub const NEW_EVENTS_LEN_MAX: usize = 4_096;
+
+/// Questions and watchers waiting for the events stage. Full: the askers wait.
+pub const EVENT_ASKS_LEN_MAX: usize = 256;
+
+/// Commands that the manager keeps for one shard whose inbox is full. Full: the manager takes no more updates
+/// until there is room, and with it its sources wait.
+pub const MANAGER_BACKLOG_LEN_MAX: usize = 1_024;
+
+/// How long the manager waits before it offers a kept command to a full shard again.
+pub const MANAGER_RETRY: Duration = Duration::from_millis(1);
+
+/// Requests that the admin server works on at once. More: wait for their turn.
+pub const ADMIN_REQUESTS_CONCURRENT_MAX: usize = 16;
+
+/// Connections of the admin server. More: wait in the kernel's accept queue.
+pub const ADMIN_CONNECTIONS_MAX: usize = 64;
+
+/// How long a client of the admin server may take for its request's head, or keep an idle connection. Longer:
+/// closed.
+pub const ADMIN_READ_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long the answer of the admin server may take. Longer: 503.
+pub const ADMIN_ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Bytes of a request's line and headers to the admin server. More: refused with 431.
+pub const ADMIN_HEAD_BYTES_MAX: usize = 16 * 1024;
+
+/// How long connections of the admin server may finish their requests at shutdown. Longer: closed.
+pub const ADMIN_DRAIN: Duration = Duration::from_secs(2);

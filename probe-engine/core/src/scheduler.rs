@@ -12,8 +12,6 @@
 
 mod occupant;
 mod pods;
-#[cfg(test)]
-mod tests;
 mod turn;
 
 use alloc::collections::{BTreeMap, BinaryHeap, VecDeque};
@@ -130,12 +128,7 @@ impl Scheduler {
     ///
     /// Of a pod that is known, the object captured first stays, whatever `pod` says: a changed spec means
     /// `remove_pod` first. A pod that is still ending ends at once, and its attempts in flight become stale.
-    pub fn add_pod(
-        &mut self,
-        pod: Arc<Pod>,
-        now: Instant,
-        made: &mut dyn FnMut(WorkerIndex, &ContainerName, ProbeType),
-    ) {
+    pub fn add_pod(&mut self, pod: Arc<Pod>, now: Instant, made: &mut dyn FnMut(WorkerIndex, &ContainerName, ProbeType)) {
         if let Some(&known) = self.pods_by_uid.get(&pod.uid)
             && self.pods[known as usize].as_ref().is_some_and(|entry| entry.removed)
         {
