@@ -23,6 +23,30 @@ pub const HTTP_FLIGHTS_PER_SHARD_MAX: usize = 2_048;
 /// Entries of a ring's submission queue. Full: the turn enters the kernel and goes on.
 pub const RING_ENTRIES: u32 = 1_024;
 
+/// Entries of a ring's completion queue: two (an operation's and its cancel's) per flight. Full: the kernel keeps the
+/// rest until there is room (FEAT_NODROP).
+pub const RING_COMPLETIONS: u32 = 2 * FLIGHTS_PER_SHARD_MAX as u32;
+
+/// Replies of the pool waiting for one shard: two (started, done) of every attempt that the pool's lanes can hold.
+/// Full: the pool's thread waits for the shard.
+pub const POOL_REPLIES_LEN_MAX: usize =
+    2 * (3 * POOL_QUEUE_LEN_MAX + POOL_HTTPS_CONCURRENT_MAX + POOL_GRPC_CONCURRENT_MAX + POOL_EXEC_CONCURRENT_MAX);
+
+/// How soon a shard offers its waiting attempts to a full pool again. A reply of the pool makes it sooner.
+pub const POOL_RETRY: Duration = Duration::from_millis(10);
+
+/// Bytes of a buffer that responses are read into, one per httpGet in flight that waits for its response.
+pub const RECV_BUFFER_BYTES: usize = 4 * 1024;
+
+/// Read buffers (and codecs) that a shard keeps for the next attempts. More: freed.
+pub const RECV_BUFFERS_SPARE_MAX: usize = 256;
+
+/// A step that waited for the shard's thread for less than this is not worth asking the kernel about (design: own lateness).
+pub const GIVE_BACK_MIN: Duration = Duration::from_millis(1);
+
+/// What a shard gives its attempts in flight, and then the results stage, at shutdown. Over: it ends all the same.
+pub const SHARD_SHUTDOWN_MAX: Duration = Duration::from_secs(5);
+
 /// Updates from one shard waiting for the results stage. Full: verdicts wait on the shard, the latest per
 /// worker; reports are dropped and counted.
 pub const UPDATES_LEN_MAX: usize = 8_192;
@@ -90,7 +114,8 @@ pub const PODS_MAX: usize = 250_000;
 /// Bytes of one container log file before it is rotated.
 pub const LOG_FILE_BYTES_MAX: u64 = 10 * 1024 * 1024;
 
-/// Log files kept per container, the current one included. More: the oldest goes.
+/// Log files kept per container instance, the current one included. More: the oldest goes. Kept are the logs of the
+/// newest instance and of the one before it.
 pub const LOG_FILES_MAX: usize = 5;
 
 /// Bytes of one manifest file. Larger: refused with an error.
@@ -191,3 +216,22 @@ pub const ADMIN_HEAD_BYTES_MAX: usize = 16 * 1024;
 
 /// How long connections of the admin server may finish their requests at shutdown. Longer: closed.
 pub const ADMIN_DRAIN: Duration = Duration::from_secs(2);
+
+/// Bytes of one line of a container's output. Longer: written in parts, each marked `P` (CRI log format).
+pub const LOG_LINE_BYTES_MAX: usize = 16 * 1024;
+
+/// Pods that are gone whose logs are kept. More: the oldest go.
+pub const LOG_DEAD_PODS_MAX: usize = 256;
+
+/// How long an ended container's pipes are read on while some process still holds them. Longer: the rest is lost.
+pub const LOG_DRAIN_MAX: Duration = Duration::from_secs(1);
+
+/// Runtime events waiting for the lifecycle. Full: the ended container's task waits.
+pub const RUNTIME_EVENTS_LEN_MAX: usize = 1_024;
+
+/// How long a container may take to disappear after SIGKILL (a process in uninterruptible sleep does not die).
+/// Longer: stopping it is an error, and is tried again.
+pub const KILL_MAX: Duration = Duration::from_secs(30);
+
+/// Messages waiting for one pod's lifecycle. Full: the sender waits; the pod never waits for a sender.
+pub const POD_INBOX_LEN_MAX: usize = 32;

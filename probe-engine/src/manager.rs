@@ -25,13 +25,29 @@ use crate::clock;
 use crate::consumer::lifecycle::LifecycleInput;
 use crate::limits;
 use crate::results::{Input, ProbeStats, ResultsSender};
-use crate::shard::inbox::{Command, ProbeSlot};
+use crate::shard::inbox::{Command, ProbeSlot, ShardSender};
 use crate::source::PodUpdate;
 
 /// A shard's entrance.
 pub trait CommandSink: Send + Sync {
     /// Gives the command back when the shard's inbox is full.
+    #[expect(clippy::result_large_err, reason = "the command goes back to its owner, without a box for each")]
     fn send(&self, command: Command) -> Result<(), Command>;
+
+    /// The shard has ended: what is kept for it is let go.
+    fn is_closed(&self) -> bool {
+        false
+    }
+}
+
+impl CommandSink for ShardSender {
+    fn send(&self, command: Command) -> Result<(), Command> {
+        ShardSender::send(self, command)
+    }
+
+    fn is_closed(&self) -> bool {
+        ShardSender::is_closed(self)
+    }
 }
 
 /// What the manager must know of the runtime in use.
@@ -381,7 +397,11 @@ impl Shard {
     fn flush(&mut self) {
         while let Some(command) = self.backlog.pop_front() {
             if let Err(command) = self.sink.send(command) {
-                self.backlog.push_front(command);
+                if self.sink.is_closed() {
+                    self.backlog.clear();
+                } else {
+                    self.backlog.push_front(command);
+                }
                 return;
             }
         }

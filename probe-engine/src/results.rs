@@ -11,6 +11,7 @@ mod handle;
 mod node;
 mod stage;
 
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
@@ -22,6 +23,7 @@ pub use handle::{Inbox, Input, PendingReport, ResultsError, ResultsHandle, Resul
 pub use node::{
     ContainerRecord, LastReport, LocalTrouble, Node, PodRecord, ProbeRecord, ShardTotals, StuckProbe,
 };
+pub(crate) use node::cut;
 pub use stage::{Config, Stage};
 
 use crate::limits;

@@ -221,7 +221,8 @@ impl Scheduler {
     }
 
     /// Moves the wheel to `now` and steps due workers, earliest due time first, until `starts_max` attempts
-    /// have been started in this call; the rest stay due and go first next time.
+    /// have been started in this call; the rest stay due and go first next time. With `starts_max` 0 due times
+    /// are only noted, and [`Scheduler::poll_timeout`] goes on to say "at once".
     pub fn handle_timeout(&mut self, now: Instant, starts_max: usize) {
         while let Some(index) = self.wheel.pop(now) {
             self.fire(WorkerIndex(index), now);

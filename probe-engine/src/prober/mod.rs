@@ -8,9 +8,12 @@ pub mod grpc;
 pub mod http;
 pub mod http1;
 pub mod pool;
+mod quote;
 pub mod resolve;
+pub mod stream;
 pub mod tcp;
 pub mod tls;
+mod url;
 
 use std::net::IpAddr;
 use std::sync::Arc;

@@ -244,13 +244,13 @@ impl ProbeRecord {
     }
 
     pub(super) fn report(&mut self, report: &Report) {
-        let (kind, text) = outcome_parts(&report.outcome);
+        let kind = OutcomeKind::of(&report.outcome);
         if kind != OutcomeKind::Local {
             self.local = None;
         }
         self.last = Some(LastReport {
             kind,
-            message: cut(text, limits::MESSAGE_BYTES_MAX).into(),
+            message: cut(text_of(&report.outcome), limits::MESSAGE_BYTES_MAX).into(),
             at: clock::wall_of(report.at),
             duration_ns: report.duration_ns,
         });
@@ -316,14 +316,11 @@ impl ShardTotals {
     }
 }
 
-/// The kind of an outcome, and its text.
-pub(super) fn outcome_parts(outcome: &Outcome) -> (OutcomeKind, &str) {
+/// What an outcome says: its text, or the sentence of its cause.
+pub(super) fn text_of(outcome: &Outcome) -> &str {
     match outcome {
-        Outcome::Success(text) => (OutcomeKind::Success, text),
-        Outcome::Warning(text) => (OutcomeKind::Warning, text),
-        Outcome::Failure(text) => (OutcomeKind::Failure, text),
-        Outcome::Error(text) => (OutcomeKind::Error, text),
-        Outcome::Local(cause) => (OutcomeKind::Local, cause.sentence()),
+        Outcome::Success(text) | Outcome::Warning(text) | Outcome::Failure(text) | Outcome::Error(text) => text,
+        Outcome::Local(cause) => cause.sentence(),
     }
 }
 

@@ -13,7 +13,7 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tracing::{debug, info, warn};
 
 use super::handle::Ask;
-use super::node::{cut, outcome_parts};
+use super::node::{cut, text_of};
 use super::{Inbox, Input, LocalTrouble, Node, PodRecord, ResultsError, ShardTotals, Update, UpdateQueue};
 use crate::clock;
 use crate::consumer::events::{EventSender, EventType, NewEvent};
@@ -253,7 +253,6 @@ impl Stage {
         };
         probe.report(&report);
         if let Some((reason, message)) = event_of(report.probe_type, &report.outcome) {
-            let (_, text) = outcome_parts(&report.outcome);
             self.emit(NewEvent {
                 pod,
                 container: Some(report.container.clone()),
@@ -263,7 +262,7 @@ impl Stage {
                 probe_type: Some(report.probe_type),
                 run: report.run,
                 threshold: report.threshold,
-                cause: cause_of(text),
+                cause: cause_of(text_of(&report.outcome)),
                 at: report.at,
             });
         }
