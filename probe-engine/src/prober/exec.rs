@@ -52,13 +52,16 @@ pub async fn run(command: Command, shown: &[Box<str>], limit: Option<Duration>) 
 /// The command of an exec probe, to be run on this host as this user.
 #[must_use]
 pub fn host_command(command: &[Box<str>]) -> Command {
-    let (program, arguments) = command.split_first().map_or(("", &[][..]), |(p, a)| (&**p, a));
+    let (program, arguments) = command
+        .split_first()
+        .map_or(("", &[][..]), |(p, a)| (&**p, a));
     let mut host = Command::new(program);
     host.args(arguments.iter().map(|argument| &**argument));
     host
 }
 
-/// The kubelet's text for a command that ran out of time (`pkg/kubelet/cri/remote`, `ExecSync`).
+/// The kubelet's text for a command that ran out of time (`pkg/kubelet/cri/remote`, `ExecSync`). Runtimes use
+/// it too: by it the pool knows a timeout from another failure.
 #[must_use]
 pub fn timeout_text(shown: &[Box<str>], after: Duration) -> Box<str> {
     format!(

@@ -32,12 +32,14 @@ use tonic_health::pb::health_client::HealthClient;
 use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse};
 
 use super::duration::GoDuration;
-use super::{Attempted, Phases};
+use super::{Attempted, Phases, errno};
 use crate::{clock, limits};
 
 /// Starts with the kubelet's (rule 3.4); the library's own token follows, as grpc-go's does there.
-const USER_AGENT: HeaderValue =
-    HeaderValue::from_static(concat!("kube-probe/1.34 probe-engine/", env!("CARGO_PKG_VERSION")));
+const USER_AGENT: HeaderValue = HeaderValue::from_static(concat!(
+    "kube-probe/1.34 probe-engine/",
+    env!("CARGO_PKG_VERSION")
+));
 
 /// grpc-go's `backoff.DefaultConfig`: first wait, factor, longest wait. Its jitter is left out: the probes'
 /// due times are staggered already.
@@ -147,7 +149,11 @@ async fn check(
         }
         Ok(Err(status)) if status.source_is_absent() => {
             phases.first_byte = Some(answered - connected);
-            judge_status(&status, within, answered + SERVER_DEADLINE_SLACK >= deadline)
+            judge_status(
+                &status,
+                within,
+                answered + SERVER_DEADLINE_SLACK >= deadline,
+            )
         }
         Ok(Err(status)) => judge_status(&status, within, false),
         Err(_elapsed) => rpc_timeout(within),
@@ -192,7 +198,10 @@ fn judge_status(status: &Status, within: GoDuration, at_deadline: bool) -> Outco
         code => {
             let (code, message) = match std::error::Error::source(status) {
                 None => (code_name(code), status.message().to_owned()),
-                Some(broken) => ("Unavailable", format!("error reading from server: {broken}")),
+                Some(broken) => (
+                    "Unavailable",
+                    format!("error reading from server: {broken}"),
+                ),
             };
             failure(format!(
                 "error: health rpc probe failed: rpc error: code = {code} desc = {message}"
@@ -202,7 +211,9 @@ fn judge_status(status: &Status, within: GoDuration, at_deadline: bool) -> Outco
 }
 
 fn rpc_timeout(within: GoDuration) -> Outcome {
-    failure(format!("timeout: health rpc did not complete within {within}"))
+    failure(format!(
+        "timeout: health rpc did not complete within {within}"
+    ))
 }
 
 /// The text is partly the server's: bounded as every outcome's.
@@ -264,18 +275,20 @@ async fn connect(peer: SocketAddr) -> Result<Connection, LocalCause> {
 }
 
 async fn connect_once(peer: SocketAddr) -> Result<Connection, NotConnected> {
-    let stream = TcpStream::connect(peer).await.map_err(not_connected)?;
-    if stream.local_addr().map_err(not_connected)? == peer {
+    let failed = |error: io::Error| not_connected(&error, &peer);
+    let stream = TcpStream::connect(peer).await.map_err(failed)?;
+    if stream.local_addr().map_err(failed)? == peer {
         // It has reached itself, not a listener (design: self-connect); Go's dialer tries again too.
         return Err(NotConnected::Target);
     }
-    stream.set_nodelay(true).map_err(not_connected)?;
+    stream.set_nodelay(true).map_err(failed)?;
 
     let (preface, seen) = oneshot::channel();
     let tasks = Tasks::default();
-    let (sender, driver) = http2::handshake(tasks.clone(), TokioIo::new(Preface::new(stream, preface)))
-        .await
-        .map_err(|_broken| NotConnected::Target)?;
+    let (sender, driver) =
+        http2::handshake(tasks.clone(), TokioIo::new(Preface::new(stream, preface)))
+            .await
+            .map_err(|_broken| NotConnected::Target)?;
     tasks.spawn(async move {
         // Its error reaches the call too.
         let _ = driver.await;
@@ -286,14 +299,11 @@ async fn connect_once(peer: SocketAddr) -> Result<Connection, NotConnected> {
     }
 }
 
-fn not_connected(error: io::Error) -> NotConnected {
-    match error.raw_os_error() {
-        Some(libc::EMFILE) => NotConnected::Local(LocalCause::ProcessFiles),
-        Some(libc::ENFILE) => NotConnected::Local(LocalCause::SystemFiles),
-        Some(libc::ENOBUFS) => NotConnected::Local(LocalCause::Buffers),
-        Some(libc::ENOMEM) => NotConnected::Local(LocalCause::Memory),
-        _ => NotConnected::Target,
-    }
+fn not_connected(error: &io::Error, peer: &SocketAddr) -> NotConnected {
+    error
+        .raw_os_error()
+        .and_then(|errno| errno::local_cause(errno, || errno::ports_used_up(peer)))
+        .map_or(NotConnected::Target, NotConnected::Local)
 }
 
 /// The tasks of one connection (hyper makes two). They hold clones of this, so dropping clones alone would

@@ -20,16 +20,13 @@ use probe_core::spec::Handler;
 use probe_core::time::Instant;
 use tokio::sync::{Notify, Semaphore, SemaphorePermit, watch};
 
-use super::{Attempted, Phases, Request, exec, grpc};
+use super::{Attempted, Phases, Request, exec, grpc, http};
 use crate::runtime::ContainerRuntime;
 use crate::shard::inbox::PoolReply;
 use crate::shard::metrics::HandlerKind;
 use crate::{clock, limits};
 
 mod thread;
-
-/// Where a followed redirect leads: an absolute URL.
-pub type Resume = Box<str>;
 
 /// One attempt for the pool.
 #[derive(Clone, Debug)]
@@ -46,7 +43,7 @@ pub struct Job {
     /// time in the pool's queue. `None`: it counts from when the pool begins.
     pub deadline_from: Option<Instant>,
     /// The redirect to follow; `None` = the probe's own URL.
-    pub resume: Option<Resume>,
+    pub resume: Option<http::Target>,
     /// HTTP requests that the attempt has made already.
     pub requests_made: u8,
 }
@@ -97,7 +94,9 @@ impl Default for PoolConfig {
 #[derive(Debug, thiserror::Error)]
 pub enum PoolError {
     /// No thread.
-    #[error("cannot start pool thread {name}: {source} (a limit on threads or processes, TasksMax?)")]
+    #[error(
+        "cannot start pool thread {name}: {source} (a limit on threads or processes, TasksMax?)"
+    )]
     Thread {
         /// Its name.
         name: String,
@@ -166,8 +165,10 @@ impl Pool {
             ended,
         };
         let network = [LaneKind::Https, LaneKind::Grpc].as_slice();
-        let lanes = std::iter::repeat_n(network, config.threads)
-            .chain(std::iter::repeat_n([LaneKind::Exec].as_slice(), config.exec_threads));
+        let lanes = std::iter::repeat_n(network, config.threads).chain(std::iter::repeat_n(
+            [LaneKind::Exec].as_slice(),
+            config.exec_threads,
+        ));
         for (index, lanes) in lanes.enumerate() {
             let spawned = thread::spawn(
                 index,
@@ -235,7 +236,10 @@ pub struct PoolHandle {
 
 impl PoolHandle {
     /// Queues a job; gives it back when its lane's queue is full, or the pool has ended.
-    #[expect(clippy::result_large_err, reason = "the job goes back to its owner, without a box per attempt")]
+    #[expect(
+        clippy::result_large_err,
+        reason = "the job goes back to its owner, without a box for each"
+    )]
     pub fn try_submit(&self, job: Job) -> Result<(), Job> {
         if self.shared.closed.load(Ordering::SeqCst) {
             return Err(job);
@@ -304,7 +308,7 @@ pub struct Means<'a> {
 pub async fn attempt(
     request: &Request,
     started: Instant,
-    resume: Option<Resume>,
+    resume: Option<http::Target>,
     requests_made: u8,
     means: Means<'_>,
 ) -> Attempted {
@@ -333,7 +337,7 @@ pub async fn attempt(
 async fn https(
     _request: &Request,
     started: Instant,
-    _resume: Option<Resume>,
+    _resume: Option<http::Target>,
     _requests_made: u8,
     _io: Io,
 ) -> Attempted {

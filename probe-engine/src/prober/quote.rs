@@ -8,7 +8,12 @@ pub(crate) const QUOTED_BYTES_MAX: usize = 256;
 /// `text` in double quotes, escaped so that one line stays one line whatever a target sends; at most
 /// [`QUOTED_BYTES_MAX`] bytes of it.
 pub(crate) fn quoted(text: &[u8]) -> String {
-    let shown = &text[..text.len().min(QUOTED_BYTES_MAX)];
+    quoted_up_to(text, QUOTED_BYTES_MAX)
+}
+
+/// As [`quoted`], with a bound of one's own.
+pub(crate) fn quoted_up_to(text: &[u8], bytes_max: usize) -> String {
+    let shown = &text[..text.len().min(bytes_max)];
     let mut out = String::with_capacity(shown.len() + 2);
     out.push('"');
     for chunk in shown.utf8_chunks() {

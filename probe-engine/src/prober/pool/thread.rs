@@ -133,7 +133,10 @@ async fn take(shared: Arc<Shared>, kind: LaneKind, io: Io, mut closing: watch::R
             log_panic(ended);
         }
     };
-    if tokio::time::timeout(limits::POOL_SHUTDOWN_MAX, rest).await.is_err() {
+    if tokio::time::timeout(limits::POOL_SHUTDOWN_MAX, rest)
+        .await
+        .is_err()
+    {
         at_work.shutdown().await;
     }
 }
@@ -161,7 +164,9 @@ impl Errand {
         let Queued { job, queued_at } = queued;
         let now = clock::now();
         // The time in our queue is not the target's.
-        let started = job.deadline_from.map_or(now, |from| from + (now - queued_at));
+        let started = job
+            .deadline_from
+            .map_or(now, |from| from + (now - queued_at));
         shared.lane(kind).in_flight.fetch_add(1, Ordering::Relaxed);
         let reply = PoolReply::Started {
             attempt: job.attempt,
@@ -181,12 +186,22 @@ impl Errand {
         let resume = self.job.resume.take();
         let means = Means {
             io,
-            exec: self.shared.runtime.as_deref().map_or(ExecBy::Nobody, ExecBy::Runtime),
+            exec: self
+                .shared
+                .runtime
+                .as_deref()
+                .map_or(ExecBy::Nobody, ExecBy::Runtime),
             exec_probe_timeout: self.shared.exec_probe_timeout,
         };
         let requests_made = self.job.requests_made;
-        let attempted =
-            attempt(&self.job.request, self.started, resume, requests_made, means).await;
+        let attempted = attempt(
+            &self.job.request,
+            self.started,
+            resume,
+            requests_made,
+            means,
+        )
+        .await;
         self.answer(attempted.outcome);
     }
 
