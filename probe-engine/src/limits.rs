@@ -124,6 +124,36 @@ pub const MANIFEST_BYTES_MAX: u64 = 64 * 1024 * 1024;
 /// Bytes of an event's message and of a shown output. More: cut.
 pub const MESSAGE_BYTES_MAX: usize = 1_024;
 
+/// Connections waiting to be accepted on the control socket. Full: connect(2) waits.
+pub const API_BACKLOG_LEN: i32 = 64;
+
+/// Connections of the control API at once. Full: further ones wait in the backlog.
+pub const API_CONNECTIONS_MAX: usize = 64;
+
+/// Requests being answered on one connection of the control API. Full: further ones wait.
+pub const API_REQUESTS_PER_CONNECTION_MAX: usize = 16;
+
+/// Bytes of one request to the control API. Larger: refused (OUT_OF_RANGE).
+pub const API_REQUEST_BYTES_MAX: usize = 64 * 1024;
+
+/// Bytes of one answer of the control API. Larger: refused by the client (OUT_OF_RANGE).
+pub const API_RESPONSE_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// A request to the control API that is not answered in this time fails (streams: until their first part).
+pub const API_DEADLINE: Duration = Duration::from_secs(60);
+
+/// Pods in one part of an answer. More: further parts.
+pub const API_PODS_PER_PART: usize = 256;
+
+/// Parts of an answer made ahead of a slow client. Full: the answer waits.
+pub const API_PARTS_AHEAD_MAX: usize = 4;
+
+/// Bytes of a log in one part of an answer. More: further parts.
+pub const API_LOG_PART_BYTES: usize = 32 * 1024;
+
+/// A triggered probe that gives no outcome in this time beyond its own deadline is given up on.
+pub const TRIGGER_WAIT: Duration = Duration::from_secs(5);
+
 /// Threads of the pool that run nothing but exec attempts: making a process blocks its thread for as long as
 /// the program's file system does. Stuck: exec attempts queue, nothing else is concerned.
 pub const POOL_EXEC_THREADS: usize = 1;
@@ -139,6 +169,10 @@ pub const EXEC_REAP_MAX: Duration = Duration::from_secs(1);
 
 /// How long a gRPC connection gets to say goodbye. Over: closed without it.
 pub const GRPC_CLOSE_MAX: Duration = Duration::from_millis(100);
+
+/// Logs being streamed at once. More: refused (RESOURCE_EXHAUSTED).
+pub const API_LOG_STREAMS_MAX: usize = 64;
+
 /// Inputs of the manager waiting for the results stage. Full: the manager waits, and with it its sources.
 pub const RESULTS_INPUTS_LEN_MAX: usize = 1_024;
 
