@@ -114,7 +114,8 @@ pub const PODS_MAX: usize = 250_000;
 /// Bytes of one container log file before it is rotated.
 pub const LOG_FILE_BYTES_MAX: u64 = 10 * 1024 * 1024;
 
-/// Log files kept per container, the current one included. More: the oldest goes.
+/// Log files kept per container instance, the current one included. More: the oldest goes. Kept are the logs of the
+/// newest instance and of the one before it.
 pub const LOG_FILES_MAX: usize = 5;
 
 /// Bytes of one manifest file. Larger: refused with an error.
@@ -132,3 +133,114 @@ pub const RESOLVED_ADDRS_MAX: usize = 16;
 
 /// Longest TLS handshake beside the attempt's deadline (net/http's default). Longer: the attempt fails.
 pub const TLS_HANDSHAKE_MAX: Duration = Duration::from_secs(10);
+/// Connections waiting to be accepted on the control socket. Full: connect(2) waits.
+pub const API_BACKLOG_LEN: i32 = 64;
+
+/// Connections of the control API at once. Full: further ones wait in the backlog.
+pub const API_CONNECTIONS_MAX: usize = 64;
+
+/// Requests being answered on one connection of the control API. Full: further ones wait.
+pub const API_REQUESTS_PER_CONNECTION_MAX: usize = 16;
+
+/// Bytes of one request to the control API. Larger: refused (OUT_OF_RANGE).
+pub const API_REQUEST_BYTES_MAX: usize = 64 * 1024;
+
+/// Bytes of one answer of the control API. Larger: refused by the client (OUT_OF_RANGE).
+pub const API_RESPONSE_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// A request to the control API that is not answered in this time fails (streams: until their first part).
+pub const API_DEADLINE: Duration = Duration::from_secs(60);
+
+/// Pods in one part of an answer. More: further parts.
+pub const API_PODS_PER_PART: usize = 256;
+
+/// Parts of an answer made ahead of a slow client. Full: the answer waits.
+pub const API_PARTS_AHEAD_MAX: usize = 4;
+
+/// Bytes of a log in one part of an answer. More: further parts.
+pub const API_LOG_PART_BYTES: usize = 32 * 1024;
+
+/// A triggered probe that gives no outcome in this time beyond its own deadline is given up on.
+pub const TRIGGER_WAIT: Duration = Duration::from_secs(5);
+
+/// Threads of the pool that run nothing but exec attempts: making a process blocks its thread for as long as
+/// the program's file system does. Stuck: exec attempts queue, nothing else is concerned.
+pub const POOL_EXEC_THREADS: usize = 1;
+
+/// What attempts on the pool get to end by themselves at shutdown. Over: cut off, answered as trouble of our own.
+pub const POOL_SHUTDOWN_MAX: Duration = Duration::from_secs(2);
+
+/// Time that a runtime gets beyond an exec attempt's deadline to say how it ended. Over: the attempt has timed out.
+pub const EXEC_ANSWER_MARGIN: Duration = Duration::from_secs(2);
+
+/// How long a killed exec process is waited for. Over (it hangs in the kernel): reaped when it ends.
+pub const EXEC_REAP_MAX: Duration = Duration::from_secs(1);
+
+/// How long a gRPC connection gets to say goodbye. Over: closed without it.
+pub const GRPC_CLOSE_MAX: Duration = Duration::from_millis(100);
+
+/// Logs being streamed at once. More: refused (RESOURCE_EXHAUSTED).
+pub const API_LOG_STREAMS_MAX: usize = 64;
+
+/// Inputs of the manager waiting for the results stage. Full: the manager waits, and with it its sources.
+pub const RESULTS_INPUTS_LEN_MAX: usize = 1_024;
+
+/// Questions waiting for the results stage. Full: the askers wait.
+pub const RESULTS_ASKS_LEN_MAX: usize = 256;
+
+/// Updates that the results stage takes from one shard before it looks at its other inputs. More: next round.
+pub const RESULTS_UPDATES_PER_ROUND_MAX: usize = 1_024;
+
+/// Callers waiting for the next report of a probe. More: refused with an error.
+pub const REPORT_WAITERS_MAX: usize = 1_024;
+
+/// Events waiting for the events stage. Full: dropped and counted.
+pub const NEW_EVENTS_LEN_MAX: usize = 4_096;
+
+/// Questions and watchers waiting for the events stage. Full: the askers wait.
+pub const EVENT_ASKS_LEN_MAX: usize = 256;
+
+/// Commands that the manager keeps for one shard whose inbox is full. Full: the manager takes no more updates
+/// until there is room, and with it its sources wait.
+pub const MANAGER_BACKLOG_LEN_MAX: usize = 1_024;
+
+/// How long the manager waits before it offers a kept command to a full shard again.
+pub const MANAGER_RETRY: Duration = Duration::from_millis(1);
+
+/// Requests that the admin server works on at once. More: wait for their turn.
+pub const ADMIN_REQUESTS_CONCURRENT_MAX: usize = 16;
+
+/// Connections of the admin server. More: wait in the kernel's accept queue.
+pub const ADMIN_CONNECTIONS_MAX: usize = 64;
+
+/// How long a client of the admin server may take for its request's head, or keep an idle connection. Longer:
+/// closed.
+pub const ADMIN_READ_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long the answer of the admin server may take. Longer: 503.
+pub const ADMIN_ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Bytes of a request's line and headers to the admin server. More: refused with 431.
+pub const ADMIN_HEAD_BYTES_MAX: usize = 16 * 1024;
+
+/// How long connections of the admin server may finish their requests at shutdown. Longer: closed.
+pub const ADMIN_DRAIN: Duration = Duration::from_secs(2);
+
+/// Bytes of one line of a container's output. Longer: written in parts, each marked `P` (CRI log format).
+pub const LOG_LINE_BYTES_MAX: usize = 16 * 1024;
+
+/// Pods that are gone whose logs are kept. More: the oldest go.
+pub const LOG_DEAD_PODS_MAX: usize = 256;
+
+/// How long an ended container's pipes are read on while some process still holds them. Longer: the rest is lost.
+pub const LOG_DRAIN_MAX: Duration = Duration::from_secs(1);
+
+/// Runtime events waiting for the lifecycle. Full: the ended container's task waits.
+pub const RUNTIME_EVENTS_LEN_MAX: usize = 1_024;
+
+/// How long a container may take to disappear after SIGKILL (a process in uninterruptible sleep does not die).
+/// Longer: stopping it is an error, and is tried again.
+pub const KILL_MAX: Duration = Duration::from_secs(30);
+
+/// Messages waiting for one pod's lifecycle. Full: the sender waits; the pod never waits for a sender.
+pub const POD_INBOX_LEN_MAX: usize = 32;

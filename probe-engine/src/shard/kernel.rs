@@ -125,7 +125,8 @@ pub trait Kernel {
 }
 
 /// Which kernel a shard uses.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum IoChoice {
     /// io_uring, else epoll.
     #[default]

@@ -92,7 +92,8 @@ impl World {
 
     fn add(&mut self, pod: Pod) {
         let made = &mut self.made;
-        self.scheduler.add_pod(Arc::new(pod), self.now, &mut |worker, _, probe_type| made.push((worker, probe_type)));
+        self.scheduler
+            .add_pod(Arc::new(pod), None, self.now, &mut |worker, _, probe_type| made.push((worker, probe_type)));
         self.settle();
     }
 
@@ -779,6 +780,27 @@ fn local_trouble_does_not_delay_what_needs_no_attempt() {
     assert_eq!(world.verdicts_published(), [None, Some(Failure)]);
 }
 
+#[test]
+fn a_container_known_to_run_is_probed_at_once_whatever_the_type() {
+    for probe_type in ProbeType::ALL {
+        let mut world = World::new();
+        let status = pod_status([container_status("c", "test://1", running(START))]);
+        let made = &mut world.made;
+        world.scheduler.add_pod(
+            Arc::new(pod("p", [one(probe_type, spec())])),
+            Some(status),
+            START,
+            &mut |worker, _, t| {
+                made.push((worker, t));
+            },
+        );
+        world.settle();
+        assert_eq!(world.starts.len(), 1, "{probe_type}");
+        world.answer(success());
+        assert_eq!(world.verdict("c", probe_type), Some(Success), "{probe_type}");
+    }
+}
+
 // Ends.
 
 #[test]
@@ -805,7 +827,8 @@ fn a_place_is_given_away_only_after_its_end_was_drained() {
     world.scheduler.remove_pod(&PodUid::from("p"), START);
     let made = &mut Vec::new();
     let add = |scheduler: &mut Scheduler, made: &mut Vec<u32>, uid: &str| {
-        scheduler.add_pod(Arc::new(pod(uid, [one(Liveness, spec())])), START, &mut |worker, _, _| made.push(worker.0));
+        scheduler
+            .add_pod(Arc::new(pod(uid, [one(Liveness, spec())])), None, START, &mut |worker, _, _| made.push(worker.0));
     };
     add(&mut world.scheduler, made, "q");
     world.settle();
@@ -865,5 +888,188 @@ fn a_startup_probe_that_never_succeeds_gates_for_ever_and_fails_once() {
 
 #[test]
 fn a_worker_is_small() {
-    assert!(size_of::<Place>() <= 256, "{} bytes", size_of::<Place>());
+    assert!(size_of::<Place>() <= 192, "{} bytes", size_of::<Place>());
+}
+
+// Any sequence of calls.
+
+mod any_sequence {
+    use std::collections::BTreeSet;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[derive(Clone, Debug)]
+    enum Op {
+        Add,
+        Remove,
+        StopLivenessAndStartup,
+        State {
+            instance: u8,
+            what: u8,
+        },
+        Deleting,
+        Trigger(usize),
+        /// Milliseconds, and how many starts the turn after them may make.
+        Pass(u64, usize),
+        Started(usize),
+        Answer(usize, u8),
+    }
+
+    fn op() -> impl Strategy<Value = Op> {
+        prop_oneof![
+            2 => Just(Op::Add),
+            1 => Just(Op::Remove),
+            1 => Just(Op::StopLivenessAndStartup),
+            6 => (0_u8..3, 0_u8..6).prop_map(|(instance, what)| Op::State { instance, what }),
+            1 => Just(Op::Deleting),
+            2 => (0_usize..3).prop_map(Op::Trigger),
+            12 => (0_u64..4_000, 0_usize..4).prop_map(|(millis, starts)| Op::Pass(millis, starts)),
+            6 => (0_usize..4).prop_map(Op::Started),
+            12 => (0_usize..4, 0_u8..8).prop_map(|(which, what)| Op::Answer(which, what)),
+        ]
+    }
+
+    /// What a shell would know of the scheduler, from its actions alone.
+    #[derive(Default)]
+    struct Shell {
+        live: BTreeSet<WorkerIndex>,
+        in_flight: Vec<Start>,
+        stored: BTreeMap<WorkerIndex, Verdict>,
+        log: Vec<Action>,
+    }
+
+    impl Shell {
+        fn drain(&mut self, scheduler: &mut Scheduler, now: Instant) {
+            while let Some(action) = scheduler.poll_action() {
+                self.log.push(action.clone());
+                match action {
+                    Action::Start(start) => {
+                        assert!(self.live.contains(&start.attempt.worker) && start.due <= now);
+                        let overlap = self.in_flight.iter().any(|other| other.attempt.worker == start.attempt.worker);
+                        assert!(!overlap, "two attempts of one worker");
+                        assert!(start.retry < ATTEMPTS_MAX);
+                        self.in_flight.push(start);
+                    }
+                    Action::Publish(publish) => {
+                        assert!(self.live.contains(&publish.worker));
+                        let before = match publish.verdict {
+                            Some(verdict) => self.stored.insert(publish.worker, verdict),
+                            None => Some(self.stored.remove(&publish.worker).expect("only what is stored is removed")),
+                        };
+                        assert!(publish.verdict.is_none() || before != publish.verdict, "no change, no update");
+                    }
+                    Action::Report(report) => assert!(self.live.contains(&report.worker)),
+                    Action::LocalTooLong(told) => assert!(self.live.contains(&told.worker)),
+                    Action::Missed { worker, count } => assert!(self.live.contains(&worker) && count > 0),
+                    Action::WorkerEnded { worker } => {
+                        assert!(self.live.remove(&worker) && !self.stored.contains_key(&worker));
+                        self.in_flight.retain(|start| start.attempt.worker != worker);
+                    }
+                }
+            }
+            assert_eq!(self.live.len(), scheduler.workers_len());
+            for worker in &self.live {
+                let view = scheduler.worker(*worker).expect("live");
+                assert_eq!(view.verdict, self.stored.get(worker).copied());
+            }
+        }
+    }
+
+    fn state(what: u8, now: Instant) -> ContainerState {
+        match what {
+            0 => waiting(),
+            1 => terminated(0),
+            2 => terminated(1),
+            _ => running(now),
+        }
+    }
+
+    fn outcome(what: u8) -> Outcome {
+        match what {
+            0..3 => failure(),
+            3 => error(),
+            4 => local(),
+            5 => Outcome::Warning("".into()),
+            _ => success(),
+        }
+    }
+
+    /// The pod: every probe, short periods, and a sidecar.
+    fn subject() -> Arc<Pod> {
+        let short = |failures| ProbeSpec { period_seconds: 1, ..thresholds(1, failures) };
+        let c = with_probe(one(Startup, short(2)), Readiness, ProbeSpec { initial_delay_seconds: 2, ..short(2) });
+        let c = with_probe(c, Liveness, ProbeSpec { period_seconds: 2, ..short(3) });
+        let s = with_probe(container("s", ContainerKind::Sidecar), Readiness, thresholds(2, 1));
+        Arc::new(pod("p", [c, s]))
+    }
+
+    fn play(ops: &[Op], manager_start: Instant) -> Vec<Action> {
+        let mut scheduler = Scheduler::new(config(manager_start), START);
+        let mut shell = Shell::default();
+        let (mut now, uid, subject) = (START, PodUid::from("p"), subject());
+        let mut status = pod_status([]);
+        for op in ops {
+            match *op {
+                Op::Add => {
+                    let mut made = Vec::new();
+                    scheduler.add_pod(Arc::clone(&subject), None, now, &mut |worker, _, _| made.push(worker));
+                    assert!(made.into_iter().all(|worker| shell.live.insert(worker)), "a place is given away once");
+                    status.deleting = false;
+                }
+                Op::Remove => scheduler.remove_pod(&uid, now),
+                Op::StopLivenessAndStartup => scheduler.stop_liveness_and_startup(&uid, now),
+                Op::State { instance, what } => {
+                    let ids = ["test://1", "test://2", "test://3"];
+                    let of = |name, id| container_status(name, id, state(what, now));
+                    status.containers = vec![of("c", ids[usize::from(instance)]), of("s", ids[0])];
+                    scheduler.handle_status(&uid, status.clone(), now);
+                }
+                Op::Deleting => {
+                    status.deleting = true;
+                    scheduler.handle_status(&uid, status.clone(), now);
+                }
+                Op::Trigger(which) => {
+                    scheduler.trigger(&uid, &ContainerName::from("c"), ProbeType::ALL[which], now);
+                }
+                Op::Pass(millis, starts_max) => {
+                    now = now + Duration::from_millis(millis);
+                    scheduler.handle_timeout(now, starts_max);
+                    let started = scheduler.actions.iter().filter(|action| matches!(action, Action::Start(_))).count();
+                    assert!(started <= starts_max);
+                }
+                Op::Started(which) => {
+                    if let Some(start) = shell.in_flight.get(which) {
+                        scheduler.handle_started(start.attempt, now);
+                    }
+                }
+                Op::Answer(which, what) => {
+                    if which < shell.in_flight.len() {
+                        let start = shell.in_flight.remove(which);
+                        assert!(scheduler.handle_outcome(start.attempt, outcome(what), now));
+                    }
+                }
+            }
+            shell.drain(&mut scheduler, now);
+        }
+        scheduler.remove_pod(&uid, now);
+        shell.drain(&mut scheduler, now);
+        while let Some(start) = shell.in_flight.pop() {
+            assert!(scheduler.handle_outcome(start.attempt, success(), now));
+            shell.drain(&mut scheduler, now);
+        }
+        assert_eq!((scheduler.workers_len(), scheduler.pod(&uid).is_none()), (0, true));
+        assert!(scheduler.wheel.is_empty() && shell.stored.is_empty());
+        shell.log
+    }
+
+    proptest! {
+        #[test]
+        fn keeps_the_promises_of_the_interface(ops in prop::collection::vec(op(), 1..120), young in any::<bool>()) {
+            let manager_start = if young { START } else { Instant::ZERO };
+            let log = play(&ops, manager_start);
+            prop_assert_eq!(log, play(&ops, manager_start), "a run is a function of its inputs");
+        }
+    }
 }
