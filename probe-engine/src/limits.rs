@@ -124,6 +124,15 @@ pub const MANIFEST_BYTES_MAX: u64 = 64 * 1024 * 1024;
 /// Bytes of an event's message and of a shown output. More: cut.
 pub const MESSAGE_BYTES_MAX: usize = 1_024;
 
+/// Name lookups at once (each occupies a thread until the resolver gives up). Full: the next ones wait inside
+/// their attempt's deadline, then the attempt is local trouble.
+pub const RESOLVES_CONCURRENT_MAX: usize = 64;
+
+/// Addresses of one name that are tried. More: the rest is not tried.
+pub const RESOLVED_ADDRS_MAX: usize = 16;
+
+/// Longest TLS handshake beside the attempt's deadline (net/http's default). Longer: the attempt fails.
+pub const TLS_HANDSHAKE_MAX: Duration = Duration::from_secs(10);
 /// Connections waiting to be accepted on the control socket. Full: connect(2) waits.
 pub const API_BACKLOG_LEN: i32 = 64;
 
