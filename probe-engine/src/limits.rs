@@ -98,3 +98,9 @@ pub const MANIFEST_BYTES_MAX: u64 = 64 * 1024 * 1024;
 
 /// Bytes of an event's message and of a shown output. More: cut.
 pub const MESSAGE_BYTES_MAX: usize = 1_024;
+
+/// Levels of lists and maps in a manifest. Deeper: the document is refused with an error.
+pub const MANIFEST_DEPTH_MAX: usize = 64;
+
+/// Values of one document that anchors hold and aliases and merge keys copy. More: the document is refused with an error.
+pub const MANIFEST_ALIAS_NODES_MAX: usize = 100_000;
