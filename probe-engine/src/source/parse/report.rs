@@ -163,7 +163,7 @@ impl Report {
     /// A fragment that stands at `place` of a Pod.
     pub(super) fn looks_like(&mut self, root: &Node<'_>, place: &str) {
         let message = format!("not an object of its own: this belongs into {place} of a Pod");
-        self.add(Severity::Error, String::new(), message, root.at);
+        self.add(Severity::Note, String::new(), message, root.at);
     }
 
     /// Unknown fields and wrong types; values of the wrong type are gone from the tree afterwards.

@@ -242,3 +242,6 @@ fn user_or_group(id: Option<i64>, path: &Path<'_>, errors: &mut Errors) {
         errors.invalid_number(path, id, "must be between 0 and 4294967295, inclusive");
     }
 }
+
+#[cfg(test)]
+mod tests;

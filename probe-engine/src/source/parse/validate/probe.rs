@@ -207,6 +207,3 @@ fn sleep(action: &SleepAction, grace: i64, path: &Path<'_>, errors: &mut Errors)
         errors.invalid_number(&path.child("seconds"), action.seconds, &detail);
     }
 }
-
-#[cfg(test)]
-mod tests;
