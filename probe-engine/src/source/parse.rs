@@ -238,6 +238,7 @@ pub fn pod(document: Document<'_>, options: &Options) -> Result<Parsed, Vec<Prob
         return Err(report.into_problems());
     };
     let path = Path::ROOT;
+    let errors_before = report.error_count();
     match report.kind(&root, &path) {
         Some(kind) if kind.template.is_empty() => {}
         Some(kind) => {
@@ -245,7 +246,7 @@ pub fn pod(document: Document<'_>, options: &Options) -> Result<Parsed, Vec<Prob
             return Err(report.into_problems());
         }
         None => {
-            if report.has_errors() {
+            if report.error_count() > errors_before {
                 fragment::inspect(&mut root, &mut report);
             } else {
                 let kind = root.field("kind").and_then(Node::as_str).unwrap_or_default();
@@ -289,6 +290,12 @@ fn check_object(root: &mut Node<'_>, path: &Path<'_>, report: &mut Report) {
             // A list in a list is as deep as the tree's depth bound allows.
             check_object(item, &path.index(i), report);
         }
+        return;
+    }
+    if root.field("kind").and_then(Node::as_str) == Some("List") {
+        let mut errors = Errors::default();
+        errors.required(&path.child("items"), "");
+        report.field_errors(root, path, errors);
         return;
     }
     let errors_before = report.error_count();
