@@ -244,3 +244,8 @@ pub const KILL_MAX: Duration = Duration::from_secs(30);
 
 /// Messages waiting for one pod's lifecycle. Full: the sender waits; the pod never waits for a sender.
 pub const POD_INBOX_LEN_MAX: usize = 32;
+/// Levels of lists and maps in a manifest. Deeper: the document is refused with an error.
+pub const MANIFEST_DEPTH_MAX: usize = 64;
+
+/// Values of one document that anchors hold and aliases and merge keys copy. More: the document is refused with an error.
+pub const MANIFEST_ALIAS_NODES_MAX: usize = 100_000;
