@@ -249,3 +249,6 @@ pub const MANIFEST_DEPTH_MAX: usize = 64;
 
 /// Values of one document that anchors hold and aliases and merge keys copy. More: the document is refused with an error.
 pub const MANIFEST_ALIAS_NODES_MAX: usize = 100_000;
+
+/// Messages waiting for the lifecycle. Full: the manager and the results stage keep theirs, the latest per pod and probe.
+pub const LIFECYCLE_INPUTS_LEN_MAX: usize = 1_024;
