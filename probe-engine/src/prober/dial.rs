@@ -59,9 +59,9 @@ impl DialError {
     pub fn local_cause(&self) -> Option<LocalCause> {
         match self {
             DialError::Resolve(error) => error.local_cause(),
-            DialError::Call { peer, source, .. } => source
-                .raw_os_error()
-                .and_then(|code| errno::local_cause(code, || errno::ports_used_up(peer))),
+            DialError::Call { peer, source, .. } => {
+                source.raw_os_error().and_then(|code| errno::local_cause(code, || errno::ports_used_up(peer)))
+            }
             DialError::Timeout { .. } => None,
         }
     }
@@ -109,11 +109,7 @@ pub async fn connect_host(
         }
         error
     })?;
-    Ok(Dialed {
-        stream,
-        resolve,
-        connect: clock::now() - connecting,
-    })
+    Ok(Dialed { stream, resolve, connect: clock::now() - connecting })
 }
 
 /// Connects to the first of `addrs` that answers. Those of the first one's family are tried in order; those of
@@ -122,10 +118,8 @@ pub async fn connect_host(
 /// # Errors
 /// The first address's error where all fail; a timeout where `addrs` is empty.
 pub async fn connect(addrs: &[SocketAddr], deadline: Instant) -> Result<TcpStream, DialError> {
-    let (primaries, fallbacks): (Vec<_>, Vec<_>) = addrs
-        .iter()
-        .copied()
-        .partition(|a: &SocketAddr| a.is_ipv4() == addrs[0].is_ipv4());
+    let (primaries, fallbacks): (Vec<_>, Vec<_>) =
+        addrs.iter().copied().partition(|a: &SocketAddr| a.is_ipv4() == addrs[0].is_ipv4());
     if fallbacks.is_empty() {
         return connect_in_order(&primaries, deadline).await;
     }
@@ -163,34 +157,23 @@ async fn connect_in_order(addrs: &[SocketAddr], deadline: Instant) -> Result<Tcp
         let error = match made {
             Ok(Ok(stream)) => return Ok(stream),
             Ok(Err(error)) => error,
-            Err(_) => DialError::Timeout {
-                authority: addr.to_string(),
-            },
+            Err(_) => DialError::Timeout { authority: addr.to_string() },
         };
         first_error.get_or_insert(error);
         if clock::until(deadline).is_zero() {
             break;
         }
     }
-    Err(first_error.unwrap_or(DialError::Timeout {
-        authority: String::new(),
-    }))
+    Err(first_error.unwrap_or(DialError::Timeout { authority: String::new() }))
 }
 
 async fn connect_one(peer: SocketAddr) -> Result<TcpStream, DialError> {
-    let failed = |call, source| DialError::Call {
-        authority: peer.to_string(),
-        peer,
-        call,
-        source,
-    };
+    let failed = |call, source| DialError::Call { authority: peer.to_string(), peer, call, source };
     for _ in 0..SELF_CONNECTS_MAX {
         let kind = Type::STREAM.nonblocking().cloexec();
         let socket = Socket::new(Domain::for_address(peer), kind, Some(Protocol::TCP))
             .map_err(|source| failed("socket", source))?;
-        socket
-            .set_tcp_nodelay(true)
-            .map_err(|source| failed("setsockopt", source))?;
+        socket.set_tcp_nodelay(true).map_err(|source| failed("setsockopt", source))?;
         let stream = TcpSocket::from_std_stream(socket.into())
             .connect(peer)
             .await
@@ -231,24 +214,18 @@ mod tests {
     async fn the_next_address_is_tried_when_one_refuses() {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let open = listener.local_addr().expect("bound");
-        let stream = connect(&[closed_port(), open], soon())
-            .await
-            .expect("the second answers");
+        let stream = connect(&[closed_port(), open], soon()).await.expect("the second answers");
         assert_eq!(stream.peer_addr().expect("connected"), open);
         assert!(stream.nodelay().expect("connected"));
         let other: SocketAddr = "[::1]:9".parse().expect("valid");
-        let stream = connect(&[other, open], soon())
-            .await
-            .expect("the other family answers");
+        let stream = connect(&[other, open], soon()).await.expect("the other family answers");
         assert_eq!(stream.peer_addr().expect("connected"), open);
     }
 
     #[tokio::test]
     async fn the_first_addresses_error_is_shown_in_gos_words() {
         let closed = closed_port();
-        let error = connect(&[closed, closed_port()], soon())
-            .await
-            .expect_err("closed");
+        let error = connect(&[closed, closed_port()], soon()).await.expect_err("closed");
         let want = format!("dial tcp {closed}: connect: connection refused");
         assert_eq!((error.to_string(), error.local_cause()), (want, None));
         let dialed = connect_host("", closed.port(), Some(closed), soon()).await;
@@ -262,11 +239,7 @@ mod tests {
         let any: SocketAddr = "127.0.0.1:0".parse().expect("valid");
         listener.bind(&any.into()).expect("a free port");
         listener.listen(0).expect("bound");
-        let addr = listener
-            .local_addr()
-            .expect("bound")
-            .as_socket()
-            .expect("ipv4");
+        let addr = listener.local_addr().expect("bound").as_socket().expect("ipv4");
         // A backlog of 0 holds one connection; the next SYN is dropped.
         let _held = connect(&[addr], soon()).await.expect("the one place");
         let error = connect(&[addr], clock::now() + Duration::from_millis(150)).await;
@@ -280,11 +253,7 @@ mod tests {
         let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
         let any: SocketAddr = "127.0.0.1:0".parse().expect("valid");
         socket.bind(&any.into()).expect("a free port");
-        let addr = socket
-            .local_addr()
-            .expect("bound")
-            .as_socket()
-            .expect("ipv4");
+        let addr = socket.local_addr().expect("bound").as_socket().expect("ipv4");
         let error = connect(&[addr], soon()).await.expect_err("nobody listens");
         assert!(error.to_string().ends_with("connection refused"), "{error}");
     }

@@ -19,8 +19,7 @@ use crate::limits::{RESOLVED_ADDRS_MAX, RESOLVES_CONCURRENT_MAX};
 
 use super::errno;
 
-static PLACES: LazyLock<Arc<Semaphore>> =
-    LazyLock::new(|| Arc::new(Semaphore::new(RESOLVES_CONCURRENT_MAX)));
+static PLACES: LazyLock<Arc<Semaphore>> = LazyLock::new(|| Arc::new(Semaphore::new(RESOLVES_CONCURRENT_MAX)));
 
 /// Why a name has no address. Texts as Go's `net.DNSError`.
 #[derive(Debug, thiserror::Error)]
@@ -46,9 +45,7 @@ pub enum ResolveError {
         source: io::Error,
     },
     /// All places for lookups were taken until the deadline.
-    #[error(
-        "lookup {host}: {RESOLVES_CONCURRENT_MAX} lookups are under way (a resolver that hangs?)"
-    )]
+    #[error("lookup {host}: {RESOLVES_CONCURRENT_MAX} lookups are under way (a resolver that hangs?)")]
     Busy {
         /// As asked.
         host: String,
@@ -70,9 +67,9 @@ impl ResolveError {
         match self {
             ResolveError::Busy { .. } => Some(LocalCause::Pool),
             ResolveError::Thread { .. } => Some(LocalCause::Processes),
-            ResolveError::Resolver { source, .. } => source
-                .raw_os_error()
-                .and_then(|code| errno::local_cause(code, || false)),
+            ResolveError::Resolver { source, .. } => {
+                source.raw_os_error().and_then(|code| errno::local_cause(code, || false))
+            }
             ResolveError::NoSuchHost { .. } | ResolveError::Timeout { .. } => None,
         }
     }
@@ -82,11 +79,7 @@ impl ResolveError {
 ///
 /// # Errors
 /// See [`ResolveError`].
-pub async fn lookup(
-    host: &str,
-    port: u16,
-    deadline: Instant,
-) -> Result<Vec<SocketAddr>, ResolveError> {
+pub async fn lookup(host: &str, port: u16, deadline: Instant) -> Result<Vec<SocketAddr>, ResolveError> {
     let host = host.to_owned();
     let place = Arc::clone(&PLACES).acquire_owned();
     let Ok(Ok(place)) = timeout(clock::until(deadline), place).await else {
@@ -94,16 +87,13 @@ pub async fn lookup(
     };
     let (sender, answer) = oneshot::channel();
     let name = host.clone();
-    let spawned = std::thread::Builder::new()
-        .name("resolve".to_owned())
-        .spawn(move || {
-            let addrs = (name.as_str(), port)
-                .to_socket_addrs()
-                .map(|addrs| addrs.take(RESOLVED_ADDRS_MAX).collect::<Vec<_>>());
-            drop(place);
-            // Nobody waits any more: the deadline has passed.
-            let _ = sender.send(addrs);
-        });
+    let spawned = std::thread::Builder::new().name("resolve".to_owned()).spawn(move || {
+        let addrs =
+            (name.as_str(), port).to_socket_addrs().map(|addrs| addrs.take(RESOLVED_ADDRS_MAX).collect::<Vec<_>>());
+        drop(place);
+        // Nobody waits any more: the deadline has passed.
+        let _ = sender.send(addrs);
+    });
     if let Err(source) = spawned {
         return Err(ResolveError::Thread { host, source });
     }
@@ -117,13 +107,8 @@ pub async fn lookup(
 
 fn failed(host: String, source: io::Error) -> ResolveError {
     let words = words(&source);
-    let unknown = [
-        "Name or service not known",
-        "No address associated",
-        "nodename nor servname",
-    ];
-    if source.kind() == io::ErrorKind::InvalidInput || unknown.iter().any(|w| words.starts_with(w))
-    {
+    let unknown = ["Name or service not known", "No address associated", "nodename nor servname"];
+    if source.kind() == io::ErrorKind::InvalidInput || unknown.iter().any(|w| words.starts_with(w)) {
         ResolveError::NoSuchHost { host }
     } else {
         ResolveError::Resolver { host, source }
@@ -151,13 +136,8 @@ mod tests {
     #[tokio::test]
     async fn the_local_host_has_loopback_addresses() {
         let deadline = clock::now() + Duration::from_secs(10);
-        let addrs = lookup("localhost", 80, deadline)
-            .await
-            .expect("in /etc/hosts");
-        assert!(
-            addrs.iter().all(|a| a.ip().is_loopback() && a.port() == 80),
-            "{addrs:?}"
-        );
+        let addrs = lookup("localhost", 80, deadline).await.expect("in /etc/hosts");
+        assert!(addrs.iter().all(|a| a.ip().is_loopback() && a.port() == 80), "{addrs:?}");
     }
 
     #[test]
@@ -166,14 +146,8 @@ mod tests {
             let text = format!("failed to lookup address information: {text}");
             failed("foo".to_owned(), io::Error::other(text)).to_string()
         };
-        assert_eq!(
-            error("Name or service not known"),
-            "lookup foo: no such host"
-        );
-        assert_eq!(
-            error("Temporary failure in name resolution"),
-            "lookup foo: Temporary failure in name resolution"
-        );
+        assert_eq!(error("Name or service not known"), "lookup foo: no such host");
+        assert_eq!(error("Temporary failure in name resolution"), "lookup foo: Temporary failure in name resolution");
         let full = failed("foo".to_owned(), io::Error::from_raw_os_error(libc::EMFILE));
         assert_eq!(full.local_cause(), Some(LocalCause::ProcessFiles));
     }

@@ -73,16 +73,11 @@ impl Stream {
     ///
     /// # Errors
     /// See [`StreamError`]. After a timeout the stream is good for nothing.
-    pub async fn read(
-        &mut self,
-        mut buffer: Vec<u8>,
-        deadline: Instant,
-    ) -> (Result<usize, StreamError>, Vec<u8>) {
+    pub async fn read(&mut self, mut buffer: Vec<u8>, deadline: Instant) -> (Result<usize, StreamError>, Vec<u8>) {
         buffer.clear();
         match &mut self.inner {
             Inner::Uring(uring) => {
-                let ((result, buffer), in_time) =
-                    uring.bounded(uring.stream.read(buffer), deadline).await;
+                let ((result, buffer), in_time) = uring.bounded(uring.stream.read(buffer), deadline).await;
                 let result = match result {
                     // What had arrived when the time was over still counts; the end that our shutdown made does not.
                     Ok(0) | Err(_) if !in_time => Err(StreamError::Timeout),
@@ -102,16 +97,10 @@ impl Stream {
     ///
     /// # Errors
     /// See [`StreamError`]. After one it is not known how much was written.
-    pub async fn write_all(
-        &mut self,
-        buffer: Vec<u8>,
-        deadline: Instant,
-    ) -> (Result<(), StreamError>, Vec<u8>) {
+    pub async fn write_all(&mut self, buffer: Vec<u8>, deadline: Instant) -> (Result<(), StreamError>, Vec<u8>) {
         match &mut self.inner {
             Inner::Uring(uring) => {
-                let ((result, buffer), in_time) = uring
-                    .bounded(uring.stream.write_all(buffer), deadline)
-                    .await;
+                let ((result, buffer), in_time) = uring.bounded(uring.stream.write_all(buffer), deadline).await;
                 let result = match result {
                     Err(_) if !in_time => Err(StreamError::Timeout),
                     result => result.map_err(StreamError::Io),

@@ -42,12 +42,7 @@ pub async fn attempt(
     Attempted { outcome, phases }
 }
 
-fn first_plan(
-    request: &Request,
-    get: &HttpGet,
-    resume: Option<Target>,
-    requests_made: u8,
-) -> Result<Plan, Outcome> {
+fn first_plan(request: &Request, get: &HttpGet, resume: Option<Target>, requests_made: u8) -> Result<Plan, Outcome> {
     let plan = Plan::new(get, request.pod_ip)?;
     match resume {
         Some(target) => plan.after(requests_made.saturating_sub(1)).follow(&target),
@@ -55,12 +50,7 @@ fn first_plan(
     }
 }
 
-async fn follow_all(
-    mut plan: Plan,
-    deadline: Instant,
-    io: StreamKind,
-    phases: &mut Phases,
-) -> Outcome {
+async fn follow_all(mut plan: Plan, deadline: Instant, io: StreamKind, phases: &mut Phases) -> Outcome {
     loop {
         let next = match ask(&plan, deadline, io, phases).await {
             Ok(Judgement::Final(outcome)) | Err(outcome) => return outcome,
@@ -74,18 +64,13 @@ async fn follow_all(
 }
 
 /// One request and its response.
-async fn ask(
-    plan: &Plan,
-    deadline: Instant,
-    io: StreamKind,
-    phases: &mut Phases,
-) -> Result<Judgement, Outcome> {
-    let dialed = dial::connect_host(&plan.host, plan.port, plan.addr, deadline)
-        .await
-        .map_err(|error| match error.local_cause() {
+async fn ask(plan: &Plan, deadline: Instant, io: StreamKind, phases: &mut Phases) -> Result<Judgement, Outcome> {
+    let dialed = dial::connect_host(&plan.host, plan.port, plan.addr, deadline).await.map_err(|error| {
+        match error.local_cause() {
             Some(cause) => Outcome::Local(cause),
             None => http::transport_error(plan, error),
-        })?;
+        }
+    })?;
     if let Some(resolve) = dialed.resolve {
         add(&mut phases.resolve, resolve);
     }
@@ -107,11 +92,7 @@ async fn ask(
         // The answer may be here all the same: a server that refuses does not have to read.
         Err(broken) => Some(broken),
     };
-    let mut receiving = Receiving {
-        sent,
-        first_byte: None,
-        unsent,
-    };
+    let mut receiving = Receiving { sent, first_byte: None, unsent };
     let result = receiving.receive(plan, &mut wire, deadline).await;
     if let Some(first) = receiving.first_byte {
         add(&mut phases.first_byte, first - sent);
@@ -130,12 +111,7 @@ struct Receiving {
 }
 
 impl Receiving {
-    async fn receive(
-        &mut self,
-        plan: &Plan,
-        wire: &mut Wire,
-        deadline: Instant,
-    ) -> Result<Judgement, Outcome> {
+    async fn receive(&mut self, plan: &Plan, wire: &mut Wire, deadline: Instant) -> Result<Judgement, Outcome> {
         let mut response = Response::new();
         loop {
             let bytes = match wire.receive(deadline).await {
@@ -148,8 +124,7 @@ impl Receiving {
                 }
                 response.feed_eof().map(|()| Progress::Done)
             } else {
-                self.first_byte
-                    .get_or_insert_with(|| clock::now().max(self.sent));
+                self.first_byte.get_or_insert_with(|| clock::now().max(self.sent));
                 response.feed(bytes)
             };
             match result {

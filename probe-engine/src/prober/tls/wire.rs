@@ -13,9 +13,7 @@ use probe_core::time::Instant;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{
-    AlertDescription, ClientConfig, ClientConnection, DigitallySignedStruct, SignatureScheme,
-};
+use rustls::{AlertDescription, ClientConfig, ClientConnection, DigitallySignedStruct, SignatureScheme};
 
 use crate::clock;
 use crate::limits::TLS_HANDSHAKE_MAX;
@@ -83,9 +81,7 @@ impl Broken {
     /// The cause where this says nothing of the target.
     pub(super) fn local_cause(&self) -> Option<LocalCause> {
         match self {
-            Broken::Io { source, .. } => source
-                .raw_os_error()
-                .and_then(|code| errno::local_cause(code, || false)),
+            Broken::Io { source, .. } => source.raw_os_error().and_then(|code| errno::local_cause(code, || false)),
             _ => None,
         }
     }
@@ -103,24 +99,15 @@ pub(super) struct Wire {
 
 impl Wire {
     pub(super) fn new(stream: tokio::net::TcpStream, kind: StreamKind) -> Result<Wire, Broken> {
-        let stream = Stream::new(stream, kind).map_err(|source| Broken::Io {
-            call: "read",
-            route: String::new(),
-            source,
-        })?;
-        Ok(Wire {
-            stream,
-            tls: None,
-            raw: Vec::with_capacity(READ_BYTES),
-            plain: Vec::new(),
-        })
+        let stream =
+            Stream::new(stream, kind).map_err(|source| Broken::Io { call: "read", route: String::new(), source })?;
+        Ok(Wire { stream, tls: None, raw: Vec::with_capacity(READ_BYTES), plain: Vec::new() })
     }
 
     /// Makes the TLS handshake, within `deadline` and [`TLS_HANDSHAKE_MAX`].
     pub(super) async fn start_tls(&mut self, host: &str, deadline: Instant) -> Result<(), Broken> {
         let limit = clock::now() + TLS_HANDSHAKE_MAX;
-        let mut tls =
-            ClientConnection::new(Arc::clone(&CONFIG), server_name(host)).map_err(Broken::Tls)?;
+        let mut tls = ClientConnection::new(Arc::clone(&CONFIG), server_name(host)).map_err(Broken::Tls)?;
         let made = self.handshake(&mut tls, deadline.min(limit)).await;
         self.tls = Some(Box::new(tls));
         match made {
@@ -129,11 +116,7 @@ impl Wire {
         }
     }
 
-    async fn handshake(
-        &mut self,
-        tls: &mut ClientConnection,
-        until: Instant,
-    ) -> Result<(), Broken> {
+    async fn handshake(&mut self, tls: &mut ClientConnection, until: Instant) -> Result<(), Broken> {
         // A record's header has five bytes; so has `HTTP/`.
         let mut first: Vec<u8> = Vec::new();
         let mut is_record = false;
@@ -187,11 +170,7 @@ impl Wire {
         result.map(|()| &self.plain[..])
     }
 
-    async fn receive_tls(
-        &mut self,
-        tls: &mut ClientConnection,
-        deadline: Instant,
-    ) -> Result<(), Broken> {
+    async fn receive_tls(&mut self, tls: &mut ClientConnection, deadline: Instant) -> Result<(), Broken> {
         self.plain.clear();
         // What the handshake's last read brought along.
         let mut is_over = drain(tls, &mut self.plain);
@@ -215,11 +194,7 @@ impl Wire {
     }
 
     /// Hands what was read to TLS and its content to `plain`; true = the peer said goodbye.
-    async fn decrypt(
-        &mut self,
-        tls: &mut ClientConnection,
-        deadline: Instant,
-    ) -> Result<bool, Broken> {
+    async fn decrypt(&mut self, tls: &mut ClientConnection, deadline: Instant) -> Result<bool, Broken> {
         let raw = std::mem::take(&mut self.raw);
         let mut rest = &raw[..];
         let mut is_over = false;
@@ -252,8 +227,7 @@ impl Wire {
     async fn flush(&mut self, tls: &mut ClientConnection, deadline: Instant) -> Result<(), Broken> {
         while tls.wants_write() {
             let mut out = Vec::new();
-            tls.write_tls(&mut out)
-                .map_err(|source| self.io_error("write", source))?;
+            tls.write_tls(&mut out).map_err(|source| self.io_error("write", source))?;
             self.write(out, deadline).await?;
         }
         Ok(())
@@ -286,11 +260,7 @@ impl Wire {
 
     fn io_error(&self, call: &'static str, source: io::Error) -> Broken {
         let route = self.stream.route();
-        Broken::Io {
-            call,
-            route,
-            source,
-        }
+        Broken::Io { call, route, source }
     }
 }
 
@@ -309,9 +279,8 @@ fn drain(tls: &mut ClientConnection, plain: &mut Vec<u8>) -> bool {
 
 /// The name that is asked for (SNI). Addresses, and names that TLS cannot express, are asked for without one.
 fn server_name(host: &str) -> ServerName<'static> {
-    ServerName::try_from(host.trim_end_matches('.').to_owned()).unwrap_or(ServerName::IpAddress(
-        IpAddr::from(Ipv4Addr::UNSPECIFIED).into(),
-    ))
+    ServerName::try_from(host.trim_end_matches('.').to_owned())
+        .unwrap_or(ServerName::IpAddress(IpAddr::from(Ipv4Addr::UNSPECIFIED).into()))
 }
 
 /// Accepts every certificate, but only with a handshake that its key has signed.
@@ -324,9 +293,7 @@ impl AnyCertificate {
         result: Result<HandshakeSignatureValid, rustls::Error>,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
         match result {
-            Err(rustls::Error::InvalidCertificate(error))
-                if error != rustls::CertificateError::BadSignature =>
-            {
+            Err(rustls::Error::InvalidCertificate(error)) if error != rustls::CertificateError::BadSignature => {
                 Ok(HandshakeSignatureValid::assertion())
             }
             result => result,
@@ -353,12 +320,7 @@ impl ServerCertVerifier for AnyCertificate {
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
         let algorithms = &self.0.signature_verification_algorithms;
-        Self::lenient(verify_tls12_signature(
-            message,
-            certificate,
-            signature,
-            algorithms,
-        ))
+        Self::lenient(verify_tls12_signature(message, certificate, signature, algorithms))
     }
 
     fn verify_tls13_signature(
@@ -368,12 +330,7 @@ impl ServerCertVerifier for AnyCertificate {
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
         let algorithms = &self.0.signature_verification_algorithms;
-        Self::lenient(verify_tls13_signature(
-            message,
-            certificate,
-            signature,
-            algorithms,
-        ))
+        Self::lenient(verify_tls13_signature(message, certificate, signature, algorithms))
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
