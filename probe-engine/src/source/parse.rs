@@ -261,10 +261,13 @@ pub fn pod(document: Document<'_>, options: &Options) -> Result<Parsed, Vec<Prob
         return Err(report.into_problems());
     };
     let spec_path = path.child("spec");
-    let unsupported = match options.runtime {
+    let mut unsupported = match options.runtime {
         Some(RuntimeKind::Process) => unsupported::by_process(&spec, &spec_path),
         Some(RuntimeKind::None) | None => Vec::new(),
     };
+    for field in &mut unsupported {
+        field.line = root.locate(&field.path).line;
+    }
     Ok(Parsed {
         pod: convert::pod(meta, spec, status.as_ref()),
         unsupported,

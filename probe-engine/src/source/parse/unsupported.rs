@@ -9,6 +9,8 @@ use super::field::{Errors, Path};
 pub struct Unsupported {
     /// `spec.containers[0].securityContext.privileged`
     pub path: String,
+    /// Where the field is in its file, from 1.
+    pub line: u32,
     /// What is not done, for people.
     pub what: &'static str,
     /// The container would do harm, or other than its work, without it: refused unless the operator insists.
@@ -110,6 +112,7 @@ impl Found {
         if is_set {
             self.list.push(Unsupported {
                 path: path.to_string(),
+                line: 0,
                 what,
                 unsafe_to_ignore,
                 kind,
