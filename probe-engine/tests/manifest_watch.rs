@@ -39,12 +39,7 @@ impl Source {
         let (status_sender, status) = watch::channel(SourceStatus::default());
         let (shutdown, down) = watch::channel(false);
         let task = tokio::spawn(manifest::run(config, sender, status_sender, down));
-        Self {
-            updates,
-            status,
-            shutdown,
-            task,
-        }
+        Self { updates, status, shutdown, task }
     }
 
     /// The next update: `+name`, `-uid` or `synced`.
@@ -111,9 +106,7 @@ async fn files_are_read_once_in_order_then_the_source_is_synced() {
     fs::create_dir(dir.join("inner")).unwrap();
     fs::write(dir.join("inner/d.yaml"), pod("inner", "i")).unwrap();
     let mut source = Source::of(&[dir]);
-    source
-        .expect(&["+a@1", "+a2@1b", "+b@2", "synced manifests"])
-        .await;
+    source.expect(&["+a@1", "+a2@1b", "+b@2", "synced manifests"]).await;
     source.end().await;
 }
 
@@ -201,7 +194,12 @@ async fn what_the_runtime_cannot_do_is_refused_or_with_the_flag_left_out() {
 
     let mut source = Source::of(paths);
     source.expect(&["synced manifests"]).await;
-    source.errors(|errors| errors.len() == 2 && errors[0].contains("a.yaml:5: spec.containers[0].securityContext.privileged: Forbidden: ")).await;
+    source
+        .errors(|errors| {
+            errors.len() == 2
+                && errors[0].contains("a.yaml:5: spec.containers[0].securityContext.privileged: Forbidden: ")
+        })
+        .await;
     source.end().await;
 
     let mut source = Source::with(paths, |config| {

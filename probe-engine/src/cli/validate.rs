@@ -149,19 +149,12 @@ fn read(file: &Path) -> io::Result<Vec<u8>> {
     }
     let mut bytes = Vec::new();
     // One byte more than allowed is enough to be refused.
-    io::stdin()
-        .lock()
-        .take(limits::MANIFEST_BYTES_MAX + 1)
-        .read_to_end(&mut bytes)?;
+    io::stdin().lock().take(limits::MANIFEST_BYTES_MAX + 1).read_to_end(&mut bytes)?;
     Ok(bytes)
 }
 
 fn origin(file: &Path) -> String {
-    if file == Path::new("-") {
-        "<stdin>".to_owned()
-    } else {
-        file.display().to_string()
-    }
+    if file == Path::new("-") { "<stdin>".to_owned() } else { file.display().to_string() }
 }
 
 fn unreadable(file: &Path, error: &io::Error) -> Problem {

@@ -168,8 +168,7 @@ pub fn list(directory: &Path) -> io::Result<Vec<PathBuf>> {
 fn is_manifest(path: &Path) -> bool {
     let name = path.file_name().and_then(|name| name.to_str());
     let extension = path.extension().and_then(|extension| extension.to_str());
-    name.is_some_and(|name| !name.starts_with(['.', '#']))
-        && matches!(extension, Some("yaml" | "yml" | "json"))
+    name.is_some_and(|name| !name.starts_with(['.', '#'])) && matches!(extension, Some("yaml" | "yml" | "json"))
 }
 
 /// Reads a file that may be a manifest: at most one byte more than is allowed, which is enough to refuse it.
@@ -180,7 +179,6 @@ pub fn read_file(file: &Path) -> io::Result<Vec<u8>> {
     use std::io::Read;
     let mut bytes = Vec::new();
     let file = std::fs::File::open(file)?;
-    file.take(limits::MANIFEST_BYTES_MAX + 1)
-        .read_to_end(&mut bytes)?;
+    file.take(limits::MANIFEST_BYTES_MAX + 1).read_to_end(&mut bytes)?;
     Ok(bytes)
 }

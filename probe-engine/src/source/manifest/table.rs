@@ -68,11 +68,7 @@ impl Table {
             is_changed |= file.read(path, config);
         }
         self.was_read = true;
-        if is_changed {
-            self.update(&order)
-        } else {
-            Vec::new()
-        }
+        if is_changed { self.update(&order) } else { Vec::new() }
     }
 
     pub(super) fn status(&self) -> SourceStatus {
@@ -80,10 +76,7 @@ impl Table {
         for (path, file) in &self.files {
             let problems = file.problems.iter().chain(&file.conflicts);
             let of_file = problems.filter(|p| p.severity == Severity::Error);
-            let of_file: Vec<_> = of_file
-                .take(limits::MANIFEST_PROBLEMS_LEN_MAX)
-                .cloned()
-                .collect();
+            let of_file: Vec<_> = of_file.take(limits::MANIFEST_PROBLEMS_LEN_MAX).cloned().collect();
             if !of_file.is_empty() {
                 errors.insert(path.clone(), of_file);
             }
@@ -91,11 +84,7 @@ impl Table {
         for (path, problem) in &self.paths {
             errors.entry(path.clone()).or_default().push(problem.clone());
         }
-        SourceStatus {
-            synced: self.was_read,
-            pods_count: self.wanted.len(),
-            errors,
-        }
+        SourceStatus { synced: self.was_read, pods_count: self.wanted.len(), errors }
     }
 
     /// The files to read, in the order of the paths; each once.
@@ -165,7 +154,7 @@ impl Table {
             .filter(|(name, was)| wanted.get(*name).is_none_or(|now| now.pod != was.pod))
             .map(|(_, was)| &was.pod)
             .collect();
-        gone.sort_by(|a, b| name_of(a).cmp(&name_of(b)));
+        gone.sort_by_key(|pod| name_of(pod));
         changes.extend(gone.into_iter().cloned().map(Change::Remove));
         for name in order {
             let now = &wanted[&name].pod;
@@ -231,10 +220,7 @@ impl<'a> Next<'a> {
         }
         self.uids.insert(pod.uid.clone(), name.clone());
         self.order.push(name.clone());
-        let wanted = Wanted {
-            pod: Arc::clone(pod),
-            file: path.to_owned(),
-        };
+        let wanted = Wanted { pod: Arc::clone(pod), file: path.to_owned() };
         self.wanted.insert(name, wanted);
         Ok(())
     }
@@ -282,10 +268,7 @@ impl File {
 }
 
 fn parse_all(path: &Path, bytes: &[u8], config: &ManifestConfig) -> (Vec<Arc<Pod>>, Vec<Problem>) {
-    let options = Options {
-        strictness: config.strictness,
-        runtime: Some(config.runtime),
-    };
+    let options = Options { strictness: config.strictness, runtime: Some(config.runtime) };
     let origin: Arc<str> = path.display().to_string().into();
     let (mut pods, mut problems) = (Vec::new(), Vec::new());
     for document in parse::documents(&origin, bytes) {
@@ -301,24 +284,13 @@ fn parse_all(path: &Path, bytes: &[u8], config: &ManifestConfig) -> (Vec<Arc<Pod
 }
 
 /// The pod, unless it asks for what the runtime cannot do and must not leave out.
-fn accept(
-    parsed: Parsed,
-    origin: &Arc<str>,
-    config: &ManifestConfig,
-    problems: &mut Vec<Problem>,
-) -> Option<Pod> {
-    let Parsed {
-        mut pod,
-        unsupported,
-        warnings,
-    } = parsed;
+fn accept(parsed: Parsed, origin: &Arc<str>, config: &ManifestConfig, problems: &mut Vec<Problem>) -> Option<Pod> {
+    let Parsed { mut pod, unsupported, warnings } = parsed;
     problems.extend(warnings);
     let named = format!("{}/{}", pod.namespace, pod.name);
     let is_honoured = |kind| kind == UnsupportedKind::MemoryLimit && config.memory_limits;
-    let (harmful, harmless): (Vec<_>, Vec<_>) = unsupported
-        .into_iter()
-        .filter(|u| !is_honoured(u.kind))
-        .partition(|u| u.unsafe_to_ignore);
+    let (harmful, harmless): (Vec<_>, Vec<_>) =
+        unsupported.into_iter().filter(|u| !is_honoured(u.kind)).partition(|u| u.unsafe_to_ignore);
     if !harmless.is_empty() {
         let fields: Vec<&str> = harmless.iter().map(|u| &*u.path).collect();
         info!(pod = named, "not honoured by this runtime: {}", fields.join(", "));

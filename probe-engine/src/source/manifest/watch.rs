@@ -119,11 +119,7 @@ fn matters(event: &Event, paths: &[PathBuf]) -> bool {
         _ => {}
     }
     // Anything directly in a watched directory counts: volumes of Kubernetes swap a hidden link (`..data`).
-    let concerns = |at: &PathBuf| {
-        paths
-            .iter()
-            .any(|path| path.starts_with(at) || at.parent() == Some(path))
-    };
+    let concerns = |at: &PathBuf| paths.iter().any(|path| path.starts_with(at) || at.parent() == Some(path));
     event.need_rescan() || event.paths.is_empty() || event.paths.iter().any(concerns)
 }
 
