@@ -23,6 +23,30 @@ pub const HTTP_FLIGHTS_PER_SHARD_MAX: usize = 2_048;
 /// Entries of a ring's submission queue. Full: the turn enters the kernel and goes on.
 pub const RING_ENTRIES: u32 = 1_024;
 
+/// Entries of a ring's completion queue: two (an operation's and its cancel's) per flight. Full: the kernel keeps the
+/// rest until there is room (FEAT_NODROP).
+pub const RING_COMPLETIONS: u32 = 2 * FLIGHTS_PER_SHARD_MAX as u32;
+
+/// Replies of the pool waiting for one shard: two (started, done) of every attempt that the pool's lanes can hold.
+/// Full: the pool's thread waits for the shard.
+pub const POOL_REPLIES_LEN_MAX: usize =
+    2 * (3 * POOL_QUEUE_LEN_MAX + POOL_HTTPS_CONCURRENT_MAX + POOL_GRPC_CONCURRENT_MAX + POOL_EXEC_CONCURRENT_MAX);
+
+/// How soon a shard offers its waiting attempts to a full pool again. A reply of the pool makes it sooner.
+pub const POOL_RETRY: Duration = Duration::from_millis(10);
+
+/// Bytes of a buffer that responses are read into, one per httpGet in flight that waits for its response.
+pub const RECV_BUFFER_BYTES: usize = 4 * 1024;
+
+/// Read buffers (and codecs) that a shard keeps for the next attempts. More: freed.
+pub const RECV_BUFFERS_SPARE_MAX: usize = 256;
+
+/// A step that waited for the shard's thread for less than this is not worth asking the kernel about (design: own lateness).
+pub const GIVE_BACK_MIN: Duration = Duration::from_millis(1);
+
+/// What a shard gives its attempts in flight, and then the results stage, at shutdown. Over: it ends all the same.
+pub const SHARD_SHUTDOWN_MAX: Duration = Duration::from_secs(5);
+
 /// Updates from one shard waiting for the results stage. Full: verdicts wait on the shard, the latest per
 /// worker; reports are dropped and counted.
 pub const UPDATES_LEN_MAX: usize = 8_192;
@@ -90,7 +114,8 @@ pub const PODS_MAX: usize = 250_000;
 /// Bytes of one container log file before it is rotated.
 pub const LOG_FILE_BYTES_MAX: u64 = 10 * 1024 * 1024;
 
-/// Log files kept per container, the current one included. More: the oldest goes.
+/// Log files kept per container instance, the current one included. More: the oldest goes. Kept are the logs of the
+/// newest instance and of the one before it.
 pub const LOG_FILES_MAX: usize = 5;
 
 /// Bytes of one manifest file. Larger: refused with an error.
@@ -99,6 +124,126 @@ pub const MANIFEST_BYTES_MAX: u64 = 64 * 1024 * 1024;
 /// Bytes of an event's message and of a shown output. More: cut.
 pub const MESSAGE_BYTES_MAX: usize = 1_024;
 
+/// Name lookups at once (each occupies a thread until the resolver gives up). Full: the next ones wait inside
+/// their attempt's deadline, then the attempt is local trouble.
+pub const RESOLVES_CONCURRENT_MAX: usize = 64;
+
+/// Addresses of one name that are tried. More: the rest is not tried.
+pub const RESOLVED_ADDRS_MAX: usize = 16;
+
+/// Longest TLS handshake beside the attempt's deadline (net/http's default). Longer: the attempt fails.
+pub const TLS_HANDSHAKE_MAX: Duration = Duration::from_secs(10);
+/// Connections waiting to be accepted on the control socket. Full: connect(2) waits.
+pub const API_BACKLOG_LEN: i32 = 64;
+
+/// Connections of the control API at once. Full: further ones wait in the backlog.
+pub const API_CONNECTIONS_MAX: usize = 64;
+
+/// Requests being answered on one connection of the control API. Full: further ones wait.
+pub const API_REQUESTS_PER_CONNECTION_MAX: usize = 16;
+
+/// Bytes of one request to the control API. Larger: refused (OUT_OF_RANGE).
+pub const API_REQUEST_BYTES_MAX: usize = 64 * 1024;
+
+/// Bytes of one answer of the control API. Larger: refused by the client (OUT_OF_RANGE).
+pub const API_RESPONSE_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// A request to the control API that is not answered in this time fails (streams: until their first part).
+pub const API_DEADLINE: Duration = Duration::from_secs(60);
+
+/// Pods in one part of an answer. More: further parts.
+pub const API_PODS_PER_PART: usize = 256;
+
+/// Parts of an answer made ahead of a slow client. Full: the answer waits.
+pub const API_PARTS_AHEAD_MAX: usize = 4;
+
+/// Bytes of a log in one part of an answer. More: further parts.
+pub const API_LOG_PART_BYTES: usize = 32 * 1024;
+
+/// A triggered probe that gives no outcome in this time beyond its own deadline is given up on.
+pub const TRIGGER_WAIT: Duration = Duration::from_secs(5);
+
+/// Threads of the pool that run nothing but exec attempts: making a process blocks its thread for as long as
+/// the program's file system does. Stuck: exec attempts queue, nothing else is concerned.
+pub const POOL_EXEC_THREADS: usize = 1;
+
+/// What attempts on the pool get to end by themselves at shutdown. Over: cut off, answered as trouble of our own.
+pub const POOL_SHUTDOWN_MAX: Duration = Duration::from_secs(2);
+
+/// Time that a runtime gets beyond an exec attempt's deadline to say how it ended. Over: the attempt has timed out.
+pub const EXEC_ANSWER_MARGIN: Duration = Duration::from_secs(2);
+
+/// How long a killed exec process is waited for. Over (it hangs in the kernel): reaped when it ends.
+pub const EXEC_REAP_MAX: Duration = Duration::from_secs(1);
+
+/// How long a gRPC connection gets to say goodbye. Over: closed without it.
+pub const GRPC_CLOSE_MAX: Duration = Duration::from_millis(100);
+
+/// Logs being streamed at once. More: refused (RESOURCE_EXHAUSTED).
+pub const API_LOG_STREAMS_MAX: usize = 64;
+
+/// Inputs of the manager waiting for the results stage. Full: the manager waits, and with it its sources.
+pub const RESULTS_INPUTS_LEN_MAX: usize = 1_024;
+
+/// Questions waiting for the results stage. Full: the askers wait.
+pub const RESULTS_ASKS_LEN_MAX: usize = 256;
+
+/// Updates that the results stage takes from one shard before it looks at its other inputs. More: next round.
+pub const RESULTS_UPDATES_PER_ROUND_MAX: usize = 1_024;
+
+/// Callers waiting for the next report of a probe. More: refused with an error.
+pub const REPORT_WAITERS_MAX: usize = 1_024;
+
+/// Events waiting for the events stage. Full: dropped and counted.
+pub const NEW_EVENTS_LEN_MAX: usize = 4_096;
+
+/// Questions and watchers waiting for the events stage. Full: the askers wait.
+pub const EVENT_ASKS_LEN_MAX: usize = 256;
+
+/// Commands that the manager keeps for one shard whose inbox is full. Full: the manager takes no more updates
+/// until there is room, and with it its sources wait.
+pub const MANAGER_BACKLOG_LEN_MAX: usize = 1_024;
+
+/// How long the manager waits before it offers a kept command to a full shard again.
+pub const MANAGER_RETRY: Duration = Duration::from_millis(1);
+
+/// Requests that the admin server works on at once. More: wait for their turn.
+pub const ADMIN_REQUESTS_CONCURRENT_MAX: usize = 16;
+
+/// Connections of the admin server. More: wait in the kernel's accept queue.
+pub const ADMIN_CONNECTIONS_MAX: usize = 64;
+
+/// How long a client of the admin server may take for its request's head, or keep an idle connection. Longer:
+/// closed.
+pub const ADMIN_READ_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long the answer of the admin server may take. Longer: 503.
+pub const ADMIN_ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Bytes of a request's line and headers to the admin server. More: refused with 431.
+pub const ADMIN_HEAD_BYTES_MAX: usize = 16 * 1024;
+
+/// How long connections of the admin server may finish their requests at shutdown. Longer: closed.
+pub const ADMIN_DRAIN: Duration = Duration::from_secs(2);
+
+/// Bytes of one line of a container's output. Longer: written in parts, each marked `P` (CRI log format).
+pub const LOG_LINE_BYTES_MAX: usize = 16 * 1024;
+
+/// Pods that are gone whose logs are kept. More: the oldest go.
+pub const LOG_DEAD_PODS_MAX: usize = 256;
+
+/// How long an ended container's pipes are read on while some process still holds them. Longer: the rest is lost.
+pub const LOG_DRAIN_MAX: Duration = Duration::from_secs(1);
+
+/// Runtime events waiting for the lifecycle. Full: the ended container's task waits.
+pub const RUNTIME_EVENTS_LEN_MAX: usize = 1_024;
+
+/// How long a container may take to disappear after SIGKILL (a process in uninterruptible sleep does not die).
+/// Longer: stopping it is an error, and is tried again.
+pub const KILL_MAX: Duration = Duration::from_secs(30);
+
+/// Messages waiting for one pod's lifecycle. Full: the sender waits; the pod never waits for a sender.
+pub const POD_INBOX_LEN_MAX: usize = 32;
 /// Levels of lists and maps in a manifest. Deeper: the document is refused with an error.
 pub const MANIFEST_DEPTH_MAX: usize = 64;
 
@@ -113,3 +258,5 @@ pub const MANIFEST_POLL: Duration = Duration::from_secs(10);
 
 /// Problems of one manifest file that are kept for /readyz and logged. More: only counted.
 pub const MANIFEST_PROBLEMS_LEN_MAX: usize = 100;
+/// Messages waiting for the lifecycle. Full: the manager and the results stage keep theirs, the latest per pod and probe.
+pub const LIFECYCLE_INPUTS_LEN_MAX: usize = 1_024;

@@ -131,7 +131,7 @@ pub struct LocalTooLong {
     pub probe_type: ProbeType,
     /// The newest cause.
     pub cause: LocalCause,
-    /// Nanoseconds since the last real outcome.
+    /// Nanoseconds since the start of the first attempt that was spoiled; no real outcome since.
     pub for_ns: u64,
     /// When it was found.
     pub at: Instant,

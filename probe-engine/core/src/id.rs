@@ -69,11 +69,7 @@ pub enum ProbeType {
 
 impl ProbeType {
     /// All types in the order in which the kubelet creates their workers.
-    pub const ALL: [ProbeType; 3] = [
-        ProbeType::Startup,
-        ProbeType::Readiness,
-        ProbeType::Liveness,
-    ];
+    pub const ALL: [ProbeType; 3] = [ProbeType::Startup, ProbeType::Readiness, ProbeType::Liveness];
 
     /// As written in events and metric labels: `Startup`, `Readiness`, `Liveness`.
     #[must_use]

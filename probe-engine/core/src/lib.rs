@@ -31,3 +31,6 @@ pub mod action;
 pub mod backoff;
 pub mod pod;
 pub mod restart;
+
+#[cfg(test)]
+mod fixture;

@@ -72,12 +72,8 @@ impl LocalCause {
     #[must_use]
     pub const fn sentence(self) -> &'static str {
         match self {
-            LocalCause::ProcessFiles => {
-                "the daemon is out of file descriptors (EMFILE); raise its LimitNOFILE"
-            }
-            LocalCause::SystemFiles => {
-                "the node is out of file descriptors (ENFILE); raise fs.file-max"
-            }
+            LocalCause::ProcessFiles => "the daemon is out of file descriptors (EMFILE); raise its LimitNOFILE",
+            LocalCause::SystemFiles => "the node is out of file descriptors (ENFILE); raise fs.file-max",
             LocalCause::Buffers => "the kernel has no buffer space (ENOBUFS)",
             LocalCause::Memory => "the kernel has no memory for the attempt (ENOMEM)",
             LocalCause::Ports => {
@@ -85,9 +81,7 @@ impl LocalCause {
             }
             LocalCause::RingFull => "the shard's ring is full",
             LocalCause::Pool => "the worker pool could not take the attempt",
-            LocalCause::Processes => {
-                "no process could be made (EAGAIN); raise the daemon's TasksMax or pids limit"
-            }
+            LocalCause::Processes => "no process could be made (EAGAIN); raise the daemon's TasksMax or pids limit",
         }
     }
 }

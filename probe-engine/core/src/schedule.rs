@@ -1,1 +1,162 @@
-//! schedule
+//! Due times on a fixed grid, and the stagger after the daemon's start.
+//!
+//! Source: `pkg/kubelet/prober/worker.go`, `run`: a ticker made once, whose phase a slow probe does not move.
+//!
+//! **Invariant:** between two triggers every due time is `t0 + k * period`, however late it was taken.
+
+use core::time::Duration;
+
+use crate::id::{ContainerName, PodUid, ProbeType};
+use crate::time::Instant;
+
+/// The due times of one worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Schedule {
+    next: Instant,
+    period: Duration,
+}
+
+/// Due times that have passed, see [`Schedule::take`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Taken {
+    /// The oldest of them: the one that the ticker's channel holds.
+    pub due: Instant,
+    /// The later ones: the channel was full, they are dropped.
+    pub dropped: u32,
+}
+
+impl Schedule {
+    /// A grid through `first`, its first due time. A period of 0 is taken as 1 ns, so that time goes on.
+    #[must_use]
+    pub fn new(first: Instant, period: Duration) -> Self {
+        Self { next: first, period: period.max(Duration::from_nanos(1)) }
+    }
+
+    /// The next due time that nobody has taken.
+    #[must_use]
+    pub fn next(&self) -> Instant {
+        self.next
+    }
+
+    /// The distance of two due times.
+    #[must_use]
+    pub fn period(&self) -> Duration {
+        self.period
+    }
+
+    /// Takes all due times up to `now`; the next one is the first of the same grid after `now`.
+    pub fn take(&mut self, now: Instant) -> Option<Taken> {
+        if self.next > now {
+            return None;
+        }
+        let due = self.next;
+        let period_ns = u64::try_from(self.period.as_nanos()).unwrap_or(u64::MAX);
+        let dropped = (now.as_nanos() - due.as_nanos()) / period_ns;
+        let step_ns = (dropped + 1).saturating_mul(period_ns);
+        self.next = due + Duration::from_nanos(step_ns);
+        Some(Taken { due, dropped: u32::try_from(dropped).unwrap_or(u32::MAX) })
+    }
+
+    /// A manual trigger was consumed at `at`: the next due time is one period from there (rule 2.3.3).
+    pub fn rephase(&mut self, at: Instant) {
+        self.next = at + self.period;
+    }
+}
+
+/// When a worker made at `now` takes its first step: at once, unless the manager is younger than one period;
+/// then after a wait in `[0, period)` that depends on the seed and the worker's key alone (rule 2.3.1).
+#[must_use]
+pub fn first_step(
+    seed: u64,
+    key: (&PodUid, &ContainerName, ProbeType),
+    period: Duration,
+    manager_start: Instant,
+    now: Instant,
+) -> Instant {
+    if period <= now - manager_start {
+        return now;
+    }
+    let (pod, container, probe_type) = key;
+    let mut hash = fnv1a(0xcbf2_9ce4_8422_2325 ^ seed, pod.as_str().as_bytes());
+    hash = fnv1a(hash, &[0xff]);
+    hash = fnv1a(hash, container.as_str().as_bytes());
+    hash = fnv1a(hash, &[0xff, probe_type.index() as u8]);
+    let fraction = u128::from(mix(hash));
+    let wait_ns = (fraction * period.as_nanos()) >> 64;
+    now + Duration::from_nanos(u64::try_from(wait_ns).unwrap_or(u64::MAX))
+}
+
+fn fnv1a(mut hash: u64, bytes: &[u8]) -> u64 {
+    for byte in bytes {
+        hash = (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3);
+    }
+    hash
+}
+
+/// Spreads what FNV leaves in the low bits over all of them (the finaliser of splitmix64).
+fn mix(mut hash: u64) -> u64 {
+    hash = (hash ^ (hash >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    hash = (hash ^ (hash >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    hash ^ (hash >> 31)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(uid: &PodUid) -> (&PodUid, ContainerName, ProbeType) {
+        (uid, ContainerName::from("c"), ProbeType::Liveness)
+    }
+
+    #[test]
+    fn a_late_take_does_not_move_the_grid() {
+        let mut schedule = Schedule::new(Instant::from_secs(3), Duration::from_secs(10));
+        assert_eq!(schedule.take(Instant::from_millis(2_999)), None);
+        let taken = schedule.take(Instant::from_millis(3_700));
+        assert_eq!(taken, Some(Taken { due: Instant::from_secs(3), dropped: 0 }));
+        assert_eq!(schedule.next(), Instant::from_secs(13));
+    }
+
+    #[test]
+    fn due_times_in_between_are_dropped_and_the_oldest_is_kept() {
+        let mut schedule = Schedule::new(Instant::from_secs(3), Duration::from_secs(10));
+        let taken = schedule.take(Instant::from_secs(43));
+        assert_eq!(taken, Some(Taken { due: Instant::from_secs(3), dropped: 4 }));
+        assert_eq!(schedule.next(), Instant::from_secs(53));
+        assert_eq!(schedule.take(Instant::from_secs(43)), None);
+    }
+
+    #[test]
+    fn a_trigger_sets_the_grid_anew() {
+        let mut schedule = Schedule::new(Instant::from_secs(3), Duration::from_secs(10));
+        schedule.rephase(Instant::from_millis(7_500));
+        assert_eq!(schedule.next(), Instant::from_millis(17_500));
+    }
+
+    #[test]
+    fn only_a_manager_younger_than_a_period_staggers() {
+        let uid = PodUid::from("a");
+        let (pod, container, probe_type) = key(&uid);
+        let first = |age: u64| {
+            let now = Instant::from_secs(100 + age);
+            first_step(7, (pod, &container, probe_type), Duration::from_secs(10), Instant::from_secs(100), now) - now
+        };
+        assert_eq!(first(10), Duration::ZERO);
+        assert_eq!(first(1000), Duration::ZERO);
+        assert!(first(0) > Duration::ZERO && first(0) < Duration::from_secs(10));
+        assert_eq!(first(0), first(9), "it depends on seed and key alone");
+    }
+
+    #[test]
+    fn the_stagger_is_spread_over_the_period() {
+        let mut tenths = [0_u32; 10];
+        for i in 0..10_000 {
+            let uid = PodUid::new(std::format!("pod-{i}"));
+            let (pod, container, probe_type) = key(&uid);
+            let wait =
+                first_step(1, (pod, &container, probe_type), Duration::from_secs(10), Instant::ZERO, Instant::ZERO);
+            tenths[(wait.as_nanos() / 1_000_000_000) as usize] += 1;
+        }
+        assert!(tenths.iter().all(|n| (850..1150).contains(n)), "{tenths:?}");
+    }
+}

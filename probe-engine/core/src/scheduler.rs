@@ -2,16 +2,38 @@
 //!
 //! Driven by `handle_*(.., now)`, asked with [`Scheduler::poll_timeout`], drained with
 //! [`Scheduler::poll_action`] (the form of quinn-proto and str0m).
+//!
+//! A worker's timer stands in the wheel at its next due time; once that has passed the worker waits in a queue
+//! ordered by due time until [`Scheduler::handle_timeout`] has a start left for it. A manual trigger that comes before a
+//! step has begun is answered by that step; one that comes during an attempt leads to one more step after it.
+//!
+//! **Invariant:** a worker is idle, queued (once) or in flight (one attempt), never two of them.
+//! Bounds: one timer and one queue entry per worker; the action queue holds what the calls since the last drain made.
 
+mod occupant;
+mod pods;
+#[cfg(test)]
+mod tests;
+mod turn;
+
+use alloc::collections::{BTreeMap, BinaryHeap, VecDeque};
 use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::cmp::Reverse;
 use core::time::Duration;
 
-use crate::action::{Action, AttemptId, WorkerIndex};
+use self::occupant::{Due, Occupant, Place};
+use self::pods::PodEntry;
+use crate::action::{Action, AttemptId, LocalTooLong, Publish, Report, Start, WorkerIndex};
+use crate::container::Flags;
 use crate::id::{ContainerId, ContainerName, PodUid, ProbeType};
 use crate::outcome::{Outcome, Verdict};
+use crate::schedule;
 use crate::spec::{Pod, ProbeSpec};
 use crate::status::PodStatus;
 use crate::time::Instant;
+use crate::wheel::Wheel;
+use crate::worker::{ATTEMPTS_MAX, Change};
 
 /// What a scheduler is made with.
 #[derive(Clone, Debug)]
@@ -43,7 +65,7 @@ pub struct Target<'a> {
     pub spec: &'a Arc<ProbeSpec>,
     /// The instance that is asked.
     pub container_id: &'a ContainerId,
-    /// The pod's address as last reported.
+    /// The pod's address as last reported, else the manifest's.
     pub pod_ip: Option<core::net::IpAddr>,
 }
 
@@ -62,98 +84,272 @@ pub struct WorkerView {
     pub due: Option<Instant>,
 }
 
+/// One pod as the status consumer and the API see it; borrowed, so asking costs nothing.
+pub struct PodView<'a> {
+    entry: &'a PodEntry,
+    places: &'a [Place],
+    manager_start: Instant,
+}
+
 /// See the module.
 pub struct Scheduler {
-    _private: (),
+    config: Config,
+    wheel: Wheel,
+    places: Vec<Place>,
+    /// Places that may be given away: their `WorkerEnded` has been drained.
+    places_free: Vec<u32>,
+    workers_len: usize,
+    pods: Vec<Option<PodEntry>>,
+    pods_free: Vec<u32>,
+    pods_by_uid: BTreeMap<PodUid, u32>,
+    /// Workers that have something due. An entry whose generation is not its place's is stale.
+    ready: BinaryHeap<Reverse<Due>>,
+    actions: VecDeque<Action>,
 }
 
 impl Scheduler {
     /// An empty scheduler at `now`.
     #[must_use]
     pub fn new(config: Config, now: Instant) -> Self {
-        todo!()
+        Self {
+            config,
+            wheel: Wheel::new(now),
+            places: Vec::new(),
+            places_free: Vec::new(),
+            workers_len: 0,
+            pods: Vec::new(),
+            pods_free: Vec::new(),
+            pods_by_uid: BTreeMap::new(),
+            ready: BinaryHeap::new(),
+            actions: VecDeque::new(),
+        }
     }
 
     /// Makes a worker for every probe of the pod that has none yet (rule 2.1: idempotent, existing keys are
-    /// skipped). `made` hears of each new worker before any action names it.
+    /// skipped, workers that ended are made again). `made` hears of each new worker before any action names it.
+    ///
+    /// Where its `status` is known already, the first step of a worker that is not staggered sees it: containers that
+    /// run are probed at once, whatever the probe's type.
+    ///
+    /// Of a pod that is known, the object captured first stays, whatever `pod` says: a changed spec means
+    /// `remove_pod` first. A pod that is still ending ends at once, and its attempts in flight become stale.
     pub fn add_pod(
         &mut self,
         pod: Arc<Pod>,
+        status: Option<PodStatus>,
         now: Instant,
         made: &mut dyn FnMut(WorkerIndex, &ContainerName, ProbeType),
     ) {
-        todo!()
+        if let Some(&known) = self.pods_by_uid.get(&pod.uid)
+            && self.pods[known as usize].as_ref().is_some_and(|entry| entry.removed)
+        {
+            self.pod_workers(known).into_iter().for_each(|worker| self.end(worker, now));
+        }
+        let pod_index = match self.pods_by_uid.get(&pod.uid) {
+            Some(&known) => known,
+            None => self.insert_pod(pod),
+        };
+        let Some(entry) = &mut self.pods[pod_index as usize] else { return };
+        let pod = Arc::clone(&entry.pod);
+        let known = status.is_some();
+        status.into_iter().for_each(|status| entry.set_status(status));
+        for position in pods::creation_order(&pod) {
+            let container = pods::container_at(&pod, position);
+            for probe_type in ProbeType::ALL {
+                if let Some(spec) = container.probes.by_type(probe_type)
+                    && let Some(worker) = self.insert_worker(pod_index, position, probe_type, spec, now)
+                {
+                    made(worker, &container.name, probe_type);
+                }
+            }
+        }
+        if known {
+            self.generate_status(pod_index, None, now);
+        }
     }
 
-    /// Stops all workers of the pod (rule 2.9); those with an attempt in flight end when it does.
+    /// Stops all workers of the pod (rule 2.9); those with an attempt in flight end when it does. Unknown pods are ignored.
     pub fn remove_pod(&mut self, uid: &PodUid, now: Instant) {
-        todo!()
+        let Some(&pod_index) = self.pods_by_uid.get(uid) else { return };
+        if let Some(entry) = &mut self.pods[pod_index as usize] {
+            entry.removed = true;
+        }
+        self.pod_workers(pod_index).into_iter().for_each(|worker| self.stop(worker, now));
+        self.forget_pod_without_workers(pod_index);
+    }
+
+    /// Removes every pod that is not desired (rule 2.9, housekeeping).
+    pub fn cleanup_pods(&mut self, desired: &dyn Fn(&PodUid) -> bool, now: Instant) {
+        let undesired: Vec<PodUid> = self.pods_by_uid.keys().filter(|uid| !desired(uid)).cloned().collect();
+        undesired.iter().for_each(|uid| self.remove_pod(uid, now));
     }
 
     /// The pod's newest state. Unknown pods are ignored.
     pub fn handle_status(&mut self, uid: &PodUid, status: PodStatus, now: Instant) {
-        todo!()
+        let Some(&pod_index) = self.pods_by_uid.get(uid) else { return };
+        let Some(entry) = self.pods[pod_index as usize].as_mut().filter(|entry| !entry.removed) else { return };
+        entry.set_status(status);
+        self.generate_status(pod_index, None, now);
     }
 
-    /// Pod termination begins (rule 2.9): liveness and startup workers of the pod end, readiness goes on.
+    /// Pod termination begins (rule 2.9): liveness and startup workers of the pod end, sidecars' too; readiness goes on.
     pub fn stop_liveness_and_startup(&mut self, uid: &PodUid, now: Instant) {
-        todo!()
+        let Some(&pod_index) = self.pods_by_uid.get(uid) else { return };
+        for worker in self.pod_workers(pod_index) {
+            let probe_type = self.occupant(worker).map(|occupant| occupant.worker.probe_type());
+            if probe_type != Some(ProbeType::Readiness) {
+                self.stop(worker, now);
+            }
+        }
     }
 
     /// Runs a probe now, outside its grid (rule 2.8 for readiness; for an operator any type). One pending
     /// trigger at most. Returns false for an unknown worker.
-    pub fn trigger(
-        &mut self,
-        uid: &PodUid,
-        container: &ContainerName,
-        probe_type: ProbeType,
-        now: Instant,
-    ) -> bool {
-        todo!()
+    pub fn trigger(&mut self, uid: &PodUid, container: &ContainerName, probe_type: ProbeType, now: Instant) -> bool {
+        let worker = self.worker_index(uid, container, probe_type);
+        worker.is_some_and(|worker| self.trigger_worker(worker, now))
     }
 
-    /// The attempt left every queue: it is being made now.
+    /// The attempt left every queue: it is being made now. Due times that passed while it was queued are missed.
     pub fn handle_started(&mut self, attempt: AttemptId, now: Instant) {
-        todo!()
+        let Some(occupant) = self.in_flight(attempt) else { return };
+        if core::mem::replace(&mut occupant.call.started, true) {
+            return;
+        }
+        occupant.call.started_at = now;
+        if let Some(taken) = occupant.schedule.take(now) {
+            self.miss(attempt.worker, taken.dropped.saturating_add(1));
+            self.arm(attempt.worker);
+        }
     }
 
     /// The attempt ended. Stale attempts (ended worker, earlier generation) are ignored; returns whether it was known.
     pub fn handle_outcome(&mut self, attempt: AttemptId, outcome: Outcome, now: Instant) -> bool {
-        todo!()
+        let Some(occupant) = self.in_flight(attempt) else { return false };
+        if matches!(outcome, Outcome::Error(_)) && occupant.call.retry + 1 < ATTEMPTS_MAX {
+            occupant.call.retry += 1;
+            self.emit_start(attempt.worker);
+            return true;
+        }
+        occupant.in_flight = false;
+        self.finish_call(attempt.worker, outcome, now);
+        true
     }
 
     /// Moves the wheel to `now` and steps due workers, earliest due time first, until `starts_max` attempts
-    /// have been started in this call; the rest stay due and go first next time.
+    /// have been started in this call; the rest stay due and go first next time. With `starts_max` 0 due times
+    /// are only noted, and [`Scheduler::poll_timeout`] goes on to say "at once".
     pub fn handle_timeout(&mut self, now: Instant, starts_max: usize) {
-        todo!()
+        while let Some(index) = self.wheel.pop(now) {
+            self.fire(WorkerIndex(index), now);
+        }
+        let mut starts = 0;
+        while starts < starts_max
+            && let Some(Reverse(due)) = self.ready.pop()
+        {
+            if self.places[due.worker.0 as usize].generation == due.generation && self.step(due.worker, now) {
+                starts += 1;
+            }
+        }
     }
 
     /// When `handle_timeout` wants to be called next; a time not after `now` = at once.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
-        todo!()
+        let ready = self.ready.peek().map(|Reverse(due)| due.at);
+        ready.into_iter().chain(self.wheel.next_expiry()).min()
     }
 
     /// The next thing to do or to tell, in order.
     pub fn poll_action(&mut self) -> Option<Action> {
-        todo!()
+        let action = self.actions.pop_front()?;
+        if let Action::WorkerEnded { worker } = action {
+            // Not earlier: a place given away before would be named by two workers' actions at once.
+            self.places_free.push(worker.0);
+        }
+        Some(action)
     }
 
-    /// What the worker's attempts are made against; `None` once it ended.
+    /// What the worker's attempts are made against; `None` once it ended, and before it has seen an instance.
     #[must_use]
     pub fn target(&self, worker: WorkerIndex) -> Option<Target<'_>> {
-        todo!()
+        let occupant = self.occupant(worker)?;
+        let entry = self.pods[occupant.pod as usize].as_ref()?;
+        let reported = entry.status.as_ref().and_then(|status| status.pod_ip);
+        Some(Target {
+            pod: &entry.pod,
+            container: &pods::container_at(&entry.pod, occupant.container).name,
+            probe_type: occupant.worker.probe_type(),
+            spec: &occupant.spec,
+            container_id: occupant.worker.container_id()?,
+            pod_ip: reported.or(entry.pod.pod_ip),
+        })
     }
 
     /// How a worker stands; `None` once it ended.
     #[must_use]
     pub fn worker(&self, worker: WorkerIndex) -> Option<WorkerView> {
-        todo!()
+        self.occupant(worker).map(|occupant| WorkerView {
+            container_id: occupant.worker.container_id().cloned(),
+            verdict: occupant.worker.verdict(),
+            run: occupant.worker.run(),
+            on_hold: occupant.worker.is_on_hold(),
+            due: (!occupant.stopping).then(|| occupant.schedule.next()),
+        })
+    }
+
+    /// The worker of this key.
+    #[must_use]
+    pub fn worker_index(&self, uid: &PodUid, container: &ContainerName, probe_type: ProbeType) -> Option<WorkerIndex> {
+        let entry = self.pods[*self.pods_by_uid.get(uid)? as usize].as_ref()?;
+        let position = entry.pod.all_containers().position(|c| c.name == *container)?;
+        entry.containers[position].worker(probe_type)
+    }
+
+    /// How a pod stands; `None` if unknown.
+    #[must_use]
+    pub fn pod(&self, uid: &PodUid) -> Option<PodView<'_>> {
+        let entry = self.pods[*self.pods_by_uid.get(uid)? as usize].as_ref()?;
+        Some(PodView { entry, places: &self.places, manager_start: self.config.manager_start })
     }
 
     /// Live workers.
     #[must_use]
     pub fn workers_len(&self) -> usize {
-        todo!()
+        self.workers_len
+    }
+}
+
+impl<'a> PodView<'a> {
+    /// The pod as captured.
+    #[must_use]
+    pub fn pod(&self) -> &'a Arc<Pod> {
+        &self.entry.pod
+    }
+
+    /// Its newest state; `None` before the first.
+    #[must_use]
+    pub fn status(&self) -> Option<&'a PodStatus> {
+        self.entry.status.as_ref()
+    }
+
+    /// `started` and `ready` of a container; both false where it has no status.
+    ///
+    /// `pod_was_ready`: the last known condition Ready is True; it matters to containers that have been running
+    /// since before the manager (rule 5.2).
+    #[must_use]
+    pub fn flags(&self, container: &ContainerName, pod_was_ready: bool) -> Flags {
+        let position = self.entry.pod.all_containers().position(|c| c.name == *container);
+        let flags = position.and_then(|p| self.entry.flags(p, self.places, self.manager_start, pod_was_ready));
+        flags.unwrap_or_default()
+    }
+
+    /// The live workers of the pod with their containers and types.
+    pub fn workers(&self) -> impl Iterator<Item = (WorkerIndex, &'a ContainerName, ProbeType)> {
+        let entry = self.entry;
+        entry.pod.all_containers().zip(&entry.containers).flat_map(|(spec, container)| {
+            let of_type = |t: ProbeType| container.worker(t).map(|worker| (worker, &spec.name, t));
+            ProbeType::ALL.into_iter().filter_map(of_type)
+        })
     }
 }

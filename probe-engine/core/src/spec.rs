@@ -173,10 +173,7 @@ impl Probes {
     /// How many of the three there are.
     #[must_use]
     pub fn count(&self) -> usize {
-        ProbeType::ALL
-            .iter()
-            .filter(|t| self.by_type(**t).is_some())
-            .count()
+        ProbeType::ALL.iter().filter(|t| self.by_type(**t).is_some()).count()
     }
 }
 
@@ -250,10 +247,7 @@ impl Pod {
     /// The containers that may have probes, in the order in which the kubelet creates workers:
     /// regular ones first, then sidecars (`prober_manager.go`, `AddPod`).
     pub fn probed_containers(&self) -> impl Iterator<Item = &Container> {
-        let sidecars = self
-            .init_containers
-            .iter()
-            .filter(|c| c.kind == ContainerKind::Sidecar);
+        let sidecars = self.init_containers.iter().filter(|c| c.kind == ContainerKind::Sidecar);
         self.containers.iter().chain(sidecars)
     }
 

@@ -70,12 +70,7 @@ impl Sub<Instant> for Instant {
 
 impl fmt::Debug for Instant {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{}.{:09}s",
-            self.0 / 1_000_000_000,
-            self.0 % 1_000_000_000
-        )
+        write!(f, "{}.{:09}s", self.0 / 1_000_000_000, self.0 % 1_000_000_000)
     }
 }
 
@@ -92,13 +87,7 @@ mod tests {
         let last = Instant::from_nanos(u64::MAX);
         assert_eq!(last + Duration::from_secs(1), last);
         assert_eq!(Instant::ZERO - last, Duration::ZERO);
-        assert_eq!(
-            Instant::ZERO.saturating_sub(Duration::from_secs(1)),
-            Instant::ZERO
-        );
-        assert_eq!(
-            Instant::from_secs(3) - Instant::from_secs(1),
-            Duration::from_secs(2)
-        );
+        assert_eq!(Instant::ZERO.saturating_sub(Duration::from_secs(1)), Instant::ZERO);
+        assert_eq!(Instant::from_secs(3) - Instant::from_secs(1), Duration::from_secs(2));
     }
 }

@@ -1,1 +1,383 @@
-//! wheel
+//! A hierarchical timing wheel over slab indices: one timer per index, O(1) insert and cancel, 1 ms ticks.
+//!
+//! Six levels of 64 slots; a slot of level `l` is 64^l ticks wide, so the levels span 2.1 years; a deadline beyond
+//! that waits in the farthest slot and is filed again when the wheel gets there. The timers of a slot form a
+//! doubly linked list whose links lie in one array indexed like the caller's slab: nothing is allocated once
+//! that array has grown to the slab's size, which is also the bound of the wheel.
+//!
+//! **Invariant:** every linked timer of level `l > 0` lies in another slot of that level than `elapsed`, every one
+//! of level 0 at or after `elapsed` in its block of 64. So the first occupied slot of the lowest occupied
+//! level is the earliest, and a jump of hours costs one visit per occupied slot, not one per tick.
+//!
+//! (Varghese and Lauck, "Hashed and Hierarchical Timing Wheels", scheme 7.)
+
+use alloc::boxed::Box;
+use alloc::vec::Vec;
+
+use crate::time::Instant;
+
+/// The wheel's resolution in nanoseconds: a timer fires up to this much after its deadline, never before.
+pub const TICK_NS: u64 = 1_000_000;
+
+const LEVELS_LEN: usize = 6;
+const SLOT_BITS: u32 = 6;
+const SLOTS_LEN: usize = 1 << SLOT_BITS;
+const SLOT_MASK: u64 = SLOTS_LEN as u64 - 1;
+const TOP_LEVEL: usize = LEVELS_LEN - 1;
+/// Farthest place ahead: 63 slots of the top level, so that a timer never lies in the slot of `elapsed` there.
+const SPAN_TICKS: u64 = SLOT_MASK << (SLOT_BITS * TOP_LEVEL as u32);
+
+const NIL: u32 = u32::MAX;
+const UNLINKED: u16 = u16::MAX;
+
+/// See the module.
+pub struct Wheel {
+    /// All earlier ticks have been handed out.
+    elapsed: u64,
+    /// One bit per slot that holds a timer.
+    occupied: [u64; LEVELS_LEN],
+    /// `level * 64 + slot`
+    slots: Box<[List]>,
+    /// Indexed by the caller's indices.
+    links: Vec<Link>,
+    len: usize,
+}
+
+#[derive(Clone, Copy)]
+struct List {
+    head: u32,
+    tail: u32,
+}
+
+#[derive(Clone, Copy)]
+struct Link {
+    tick: u64,
+    prev: u32,
+    next: u32,
+    /// Position in `slots`, or [`UNLINKED`].
+    slot: u16,
+}
+
+const EMPTY: List = List { head: NIL, tail: NIL };
+const UNUSED: Link = Link { tick: 0, prev: NIL, next: NIL, slot: UNLINKED };
+
+impl Wheel {
+    /// An empty wheel that starts at `now`.
+    #[must_use]
+    pub fn new(now: Instant) -> Self {
+        Self {
+            elapsed: now.as_nanos() / TICK_NS,
+            occupied: [0; LEVELS_LEN],
+            slots: alloc::vec![EMPTY; LEVELS_LEN * SLOTS_LEN].into_boxed_slice(),
+            links: Vec::new(),
+            len: 0,
+        }
+    }
+
+    /// Makes room for the indices `0..len`, so that inserting them allocates nothing.
+    pub fn reserve(&mut self, len: usize) {
+        if self.links.len() < len {
+            self.links.resize(len, UNUSED);
+        }
+    }
+
+    /// Timers that have not fired.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// No timer is set.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Sets the timer of `index` (below `u32::MAX`), in place of an earlier one. A deadline that has passed fires at the next
+    /// [`Wheel::pop`].
+    pub fn insert(&mut self, index: u32, deadline: Instant) {
+        self.reserve(index as usize + 1);
+        self.cancel(index);
+        self.links[index as usize].tick = deadline.as_nanos().div_ceil(TICK_NS);
+        self.link(index);
+        self.len += 1;
+    }
+
+    /// Takes the timer of `index` back; false where none was set.
+    pub fn cancel(&mut self, index: u32) -> bool {
+        let linked = self.links.get(index as usize).is_some_and(|link| link.slot != UNLINKED);
+        if linked {
+            self.unlink(index);
+            self.len -= 1;
+        }
+        linked
+    }
+
+    /// Moves the wheel towards `now` and returns the next timer that has fired, in the order of their
+    /// ticks and, within one tick, of their filing; `None` once the wheel is at `now`.
+    ///
+    /// The caller may insert and cancel between two calls.
+    pub fn pop(&mut self, now: Instant) -> Option<u32> {
+        let now_tick = now.as_nanos() / TICK_NS;
+        loop {
+            let (level, slot, start) = match self.first_slot() {
+                Some(first) if first.2 <= now_tick => first,
+                _ => {
+                    self.elapsed = self.elapsed.max(now_tick);
+                    return None;
+                }
+            };
+            self.elapsed = start;
+            if level > 0 {
+                self.cascade(slot);
+                continue;
+            }
+            let index = self.slots[slot].head;
+            self.unlink(index);
+            self.len -= 1;
+            return Some(index);
+        }
+    }
+
+    /// Moves the wheel to `now` and hands every timer that fired to `fired`, in the order of [`Wheel::pop`].
+    pub fn advance(&mut self, now: Instant, mut fired: impl FnMut(u32)) {
+        while let Some(index) = self.pop(now) {
+            fired(index);
+        }
+    }
+
+    /// When the wheel wants to be moved next: never after the earliest timer's tick. It may be before it, where
+    /// that timer still lies in a wide slot; moving the wheel there makes the next answer finer, at most five times.
+    #[must_use]
+    pub fn next_expiry(&self) -> Option<Instant> {
+        self.first_slot().map(|(_, _, start)| Instant::from_nanos(start.saturating_mul(TICK_NS)))
+    }
+
+    /// Level, position in `slots` and first tick of the earliest occupied slot.
+    fn first_slot(&self) -> Option<(usize, usize, u64)> {
+        let level = self.occupied.iter().position(|bits| *bits != 0)?;
+        let shift = SLOT_BITS * level as u32;
+        let current = self.elapsed >> shift;
+        let ahead = self.occupied[level].rotate_right((current & SLOT_MASK) as u32).trailing_zeros();
+        let wanted = current + u64::from(ahead);
+        Some((level, level * SLOTS_LEN + (wanted & SLOT_MASK) as usize, wanted << shift))
+    }
+
+    /// Files the timers of a wide slot again; `elapsed` stands at its start, so each goes to a lower level, or
+    /// ahead where it had been clamped to the span.
+    fn cascade(&mut self, slot: usize) {
+        let mut index = core::mem::replace(&mut self.slots[slot], EMPTY).head;
+        self.occupied[slot / SLOTS_LEN] &= !(1 << (slot % SLOTS_LEN));
+        while index != NIL {
+            let next = self.links[index as usize].next;
+            self.link(index);
+            index = next;
+        }
+    }
+
+    fn link(&mut self, index: u32) {
+        let tick = self.links[index as usize].tick.clamp(self.elapsed, self.elapsed + SPAN_TICKS);
+        let differing = (self.elapsed ^ tick) | SLOT_MASK;
+        let level = (((u64::BITS - 1 - differing.leading_zeros()) / SLOT_BITS) as usize).min(TOP_LEVEL);
+        let in_level = (tick >> (SLOT_BITS * level as u32) & SLOT_MASK) as usize;
+        let slot = level * SLOTS_LEN + in_level;
+
+        let tail = core::mem::replace(&mut self.slots[slot].tail, index);
+        match tail {
+            NIL => self.slots[slot].head = index,
+            tail => self.links[tail as usize].next = index,
+        }
+        let link = &mut self.links[index as usize];
+        link.prev = tail;
+        link.next = NIL;
+        link.slot = slot as u16;
+        self.occupied[level] |= 1 << in_level;
+    }
+
+    fn unlink(&mut self, index: u32) {
+        let Link { prev, next, slot, .. } = self.links[index as usize];
+        let slot = usize::from(slot);
+        match prev {
+            NIL => self.slots[slot].head = next,
+            prev => self.links[prev as usize].next = next,
+        }
+        match next {
+            NIL => self.slots[slot].tail = prev,
+            next => self.links[next as usize].prev = prev,
+        }
+        if self.slots[slot].head == NIL {
+            self.occupied[slot / SLOTS_LEN] &= !(1 << (slot % SLOTS_LEN));
+        }
+        self.links[index as usize].slot = UNLINKED;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use alloc::collections::BTreeMap;
+    use std::time::Duration;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn ms(millis: u64) -> Instant {
+        Instant::from_millis(millis)
+    }
+
+    fn fired(wheel: &mut Wheel, now: Instant) -> Vec<u32> {
+        let mut all = Vec::new();
+        wheel.advance(now, |index| all.push(index));
+        all
+    }
+
+    #[test]
+    fn a_timer_fires_at_its_tick_and_not_before() {
+        let mut wheel = Wheel::new(ms(5));
+        wheel.insert(0, ms(7) + Duration::from_nanos(1));
+        assert_eq!(wheel.next_expiry(), Some(ms(8)));
+        assert!(fired(&mut wheel, ms(8).saturating_sub(Duration::from_nanos(1))).is_empty());
+        assert_eq!(fired(&mut wheel, ms(8)), [0]);
+        assert!(wheel.is_empty());
+        assert_eq!(wheel.next_expiry(), None);
+    }
+
+    #[test]
+    fn a_deadline_that_has_passed_fires_at_once() {
+        let mut wheel = Wheel::new(ms(100));
+        wheel.insert(3, ms(1));
+        assert_eq!(wheel.next_expiry(), Some(ms(100)));
+        assert_eq!(fired(&mut wheel, ms(100)), [3]);
+    }
+
+    #[test]
+    fn a_second_insert_replaces_the_first() {
+        let mut wheel = Wheel::new(ms(0));
+        wheel.insert(1, ms(10));
+        wheel.insert(1, ms(20));
+        assert_eq!(wheel.len(), 1);
+        assert!(fired(&mut wheel, ms(19)).is_empty());
+        assert_eq!(fired(&mut wheel, ms(20)), [1]);
+    }
+
+    #[test]
+    fn a_cancelled_timer_does_not_fire() {
+        let mut wheel = Wheel::new(ms(0));
+        (0..3).for_each(|index| wheel.insert(index, ms(10)));
+        assert!(wheel.cancel(1));
+        assert!(!wheel.cancel(1));
+        assert!(!wheel.cancel(99));
+        assert_eq!(fired(&mut wheel, ms(10)), [0, 2]);
+    }
+
+    #[test]
+    fn a_jump_of_hours_fires_everything_in_order() {
+        let mut wheel = Wheel::new(ms(1));
+        for index in 0..1000_u32 {
+            // 7919 is prime: all deadlines differ, within ten hours, in a scrambled order.
+            wheel.insert(index, ms(2 + u64::from(index) * 7919 % 1000 * 36_000));
+        }
+        let all = fired(&mut wheel, Instant::from_secs(36_001));
+        let deadline = |index: &u32| u64::from(*index) * 7919 % 1000;
+        assert_eq!(all.len(), 1000);
+        assert!(all.is_sorted_by_key(deadline));
+    }
+
+    #[test]
+    fn deadlines_beyond_the_span_wait_for_their_time() {
+        let mut wheel = Wheel::new(ms(0));
+        let years_10 = Instant::from_secs(10 * 365 * 86_400);
+        wheel.insert(0, years_10);
+        wheel.insert(1, Instant::from_nanos(u64::MAX));
+        let mut visits = 0;
+        while let Some(at) = wheel.next_expiry().filter(|at| *at <= years_10) {
+            visits += 1;
+            let now_fired = fired(&mut wheel, at);
+            assert_eq!(now_fired.is_empty(), at < years_10);
+        }
+        assert!(visits < 20, "{visits}");
+        assert_eq!(wheel.len(), 1);
+    }
+
+    #[test]
+    fn nothing_is_allocated_within_the_reserve() {
+        let mut wheel = Wheel::new(ms(0));
+        wheel.reserve(1000);
+        let (place, capacity) = (wheel.links.as_ptr(), wheel.links.capacity());
+        for round in 0..100 {
+            (0..1000).for_each(|index| wheel.insert(index, ms(round * 50 + u64::from(index) % 97)));
+            wheel.advance(ms(round * 50 + 40), |_| ());
+        }
+        assert_eq!((wheel.links.as_ptr(), wheel.links.capacity()), (place, capacity));
+    }
+
+    #[derive(Clone, Debug)]
+    enum Op {
+        Insert(u32, u64),
+        Cancel(u32),
+        Advance(u64),
+        AdvanceToExpiry,
+    }
+
+    fn ops() -> impl Strategy<Value = Vec<Op>> {
+        // Distances from nanoseconds to years, so that every level is used.
+        let distance_ns = (0_u32..58, any::<u64>()).prop_map(|(bits, noise)| noise & ((1 << bits) - 1));
+        let jump_ns = (0_u32..54, any::<u64>()).prop_map(|(bits, noise)| noise & ((1 << bits) - 1));
+        let op = prop_oneof![
+            4 => (0_u32..40, distance_ns).prop_map(|(index, ns)| Op::Insert(index, ns)),
+            1 => (0_u32..40).prop_map(Op::Cancel),
+            2 => jump_ns.prop_map(Op::Advance),
+            2 => Just(Op::AdvanceToExpiry),
+        ];
+        prop::collection::vec(op, 1..200)
+    }
+
+    proptest! {
+        #[test]
+        fn it_behaves_like_a_sorted_map(start in 0_u64..1 << 50, ops in ops()) {
+            let mut now = Instant::from_nanos(start);
+            let mut wheel = Wheel::new(now);
+            let mut model: BTreeMap<u32, u64> = BTreeMap::new();
+            for op in ops {
+                match op {
+                    Op::Insert(index, ns) => {
+                        let deadline = now + Duration::from_nanos(ns);
+                        wheel.insert(index, deadline);
+                        // A tick that has been handed out cannot come again.
+                        model.insert(index, deadline.as_nanos().div_ceil(TICK_NS).max(now.as_nanos() / TICK_NS));
+                    }
+                    Op::Cancel(index) => prop_assert_eq!(wheel.cancel(index), model.remove(&index).is_some()),
+                    Op::Advance(ns) => now = now + Duration::from_nanos(ns),
+                    Op::AdvanceToExpiry => now = wheel.next_expiry().map_or(now, |at| at.max(now)),
+                }
+                let now_tick = now.as_nanos() / TICK_NS;
+                if matches!(op, Op::Advance(_) | Op::AdvanceToExpiry) {
+                    let ticks: Vec<u64> = fired(&mut wheel, now).iter().filter_map(|index| model.remove(index)).collect();
+                    prop_assert!(ticks.is_sorted(), "{:?}", ticks);
+                    prop_assert!(ticks.iter().all(|tick| *tick <= now_tick));
+                    prop_assert!(model.values().all(|tick| *tick > now_tick));
+                }
+                prop_assert_eq!(wheel.len(), model.len());
+                let next = wheel.next_expiry().map(|at| at.as_nanos() / TICK_NS);
+                prop_assert_eq!(next.is_some(), !model.is_empty());
+                prop_assert!(next <= model.values().min().copied() || next.is_none());
+            }
+        }
+
+        #[test]
+        fn following_next_expiry_finds_the_exact_tick(start in 0_u64..1 << 50, ns in 0_u64..1 << 57) {
+            let mut now = Instant::from_nanos(start);
+            let mut wheel = Wheel::new(now);
+            let deadline = now + Duration::from_nanos(ns);
+            wheel.insert(0, deadline);
+            let mut visits = 0;
+            while !wheel.is_empty() {
+                now = now.max(wheel.next_expiry().expect("a timer is set"));
+                wheel.advance(now, |_| ());
+                visits += 1;
+            }
+            prop_assert!(visits <= 10, "{} visits", visits);
+            prop_assert_eq!(now.as_nanos() / TICK_NS, deadline.as_nanos().div_ceil(TICK_NS).max(start / TICK_NS));
+        }
+    }
+}

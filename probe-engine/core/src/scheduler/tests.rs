@@ -1,0 +1,1075 @@
+//! Rows of the manager, results and worker tables at the level of one scheduler, and what is the scheduler's own:
+//! grid, triggers, retries, local trouble, ends.
+
+use alloc::vec;
+
+use super::*;
+use crate::action::PublishCause;
+use crate::fixture::{
+    container, container_status, pod, pod_status, running, spec, terminated, thresholds, waiting, with_all_probes,
+    with_probe,
+};
+use crate::outcome::LocalCause;
+use crate::spec::{Container, ContainerKind, RestartPolicy};
+use crate::status::{ContainerState, PodPhase};
+use ProbeType::{Liveness, Readiness, Startup};
+use Verdict::{Failure, Success, Unknown};
+
+const START: Instant = Instant::from_secs(1000);
+const STARTS_MAX: usize = 1000;
+
+/// A scheduler whose manager is old enough for no stagger, and what it did.
+struct World {
+    scheduler: Scheduler,
+    now: Instant,
+    starts: VecDeque<Start>,
+    publishes: Vec<Publish>,
+    reports: Vec<Report>,
+    told: Vec<LocalTooLong>,
+    missed: u32,
+    ended: Vec<WorkerIndex>,
+    made: Vec<(WorkerIndex, ProbeType)>,
+}
+
+fn config(manager_start: Instant) -> Config {
+    Config {
+        seed: 1,
+        manager_start,
+        local_backoff_min: Duration::from_millis(100),
+        local_backoff_max: Duration::from_secs(2),
+        local_max: Duration::from_secs(30),
+    }
+}
+
+fn failure() -> Outcome {
+    Outcome::Failure("no".into())
+}
+
+fn success() -> Outcome {
+    Outcome::Success("".into())
+}
+
+fn local() -> Outcome {
+    Outcome::Local(LocalCause::ProcessFiles)
+}
+
+fn error() -> Outcome {
+    Outcome::Error("bad port".into())
+}
+
+/// A regular container `c` with one probe.
+fn one(probe_type: ProbeType, spec: ProbeSpec) -> Container {
+    with_probe(container("c", ContainerKind::Regular), probe_type, spec)
+}
+
+impl World {
+    fn new() -> Self {
+        Self::with(config(Instant::ZERO))
+    }
+
+    fn with(config: Config) -> Self {
+        Self {
+            scheduler: Scheduler::new(config, START),
+            now: START,
+            starts: VecDeque::new(),
+            publishes: Vec::new(),
+            reports: Vec::new(),
+            told: Vec::new(),
+            missed: 0,
+            ended: Vec::new(),
+            made: Vec::new(),
+        }
+    }
+
+    /// A pod `p` of this container, running as `test://1`; everything due has been started.
+    fn running(container: Container) -> Self {
+        let mut world = Self::new();
+        let name = container.name.clone();
+        world.add(pod("p", [container]));
+        world.state(name.as_str(), "test://1", running(START));
+        world
+    }
+
+    fn add(&mut self, pod: Pod) {
+        let made = &mut self.made;
+        self.scheduler
+            .add_pod(Arc::new(pod), None, self.now, &mut |worker, _, probe_type| made.push((worker, probe_type)));
+        self.settle();
+    }
+
+    fn status(&mut self, status: PodStatus) {
+        self.scheduler.handle_status(&PodUid::from("p"), status, self.now);
+        self.settle();
+    }
+
+    fn state(&mut self, name: &str, id: &str, state: ContainerState) {
+        self.status(pod_status([container_status(name, id, state)]));
+    }
+
+    /// Starts what is due, marks it started, and sorts the actions.
+    fn settle(&mut self) {
+        loop {
+            if self.scheduler.poll_timeout().is_some_and(|at| at <= self.now) {
+                self.scheduler.handle_timeout(self.now, STARTS_MAX);
+            }
+            let Some(action) = self.scheduler.poll_action() else { break };
+            match action {
+                Action::Start(start) => {
+                    self.scheduler.handle_started(start.attempt, self.now);
+                    self.starts.push_back(start);
+                }
+                Action::Publish(publish) => self.publishes.push(publish),
+                Action::Report(report) => self.reports.push(report),
+                Action::LocalTooLong(told) => self.told.push(told),
+                Action::Missed { count, .. } => self.missed += count,
+                Action::WorkerEnded { worker } => self.ended.push(worker),
+            }
+        }
+    }
+
+    /// Lets time pass, stopping wherever the scheduler wants.
+    fn pass(&mut self, millis: u64) {
+        let until = self.now + Duration::from_millis(millis);
+        while let Some(at) = self.scheduler.poll_timeout().filter(|at| *at <= until) {
+            self.now = self.now.max(at);
+            self.scheduler.handle_timeout(self.now, STARTS_MAX);
+            self.settle();
+        }
+        self.now = until;
+    }
+
+    /// Answers the oldest attempt.
+    fn answer(&mut self, outcome: Outcome) -> Start {
+        let start = self.starts.pop_front().expect("an attempt is in flight");
+        assert!(self.scheduler.handle_outcome(start.attempt, outcome, self.now));
+        self.settle();
+        start
+    }
+
+    /// Lets time pass, answering every attempt at once; returns when they were due, in ms after the start.
+    fn pass_answering(&mut self, millis: u64, outcome: &Outcome) -> Vec<u64> {
+        let until = self.now + Duration::from_millis(millis);
+        let mut due = Vec::new();
+        loop {
+            while !self.starts.is_empty() {
+                let start = self.answer(outcome.clone());
+                due.push((start.due - START).as_millis() as u64);
+            }
+            let Some(at) = self.scheduler.poll_timeout().filter(|at| *at <= until) else { break };
+            self.now = self.now.max(at);
+            self.scheduler.handle_timeout(self.now, STARTS_MAX);
+            self.settle();
+        }
+        self.now = until;
+        due
+    }
+
+    fn verdict(&self, container: &str, probe_type: ProbeType) -> Option<Verdict> {
+        let index = self.scheduler.worker_index(&PodUid::from("p"), &ContainerName::from(container), probe_type)?;
+        self.scheduler.worker(index)?.verdict
+    }
+
+    fn flags(&self, container: &str) -> (bool, bool) {
+        let flags =
+            self.scheduler.pod(&PodUid::from("p")).expect("known").flags(&ContainerName::from(container), false);
+        (flags.started, flags.ready)
+    }
+
+    fn verdicts_published(&self) -> Vec<Option<Verdict>> {
+        self.publishes.iter().map(|publish| publish.verdict).collect()
+    }
+
+    /// Due times of the attempts in flight, in ms after the start.
+    fn starts_due(&self) -> Vec<u64> {
+        self.starts.iter().map(|start| (start.due - START).as_millis() as u64).collect()
+    }
+}
+
+// Rows of section 8.1 that need a pod around the worker.
+
+#[test]
+fn w08_a_container_without_an_id_stores_nothing() {
+    let mut world = World::new();
+    world.add(pod("p", [with_all_probes(container("c", ContainerKind::Regular))]));
+    world.state("c", "", running(START));
+    world.pass(30_000);
+    assert!(world.publishes.is_empty() && world.starts.is_empty());
+    assert_eq!(world.scheduler.workers_len(), 3);
+}
+
+/// Steps all three workers over a container that ended with this code; returns how many are left.
+fn workers_left_after(kind: ContainerKind, policy: RestartPolicy, exit_code: i32) -> usize {
+    let mut world = World::new();
+    let mut p = pod("p", [with_all_probes(container("c", kind)), container("other", ContainerKind::Regular)]);
+    p.restart_policy = policy;
+    world.add(p);
+    world.state("c", "test://1", terminated(exit_code));
+    world.pass(10_000);
+    let failures = world.publishes.iter().filter(|publish| publish.verdict == Some(Failure)).count();
+    assert_eq!(failures, 3);
+    world.scheduler.workers_len()
+}
+
+#[test]
+fn w10_never_restarted_means_the_workers_end() {
+    assert_eq!(workers_left_after(ContainerKind::Regular, RestartPolicy::Never, 0), 0);
+}
+
+#[test]
+fn w11_always_restarted_means_the_workers_go_on() {
+    assert_eq!(workers_left_after(ContainerKind::Regular, RestartPolicy::Always, 1), 3);
+}
+
+#[test]
+fn w12_on_failure_the_workers_go_on_even_after_exit_code_0() {
+    assert_eq!(workers_left_after(ContainerKind::Regular, RestartPolicy::OnFailure, 0), 3);
+}
+
+#[test]
+fn w14_a_sidecars_workers_go_on_under_restart_policy_never() {
+    assert_eq!(workers_left_after(ContainerKind::Sidecar, RestartPolicy::Never, 1), 3);
+}
+
+#[test]
+fn w26_errors_change_nothing_and_do_not_break_the_run() {
+    let mut world = World::running(one(Liveness, thresholds(1, 2)));
+    world.pass(10_000);
+    world.answer(failure());
+    world.pass(10_000);
+    (0..3).for_each(|retry| assert_eq!(world.answer(error()).retry, retry));
+    assert!(world.starts.is_empty(), "three tries in all");
+    assert_eq!(world.verdict("c", Liveness), Some(Success));
+    let last = world.reports.last().expect("errors are reported, once per call");
+    assert_eq!((world.reports.len(), &last.outcome, last.run, last.threshold), (2, &error(), 0, 0));
+    world.pass(10_000);
+    world.answer(failure());
+    assert_eq!(world.verdict("c", Liveness), Some(Failure));
+}
+
+#[test]
+fn w45_a_failed_liveness_probe_is_not_asked_again() {
+    let mut world = World::running(one(Liveness, spec()));
+    assert_eq!(world.pass_answering(60_000, &failure()), [10_000]);
+}
+
+#[test]
+fn w46_after_a_restart_liveness_probes_again_on_its_grid() {
+    let mut world = World::running(one(Liveness, spec()));
+    world.pass_answering(34_000, &failure());
+    world.state("c", "test://2", running(world.now));
+    assert_eq!(world.pass_answering(10_000, &success()), [40_000]);
+    assert_eq!(world.verdict("c", Liveness), Some(Success));
+}
+
+#[test]
+fn w52_stopping_ten_times_ends_the_worker_once_and_removes_its_result() {
+    let mut world = World::running(one(Readiness, spec()));
+    world.answer(success());
+    world.publishes.clear();
+    (0..10).for_each(|_| world.scheduler.remove_pod(&PodUid::from("p"), START));
+    world.settle();
+    assert_eq!((world.ended.len(), world.scheduler.workers_len()), (1, 0));
+    assert_eq!(world.verdicts_published(), [None]);
+    assert!(world.scheduler.pod(&PodUid::from("p")).is_none());
+}
+
+#[test]
+fn w54_after_a_manager_restart_a_running_container_keeps_its_readiness() {
+    let mut world = World::with(config(START));
+    let probe = ProbeSpec { initial_delay_seconds: 7200, ..spec() };
+    world.add(pod("p", [one(Readiness, probe)]));
+    world.state("c", "test://1", running(START.saturating_sub(Duration::from_secs(11))));
+    world.pass(30_000);
+    assert!(world.publishes.is_empty());
+    world.state("c", "test://2", running(START));
+    assert_eq!(world.verdicts_published(), [Some(Failure)]);
+}
+
+// Section 8.3, manager.
+
+#[test]
+fn m01_a_pod_without_probes_has_no_workers() {
+    let mut world = World::new();
+    world.add(pod("p", [container("c", ContainerKind::Regular)]));
+    assert_eq!((world.scheduler.workers_len(), world.made.len()), (0, 0));
+}
+
+#[test]
+fn m02_three_probes_are_three_workers_startup_first() {
+    let mut world = World::new();
+    world.add(pod("p", [with_all_probes(container("c", ContainerKind::Regular))]));
+    assert_eq!(world.scheduler.workers_len(), 3);
+    assert_eq!(world.made.iter().map(|m| m.1).collect::<Vec<_>>(), [Startup, Readiness, Liveness]);
+}
+
+#[test]
+fn m03_adding_a_pod_again_makes_nothing() {
+    let mut world = World::new();
+    (0..2).for_each(|_| world.add(pod("p", [with_all_probes(container("c", ContainerKind::Regular))])));
+    assert_eq!((world.scheduler.workers_len(), world.made.len()), (3, 3));
+}
+
+#[test]
+fn m04_an_ordinary_init_container_has_no_workers() {
+    let mut world = World::new();
+    world.add(pod("p", [with_all_probes(container("i", ContainerKind::Init)), container("c", ContainerKind::Regular)]));
+    assert_eq!(world.scheduler.workers_len(), 0);
+}
+
+#[test]
+fn m05_a_sidecar_has_its_workers_after_those_of_regular_containers() {
+    let mut world = World::new();
+    world.add(pod("p", [with_all_probes(container("s", ContainerKind::Sidecar)), one(Liveness, spec())]));
+    assert_eq!(world.made.iter().map(|m| m.1).collect::<Vec<_>>(), [Liveness, Startup, Readiness, Liveness]);
+}
+
+#[test]
+fn m06_removing_a_pod_that_is_unknown_or_has_no_probes_does_nothing_else() {
+    let mut world = World::new();
+    world.add(pod("p", [container("c", ContainerKind::Regular)]));
+    world.add(pod("q", [one(Liveness, spec())]));
+    world.scheduler.remove_pod(&PodUid::from("p"), START);
+    world.scheduler.remove_pod(&PodUid::from("nobody"), START);
+    world.settle();
+    assert_eq!((world.scheduler.workers_len(), world.ended.len()), (1, 0));
+}
+
+#[test]
+fn m07_removing_a_pod_ends_its_workers_and_no_others() {
+    let mut world = World::new();
+    world.add(pod("p", [with_all_probes(container("c", ContainerKind::Regular))]));
+    world.add(pod("q", [one(Liveness, spec())]));
+    world.scheduler.remove_pod(&PodUid::from("p"), START);
+    world.settle();
+    assert_eq!((world.scheduler.workers_len(), world.ended.len()), (1, 3));
+}
+
+#[test]
+fn m08_cleanup_ends_the_workers_of_undesired_pods() {
+    let mut world = World::new();
+    world.add(pod("p", [one(Liveness, spec())]));
+    world.add(pod("q", [one(Liveness, spec())]));
+    world.scheduler.cleanup_pods(&|uid| uid.as_str() == "p", START);
+    world.settle();
+    assert!(world.scheduler.pod(&PodUid::from("q")).is_none());
+    assert_eq!(world.scheduler.workers_len(), 1);
+    world.pass(10_000);
+    assert_eq!(world.ended, [WorkerIndex(1)]);
+}
+
+#[test]
+fn m11_stop_liveness_and_startup_leaves_readiness() {
+    let mut world = World::new();
+    let sidecar = with_all_probes(container("s", ContainerKind::Sidecar));
+    world.add(pod("p", [with_all_probes(container("c", ContainerKind::Regular)), sidecar]));
+    world.scheduler.stop_liveness_and_startup(&PodUid::from("p"), START);
+    world.settle();
+    let view = world.scheduler.pod(&PodUid::from("p")).expect("known");
+    assert!(view.workers().all(|(_, _, probe_type)| probe_type == Readiness));
+    assert_eq!(world.scheduler.workers_len(), 2);
+}
+
+#[test]
+fn m12_running_without_probes_is_started_and_ready() {
+    assert_eq!(World::running(container("c", ContainerKind::Regular)).flags("c"), (true, true));
+}
+
+#[test]
+fn m13_a_stored_readiness_success_is_ready() {
+    let mut world = World::running(one(Readiness, spec()));
+    world.answer(success());
+    assert_eq!(world.flags("c"), (true, true));
+}
+
+#[test]
+fn m15_a_stored_readiness_failure_is_not_ready() {
+    let mut world = World::running(one(Readiness, spec()));
+    world.answer(failure());
+    assert_eq!(world.flags("c"), (true, false));
+}
+
+#[test]
+fn m16_a_startup_worker_without_a_result_is_not_started() {
+    assert_eq!(World::running(one(Startup, spec())).flags("c"), (false, false));
+}
+
+#[test]
+fn m17_a_stored_startup_success_is_started_and_ready_without_a_readiness_probe() {
+    let mut world = World::running(one(Startup, spec()));
+    world.pass_answering(10_000, &success());
+    assert_eq!(world.flags("c"), (true, true));
+}
+
+#[test]
+fn m21_a_terminated_container_is_neither() {
+    let mut world = World::running(one(Readiness, spec()));
+    world.answer(success());
+    world.state("c", "test://1", terminated(0));
+    assert_eq!(world.flags("c"), (false, false));
+}
+
+/// `started` and `ready` of a container `c` of this kind without probes, in this state.
+fn flags_of(kind: ContainerKind, state: ContainerState) -> (bool, bool) {
+    let mut world = World::new();
+    world.add(pod("p", [container("c", kind), container("other", ContainerKind::Regular)]));
+    world.state("c", "test://1", state);
+    world.flags("c")
+}
+
+#[test]
+fn m22_an_init_container_that_waits_is_neither() {
+    assert_eq!(flags_of(ContainerKind::Init, waiting()), (false, false));
+}
+
+#[test]
+fn m23_an_init_container_that_runs_is_started() {
+    assert_eq!(flags_of(ContainerKind::Init, running(START)), (true, false));
+}
+
+#[test]
+fn m24_an_init_container_that_ended_well_is_ready() {
+    assert_eq!(flags_of(ContainerKind::Init, terminated(0)), (false, true));
+    assert_eq!(flags_of(ContainerKind::Init, terminated(1)), (false, false));
+}
+
+#[test]
+fn m26_a_sidecar_that_runs_without_probes_is_started_and_ready() {
+    assert_eq!(flags_of(ContainerKind::Sidecar, running(START)), (true, true));
+}
+
+#[test]
+fn m27_a_sidecar_that_waits_is_neither() {
+    assert_eq!(flags_of(ContainerKind::Sidecar, waiting()), (false, false));
+}
+
+#[test]
+fn m29_a_pod_that_was_ready_stays_so_over_a_manager_restart() {
+    let mut world = World::with(config(START));
+    world.add(pod("p", [one(Readiness, spec())]));
+    world.state("c", "test://1", running(START.saturating_sub(Duration::from_secs(600))));
+    let view = world.scheduler.pod(&PodUid::from("p")).expect("known");
+    assert_eq!(view.flags(&ContainerName::from("c"), true), Flags { started: true, ready: true });
+    assert_eq!(view.flags(&ContainerName::from("c"), false), Flags { started: true, ready: false });
+}
+
+// Section 8.4, results, as the stream of Publish.
+
+#[test]
+fn r01_a_new_verdict_is_published_once_with_its_names() {
+    let mut world = World::running(one(Readiness, spec()));
+    world.publishes.clear();
+    world.answer(success());
+    let [publish] = &world.publishes[..] else { panic!("{:?}", world.publishes) };
+    assert_eq!((publish.pod.as_str(), publish.container_id.as_str()), ("p", "test://1"));
+    assert_eq!((publish.verdict, publish.cause), (Some(Success), PublishCause::Threshold));
+    assert_eq!(world.verdict("c", Readiness), Some(Success));
+}
+
+#[test]
+fn r02_the_same_verdict_again_is_not_published() {
+    let mut world = World::running(one(Readiness, spec()));
+    world.answer(success());
+    world.publishes.clear();
+    assert_eq!(world.pass_answering(50_000, &success()).len(), 5);
+    assert!(world.publishes.is_empty());
+}
+
+#[test]
+fn r04_a_removal_is_no_verdict_and_leads_to_no_sync() {
+    let mut world = World::new();
+    world.add(pod("p", [one(Startup, spec()), with_probe(container("d", ContainerKind::Regular), Readiness, spec())]));
+    world.status(pod_status([
+        container_status("c", "test://c", running(START)),
+        container_status("d", "test://d", running(START)),
+    ]));
+    world.answer(failure());
+    world.pass(10_000);
+    while !world.starts.is_empty() {
+        world.answer(failure());
+    }
+    world.publishes.clear();
+    world.scheduler.stop_liveness_and_startup(&PodUid::from("p"), world.now);
+    world.settle();
+    assert_eq!(world.verdicts_published(), [None]);
+    assert!(world.starts.is_empty(), "no status was generated, so nothing was triggered");
+}
+
+#[test]
+fn r07_a_worker_from_start_to_success_publishes_failure_then_success() {
+    let mut world = World::running(one(Readiness, spec()));
+    world.answer(success());
+    assert_eq!(world.verdicts_published(), [Some(Failure), Some(Success)]);
+}
+
+// The grid.
+
+#[test]
+fn readiness_is_asked_as_soon_as_the_container_is_seen_and_then_each_period() {
+    let mut world = World::new();
+    world.add(pod("p", [one(Readiness, spec())]));
+    world.pass(3_300);
+    world.state("c", "test://1", running(world.now));
+    assert_eq!(world.pass_answering(30_000, &success()), [3_300, 13_300, 23_300, 33_300]);
+}
+
+#[test]
+fn liveness_waits_for_the_grid_that_began_with_the_pod() {
+    let mut world = World::new();
+    world.add(pod("p", [one(Liveness, spec())]));
+    world.pass(3_300);
+    world.state("c", "test://1", running(world.now));
+    assert_eq!(world.pass_answering(30_000, &success()), [10_000, 20_000, 30_000]);
+}
+
+#[test]
+fn an_attempt_longer_than_the_period_is_followed_at_once_by_one_more() {
+    let mut world = World::running(one(Liveness, spec()));
+    world.pass(10_000);
+    world.pass(25_000);
+    world.answer(success());
+    assert_eq!((world.starts_due(), world.missed), (vec![20_000], 1));
+    world.answer(success());
+    world.pass(5_000);
+    assert_eq!((world.starts_due(), world.missed), (vec![40_000], 1));
+}
+
+#[test]
+fn due_times_that_pass_while_the_attempt_is_queued_are_missed() {
+    let mut world = World::running(one(Liveness, spec()));
+    world.now = START + Duration::from_secs(10);
+    world.scheduler.handle_timeout(world.now, STARTS_MAX);
+    let actions: Vec<_> = core::iter::from_fn(|| world.scheduler.poll_action()).collect();
+    let Some(Action::Start(start)) = actions.last() else { panic!("an attempt is due: {actions:?}") };
+    world.pass(25_000);
+    assert_eq!(world.missed, 2);
+    world.now = world.now + Duration::from_secs(5);
+    world.scheduler.handle_started(start.attempt, world.now);
+    world.settle();
+    assert_eq!(world.missed, 3, "the due time of this very moment passed, too");
+    assert!(world.scheduler.handle_outcome(start.attempt, success(), world.now));
+    world.settle();
+    assert!(world.starts.is_empty());
+    assert_eq!(world.pass_answering(10_000, &success()), [50_000]);
+    assert_eq!(world.reports[0].duration_ns, 0, "a call lasts from when it was started");
+}
+
+#[test]
+fn what_no_start_was_left_for_goes_first_next_time() {
+    let mut world = World::new();
+    for i in 0..5_u64 {
+        world.now = START + Duration::from_millis(i);
+        world.add(pod(&std::format!("p{i}"), [one(Liveness, spec())]));
+        let status = pod_status([container_status("c", "test://1", running(START))]);
+        world.scheduler.handle_status(&PodUid::new(std::format!("p{i}")), status, world.now);
+    }
+    world.now = START + Duration::from_millis(10_010);
+    let mut due = Vec::new();
+    for _ in 0..3 {
+        assert!(world.scheduler.poll_timeout().is_some_and(|at| at <= world.now));
+        world.scheduler.handle_timeout(world.now, 2);
+        while let Some(action) = world.scheduler.poll_action() {
+            if let Action::Start(start) = action {
+                due.push((start.due - START).as_millis());
+            }
+        }
+        due.push(0);
+    }
+    assert_eq!(due, [10_000, 10_001, 0, 10_002, 10_003, 0, 10_004, 0]);
+    assert!(world.scheduler.poll_timeout().is_some_and(|at| at > world.now));
+}
+
+#[test]
+fn after_the_managers_start_the_first_step_is_staggered() {
+    let mut world = World::with(config(START));
+    world.add(pod("p", [one(Liveness, spec())]));
+    world.state("c", "test://1", running(START));
+    assert!(world.starts.is_empty());
+    let due = world.pass_answering(30_000, &success());
+    assert!(due.len() == 3 && due[0] < 10_000, "{due:?}");
+    assert_eq!([due[1] - due[0], due[2] - due[1]], [10_000, 10_000]);
+}
+
+#[test]
+fn a_trigger_within_the_stagger_is_answered_by_the_first_step() {
+    let mut world = World::with(config(START));
+    world.add(pod("p", [one(Readiness, spec())]));
+    world.state("c", "test://1", running(START));
+    assert!(world.starts.is_empty());
+    assert_eq!(world.pass_answering(10_000, &success()).len(), 1);
+}
+
+// Triggers.
+
+#[test]
+fn a_trigger_sets_the_grid_anew() {
+    let mut world = World::running(one(Liveness, spec()));
+    world.pass(4_000);
+    assert!(world.scheduler.trigger(&PodUid::from("p"), &ContainerName::from("c"), Liveness, world.now));
+    assert!(!world.scheduler.trigger(&PodUid::from("p"), &ContainerName::from("c"), Readiness, world.now));
+    assert_eq!(world.pass_answering(20_000, &success()), [4_000, 14_000, 24_000]);
+}
+
+#[test]
+fn triggers_during_an_attempt_lead_to_one_more_step_after_it() {
+    let mut world = World::running(one(Readiness, spec()));
+    world.pass(500);
+    (0..3).for_each(|_| world.state("c", "test://1", running(START)));
+    assert_eq!(world.starts.len(), 1);
+    world.pass(200);
+    world.answer(success());
+    assert_eq!(world.starts_due(), [700], "although it is ready now");
+    assert_eq!(world.pass_answering(15_000, &success()), [700, 10_700]);
+}
+
+#[test]
+fn a_ready_container_is_not_triggered_by_a_status() {
+    let mut world = World::running(one(Readiness, spec()));
+    world.answer(success());
+    world.state("c", "test://1", running(START));
+    assert!(world.starts.is_empty());
+}
+
+#[test]
+fn becoming_not_ready_asks_once_more_at_once() {
+    let mut world = World::running(one(Readiness, spec()));
+    world.answer(success());
+    assert_eq!(world.pass_answering(10_000, &failure()), [10_000, 10_000]);
+    assert_eq!(world.pass_answering(10_000, &failure()), [20_000], "no change, no sync, no trigger");
+}
+
+#[test]
+fn startup_gates_the_others_and_its_success_asks_readiness_at_once() {
+    let mut world = World::new();
+    let mut c = with_all_probes(container("c", ContainerKind::Regular));
+    c = with_probe(c, Startup, ProbeSpec { period_seconds: 1, ..thresholds(1, 30) });
+    world.add(pod("p", [c]));
+    world.state("c", "test://1", running(START));
+    let types = |world: &World| -> Vec<ProbeType> { world.reports.iter().map(|report| report.probe_type).collect() };
+    world.pass_answering(15_500, &failure());
+    assert!(types(&world).iter().all(|t| *t == Startup) && world.reports.len() == 15);
+    world.reports.clear();
+    world.pass_answering(1_000, &success());
+    assert_eq!(types(&world), [Startup, Readiness]);
+    assert_eq!(world.flags("c"), (true, true));
+    world.pass_answering(4_000, &success());
+    assert_eq!(types(&world), [Startup, Readiness, Liveness], "liveness keeps its grid");
+    world.state("c", "test://2", running(world.now));
+    assert_eq!(world.flags("c"), (false, false), "a new instance is gated again");
+}
+
+#[test]
+fn a_liveness_failure_triggers_the_readiness_of_containers_that_are_not_ready() {
+    let mut world = World::new();
+    let d = with_probe(container("d", ContainerKind::Regular), Readiness, spec());
+    world.add(pod("p", [one(Liveness, ProbeSpec { period_seconds: 3, ..spec() }), d]));
+    world.status(pod_status([
+        container_status("c", "test://c", running(START)),
+        container_status("d", "test://d", running(START)),
+    ]));
+    world.answer(failure());
+    world.pass(3_000);
+    world.answer(failure());
+    assert_eq!((world.starts.len(), world.starts_due()), (1, vec![3_000]));
+    assert_eq!(world.scheduler.target(world.starts[0].attempt.worker).map(|t| t.probe_type), Some(Readiness));
+}
+
+#[test]
+fn a_worker_that_ended_is_made_again_and_steps_at_once() {
+    let mut world = World::running(one(Liveness, spec()));
+    world.scheduler.stop_liveness_and_startup(&PodUid::from("p"), world.now);
+    world.pass(3_000);
+    world.add(pod("p", [one(Liveness, spec())]));
+    assert_eq!(world.made.len(), 2);
+    assert_eq!(world.pass_answering(15_000, &success()), [3_000, 13_000]);
+}
+
+// Attempts.
+
+#[test]
+fn errors_are_retried_at_once_with_the_same_due_time() {
+    let mut world = World::running(one(Liveness, spec()));
+    world.pass(10_000);
+    let first = world.answer(error());
+    world.pass(300);
+    let second = world.answer(success());
+    assert_eq!((first.due, second.retry), (second.due, 1));
+    assert_ne!(first.attempt, second.attempt);
+    assert_eq!(world.reports.len(), 1);
+    assert_eq!(world.reports[0].duration_ns, 300_000_000);
+}
+
+#[test]
+fn stale_attempts_are_ignored() {
+    let mut world = World::running(one(Liveness, spec()));
+    world.pass(10_000);
+    let start = world.answer(success());
+    assert!(!world.scheduler.handle_outcome(start.attempt, failure(), world.now));
+    let nobody = AttemptId { worker: WorkerIndex(77), generation: 1 };
+    assert!(!world.scheduler.handle_outcome(nobody, failure(), world.now));
+    world.scheduler.handle_started(nobody, world.now);
+    assert_eq!(world.verdict("c", Liveness), Some(Success));
+}
+
+#[test]
+fn a_report_tells_the_run_that_reached_the_threshold() {
+    let mut world = World::running(one(Liveness, thresholds(1, 3)));
+    world.pass_answering(40_000, &failure());
+    let runs: Vec<_> = world.reports.iter().map(|report| (report.run, report.threshold)).collect();
+    assert_eq!(runs, [(1, 3), (2, 3), (3, 3)]);
+}
+
+// Local trouble.
+
+#[test]
+fn local_outcomes_are_retried_with_a_doubling_wait_and_never_count() {
+    let mut world = World::running(one(Liveness, spec()));
+    world.pass(10_000);
+    let mut started = Vec::new();
+    for _ in 0..7 {
+        world.answer(local());
+        world.pass((world.scheduler.poll_timeout().expect("armed") - world.now).as_millis() as u64);
+        while world.starts.is_empty() {
+            world.pass((world.scheduler.poll_timeout().expect("armed") - world.now).as_millis().max(1) as u64);
+        }
+        started.push((world.now - START).as_millis());
+    }
+    assert_eq!(started, [10_100, 10_300, 10_700, 11_500, 13_100, 15_100, 17_100]);
+    assert!(world.reports.iter().all(|report| (report.run, report.threshold) == (0, 0)));
+    world.answer(success());
+    assert_eq!(world.pass_answering(20_000, &success()), [20_000, 30_000], "the grid has not moved");
+    assert_eq!((world.verdicts_published(), world.missed), (vec![Some(Success)], 0));
+}
+
+#[test]
+fn a_due_time_within_the_wait_adds_no_attempt() {
+    let mut world = World::running(one(Liveness, ProbeSpec { period_seconds: 1, ..spec() }));
+    world.pass(1_000);
+    let mut attempts = 0;
+    while world.now < START + Duration::from_secs(30) {
+        while !world.starts.is_empty() {
+            world.answer(local());
+            attempts += 1;
+        }
+        world.pass(100);
+    }
+    assert!((14..=20).contains(&attempts), "one every two seconds once the wait has grown: {attempts}");
+    assert!(world.missed > 5, "{}", world.missed);
+    assert_eq!(world.scheduler.worker(WorkerIndex(0)).and_then(|w| w.verdict), Some(Success));
+}
+
+#[test]
+fn too_long_local_is_told_once_and_makes_the_next_attempt_urgent() {
+    let mut world = World::running(one(Liveness, thresholds(1, 1)));
+    world.pass_answering(10_000 + 49_000, &local());
+    assert!(world.told.is_empty(), "five periods are longer than local_max");
+    world.pass_answering(30_000, &local());
+    assert_eq!(world.told.len(), 1);
+    assert!(world.told[0].for_ns >= 50_000_000_000 && world.told[0].for_ns < 53_000_000_000);
+    world.pass(3_000);
+    assert!(world.answer(failure()).urgent);
+    assert_eq!(world.verdict("c", Liveness), Some(Failure), "its outcome counts like any");
+}
+
+#[test]
+fn local_trouble_does_not_delay_what_needs_no_attempt() {
+    let mut world = World::running(one(Readiness, ProbeSpec { period_seconds: 1, ..spec() }));
+    world.pass_answering(20_000, &local());
+    world.publishes.clear();
+    let now = world.now;
+    world.state("c", "test://2", running(now));
+    assert_eq!(world.verdicts_published(), [None, Some(Failure)]);
+}
+
+#[test]
+fn a_container_known_to_run_is_probed_at_once_whatever_the_type() {
+    for probe_type in ProbeType::ALL {
+        let mut world = World::new();
+        let status = pod_status([container_status("c", "test://1", running(START))]);
+        let made = &mut world.made;
+        world.scheduler.add_pod(
+            Arc::new(pod("p", [one(probe_type, spec())])),
+            Some(status),
+            START,
+            &mut |worker, _, t| {
+                made.push((worker, t));
+            },
+        );
+        world.settle();
+        assert_eq!(world.starts.len(), 1, "{probe_type}");
+        world.answer(success());
+        assert_eq!(world.verdict("c", probe_type), Some(Success), "{probe_type}");
+    }
+}
+
+// Ends.
+
+#[test]
+fn an_attempt_in_flight_is_recorded_before_its_worker_ends() {
+    let mut world = World::running(one(Readiness, spec()));
+    world.publishes.clear();
+    world.scheduler.remove_pod(&PodUid::from("p"), world.now);
+    world.settle();
+    assert_eq!((world.ended.len(), world.scheduler.workers_len()), (0, 1));
+    assert!(world.scheduler.target(world.starts[0].attempt.worker).is_some());
+    world.pass(30_000);
+    assert_eq!(world.missed, 0);
+    world.answer(success());
+    assert_eq!(world.verdicts_published(), [Some(Success), None]);
+    assert_eq!((world.ended.len(), world.scheduler.workers_len()), (1, 0));
+    assert!(world.scheduler.pod(&PodUid::from("p")).is_none() && world.starts.is_empty());
+    assert_eq!(world.scheduler.poll_timeout(), None);
+}
+
+#[test]
+fn a_place_is_given_away_only_after_its_end_was_drained() {
+    let mut world = World::new();
+    world.add(pod("p", [one(Liveness, spec())]));
+    world.scheduler.remove_pod(&PodUid::from("p"), START);
+    let made = &mut Vec::new();
+    let add = |scheduler: &mut Scheduler, made: &mut Vec<u32>, uid: &str| {
+        scheduler
+            .add_pod(Arc::new(pod(uid, [one(Liveness, spec())])), None, START, &mut |worker, _, _| made.push(worker.0));
+    };
+    add(&mut world.scheduler, made, "q");
+    world.settle();
+    add(&mut world.scheduler, made, "r");
+    assert_eq!(made[..], [1, 0]);
+}
+
+#[test]
+fn a_pod_added_while_it_is_ending_starts_anew() {
+    let mut world = World::running(one(Readiness, spec()));
+    let old = world.starts[0].attempt;
+    world.scheduler.remove_pod(&PodUid::from("p"), world.now);
+    world.add(pod("p", [one(Readiness, spec())]));
+    assert_eq!((world.ended.len(), world.scheduler.workers_len(), world.made.len()), (1, 1, 2));
+    assert!(!world.scheduler.handle_outcome(old, success(), world.now));
+    assert_eq!(world.verdicts_published(), [Some(Failure), None]);
+}
+
+#[test]
+fn a_deleted_pods_liveness_is_quiet_and_its_readiness_goes_on() {
+    let mut world = World::running(with_all_probes(container("c", ContainerKind::Regular)));
+    world.pass_answering(20_000, &success());
+    let mut status = pod_status([container_status("c", "test://1", running(START))]);
+    status.deleting = true;
+    world.status(status);
+    world.reports.clear();
+    world.pass_answering(20_000, &failure());
+    assert!(world.reports.iter().all(|report| report.probe_type == Readiness) && world.reports.len() >= 2);
+    assert_eq!(
+        (world.verdict("c", Readiness), world.scheduler.workers_len()),
+        (Some(Failure), 2),
+        "startup is on hold"
+    );
+}
+
+#[test]
+fn a_terminal_phase_ends_all_workers() {
+    let mut world = World::running(with_all_probes(container("c", ContainerKind::Regular)));
+    let mut status = pod_status([container_status("c", "test://1", terminated(0))]);
+    status.phase = PodPhase::Succeeded;
+    world.status(status);
+    world.pass_answering(10_000, &success());
+    assert_eq!((world.ended.len(), world.scheduler.workers_len()), (3, 0));
+}
+
+#[test]
+fn a_startup_probe_that_never_succeeds_gates_for_ever_and_fails_once() {
+    let mut world = World::running(with_probe(one(Startup, thresholds(1, 3)), Liveness, spec()));
+    world.pass_answering(200_000, &failure());
+    assert_eq!(world.reports.len(), 3);
+    assert_eq!(world.verdict("c", Startup), Some(Failure));
+    assert_eq!(
+        world.publishes.iter().filter(|p| p.probe_type == Startup).map(|p| p.verdict).collect::<Vec<_>>(),
+        [Some(Unknown), Some(Failure)]
+    );
+}
+
+#[test]
+fn a_worker_is_small() {
+    assert!(size_of::<Place>() <= 192, "{} bytes", size_of::<Place>());
+}
+
+// Any sequence of calls.
+
+mod any_sequence {
+    use std::collections::BTreeSet;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[derive(Clone, Debug)]
+    enum Op {
+        Add,
+        Remove,
+        StopLivenessAndStartup,
+        State {
+            instance: u8,
+            what: u8,
+        },
+        Deleting,
+        Trigger(usize),
+        /// Milliseconds, and how many starts the turn after them may make.
+        Pass(u64, usize),
+        Started(usize),
+        Answer(usize, u8),
+    }
+
+    fn op() -> impl Strategy<Value = Op> {
+        prop_oneof![
+            2 => Just(Op::Add),
+            1 => Just(Op::Remove),
+            1 => Just(Op::StopLivenessAndStartup),
+            6 => (0_u8..3, 0_u8..6).prop_map(|(instance, what)| Op::State { instance, what }),
+            1 => Just(Op::Deleting),
+            2 => (0_usize..3).prop_map(Op::Trigger),
+            12 => (0_u64..4_000, 0_usize..4).prop_map(|(millis, starts)| Op::Pass(millis, starts)),
+            6 => (0_usize..4).prop_map(Op::Started),
+            12 => (0_usize..4, 0_u8..8).prop_map(|(which, what)| Op::Answer(which, what)),
+        ]
+    }
+
+    /// What a shell would know of the scheduler, from its actions alone.
+    #[derive(Default)]
+    struct Shell {
+        live: BTreeSet<WorkerIndex>,
+        in_flight: Vec<Start>,
+        stored: BTreeMap<WorkerIndex, Verdict>,
+        log: Vec<Action>,
+    }
+
+    impl Shell {
+        fn drain(&mut self, scheduler: &mut Scheduler, now: Instant) {
+            while let Some(action) = scheduler.poll_action() {
+                self.log.push(action.clone());
+                match action {
+                    Action::Start(start) => {
+                        assert!(self.live.contains(&start.attempt.worker) && start.due <= now);
+                        let overlap = self.in_flight.iter().any(|other| other.attempt.worker == start.attempt.worker);
+                        assert!(!overlap, "two attempts of one worker");
+                        assert!(start.retry < ATTEMPTS_MAX);
+                        self.in_flight.push(start);
+                    }
+                    Action::Publish(publish) => {
+                        assert!(self.live.contains(&publish.worker));
+                        let before = match publish.verdict {
+                            Some(verdict) => self.stored.insert(publish.worker, verdict),
+                            None => Some(self.stored.remove(&publish.worker).expect("only what is stored is removed")),
+                        };
+                        assert!(publish.verdict.is_none() || before != publish.verdict, "no change, no update");
+                    }
+                    Action::Report(report) => assert!(self.live.contains(&report.worker)),
+                    Action::LocalTooLong(told) => assert!(self.live.contains(&told.worker)),
+                    Action::Missed { worker, count } => assert!(self.live.contains(&worker) && count > 0),
+                    Action::WorkerEnded { worker } => {
+                        assert!(self.live.remove(&worker) && !self.stored.contains_key(&worker));
+                        self.in_flight.retain(|start| start.attempt.worker != worker);
+                    }
+                }
+            }
+            assert_eq!(self.live.len(), scheduler.workers_len());
+            for worker in &self.live {
+                let view = scheduler.worker(*worker).expect("live");
+                assert_eq!(view.verdict, self.stored.get(worker).copied());
+            }
+        }
+    }
+
+    fn state(what: u8, now: Instant) -> ContainerState {
+        match what {
+            0 => waiting(),
+            1 => terminated(0),
+            2 => terminated(1),
+            _ => running(now),
+        }
+    }
+
+    fn outcome(what: u8) -> Outcome {
+        match what {
+            0..3 => failure(),
+            3 => error(),
+            4 => local(),
+            5 => Outcome::Warning("".into()),
+            _ => success(),
+        }
+    }
+
+    /// The pod: every probe, short periods, and a sidecar.
+    fn subject() -> Arc<Pod> {
+        let short = |failures| ProbeSpec { period_seconds: 1, ..thresholds(1, failures) };
+        let c = with_probe(one(Startup, short(2)), Readiness, ProbeSpec { initial_delay_seconds: 2, ..short(2) });
+        let c = with_probe(c, Liveness, ProbeSpec { period_seconds: 2, ..short(3) });
+        let s = with_probe(container("s", ContainerKind::Sidecar), Readiness, thresholds(2, 1));
+        Arc::new(pod("p", [c, s]))
+    }
+
+    fn play(ops: &[Op], manager_start: Instant) -> Vec<Action> {
+        let mut scheduler = Scheduler::new(config(manager_start), START);
+        let mut shell = Shell::default();
+        let (mut now, uid, subject) = (START, PodUid::from("p"), subject());
+        let mut status = pod_status([]);
+        for op in ops {
+            match *op {
+                Op::Add => {
+                    let mut made = Vec::new();
+                    scheduler.add_pod(Arc::clone(&subject), None, now, &mut |worker, _, _| made.push(worker));
+                    assert!(made.into_iter().all(|worker| shell.live.insert(worker)), "a place is given away once");
+                    status.deleting = false;
+                }
+                Op::Remove => scheduler.remove_pod(&uid, now),
+                Op::StopLivenessAndStartup => scheduler.stop_liveness_and_startup(&uid, now),
+                Op::State { instance, what } => {
+                    let ids = ["test://1", "test://2", "test://3"];
+                    let of = |name, id| container_status(name, id, state(what, now));
+                    status.containers = vec![of("c", ids[usize::from(instance)]), of("s", ids[0])];
+                    scheduler.handle_status(&uid, status.clone(), now);
+                }
+                Op::Deleting => {
+                    status.deleting = true;
+                    scheduler.handle_status(&uid, status.clone(), now);
+                }
+                Op::Trigger(which) => {
+                    scheduler.trigger(&uid, &ContainerName::from("c"), ProbeType::ALL[which], now);
+                }
+                Op::Pass(millis, starts_max) => {
+                    now = now + Duration::from_millis(millis);
+                    scheduler.handle_timeout(now, starts_max);
+                    let started = scheduler.actions.iter().filter(|action| matches!(action, Action::Start(_))).count();
+                    assert!(started <= starts_max);
+                }
+                Op::Started(which) => {
+                    if let Some(start) = shell.in_flight.get(which) {
+                        scheduler.handle_started(start.attempt, now);
+                    }
+                }
+                Op::Answer(which, what) => {
+                    if which < shell.in_flight.len() {
+                        let start = shell.in_flight.remove(which);
+                        assert!(scheduler.handle_outcome(start.attempt, outcome(what), now));
+                    }
+                }
+            }
+            shell.drain(&mut scheduler, now);
+        }
+        scheduler.remove_pod(&uid, now);
+        shell.drain(&mut scheduler, now);
+        while let Some(start) = shell.in_flight.pop() {
+            assert!(scheduler.handle_outcome(start.attempt, success(), now));
+            shell.drain(&mut scheduler, now);
+        }
+        assert_eq!((scheduler.workers_len(), scheduler.pod(&uid).is_none()), (0, true));
+        assert!(scheduler.wheel.is_empty() && shell.stored.is_empty());
+        shell.log
+    }
+
+    proptest! {
+        #[test]
+        fn keeps_the_promises_of_the_interface(ops in prop::collection::vec(op(), 1..120), young in any::<bool>()) {
+            let manager_start = if young { START } else { Instant::ZERO };
+            let log = play(&ops, manager_start);
+            prop_assert_eq!(log, play(&ops, manager_start), "a run is a function of its inputs");
+        }
+    }
+}
