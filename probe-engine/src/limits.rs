@@ -250,5 +250,13 @@ pub const MANIFEST_DEPTH_MAX: usize = 64;
 /// Values of one document that anchors hold and aliases and merge keys copy. More: the document is refused with an error.
 pub const MANIFEST_ALIAS_NODES_MAX: usize = 100_000;
 
+/// Wait after a change in a manifest directory, so that a file is read when its editor is done with it.
+pub const MANIFEST_SETTLE: Duration = Duration::from_millis(100);
+
+/// Time between two looks at the manifests where inotify cannot be used.
+pub const MANIFEST_POLL: Duration = Duration::from_secs(10);
+
+/// Problems of one manifest file that are kept for /readyz and logged. More: only counted.
+pub const MANIFEST_PROBLEMS_LEN_MAX: usize = 100;
 /// Messages waiting for the lifecycle. Full: the manager and the results stage keep theirs, the latest per pod and probe.
 pub const LIFECYCLE_INPUTS_LEN_MAX: usize = 1_024;

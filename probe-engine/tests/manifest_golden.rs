@@ -7,17 +7,12 @@ use std::path::{Path, PathBuf};
 use probe_engine::cli::validate::{self, Output, ValidateArgs};
 
 fn data(directory: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("../tests/data/manifests")
-        .join(directory)
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/data/manifests").join(directory)
 }
 
 /// What `validate FILE` prints, with the file's name in place of its path, and its exit code.
 fn validate(file: &Path) -> (String, u8) {
-    let args = ValidateArgs {
-        files: vec![file.to_owned()],
-        output: Output::Text,
-    };
+    let args = ValidateArgs { files: vec![file.to_owned()], output: Output::Text };
     let (mut out, mut err) = (Vec::new(), Vec::new());
     let code = validate::run(&args, &mut out, &mut err).unwrap();
     out.extend_from_slice(&err);

@@ -5,25 +5,16 @@ use std::net::IpAddr;
 
 use probe_engine::core::id::ProbeType;
 use probe_engine::core::spec::{ContainerKind, Handler, Pod, Port, RestartPolicy, Scheme};
-use probe_engine::source::parse::{
-    self, Options, Parsed, Problem, RuntimeKind, Severity, Strictness, UnsupportedKind,
-};
+use probe_engine::source::parse::{self, Options, Parsed, Problem, RuntimeKind, Severity, Strictness, UnsupportedKind};
 use proptest::prelude::*;
 
-const NONE: Options = Options {
-    strictness: Strictness::Run,
-    runtime: Some(RuntimeKind::None),
-};
-const PROCESS: Options = Options {
-    strictness: Strictness::Run,
-    runtime: Some(RuntimeKind::Process),
-};
+const NONE: Options = Options { strictness: Strictness::Run, runtime: Some(RuntimeKind::None) };
+const PROCESS: Options = Options { strictness: Strictness::Run, runtime: Some(RuntimeKind::Process) };
 
 fn read(text: &str, options: &Options) -> Result<Parsed, Vec<String>> {
     let mut documents = parse::parse_documents("pod.yaml", text.as_bytes());
     assert_eq!(documents.len(), 1);
-    parse::pod(documents.remove(0), options)
-        .map_err(|problems| problems.iter().map(Problem::to_string).collect())
+    parse::pod(documents.remove(0), options).map_err(|problems| problems.iter().map(Problem::to_string).collect())
 }
 
 fn pod(text: &str) -> Pod {
@@ -32,9 +23,8 @@ fn pod(text: &str) -> Pod {
 
 /// A pod with one container `app` that has these fields (each line indented by four).
 fn with(container: &str) -> String {
-    let mut text = String::from(
-        "apiVersion: v1\nkind: Pod\nmetadata: {name: web}\nspec:\n  containers:\n  - name: app\n",
-    );
+    let mut text =
+        String::from("apiVersion: v1\nkind: Pod\nmetadata: {name: web}\nspec:\n  containers:\n  - name: app\n");
     for line in container.lines() {
         writeln!(text, "    {line}").unwrap();
     }
@@ -82,10 +72,7 @@ spec:
   - {name: setup}
 status: {podIP: "::1"}
 "#;
-    let options = Options {
-        runtime: None,
-        ..NONE
-    };
+    let options = Options { runtime: None, ..NONE };
     let pod = read(text, &options).unwrap().pod;
     assert_eq!(pod.uid.as_str(), "0f1e");
     assert_eq!((&*pod.namespace, &*pod.name), ("default", "web"));
@@ -102,10 +89,7 @@ status: {podIP: "::1"}
 
     let app = &pod.containers[0];
     let strings = |list: &[Box<str>]| list.iter().map(|s| s.to_string()).collect::<Vec<_>>();
-    assert_eq!(
-        strings(&app.process.command),
-        ["/bin/app", "--port=8080", "$(PORT)", "$(NONE)"]
-    );
+    assert_eq!(strings(&app.process.command), ["/bin/app", "--port=8080", "$(PORT)", "$(NONE)"]);
     // LATER comes later, so it is not known to URL.
     assert_eq!(strings(&app.process.args), ["http://localhost:8080/$(LATER)"]);
     assert_eq!(app.process.env.len(), 3);
@@ -116,10 +100,7 @@ status: {podIP: "::1"}
     assert_eq!(app.process.stop_signal.as_deref(), Some("SIGUSR1"));
 
     let startup = app.probes.by_type(ProbeType::Startup).unwrap();
-    assert_eq!(
-        (startup.timeout_seconds, startup.period_seconds, startup.failure_threshold),
-        (1, 10, 3)
-    );
+    assert_eq!((startup.timeout_seconds, startup.period_seconds, startup.failure_threshold), (1, 10, 3));
     assert_eq!(startup.termination_grace_period_seconds, Some(5));
     let Handler::HttpGet(http) = &startup.handler else {
         panic!("{startup:?}");
@@ -177,7 +158,9 @@ fn the_process_runtime_needs_a_command_but_no_image() {
     let errors = read(&with("image: a"), &PROCESS).unwrap_err();
     assert_eq!(
         errors,
-        ["pod.yaml:6: spec.containers[0].command: Required value: the process runtime has no image to take a command from"]
+        [
+            "pod.yaml:6: spec.containers[0].command: Required value: the process runtime has no image to take a command from"
+        ]
     );
     assert!(read(&with("command: [app]"), &PROCESS).is_ok());
 }
@@ -187,9 +170,7 @@ fn exec_probes_are_refused_under_runtime_none() {
     let text = with("command: [app]\nreadinessProbe: {exec: {command: [x]}}");
     let errors = read(&text, &NONE).unwrap_err();
     assert_eq!(errors.len(), 1, "{errors:?}");
-    assert!(errors[0].starts_with(
-        "pod.yaml:8: spec.containers[0].readinessProbe.exec: Forbidden: runtime none"
-    ));
+    assert!(errors[0].starts_with("pod.yaml:8: spec.containers[0].readinessProbe.exec: Forbidden: runtime none"));
     assert!(read(&text, &PROCESS).is_ok());
 }
 
@@ -205,10 +186,7 @@ env: [{name: A, valueFrom: {fieldRef: {fieldPath: status.podIP}}}]
 lifecycle: {preStop: {exec: {command: [x]}}}
 resources: {limits: {memory: 1Gi, cpu: 1}, requests: {cpu: 100m}}",
     )
-    .replace(
-        "spec:",
-        "spec:\n  hostPID: true\n  tolerations: []\n  initContainers: [{name: i}]",
-    );
+    .replace("spec:", "spec:\n  hostPID: true\n  tolerations: []\n  initContainers: [{name: i}]");
     let expected = [
         ("spec.hostPID", true),
         ("spec.tolerations", false),
@@ -251,10 +229,7 @@ fn run_takes_pods_only_and_says_so() {
 fn a_name_that_would_have_to_be_generated_is_refused_in_run() {
     let text = with("command: [app]").replace("name: web", "generateName: web-");
     let errors = read(&text, &PROCESS).unwrap_err();
-    assert_eq!(
-        errors,
-        ["pod.yaml:3: metadata.name: Required value: names are not generated here"]
-    );
+    assert_eq!(errors, ["pod.yaml:3: metadata.name: Required value: names are not generated here"]);
 }
 
 #[test]
@@ -343,10 +318,7 @@ spec:
 "#;
     let pod = pod(text);
     let startup = pod.containers[0].probes.startup.clone().unwrap();
-    assert_eq!(
-        (startup.period_seconds, startup.timeout_seconds, startup.failure_threshold),
-        (7, 2, 9)
-    );
+    assert_eq!((startup.period_seconds, startup.timeout_seconds, startup.failure_threshold), (7, 2, 9));
     let Handler::TcpSocket(tcp) = &startup.handler else {
         panic!("{startup:?}");
     };
@@ -359,7 +331,9 @@ fn json_is_read_as_json() {
     let errors = read(text, &PROCESS).unwrap_err();
     assert_eq!(
         errors,
-        ["pod.yaml:4: spec.containers[0].livenessProbe.tcpSocket.port: Invalid value: 0: must be between 1 and 65535, inclusive"]
+        [
+            "pod.yaml:4: spec.containers[0].livenessProbe.tcpSocket.port: Invalid value: 0: must be between 1 and 65535, inclusive"
+        ]
     );
     let pod = read(&text.replace("port\":0", "port\":1"), &PROCESS).unwrap().pod;
     assert_eq!(&*pod.containers[0].process.command[0], "xA/");

@@ -1,7 +1,6 @@
 //! `probe-engine validate FILE..|-`: every error of manifests, in the API server's words, without running anything.
 //! Works without a cluster and without the daemon.
 
-use std::fs;
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 
@@ -145,23 +144,17 @@ fn files(path: &Path, problems: &mut Vec<Problem>) -> Vec<PathBuf> {
 }
 
 fn read(file: &Path) -> io::Result<Vec<u8>> {
-    // One byte more than allowed is enough to be refused.
-    let bytes_max = limits::MANIFEST_BYTES_MAX + 1;
-    let mut bytes = Vec::new();
-    if file == Path::new("-") {
-        io::stdin().lock().take(bytes_max).read_to_end(&mut bytes)?;
-    } else {
-        fs::File::open(file)?.take(bytes_max).read_to_end(&mut bytes)?;
+    if file != Path::new("-") {
+        return manifest::read_file(file);
     }
+    let mut bytes = Vec::new();
+    // One byte more than allowed is enough to be refused.
+    io::stdin().lock().take(limits::MANIFEST_BYTES_MAX + 1).read_to_end(&mut bytes)?;
     Ok(bytes)
 }
 
 fn origin(file: &Path) -> String {
-    if file == Path::new("-") {
-        "<stdin>".to_owned()
-    } else {
-        file.display().to_string()
-    }
+    if file == Path::new("-") { "<stdin>".to_owned() } else { file.display().to_string() }
 }
 
 fn unreadable(file: &Path, error: &io::Error) -> Problem {

@@ -159,10 +159,7 @@ impl<'t> Iterator for Documents<'t> {
                     self.document(None, flaws)
                 }
             };
-            let is_empty = document
-                .root
-                .as_ref()
-                .is_none_or(|root| root.value == Value::Null);
+            let is_empty = document.root.as_ref().is_none_or(|root| root.value == Value::Null);
             if !is_empty || !document.flaws.is_empty() {
                 return Some(document);
             }
@@ -173,11 +170,7 @@ impl<'t> Iterator for Documents<'t> {
 
 impl<'t> Documents<'t> {
     fn document(&self, root: Option<Node<'t>>, flaws: Vec<Flaw>) -> Document<'t> {
-        Document {
-            file: Arc::clone(&self.file),
-            root,
-            flaws,
-        }
+        Document { file: Arc::clone(&self.file), root, flaws }
     }
 
     /// Reads one document, or the end of the text.
@@ -210,10 +203,7 @@ impl<'t> Documents<'t> {
 /// The bytes as text, within its bound.
 fn text(bytes: &[u8]) -> Result<&str, Flaw> {
     let flaw = |line: usize, what: String| Flaw {
-        at: Position {
-            line: u32::try_from(line).unwrap_or(u32::MAX),
-            column: 1,
-        },
+        at: Position { line: u32::try_from(line).unwrap_or(u32::MAX), column: 1 },
         path: String::new(),
         what,
     };
@@ -261,15 +251,14 @@ pub fn pod(document: Document<'_>, options: &Options) -> Result<Parsed, Vec<Prob
         return Err(report.into_problems());
     };
     let spec_path = path.child("spec");
-    let unsupported = match options.runtime {
+    let mut unsupported = match options.runtime {
         Some(RuntimeKind::Process) => unsupported::by_process(&spec, &spec_path),
         Some(RuntimeKind::None) | None => Vec::new(),
     };
-    Ok(Parsed {
-        pod: convert::pod(meta, spec, status.as_ref()),
-        unsupported,
-        warnings: report.into_problems(),
-    })
+    for field in &mut unsupported {
+        field.line = root.locate(&field.path).line;
+    }
+    Ok(Parsed { pod: convert::pod(meta, spec, status.as_ref()), unsupported, warnings: report.into_problems() })
 }
 
 /// Looks into any document as `validate` does: pods, pod templates, lists of them. Kinds without a pod template
@@ -323,18 +312,12 @@ fn check_object(root: &mut Node<'_>, path: &Path<'_>, report: &mut Report) {
 }
 
 fn rules(strictness: Strictness, owner: Owner) -> Rules {
-    Rules {
-        image_required: strictness == Strictness::Validate,
-        owner,
-    }
+    Rules { image_required: strictness == Strictness::Validate, owner }
 }
 
 /// The items of a `List` (also `PodList` and the like, whose items say their kind).
 fn list_items<'a, 't>(root: &'a mut Node<'t>) -> Option<&'a mut Vec<Node<'t>>> {
-    let is_list = root
-        .field("kind")
-        .and_then(Node::as_str)
-        .is_some_and(|kind| kind.ends_with("List"));
+    let is_list = root.field("kind").and_then(Node::as_str).is_some_and(|kind| kind.ends_with("List"));
     let Value::Map(entries) = &mut root.value else {
         return None;
     };
@@ -385,13 +368,7 @@ fn read_pod(
 }
 
 /// Checks an object for its pod template.
-fn read_template(
-    root: &mut Node<'_>,
-    kind: &schema::Kind,
-    path: &Path<'_>,
-    rules: Rules,
-    report: &mut Report,
-) {
+fn read_template(root: &mut Node<'_>, kind: &schema::Kind, path: &Path<'_>, rules: Rules, report: &mut Report) {
     report.fields(root, &kind.shape(), path);
     let mut errors = Errors::default();
     if let Some(meta) = report.read::<ObjectMeta>(root, &["metadata"], path) {

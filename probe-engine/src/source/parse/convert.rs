@@ -8,8 +8,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use probe_core::id::{ContainerName, PodUid};
 use probe_core::spec::{
-    Container, ContainerKind, Exec, Grpc, Handler, HttpGet, HttpHeader, Pod, Port, ProbeSpec,
-    Probes, Process, RestartPolicy, Scheme, TcpSocket,
+    Container, ContainerKind, Exec, Grpc, Handler, HttpGet, HttpHeader, Pod, Port, ProbeSpec, Probes, Process,
+    RestartPolicy, Scheme, TcpSocket,
 };
 
 use super::defaults::GRACE_SECONDS;
@@ -18,11 +18,7 @@ use super::{identity, quantity};
 
 /// Our pod. The arguments have passed validation; what they cannot hold any more (a number out of range) would
 /// become the nearest value that is valid.
-pub(super) fn pod(
-    meta: ObjectMeta,
-    spec: k8s::PodSpec,
-    status: Option<&k8s::PodStatus>,
-) -> Pod {
+pub(super) fn pod(meta: ObjectMeta, spec: k8s::PodSpec, status: Option<&k8s::PodStatus>) -> Pod {
     let namespace = meta.namespace.filter(|n| !n.is_empty());
     let namespace = namespace.unwrap_or_else(|| "default".to_owned());
     let name = meta.name.unwrap_or_default();
@@ -45,9 +41,7 @@ pub(super) fn pod(
         })
         .collect();
     let containers = spec.containers.iter();
-    let containers = containers
-        .map(|c| container(c, ContainerKind::Regular, &defaults))
-        .collect();
+    let containers = containers.map(|c| container(c, ContainerKind::Regular, &defaults)).collect();
     let gates = spec.readiness_gates.iter().flatten();
     let grace = spec.termination_grace_period_seconds.unwrap_or(GRACE_SECONDS);
     Pod {
@@ -58,11 +52,7 @@ pub(super) fn pod(
         annotations: pairs(meta.annotations),
         pod_ip: status.and_then(|s| s.pod_ip.as_deref()?.parse().ok()),
         host_network: spec.host_network.unwrap_or_default(),
-        restart_policy: spec
-            .restart_policy
-            .as_deref()
-            .and_then(restart_policy)
-            .unwrap_or_default(),
+        restart_policy: spec.restart_policy.as_deref().and_then(restart_policy).unwrap_or_default(),
         termination_grace_period_seconds: u64::try_from(grace).unwrap_or_default(),
         readiness_gates: gates.map(|g| Arc::from(&*g.condition_type)).collect(),
         init_containers,
@@ -100,8 +90,7 @@ fn container(from: &k8s::Container, kind: ContainerKind, defaults: &Process) -> 
 fn process(from: &k8s::Container, literal: &LiteralEnv<'_>, defaults: &Process) -> Process {
     let expanded = |list: &Option<Vec<String>>| {
         let list = list.iter().flatten();
-        list.map(|text| expand(text, |name| literal.expanded(name)).into())
-            .collect()
+        list.map(|text| expand(text, |name| literal.expanded(name)).into()).collect()
     };
     let context = from.security_context.as_ref();
     let memory = from.resources.as_ref().and_then(|resources| {
@@ -114,19 +103,11 @@ fn process(from: &k8s::Container, literal: &LiteralEnv<'_>, defaults: &Process) 
         args: expanded(&from.args),
         env: literal.in_order(),
         working_dir: non_empty(&from.working_dir).map(Box::from),
-        run_as_user: context
-            .and_then(|c| c.run_as_user)
-            .and_then(narrow)
-            .or(defaults.run_as_user),
-        run_as_group: context
-            .and_then(|c| c.run_as_group)
-            .and_then(narrow)
-            .or(defaults.run_as_group),
+        run_as_user: context.and_then(|c| c.run_as_user).and_then(narrow).or(defaults.run_as_user),
+        run_as_group: context.and_then(|c| c.run_as_group).and_then(narrow).or(defaults.run_as_group),
         supplemental_groups: defaults.supplemental_groups.clone(),
         memory_limit_bytes: memory,
-        stop_signal: lifecycle
-            .and_then(|l| non_empty(&l.stop_signal))
-            .map(Box::from),
+        stop_signal: lifecycle.and_then(|l| non_empty(&l.stop_signal)).map(Box::from),
     }
 }
 
@@ -139,11 +120,7 @@ struct LiteralEnv<'a> {
 
 impl<'a> LiteralEnv<'a> {
     fn of(env: &'a [k8s::EnvVar]) -> Self {
-        let mut this = Self {
-            raw: HashMap::new(),
-            expanded: HashMap::new(),
-            order: Vec::new(),
-        };
+        let mut this = Self { raw: HashMap::new(), expanded: HashMap::new(), order: Vec::new() };
         for variable in env.iter().filter(|v| v.value_from.is_none()) {
             let value = variable.value.as_deref().unwrap_or_default();
             // Only what stands before an entry is known to it (`makeEnvironmentVariables`).
@@ -172,11 +149,7 @@ impl<'a> LiteralEnv<'a> {
     }
 }
 
-fn probe(
-    from: &k8s::Probe,
-    ports: &[k8s::ContainerPort],
-    env: &LiteralEnv<'_>,
-) -> Option<ProbeSpec> {
+fn probe(from: &k8s::Probe, ports: &[k8s::ContainerPort], env: &LiteralEnv<'_>) -> Option<ProbeSpec> {
     let at_least_1 = |n: Option<i32>, default: u32| {
         let n = n.and_then(|n| u32::try_from(n).ok());
         n.filter(|n| *n > 0).unwrap_or(default)
@@ -188,29 +161,18 @@ fn probe(
         period_seconds: at_least_1(from.period_seconds, 10),
         success_threshold: at_least_1(from.success_threshold, 1),
         failure_threshold: at_least_1(from.failure_threshold, 3),
-        termination_grace_period_seconds: from
-            .termination_grace_period_seconds
-            .and_then(|n| u64::try_from(n).ok()),
+        termination_grace_period_seconds: from.termination_grace_period_seconds.and_then(|n| u64::try_from(n).ok()),
     })
 }
 
-fn handler(
-    from: &k8s::Probe,
-    ports: &[k8s::ContainerPort],
-    env: &LiteralEnv<'_>,
-) -> Option<Handler> {
+fn handler(from: &k8s::Probe, ports: &[k8s::ContainerPort], env: &LiteralEnv<'_>) -> Option<Handler> {
     if let Some(exec) = &from.exec {
         let command = exec.command.iter().flatten();
         let expanded = |text: &String| expand(text, |name| env.raw(name)).into();
-        return Some(Handler::Exec(Exec {
-            command: command.map(expanded).collect(),
-        }));
+        return Some(Handler::Exec(Exec { command: command.map(expanded).collect() }));
     }
     if let Some(http) = &from.http_get {
-        let header = |h: &k8s::HTTPHeader| HttpHeader {
-            name: h.name.as_str().into(),
-            value: h.value.as_str().into(),
-        };
+        let header = |h: &k8s::HTTPHeader| HttpHeader { name: h.name.as_str().into(), value: h.value.as_str().into() };
         return Some(Handler::HttpGet(HttpGet {
             host: non_empty(&http.host).map(Arc::from),
             port: port(&http.port, ports),
@@ -299,9 +261,7 @@ fn restart_policy(text: &str) -> Option<RestartPolicy> {
 }
 
 /// Sorted by key, as a BTreeMap is.
-fn pairs(
-    map: Option<std::collections::BTreeMap<String, String>>,
-) -> Box<[(Arc<str>, Arc<str>)]> {
+fn pairs(map: Option<std::collections::BTreeMap<String, String>>) -> Box<[(Arc<str>, Arc<str>)]> {
     let pairs = map.into_iter().flatten();
     pairs.map(|(k, v)| (k.into(), v.into())).collect()
 }

@@ -29,11 +29,7 @@ impl<'de> Deserializer<'de> for &'de Node<'_> {
         }
     }
 
-    fn deserialize_newtype_struct<V: Visitor<'de>>(
-        self,
-        name: &'static str,
-        visitor: V,
-    ) -> Result<V::Value, Error> {
+    fn deserialize_newtype_struct<V: Visitor<'de>>(self, name: &'static str, visitor: V) -> Result<V::Value, Error> {
         match self.value {
             Value::Null if name == "Quantity" => visitor.visit_i64(0),
             _ => visitor.visit_newtype_struct(self),
@@ -107,10 +103,7 @@ struct Items<'de, 't>(std::slice::Iter<'de, Node<'t>>);
 impl<'de> SeqAccess<'de> for Items<'de, '_> {
     type Error = Error;
 
-    fn next_element_seed<T: DeserializeSeed<'de>>(
-        &mut self,
-        seed: T,
-    ) -> Result<Option<T::Value>, Error> {
+    fn next_element_seed<T: DeserializeSeed<'de>>(&mut self, seed: T) -> Result<Option<T::Value>, Error> {
         self.0.next().map(|node| seed.deserialize(node)).transpose()
     }
 
@@ -126,20 +119,14 @@ struct Fields<'de, 't> {
 
 impl<'de, 't> Fields<'de, 't> {
     fn of(entries: &'de [Entry<'t>]) -> Self {
-        Self {
-            rest: entries.iter(),
-            value: None,
-        }
+        Self { rest: entries.iter(), value: None }
     }
 }
 
 impl<'de> MapAccess<'de> for Fields<'de, '_> {
     type Error = Error;
 
-    fn next_key_seed<K: DeserializeSeed<'de>>(
-        &mut self,
-        seed: K,
-    ) -> Result<Option<K::Value>, Error> {
+    fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>, Error> {
         let Some(entry) = self.rest.next() else {
             return Ok(None);
         };

@@ -1,9 +1,7 @@
 //! Defaults as the API server sets them before it validates (`pkg/apis/core/v1/defaults.go`): only 0 and the empty
 //! text are replaced; a negative number stays and fails validation.
 
-use k8s_openapi::api::core::v1::{
-    Container, HTTPGetAction, Lifecycle, LifecycleHandler, PodSpec, Probe,
-};
+use k8s_openapi::api::core::v1::{Container, HTTPGetAction, Lifecycle, LifecycleHandler, PodSpec, Probe};
 
 /// `terminationGracePeriodSeconds` of a pod that says nothing.
 pub(super) const GRACE_SECONDS: i64 = 30;
@@ -23,14 +21,9 @@ pub(super) fn container(container: &mut Container) {
     for port in container.ports.iter_mut().flatten() {
         text(&mut port.protocol, "TCP");
     }
-    for probe in [
-        &mut container.liveness_probe,
-        &mut container.readiness_probe,
-        &mut container.startup_probe,
-    ] {
-        if let Some(probe) = probe {
-            self::probe(probe);
-        }
+    let probes = [&mut container.liveness_probe, &mut container.readiness_probe, &mut container.startup_probe];
+    for probe in probes.into_iter().flatten() {
+        self::probe(probe);
     }
     if let Some(lifecycle) = &mut container.lifecycle {
         self::lifecycle(lifecycle);
@@ -54,11 +47,7 @@ pub(super) fn probe(probe: &mut Probe) {
 /// Sets the defaults of postStart and preStop.
 pub(super) fn lifecycle(lifecycle: &mut Lifecycle) {
     for handler in [&mut lifecycle.post_start, &mut lifecycle.pre_stop] {
-        if let Some(LifecycleHandler {
-            http_get: Some(http),
-            ..
-        }) = handler
-        {
+        if let Some(LifecycleHandler { http_get: Some(http), .. }) = handler {
             http_get(http);
         }
     }
@@ -113,11 +102,7 @@ mod tests {
     }
 
     fn http(path: Option<&str>, scheme: Option<&str>) -> HTTPGetAction {
-        HTTPGetAction {
-            path: path.map(str::to_owned),
-            scheme: scheme.map(str::to_owned),
-            ..HTTPGetAction::default()
-        }
+        HTTPGetAction { path: path.map(str::to_owned), scheme: scheme.map(str::to_owned), ..HTTPGetAction::default() }
     }
 
     fn path_and_scheme(http: &HTTPGetAction) -> (Option<&str>, Option<&str>) {
@@ -126,10 +111,7 @@ mod tests {
 
     #[test]
     fn d04_http_without_path_and_scheme_gets_slash_and_http() {
-        let mut p = Probe {
-            http_get: Some(http(None, Some(""))),
-            ..Probe::default()
-        };
+        let mut p = Probe { http_get: Some(http(None, Some(""))), ..Probe::default() };
         probe(&mut p);
         let action = p.http_get.as_ref().unwrap();
         assert_eq!(path_and_scheme(action), (Some("/"), Some("HTTP")));
@@ -144,17 +126,8 @@ mod tests {
 
     #[test]
     fn d06_lifecycle_http_without_path_and_scheme_gets_slash_and_http() {
-        let handler = || {
-            Some(LifecycleHandler {
-                http_get: Some(http(None, None)),
-                ..LifecycleHandler::default()
-            })
-        };
-        let mut l = Lifecycle {
-            post_start: handler(),
-            pre_stop: handler(),
-            ..Lifecycle::default()
-        };
+        let handler = || Some(LifecycleHandler { http_get: Some(http(None, None)), ..LifecycleHandler::default() });
+        let mut l = Lifecycle { post_start: handler(), pre_stop: handler(), ..Lifecycle::default() };
         lifecycle(&mut l);
         for handler in [l.post_start, l.pre_stop] {
             let action = handler.unwrap().http_get.unwrap();
@@ -164,13 +137,7 @@ mod tests {
 
     #[test]
     fn d07_grpc_service_nil_becomes_the_empty_string() {
-        let mut p = Probe {
-            grpc: Some(GRPCAction {
-                port: 1,
-                service: None,
-            }),
-            ..Probe::default()
-        };
+        let mut p = Probe { grpc: Some(GRPCAction { port: 1, service: None }), ..Probe::default() };
         probe(&mut p);
         assert_eq!(p.grpc.unwrap().service.as_deref(), Some(""));
     }

@@ -20,10 +20,7 @@ enum Step<'a> {
 
 impl<'a> Path<'a> {
     /// The object itself.
-    pub(super) const ROOT: Path<'static> = Path {
-        parent: None,
-        step: Step::Root,
-    };
+    pub(super) const ROOT: Path<'static> = Path { parent: None, step: Step::Root };
 
     /// A named field of what is here.
     pub(super) fn child<'b>(&'b self, name: &'b str) -> Path<'b> {
@@ -41,10 +38,7 @@ impl<'a> Path<'a> {
     }
 
     fn step<'b>(&'b self, step: Step<'b>) -> Path<'b> {
-        Path {
-            parent: Some(self),
-            step,
-        }
+        Path { parent: Some(self), step }
     }
 }
 
@@ -153,11 +147,7 @@ impl Errors {
     }
 
     fn push(&mut self, path: &Path<'_>, kind: Kind, message: String) {
-        let error = FieldError {
-            path: path.to_string(),
-            kind,
-            message,
-        };
+        let error = FieldError { path: path.to_string(), kind, message };
         if !self.list.contains(&error) {
             self.list.push(error);
         }
@@ -165,11 +155,7 @@ impl Errors {
 }
 
 fn with_detail(text: &str, detail: &str) -> String {
-    if detail.is_empty() {
-        text.to_owned()
-    } else {
-        format!("{text}: {detail}")
-    }
+    if detail.is_empty() { text.to_owned() } else { format!("{text}: {detail}") }
 }
 
 /// A string as Go's `%q` prints it.
@@ -210,10 +196,7 @@ mod tests {
         let spec = Path::ROOT.child("spec");
         let containers = spec.child("containers");
         let first = containers.index(0);
-        assert_eq!(
-            first.child("livenessProbe").to_string(),
-            "spec.containers[0].livenessProbe"
-        );
+        assert_eq!(first.child("livenessProbe").to_string(), "spec.containers[0].livenessProbe");
         let labels = Path::ROOT.child("metadata").to_string();
         assert_eq!(labels, "metadata");
     }

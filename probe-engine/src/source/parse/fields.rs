@@ -50,11 +50,7 @@ fn value(
         (Shape::Any, _) | (_, Value::Null) => {}
         (Shape::Object(id), Value::Map(entries)) => {
             let object = schema::object(*id);
-            let scope = Scope {
-                object,
-                path,
-                around: scope,
-            };
+            let scope = Scope { object, path, around: scope };
             fields(entries, &scope, findings);
         }
         (Shape::Map(inner), Value::Map(entries)) => {
@@ -128,7 +124,8 @@ fn plain(shape: &Shape, value: &mut Value<'_>) -> Result<(), String> {
         (Shape::Quantity, Value::String(text)) if quantity::whole(text).is_some() => return Ok(()),
         (Shape::Quantity, Value::String(_)) => {
             // `resource.ErrFormatWrong`
-            return Err("quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'".to_owned());
+            return Err("quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'"
+                .to_owned());
         }
         (Shape::Timestamp, Value::String(text)) if text.parse::<jiff::Timestamp>().is_ok() => {
             return Ok(());
@@ -143,11 +140,7 @@ fn plain(shape: &Shape, value: &mut Value<'_>) -> Result<(), String> {
         (Shape::Map(_) | Shape::Object(_), _) => "an object",
         (Shape::Any, _) => return Ok(()),
     };
-    Err(format!(
-        "must be {expected}, not {}{}",
-        type_of(value),
-        hint(shape, value)
-    ))
+    Err(format!("must be {expected}, not {}{}", type_of(value), hint(shape, value)))
 }
 
 fn type_of(value: &Value<'_>) -> &'static str {
@@ -168,9 +161,7 @@ fn hint(shape: &Shape, value: &Value<'_>) -> &'static str {
         (Shape::Int32 | Shape::Int64, Value::String(text)) if text.parse::<i64>().is_ok() => {
             "; write it without quotes"
         }
-        (Shape::Bool, Value::String(text)) if matches!(&**text, "true" | "false") => {
-            "; write it without quotes"
-        }
+        (Shape::Bool, Value::String(text)) if matches!(&**text, "true" | "false") => "; write it without quotes",
         _ => "",
     }
 }
@@ -178,9 +169,8 @@ fn hint(shape: &Shape, value: &Value<'_>) -> &'static str {
 /// The text for an unknown field: where it belongs, or the nearest known name, or neither.
 fn unknown(entry: &Entry<'_>, siblings: &[Entry<'_>], scope: &Scope<'_>) -> String {
     let name = &*entry.key;
-    let belongs = in_metadata(name, scope)
-        .or_else(|| around(entry, scope))
-        .or_else(|| inside(entry, siblings, scope, 1));
+    let belongs =
+        in_metadata(name, scope).or_else(|| around(entry, scope)).or_else(|| inside(entry, siblings, scope, 1));
     if let Some(place) = belongs {
         return format!("unknown field; it belongs at {place}");
     }
@@ -216,12 +206,7 @@ fn around(entry: &Entry<'_>, scope: &Scope<'_>) -> Option<String> {
 }
 
 /// The same name in an object `depth` levels inside this one; of several, those that the document has.
-fn inside(
-    entry: &Entry<'_>,
-    siblings: &[Entry<'_>],
-    scope: &Scope<'_>,
-    depth: usize,
-) -> Option<String> {
+fn inside(entry: &Entry<'_>, siblings: &[Entry<'_>], scope: &Scope<'_>, depth: usize) -> Option<String> {
     let mut places = Vec::new();
     descend(entry, scope.object, String::new(), depth, &mut places);
     let is_present = |place: &&String| {
@@ -241,13 +226,7 @@ fn inside(
     }
 }
 
-fn descend(
-    entry: &Entry<'_>,
-    object: &'static Object,
-    prefix: String,
-    depth: usize,
-    places: &mut Vec<String>,
-) {
+fn descend(entry: &Entry<'_>, object: &'static Object, prefix: String, depth: usize, places: &mut Vec<String>) {
     for (name, shape) in object.fields() {
         let (id, list) = match shape {
             Shape::Object(id) => (id, ""),

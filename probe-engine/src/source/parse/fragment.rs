@@ -49,20 +49,12 @@ pub(super) fn inspect(root: &mut Node<'_>, report: &mut Report) {
     report.field_errors(root, &Path::ROOT, errors);
 }
 
-fn spec(
-    root: &Node<'_>,
-    names: &[&str],
-    path: &Path<'_>,
-    report: &mut Report,
-    errors: &mut Errors,
-) {
+fn spec(root: &Node<'_>, names: &[&str], path: &Path<'_>, report: &mut Report, errors: &mut Errors) {
     let Some(mut spec) = report.read::<PodSpec>(root, names, &Path::ROOT) else {
         return;
     };
     defaults::pod_spec(&mut spec);
-    let grace = spec
-        .termination_grace_period_seconds
-        .unwrap_or(defaults::GRACE_SECONDS);
+    let grace = spec.termination_grace_period_seconds.unwrap_or(defaults::GRACE_SECONDS);
     let path = path.child("containers");
     for (i, container) in spec.containers.iter().enumerate() {
         probes(container, grace, &path.index(i), errors);

@@ -21,9 +21,7 @@ pub(super) fn derived_uid(namespace: &str, name: &str, spec: &PodSpec) -> String
     id[6] = id[6] & 0x0f | 0x80;
     id[8] = id[8] & 0x3f | 0x80;
     let hex = |bytes: &[u8]| bytes.iter().map(|b| format!("{b:02x}")).collect::<String>();
-    [&id[..4], &id[4..6], &id[6..8], &id[8..10], &id[10..]]
-        .map(hex)
-        .join("-")
+    [&id[..4], &id[4..6], &id[6..8], &id[8..10], &id[10..]].map(hex).join("-")
 }
 
 /// FNV-1a, 64 bits, of the container's definition.

@@ -87,9 +87,7 @@ pub(super) fn port_name(value: &str) -> Complaints {
     too_long(value, 15, "", &mut complaints);
     let allowed = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
     if value.is_empty() || !value.bytes().all(allowed) {
-        complaints.push(Cow::Borrowed(
-            "must contain only alpha-numeric characters (a-z, 0-9), and hyphens (-)",
-        ));
+        complaints.push(Cow::Borrowed("must contain only alpha-numeric characters (a-z, 0-9), and hyphens (-)"));
     }
     if !value.bytes().any(|b| b.is_ascii_lowercase()) {
         complaints.push(Cow::Borrowed("must contain at least one letter (a-z)"));
@@ -106,28 +104,18 @@ pub(super) fn port_name(value: &str) -> Complaints {
 /// The name of an environment variable, by the relaxed rule of 1.34. Emptiness is the caller's to check.
 pub(super) fn env_name(value: &str) -> Complaints {
     let allowed = |c: char| (' '..='~').contains(&c) && c != '=';
-    if value.chars().all(allowed) {
-        Vec::new()
-    } else {
-        vec![Cow::Borrowed(ENV_NAME)]
-    }
+    if value.chars().all(allowed) { Vec::new() } else { vec![Cow::Borrowed(ENV_NAME)] }
 }
 
 /// The name of an HTTP header.
 pub(super) fn header_name(value: &str) -> Complaints {
     let allowed = |b: u8| b.is_ascii_alphanumeric() || b == b'-';
-    if !value.is_empty() && value.bytes().all(allowed) {
-        Vec::new()
-    } else {
-        vec![Cow::Borrowed(HEADER_NAME)]
-    }
+    if !value.is_empty() && value.bytes().all(allowed) { Vec::new() } else { vec![Cow::Borrowed(HEADER_NAME)] }
 }
 
 fn too_long(value: &str, bytes_max: usize, what: &str, complaints: &mut Complaints) {
     if value.len() > bytes_max {
-        complaints.push(Cow::Owned(format!(
-            "{what}must be no more than {bytes_max} characters"
-        )));
+        complaints.push(Cow::Owned(format!("{what}must be no more than {bytes_max} characters")));
     }
 }
 
@@ -147,9 +135,7 @@ fn is_qualified_part(value: &str) -> bool {
     let bytes = value.as_bytes();
     bytes.first().is_some_and(u8::is_ascii_alphanumeric)
         && bytes.last().is_some_and(u8::is_ascii_alphanumeric)
-        && bytes
-            .iter()
-            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
+        && bytes.iter().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
 }
 
 #[cfg(test)]

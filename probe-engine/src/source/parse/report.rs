@@ -189,10 +189,7 @@ impl Report {
         names: &[&str],
         path: &Path<'_>,
     ) -> Option<T> {
-        static ABSENT: Node<'static> = Node {
-            at: Position { line: 0, column: 0 },
-            value: Value::Null,
-        };
+        static ABSENT: Node<'static> = Node { at: Position { line: 0, column: 0 }, value: Value::Null };
         match super::read_type(root.descend(names), &ABSENT) {
             Ok(value) => Some(value),
             Err(error) => {
@@ -221,27 +218,19 @@ impl Report {
     /// Whether an error only says that a value is missing which was there with the wrong type.
     fn follows_from_type(&self, error: &FieldError) -> bool {
         self.mistyped.iter().any(|mistyped| {
-            is_within(&error.path, mistyped)
-                || error.kind == ErrorKind::Required && is_within(mistyped, &error.path)
+            is_within(&error.path, mistyped) || error.kind == ErrorKind::Required && is_within(mistyped, &error.path)
         })
     }
 
     fn add(&mut self, severity: Severity, path: String, message: String, at: Position) {
         self.error_count += usize::from(severity == Severity::Error);
-        self.problems.push(Problem {
-            severity,
-            path,
-            message,
-            file: Arc::clone(&self.file),
-            line: at.line,
-        });
+        self.problems.push(Problem { severity, path, message, file: Arc::clone(&self.file), line: at.line });
     }
 }
 
 /// Whether `path` is `outer` or a place inside it.
 fn is_within(path: &str, outer: &str) -> bool {
-    path.strip_prefix(outer)
-        .is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
+    path.strip_prefix(outer).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
 }
 
 /// The known kind that this one was probably meant to be.

@@ -47,22 +47,14 @@ pub(super) fn tagged<'t>(tag: &Tag, text: Cow<'t, str>) -> Result<Value<'t>, Str
         "null" => matches!(value, Value::Null),
         _ => return Err(format!("tag !!{name} is not supported")),
     };
-    if fits {
-        Ok(value)
-    } else {
-        Err(format!("{text:?} is not a !!{name}"))
-    }
+    if fits { Ok(value) } else { Err(format!("{text:?} is not a !!{name}")) }
 }
 
 fn word(text: &str) -> Option<Value<'static>> {
     Some(match text {
         "~" | "null" | "Null" | "NULL" => Value::Null,
-        "y" | "Y" | "yes" | "Yes" | "YES" | "true" | "True" | "TRUE" | "on" | "On" | "ON" => {
-            Value::Bool(true)
-        }
-        "n" | "N" | "no" | "No" | "NO" | "false" | "False" | "FALSE" | "off" | "Off" | "OFF" => {
-            Value::Bool(false)
-        }
+        "y" | "Y" | "yes" | "Yes" | "YES" | "true" | "True" | "TRUE" | "on" | "On" | "ON" => Value::Bool(true),
+        "n" | "N" | "no" | "No" | "NO" | "false" | "False" | "FALSE" | "off" | "Off" | "OFF" => Value::Bool(false),
         _ => return None,
     })
 }
@@ -76,14 +68,8 @@ fn number(text: &str) -> Option<Value<'static>> {
         ".nan" | ".NaN" | ".NAN" => return Some(Value::Float(f64::NAN)),
         _ => {}
     }
-    let digits: Cow<'_, str> = if text.contains('_') {
-        Cow::Owned(text.replace('_', ""))
-    } else {
-        Cow::Borrowed(text)
-    };
-    whole(&digits)
-        .map(Value::Int)
-        .or_else(|| fraction(&digits).map(Value::Float))
+    let digits: Cow<'_, str> = if text.contains('_') { Cow::Owned(text.replace('_', "")) } else { Cow::Borrowed(text) };
+    whole(&digits).map(Value::Int).or_else(|| fraction(&digits).map(Value::Float))
 }
 
 /// A whole number as Go's `strconv.ParseInt(text, 0, 64)` reads it.
@@ -118,20 +104,14 @@ fn fraction(text: &str) -> Option<f64> {
     };
     let all_digits = |s: &str| s.bytes().all(|b| b.is_ascii_digit());
     let mantissa_is_valid = match mantissa.split_once('.') {
-        Some((whole, part)) => {
-            all_digits(whole) && all_digits(part) && !(whole.is_empty() && part.is_empty())
-        }
+        Some((whole, part)) => all_digits(whole) && all_digits(part) && !(whole.is_empty() && part.is_empty()),
         None => !mantissa.is_empty() && all_digits(mantissa),
     };
     let exponent_is_valid = exponent.is_none_or(|e| {
         let digits = e.strip_prefix(['-', '+']).unwrap_or(e);
         !digits.is_empty() && all_digits(digits)
     });
-    if mantissa_is_valid && exponent_is_valid {
-        text.parse().ok()
-    } else {
-        None
-    }
+    if mantissa_is_valid && exponent_is_valid { text.parse().ok() } else { None }
 }
 
 #[cfg(test)]

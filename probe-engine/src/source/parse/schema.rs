@@ -71,43 +71,13 @@ pub(super) struct Kind {
 pub(super) const KINDS: [Kind; 9] = [
     kind("Pod", "v1", &[], "core.v1.Pod"),
     kind("PodTemplate", "v1", &["template"], "core.v1.PodTemplate"),
-    kind(
-        "ReplicationController",
-        "v1",
-        &["spec", "template"],
-        "core.v1.ReplicationController",
-    ),
-    kind(
-        "Deployment",
-        "apps/v1",
-        &["spec", "template"],
-        "apps.v1.Deployment",
-    ),
-    kind(
-        "StatefulSet",
-        "apps/v1",
-        &["spec", "template"],
-        "apps.v1.StatefulSet",
-    ),
-    kind(
-        "DaemonSet",
-        "apps/v1",
-        &["spec", "template"],
-        "apps.v1.DaemonSet",
-    ),
-    kind(
-        "ReplicaSet",
-        "apps/v1",
-        &["spec", "template"],
-        "apps.v1.ReplicaSet",
-    ),
+    kind("ReplicationController", "v1", &["spec", "template"], "core.v1.ReplicationController"),
+    kind("Deployment", "apps/v1", &["spec", "template"], "apps.v1.Deployment"),
+    kind("StatefulSet", "apps/v1", &["spec", "template"], "apps.v1.StatefulSet"),
+    kind("DaemonSet", "apps/v1", &["spec", "template"], "apps.v1.DaemonSet"),
+    kind("ReplicaSet", "apps/v1", &["spec", "template"], "apps.v1.ReplicaSet"),
     kind("Job", "batch/v1", &["spec", "template"], "batch.v1.Job"),
-    kind(
-        "CronJob",
-        "batch/v1",
-        &["spec", "jobTemplate", "spec", "template"],
-        "batch.v1.CronJob",
-    ),
+    kind("CronJob", "batch/v1", &["spec", "jobTemplate", "spec", "template"], "batch.v1.CronJob"),
 ];
 
 const fn kind(
@@ -116,12 +86,7 @@ const fn kind(
     template: &'static [&'static str],
     definition: &'static str,
 ) -> Kind {
-    Kind {
-        kind,
-        api_version,
-        template,
-        definition,
-    }
+    Kind { kind, api_version, template, definition }
 }
 
 impl Kind {
@@ -188,11 +153,7 @@ fn compile(definitions: &serde_json::Map<String, Value>) -> Schemas {
     Schemas { objects, by_name }
 }
 
-fn shape(
-    schema: &Value,
-    definitions: &serde_json::Map<String, Value>,
-    ids: &HashMap<&str, ObjectId>,
-) -> Shape {
+fn shape(schema: &Value, definitions: &serde_json::Map<String, Value>, ids: &HashMap<&str, ObjectId>) -> Shape {
     if let Some(reference) = schema.get("$ref").and_then(Value::as_str) {
         let name = reference.rsplit('/').next().unwrap_or(reference);
         if name.ends_with(".Quantity") {

@@ -23,10 +23,7 @@ pub struct Position {
 impl Position {
     pub(super) fn of(mark: Marker) -> Self {
         let narrow = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
-        Self {
-            line: narrow(mark.line()),
-            column: narrow(mark.col()).saturating_add(1),
-        }
+        Self { line: narrow(mark.line()), column: narrow(mark.col()).saturating_add(1) }
     }
 }
 
@@ -211,12 +208,7 @@ impl<'t> Builder<'t> {
             Event::Scalar(text, style, anchor, tag) => self.scalar(text, style, anchor, tag, at),
             Event::SequenceStart(_, anchor, _) => self.open(at, anchor, Body::List(Vec::new())),
             Event::MappingStart(_, anchor, _) => {
-                let body = Body::Map {
-                    entries: Vec::new(),
-                    key: None,
-                    merges: Vec::new(),
-                    merging: false,
-                };
+                let body = Body::Map { entries: Vec::new(), key: None, merges: Vec::new(), merging: false };
                 self.open(at, anchor, body)
             }
             Event::SequenceEnd | Event::MappingEnd => self.close(),
@@ -252,11 +244,7 @@ impl<'t> Builder<'t> {
         };
         let value = match open.body {
             Body::List(items) => Value::List(items),
-            Body::Map {
-                mut entries,
-                merges,
-                ..
-            } => {
+            Body::Map { mut entries, merges, .. } => {
                 self.drop_duplicates(&mut entries);
                 for merged in merges {
                     self.merge(&mut entries, merged)?;
@@ -307,12 +295,7 @@ impl<'t> Builder<'t> {
                 items.push(node);
                 return Ok(());
             }
-            Some(Body::Map {
-                entries,
-                key,
-                merges,
-                merging,
-            }) => match key.take() {
+            Some(Body::Map { entries, key, merges, merging }) => match key.take() {
                 Some(_) if *merging => {
                     merges.push(node);
                     *merging = false;
@@ -359,10 +342,7 @@ impl<'t> Builder<'t> {
         let mut dead = vec![false; entries.len()];
         for (earlier, later) in duplicates {
             dead[earlier] = true;
-            let what = format!(
-                "duplicate field, already set at line {}",
-                entries[earlier].at.line
-            );
+            let what = format!("duplicate field, already set at line {}", entries[earlier].at.line);
             let mut flaw = self.flaw(entries[later].at, what);
             if !flaw.path.is_empty() {
                 flaw.path.push('.');
@@ -375,10 +355,7 @@ impl<'t> Builder<'t> {
     }
 
     fn wants_key(&self) -> bool {
-        matches!(
-            self.open.last().map(|open| &open.body),
-            Some(Body::Map { key: None, .. })
-        )
+        matches!(self.open.last().map(|open| &open.body), Some(Body::Map { key: None, .. }))
     }
 
     fn remember(&mut self, anchor: usize, node: &Node<'t>) -> Result<(), Flaw> {
@@ -428,11 +405,7 @@ impl<'t> Builder<'t> {
     }
 
     fn flaw(&self, at: Position, what: String) -> Flaw {
-        Flaw {
-            at,
-            path: self.path(),
-            what,
-        }
+        Flaw { at, path: self.path(), what }
     }
 
     /// The path of what is being read.

@@ -9,6 +9,8 @@ use super::field::{Errors, Path};
 pub struct Unsupported {
     /// `spec.containers[0].securityContext.privileged`
     pub path: String,
+    /// Where the field is in its file, from 1.
+    pub line: u32,
     /// What is not done, for people.
     pub what: &'static str,
     /// The container would do harm, or other than its work, without it: refused unless the operator insists.
@@ -37,10 +39,7 @@ pub(super) fn require_commands(spec: &PodSpec, path: &Path<'_>, errors: &mut Err
     let path = path.child("containers");
     for (i, container) in spec.containers.iter().enumerate() {
         if container.command.as_deref().unwrap_or_default().is_empty() {
-            errors.required(
-                &path.index(i).child("command"),
-                "the process runtime has no image to take a command from",
-            );
+            errors.required(&path.index(i).child("command"), "the process runtime has no image to take a command from");
         }
     }
 }
@@ -72,10 +71,8 @@ pub(super) fn refuse_exec_probes(spec: &PodSpec, path: &Path<'_>, errors: &mut E
 pub(super) fn by_process(spec: &PodSpec, path: &Path<'_>) -> Vec<Unsupported> {
     let mut found = Found::default();
     of_pod(spec, path, &mut found);
-    let lists = [
-        ("initContainers", spec.init_containers.as_deref().unwrap_or_default()),
-        ("containers", &spec.containers[..]),
-    ];
+    let lists =
+        [("initContainers", spec.init_containers.as_deref().unwrap_or_default()), ("containers", &spec.containers[..])];
     for (field, containers) in lists {
         let list = path.child(field);
         for (i, container) in containers.iter().enumerate() {
@@ -108,12 +105,7 @@ impl Found {
         kind: UnsupportedKind,
     ) {
         if is_set {
-            self.list.push(Unsupported {
-                path: path.to_string(),
-                what,
-                unsafe_to_ignore,
-                kind,
-            });
+            self.list.push(Unsupported { path: path.to_string(), line: 0, what, unsafe_to_ignore, kind });
         }
     }
 }
@@ -142,11 +134,7 @@ fn of_pod(spec: &PodSpec, path: &Path<'_>, found: &mut Found) {
         ("schedulerName", spec.scheduler_name.is_some(), NOT_SCHEDULED),
         ("schedulingGates", spec.scheduling_gates.is_some(), NOT_SCHEDULED),
         ("priorityClassName", spec.priority_class_name.is_some(), NOT_SCHEDULED),
-        (
-            "topologySpreadConstraints",
-            spec.topology_spread_constraints.is_some(),
-            NOT_SCHEDULED,
-        ),
+        ("topologySpreadConstraints", spec.topology_spread_constraints.is_some(), NOT_SCHEDULED),
         ("serviceAccountName", spec.service_account_name.is_some(), NO_API_SERVER),
         ("serviceAccount", spec.service_account.is_some(), NO_API_SERVER),
         ("imagePullSecrets", spec.image_pull_secrets.is_some(), "images are not pulled"),
@@ -156,16 +144,8 @@ fn of_pod(spec: &PodSpec, path: &Path<'_>, found: &mut Found) {
         ("hostAliases", spec.host_aliases.is_some(), HOST_NAMES),
         ("hostname", spec.hostname.is_some(), HOST_NAMES),
         ("subdomain", spec.subdomain.is_some(), HOST_NAMES),
-        (
-            "ephemeralContainers",
-            spec.ephemeral_containers.is_some(),
-            "ephemeral containers are not run",
-        ),
-        (
-            "activeDeadlineSeconds",
-            spec.active_deadline_seconds.is_some(),
-            "pods are not ended after a time",
-        ),
+        ("ephemeralContainers", spec.ephemeral_containers.is_some(), "ephemeral containers are not run"),
+        ("activeDeadlineSeconds", spec.active_deadline_seconds.is_some(), "pods are not ended after a time"),
     ] {
         found.harmless(is_set, &path.child(field), what);
     }
@@ -207,11 +187,7 @@ fn of_container(container: &Container, pod: &PodSpec, path: &Path<'_>, found: &m
         ("imagePullPolicy", container.image_pull_policy.is_some(), "images are not pulled"),
         ("stdin", container.stdin == Some(true), "there is no standard input"),
         ("tty", container.tty == Some(true), "there is no terminal"),
-        (
-            "terminationMessagePath",
-            container.termination_message_path.is_some(),
-            "termination messages are not read",
-        ),
+        ("terminationMessagePath", container.termination_message_path.is_some(), "termination messages are not read"),
     ] {
         found.harmless(is_set, &path.child(field), what);
     }
@@ -221,12 +197,8 @@ fn security(container: &Container, pod: &PodSpec, path: &Path<'_>, found: &mut F
     let context = container.security_context.as_ref();
     let of_pod = pod.security_context.as_ref();
     let path = path.child("securityContext");
-    let user = context
-        .and_then(|c| c.run_as_user)
-        .or(of_pod.and_then(|c| c.run_as_user));
-    let non_root = context
-        .and_then(|c| c.run_as_non_root)
-        .or(of_pod.and_then(|c| c.run_as_non_root));
+    let user = context.and_then(|c| c.run_as_user).or(of_pod.and_then(|c| c.run_as_user));
+    let non_root = context.and_then(|c| c.run_as_non_root).or(of_pod.and_then(|c| c.run_as_non_root));
     if non_root == Some(true) {
         let path = path.child("runAsNonRoot");
         found.harmful(user.is_none(), &path, "there is no image to take a user from; set runAsUser");

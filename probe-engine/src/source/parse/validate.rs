@@ -136,21 +136,11 @@ pub(super) fn pod_status(status: &PodStatus, path: &Path<'_>, errors: &mut Error
     if let Some(ip) = status.pod_ip.as_deref().filter(|ip| !ip.is_empty())
         && ip.parse::<std::net::IpAddr>().is_err()
     {
-        errors.invalid(
-            &path.child("podIP"),
-            ip,
-            "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)",
-        );
+        errors.invalid(&path.child("podIP"), ip, "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)");
     }
 }
 
-fn containers(
-    containers: &[Container],
-    rules: Rules,
-    grace: i64,
-    path: &Path<'_>,
-    errors: &mut Errors,
-) {
+fn containers(containers: &[Container], rules: Rules, grace: i64, path: &Path<'_>, errors: &mut Errors) {
     if containers.is_empty() {
         errors.required(path, "");
         return;
@@ -225,10 +215,7 @@ fn security_context(spec: &PodSpec, path: &Path<'_>, errors: &mut Errors) {
     for (field, id) in [("fsGroup", context.fs_group)]
         .into_iter()
         .chain(groups.map(|id| ("supplementalGroups", Some(*id))))
-        .chain([
-            ("runAsUser", context.run_as_user),
-            ("runAsGroup", context.run_as_group),
-        ])
+        .chain([("runAsUser", context.run_as_user), ("runAsGroup", context.run_as_group)])
     {
         user_or_group(id, &path.child(field), errors);
     }

@@ -37,12 +37,7 @@ pub(super) fn common(container: &Container, rules: Rules, path: &Path<'_>, error
 }
 
 /// Regular containers and sidecars.
-pub(in super::super) fn probes_and_lifecycle(
-    container: &Container,
-    grace: i64,
-    path: &Path<'_>,
-    errors: &mut Errors,
-) {
+pub(in super::super) fn probes_and_lifecycle(container: &Container, grace: i64, path: &Path<'_>, errors: &mut Errors) {
     if let Some(lifecycle) = &container.lifecycle {
         probe::lifecycle(lifecycle, grace, &path.child("lifecycle"), errors);
     }
@@ -60,10 +55,7 @@ pub(super) fn no_probes_nor_lifecycle(container: &Container, path: &Path<'_>, er
         ("startupProbe", container.startup_probe.is_some()),
     ] {
         if is_set {
-            errors.forbidden(
-                &path.child(field),
-                "may not be set for init containers without restartPolicy=Always",
-            );
+            errors.forbidden(&path.child(field), "may not be set for init containers without restartPolicy=Always");
         }
     }
 }
@@ -80,10 +72,7 @@ pub(super) fn ephemeral(container: &EphemeralContainer, path: &Path<'_>, errors:
         ("lifecycle", container.lifecycle.is_some()),
     ] {
         if is_set {
-            errors.forbidden(
-                &path.child(field),
-                "cannot be set for an Ephemeral Container",
-            );
+            errors.forbidden(&path.child(field), "cannot be set for an Ephemeral Container");
         }
     }
 }
@@ -146,11 +135,7 @@ fn env(env: Option<&[EnvVar]>, path: &Path<'_>, errors: &mut Errors) {
         }
         let value = variable.value.as_deref().unwrap_or_default();
         if variable.value_from.is_some() && !value.is_empty() {
-            errors.invalid(
-                &path.child("valueFrom"),
-                "",
-                "may not be specified when `value` is not empty",
-            );
+            errors.invalid(&path.child("valueFrom"), "", "may not be specified when `value` is not empty");
         }
     }
 }

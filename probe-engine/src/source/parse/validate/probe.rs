@@ -32,16 +32,8 @@ pub(super) fn readiness(probe: Option<&Probe>, path: &Path<'_>, errors: &mut Err
 }
 
 /// postStart and preStop; `grace` is the pod's grace period, which bounds a sleep.
-pub(super) fn lifecycle(
-    lifecycle: &Lifecycle,
-    grace: i64,
-    path: &Path<'_>,
-    errors: &mut Errors,
-) {
-    for (field, handler) in [
-        ("postStart", &lifecycle.post_start),
-        ("preStop", &lifecycle.pre_stop),
-    ] {
+pub(super) fn lifecycle(lifecycle: &Lifecycle, grace: i64, path: &Path<'_>, errors: &mut Errors) {
+    for (field, handler) in [("postStart", &lifecycle.post_start), ("preStop", &lifecycle.pre_stop)] {
         if let Some(handler) = handler {
             self::handler(&Handlers::of_hook(handler), grace, &path.child(field), errors);
         }
@@ -49,18 +41,12 @@ pub(super) fn lifecycle(
     if let Some(signal) = lifecycle.stop_signal.as_deref()
         && !is_signal(signal)
     {
-        errors.invalid(
-            &path.child("stopSignal"),
-            signal,
-            "must be a signal's name, e.g. SIGTERM",
-        );
+        errors.invalid(&path.child("stopSignal"), signal, "must be a signal's name, e.g. SIGTERM");
     }
 }
 
 fn is_signal(name: &str) -> bool {
-    name.parse::<nix::sys::signal::Signal>().is_ok()
-        || name.starts_with("SIGRTMIN")
-        || name.starts_with("SIGRTMAX")
+    name.parse::<nix::sys::signal::Signal>().is_ok() || name.starts_with("SIGRTMIN") || name.starts_with("SIGRTMAX")
 }
 
 fn common(probe: &Probe, path: &Path<'_>, errors: &mut Errors) {
@@ -73,19 +59,11 @@ fn common(probe: &Probe, path: &Path<'_>, errors: &mut Errors) {
         ("failureThreshold", probe.failure_threshold),
     ] {
         if let Some(value @ ..=-1) = value {
-            errors.invalid_number(
-                &path.child(field),
-                i64::from(value),
-                "must be greater than or equal to 0",
-            );
+            errors.invalid_number(&path.child(field), i64::from(value), "must be greater than or equal to 0");
         }
     }
     if let Some(seconds @ ..=0) = probe.termination_grace_period_seconds {
-        errors.invalid_number(
-            &path.child("terminationGracePeriodSeconds"),
-            seconds,
-            "must be greater than 0",
-        );
+        errors.invalid_number(&path.child("terminationGracePeriodSeconds"), seconds, "must be greater than 0");
     }
 }
 
@@ -134,10 +112,7 @@ fn handler(handlers: &Handlers<'_>, grace: i64, path: &Path<'_>, errors: &mut Er
     let mut is_first = |field: &str, errors: &mut Errors| {
         found += 1;
         if found > 1 {
-            errors.forbidden(
-                &path.child(field),
-                "may not specify more than 1 handler type",
-            );
+            errors.forbidden(&path.child(field), "may not specify more than 1 handler type");
         }
         found == 1
     };
@@ -201,9 +176,7 @@ fn port(port: &IntOrString, path: &Path<'_>, errors: &mut Errors) {
 
 fn sleep(action: &SleepAction, grace: i64, path: &Path<'_>, errors: &mut Errors) {
     if !(0..=grace).contains(&action.seconds) {
-        let detail = format!(
-            "must be non-negative and less than terminationGracePeriodSeconds ({grace})"
-        );
+        let detail = format!("must be non-negative and less than terminationGracePeriodSeconds ({grace})");
         errors.invalid_number(&path.child("seconds"), action.seconds, &detail);
     }
 }

@@ -40,10 +40,7 @@ fn errors_of_spec(more: Value) -> Vec<String> {
     spec.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
     let mut spec: PodSpec = serde_json::from_value(spec).unwrap();
     defaults::pod_spec(&mut spec);
-    let rules = Rules {
-        image_required: true,
-        owner: Owner::Pod,
-    };
+    let rules = Rules { image_required: true, owner: Owner::Pod };
     let mut errors = Errors::default();
     pod_spec(&spec, rules, &Path::ROOT.child("spec"), &mut errors);
     errors.texts()
@@ -74,10 +71,7 @@ fn v01_no_probe_is_valid() {
 
 #[test]
 fn v02_an_empty_probe_needs_a_handler() {
-    assert_eq!(
-        errors_of_handler(json!({})),
-        ["p: Required value: must specify a handler type"]
-    );
+    assert_eq!(errors_of_handler(json!({})), ["p: Required value: must specify a handler type"]);
 }
 
 #[test]
@@ -91,13 +85,7 @@ fn v03_all_numbers_zero_before_defaulting_are_valid_for_readiness() {
 
 #[test]
 fn v04_negative_numbers_are_invalid_one_at_a_time() {
-    for field in [
-        "initialDelaySeconds",
-        "timeoutSeconds",
-        "periodSeconds",
-        "successThreshold",
-        "failureThreshold",
-    ] {
+    for field in ["initialDelaySeconds", "timeoutSeconds", "periodSeconds", "successThreshold", "failureThreshold"] {
         let probe = json!({ "exec": exec(), field: -1 });
         let text = format!("p.{field}: Invalid value: -1: must be greater than or equal to 0");
         assert_eq!(errors_of_handler(probe), [text]);
@@ -114,19 +102,11 @@ fn v06_a_grace_period_of_a_liveness_probe_is_valid() {
 
 #[test]
 fn v07_a_grace_period_of_a_readiness_probe_is_invalid() {
-    let of = |seconds| {
-        errors_of_handler(json!({ "exec": exec(), "terminationGracePeriodSeconds": seconds }))
-    };
+    let of = |seconds| errors_of_handler(json!({ "exec": exec(), "terminationGracePeriodSeconds": seconds }));
     let path = "p.terminationGracePeriodSeconds: Invalid value";
     let not_set = "must not be set for readinessProbes";
     assert_eq!(of(10), [format!("{path}: 10: {not_set}")]);
-    assert_eq!(
-        of(-1),
-        [
-            format!("{path}: -1: must be greater than 0"),
-            format!("{path}: -1: {not_set}"),
-        ]
-    );
+    assert_eq!(of(-1), [format!("{path}: -1: must be greater than 0"), format!("{path}: -1: {not_set}"),]);
 }
 
 #[test]
@@ -155,19 +135,14 @@ fn v10_an_exec_without_a_command_is_incomplete() {
     }
 }
 
-const BAD_SCHEME: &str =
-    r#"p.httpGet.scheme: Unsupported value: "": supported values: "HTTP", "HTTPS""#;
+const BAD_SCHEME: &str = r#"p.httpGet.scheme: Unsupported value: "": supported values: "HTTP", "HTTPS""#;
 
 #[test]
 fn v11_an_http_handler_of_nothing_has_three_errors() {
     let handler = json!({ "httpGet": { "path": "", "port": 0, "host": "" } });
     assert_eq!(
         errors_of_handler(handler),
-        [
-            "p.httpGet.path: Required value",
-            &format!("p.httpGet.port: Invalid value: 0: {PORT_RANGE}"),
-            BAD_SCHEME,
-        ]
+        ["p.httpGet.path: Required value", &format!("p.httpGet.port: Invalid value: 0: {PORT_RANGE}"), BAD_SCHEME,]
     );
 }
 
@@ -176,10 +151,7 @@ fn v12_an_http_port_out_of_range_and_an_empty_scheme_are_two_errors() {
     let handler = json!({ "httpGet": { "path": "/foo", "port": 65536, "host": "host" } });
     assert_eq!(
         errors_of_handler(handler),
-        [
-            &*format!("p.httpGet.port: Invalid value: 65536: {PORT_RANGE}"),
-            BAD_SCHEME,
-        ]
+        [&*format!("p.httpGet.port: Invalid value: 65536: {PORT_RANGE}"), BAD_SCHEME,]
     );
 }
 
@@ -197,10 +169,7 @@ fn v16_a_second_handler_is_forbidden_and_not_validated() {
         "httpGet": { "path": "/", "port": 80, "scheme": "HTTP" },
         "tcpSocket": { "port": 0 },
     });
-    assert_eq!(
-        errors_of_handler(handler),
-        ["p.tcpSocket: Forbidden: may not specify more than 1 handler type"]
-    );
+    assert_eq!(errors_of_handler(handler), ["p.tcpSocket: Forbidden: may not specify more than 1 handler type"]);
 }
 
 #[test]
@@ -215,10 +184,7 @@ fn v18_a_tcp_port_of_zero_or_none_is_invalid() {
 #[test]
 fn v19_a_liveness_probe_without_action_needs_a_handler() {
     let probe = json!({ "initialDelaySeconds": 10, "periodSeconds": 60, "successThreshold": 1 });
-    assert_eq!(
-        errors_of(ProbeType::Liveness, probe),
-        ["p: Required value: must specify a handler type"]
-    );
+    assert_eq!(errors_of(ProbeType::Liveness, probe), ["p: Required value: must specify a handler type"]);
 }
 
 #[test]
@@ -242,10 +208,8 @@ fn v23_a_startup_probe_with_every_number_negative_has_seven_errors() {
         "periodSeconds": -1, "successThreshold": -1, "failureThreshold": -1,
         "terminationGracePeriodSeconds": -1,
     });
-    let fields: Vec<String> = errors_of(ProbeType::Startup, probe)
-        .iter()
-        .map(|text| text.split(':').next().unwrap().to_owned())
-        .collect();
+    let fields: Vec<String> =
+        errors_of(ProbeType::Startup, probe).iter().map(|text| text.split(':').next().unwrap().to_owned()).collect();
     assert_eq!(
         fields,
         [
@@ -268,10 +232,7 @@ fn v25_a_readiness_success_threshold_of_five_is_valid() {
 
 #[test]
 fn v27_a_pre_stop_exec_needs_a_command() {
-    assert_eq!(
-        errors_of_hook(json!({ "exec": {} })),
-        ["lifecycle.preStop.exec.command: Required value"]
-    );
+    assert_eq!(errors_of_hook(json!({ "exec": {} })), ["lifecycle.preStop.exec.command: Required value"]);
 }
 
 #[test]
@@ -302,9 +263,7 @@ fn v30_an_empty_pre_stop_needs_a_handler() {
 fn v31_ephemeral_containers_have_neither_probes_nor_lifecycle() {
     let errors = errors_of_spec(json!({ "ephemeralContainers": [all_probes()] }));
     let forbidden = |field: &str| {
-        format!(
-            "spec.ephemeralContainers[0].{field}: Forbidden: cannot be set for an Ephemeral Container"
-        )
+        format!("spec.ephemeralContainers[0].{field}: Forbidden: cannot be set for an Ephemeral Container")
     };
     assert_eq!(
         errors,
@@ -414,8 +373,5 @@ fn the_rest_of_a_pod_spec_is_checked_in_the_api_servers_order() {
     for (error, start) in errors.iter().zip(starts) {
         assert!(error.starts_with(start), "{error} does not begin with {start}");
     }
-    assert_eq!(
-        errors_of_spec(json!({ "containers": [] })),
-        ["spec.containers: Required value"]
-    );
+    assert_eq!(errors_of_spec(json!({ "containers": [] })), ["spec.containers: Required value"]);
 }
