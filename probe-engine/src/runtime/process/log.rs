@@ -84,6 +84,8 @@ async fn copy(mut file: LogFile, stdout: PipeReader, stderr: PipeReader) {
                 err_open = ready.is_ok() && take(&stderr, &mut err, &mut file);
             }
         }
+        // A pipe that is never empty is always ready: without this a flooding container has the thread for itself.
+        tokio::task::yield_now().await;
     }
 }
 
@@ -123,18 +125,20 @@ impl Lines {
     }
 
     fn push(&mut self, mut chunk: &[u8], at: Timestamp, file: &mut LogFile) {
+        // Once for all lines of the chunk: formatting a time costs more than writing a short line.
+        let head = self.head(at);
         while !chunk.is_empty() {
             let room = limits::LOG_LINE_BYTES_MAX - self.begun.len();
             let end = chunk.iter().take(room + 1).position(|b| *b == b'\n');
             let (piece, rest, tag) = match end {
-                Some(end) => (&chunk[..end], &chunk[end + 1..], Some('F')),
-                None if chunk.len() > room => (&chunk[..room], &chunk[room..], Some('P')),
+                Some(end) => (&chunk[..end], &chunk[end + 1..], Some(Tag::Full)),
+                None if chunk.len() > room => (&chunk[..room], &chunk[room..], Some(Tag::Partial)),
                 None => (chunk, &[][..], None),
             };
             chunk = rest;
             match tag {
                 Some(tag) => {
-                    file.write_line(at, self.stream, tag, &[&self.begun, piece]);
+                    file.write_line(&head, tag, &[&self.begun, piece]);
                     self.begun.clear();
                 }
                 None => self.begun.extend_from_slice(piece),
@@ -149,10 +153,30 @@ impl Lines {
 
     fn finish(&mut self, at: Timestamp, file: &mut LogFile) {
         if !self.begun.is_empty() {
-            file.write_line(at, self.stream, 'F', &[&self.begun]);
+            file.write_line(&self.head(at), Tag::Full, &[&self.begun]);
             self.begun = Vec::new();
         }
         file.flush();
+    }
+
+    fn head(&self, at: Timestamp) -> String {
+        format!("{at:.9} {}", self.stream)
+    }
+}
+
+/// Whether a log line ends where the container's line ends.
+#[derive(Clone, Copy, Debug)]
+enum Tag {
+    Full,
+    Partial,
+}
+
+impl Tag {
+    const fn as_bytes(self) -> &'static [u8] {
+        match self {
+            Tag::Full => b" F ",
+            Tag::Partial => b" P ",
+        }
     }
 }
 
@@ -184,9 +208,10 @@ impl LogFile {
         Ok(Self { path, file, len, rotation, buffer: Vec::new(), lost: 0 })
     }
 
-    fn write_line(&mut self, at: Timestamp, stream: &str, tag: char, pieces: &[&[u8]]) {
+    fn write_line(&mut self, head: &str, tag: Tag, pieces: &[&[u8]]) {
         let before = self.buffer.len();
-        let _ = write!(self.buffer, "{at:.9} {stream} {tag} ");
+        self.buffer.extend_from_slice(head.as_bytes());
+        self.buffer.extend_from_slice(tag.as_bytes());
         for piece in pieces {
             self.buffer.extend_from_slice(piece);
         }
