@@ -23,6 +23,30 @@ pub const HTTP_FLIGHTS_PER_SHARD_MAX: usize = 2_048;
 /// Entries of a ring's submission queue. Full: the turn enters the kernel and goes on.
 pub const RING_ENTRIES: u32 = 1_024;
 
+/// Entries of a ring's completion queue: two (an operation's and its cancel's) per flight. Full: the kernel keeps the
+/// rest until there is room (FEAT_NODROP).
+pub const RING_COMPLETIONS: u32 = 2 * FLIGHTS_PER_SHARD_MAX as u32;
+
+/// Replies of the pool waiting for one shard: two (started, done) of every attempt that the pool's lanes can hold.
+/// Full: the pool's thread waits for the shard.
+pub const POOL_REPLIES_LEN_MAX: usize =
+    2 * (3 * POOL_QUEUE_LEN_MAX + POOL_HTTPS_CONCURRENT_MAX + POOL_GRPC_CONCURRENT_MAX + POOL_EXEC_CONCURRENT_MAX);
+
+/// How soon a shard offers its waiting attempts to a full pool again. A reply of the pool makes it sooner.
+pub const POOL_RETRY: Duration = Duration::from_millis(10);
+
+/// Bytes of a buffer that responses are read into, one per httpGet in flight that waits for its response.
+pub const RECV_BUFFER_BYTES: usize = 4 * 1024;
+
+/// Read buffers (and codecs) that a shard keeps for the next attempts. More: freed.
+pub const RECV_BUFFERS_SPARE_MAX: usize = 256;
+
+/// A step that waited for the shard's thread for less than this is not worth asking the kernel about (design: own lateness).
+pub const GIVE_BACK_MIN: Duration = Duration::from_millis(1);
+
+/// What a shard gives its attempts in flight, and then the results stage, at shutdown. Over: it ends all the same.
+pub const SHARD_SHUTDOWN_MAX: Duration = Duration::from_secs(5);
+
 /// Updates from one shard waiting for the results stage. Full: verdicts wait on the shard, the latest per
 /// worker; reports are dropped and counted.
 pub const UPDATES_LEN_MAX: usize = 8_192;
@@ -118,3 +142,18 @@ pub const KILL_MAX: Duration = Duration::from_secs(30);
 
 /// Messages waiting for one pod's lifecycle. Full: the sender waits; the pod never waits for a sender.
 pub const POD_INBOX_LEN_MAX: usize = 32;
+/// Threads of the pool that run nothing but exec attempts: making a process blocks its thread for as long as
+/// the program's file system does. Stuck: exec attempts queue, nothing else is concerned.
+pub const POOL_EXEC_THREADS: usize = 1;
+
+/// What attempts on the pool get to end by themselves at shutdown. Over: cut off, answered as trouble of our own.
+pub const POOL_SHUTDOWN_MAX: Duration = Duration::from_secs(2);
+
+/// Time that a runtime gets beyond an exec attempt's deadline to say how it ended. Over: the attempt has timed out.
+pub const EXEC_ANSWER_MARGIN: Duration = Duration::from_secs(2);
+
+/// How long a killed exec process is waited for. Over (it hangs in the kernel): reaped when it ends.
+pub const EXEC_REAP_MAX: Duration = Duration::from_secs(1);
+
+/// How long a gRPC connection gets to say goodbye. Over: closed without it.
+pub const GRPC_CLOSE_MAX: Duration = Duration::from_millis(100);

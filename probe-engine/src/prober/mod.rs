@@ -1,15 +1,19 @@
 //! How an attempt is made: which handler, which way (ring or pool), and what its result means.
 
 pub mod dial;
+pub mod duration;
 pub mod errno;
 pub mod exec;
 pub mod grpc;
 pub mod http;
 pub mod http1;
 pub mod pool;
+mod quote;
 pub mod resolve;
+pub mod stream;
 pub mod tcp;
 pub mod tls;
+mod url;
 
 use std::net::IpAddr;
 use std::sync::Arc;

@@ -1,6 +1,10 @@
 //! What reaches a shard from outside: commands of the manager, answers of the pool.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+use crossbeam::queue::ArrayQueue;
 
 use probe_core::action::AttemptId;
 use probe_core::id::{ContainerName, PodUid, ProbeType};
@@ -9,6 +13,8 @@ use probe_core::spec::Pod;
 use probe_core::status::PodStatus;
 use probe_core::time::Instant;
 
+use super::kernel::Waker;
+use crate::limits;
 use crate::results::ProbeStats;
 
 /// One probe of a pod that is being added, and where its counts go.
@@ -83,4 +89,130 @@ pub enum PoolReply {
         /// From its start to its end, in nanoseconds.
         latency_ns: u64,
     },
+}
+
+/// A shard's end of its queues. Bounds: [`limits::SHARD_INBOX_LEN_MAX`] commands,
+/// [`limits::POOL_REPLIES_LEN_MAX`] replies.
+#[derive(Debug)]
+pub struct Inbox {
+    shared: Arc<Shared>,
+}
+
+/// Everybody else's end. Each thing sent ends the shard's wait.
+#[derive(Clone, Debug)]
+pub struct ShardSender {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    commands: ArrayQueue<Command>,
+    replies: ArrayQueue<PoolReply>,
+    closed: AtomicBool,
+    waker: Waker,
+}
+
+/// The two ends of a shard's queues; `waker` is the one that its kernel hears.
+#[must_use]
+pub fn inbox(waker: Waker) -> (ShardSender, Inbox) {
+    let shared = Arc::new(Shared {
+        commands: ArrayQueue::new(limits::SHARD_INBOX_LEN_MAX),
+        replies: ArrayQueue::new(limits::POOL_REPLIES_LEN_MAX),
+        closed: AtomicBool::new(false),
+        waker,
+    });
+    (ShardSender { shared: Arc::clone(&shared) }, Inbox { shared })
+}
+
+impl ShardSender {
+    /// Gives the command back when the inbox is full (the sender waits, or tries later) or the shard has ended.
+    #[expect(clippy::result_large_err, reason = "the command goes back to its owner, without a box for each")]
+    pub fn send(&self, command: Command) -> Result<(), Command> {
+        if self.is_closed() {
+            return Err(command);
+        }
+        self.shared.commands.push(command)?;
+        self.shared.waker.wake();
+        Ok(())
+    }
+
+    /// Hands over a reply of the pool. Never lost while the shard lives: the queue has room for two replies of every
+    /// attempt that the pool can hold, and should it be full all the same, this waits for the shard.
+    pub fn reply(&self, reply: PoolReply) {
+        let mut refused = Err(reply);
+        while let Err(reply) = refused {
+            if self.is_closed() {
+                return;
+            }
+            refused = self.shared.replies.push(reply);
+            self.shared.waker.wake();
+            if refused.is_err() {
+                thread::yield_now();
+            }
+        }
+    }
+
+    /// The shard has ended: nothing is taken any more.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.shared.closed.load(Ordering::Acquire)
+    }
+
+    /// Commands waiting.
+    #[must_use]
+    pub fn commands_len(&self) -> usize {
+        self.shared.commands.len()
+    }
+}
+
+impl Inbox {
+    /// The oldest command.
+    #[must_use]
+    pub fn pop_command(&self) -> Option<Command> {
+        self.shared.commands.pop()
+    }
+
+    /// The oldest reply of the pool.
+    #[must_use]
+    pub fn pop_reply(&self) -> Option<PoolReply> {
+        self.shared.replies.pop()
+    }
+
+    /// Nothing waits.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.shared.commands.is_empty() && self.shared.replies.is_empty()
+    }
+}
+
+impl Drop for Inbox {
+    fn drop(&mut self) {
+        self.shared.closed.store(true, Ordering::Release);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_inbox_gives_the_command_back() {
+        let (sender, inbox) = inbox(Waker::new().expect("an eventfd"));
+        for _ in 0..limits::SHARD_INBOX_LEN_MAX {
+            sender.send(Command::Shutdown).expect("room");
+        }
+        assert!(sender.send(Command::Shutdown).is_err());
+        assert!(inbox.pop_command().is_some());
+        assert!(sender.send(Command::Shutdown).is_ok());
+    }
+
+    #[test]
+    fn an_ended_shard_takes_nothing_and_blocks_nobody() {
+        let (sender, inbox) = inbox(Waker::new().expect("an eventfd"));
+        drop(inbox);
+        assert!(sender.send(Command::Shutdown).is_err());
+        let worker = probe_core::action::WorkerIndex(0);
+        let attempt = AttemptId { worker, generation: 0 };
+        sender.reply(PoolReply::Started { attempt, at: Instant::ZERO });
+    }
 }

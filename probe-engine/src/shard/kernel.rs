@@ -4,10 +4,18 @@
 //! Invariant: every operation submitted gives exactly one completion, cancelled or not; a socket is closed
 //! only after its completions were reaped.
 
+use std::fs::File;
 use std::io;
 use std::net::SocketAddr;
+use std::str::FromStr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use nix::sys::eventfd::{EfdFlags, EventFd};
+
+use super::epoll::Epoll;
+use super::ring::Ring;
 use super::token::Token;
 
 /// A socket of a kernel: an index that only that kernel understands.
@@ -44,6 +52,8 @@ pub struct ConnectInfo {
     pub retransmits: u32,
     /// `tcpi_last_ack_recv`: how long ago the peer's newest ACK came; an upper bound of the age of ESTABLISHED.
     pub last_ack_age: Duration,
+    /// `tcpi_last_data_recv`: how long ago the peer's newest data came; meaningless before any came.
+    pub last_data_age: Duration,
     /// Our end.
     pub local: SocketAddr,
     /// The other end.
@@ -100,6 +110,10 @@ pub trait Kernel {
     /// What is known of a connected socket.
     fn connect_info(&self, socket: SocketId) -> io::Result<ConnectInfo>;
 
+    /// After a connect to `peer` gave EADDRNOTAVAIL: are the ephemeral ports towards it used up? (Else there is no
+    /// source address for it, which is a failure.)
+    fn ports_used_up(&self, peer: &SocketAddr) -> bool;
+
     /// Operations submitted and not reaped.
     fn pending(&self) -> usize;
 
@@ -108,4 +122,137 @@ pub trait Kernel {
 
     /// Takes a spare descriptor again if there is none.
     fn restore_reserve(&mut self);
+}
+
+/// Which kernel a shard uses.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum IoChoice {
+    /// io_uring, else epoll.
+    #[default]
+    Auto,
+    /// io_uring or nothing.
+    Uring,
+    /// epoll.
+    Epoll,
+}
+
+impl IoChoice {
+    /// As on the command line: `auto`, `uring`, `epoll`.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            IoChoice::Auto => "auto",
+            IoChoice::Uring => "uring",
+            IoChoice::Epoll => "epoll",
+        }
+    }
+}
+
+impl FromStr for IoChoice {
+    type Err = IoChoiceError;
+
+    fn from_str(text: &str) -> Result<Self, IoChoiceError> {
+        match text {
+            "auto" => Ok(IoChoice::Auto),
+            "uring" => Ok(IoChoice::Uring),
+            "epoll" => Ok(IoChoice::Epoll),
+            _ => Err(IoChoiceError { value: text.to_owned() }),
+        }
+    }
+}
+
+/// A word that names no kernel.
+#[derive(Debug, thiserror::Error)]
+#[error("io: invalid value {value:?}: must be auto, uring or epoll")]
+pub struct IoChoiceError {
+    value: String,
+}
+
+/// A kernel could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// io_uring was asked for by name, and is refused or too old.
+    #[error("{0} (asked for with --io uring; --io auto takes epoll instead)")]
+    Ring(#[source] super::ring::RingError),
+    /// Not even epoll.
+    #[error("epoll_create1 or eventfd: {0}; is the daemon out of descriptors?")]
+    Epoll(#[source] io::Error),
+}
+
+/// What [`open`] chose. Each shard is compiled for its kernel, so nothing is looked up per operation.
+pub enum Opened {
+    /// io_uring.
+    Ring(Ring),
+    /// epoll, and why not io_uring where that was wanted.
+    Epoll(Epoll, Option<String>),
+}
+
+/// Makes a kernel on the calling thread, which must be the one that uses it.
+pub fn open(choice: IoChoice, waker: &Waker) -> Result<Opened, OpenError> {
+    let refused = match choice {
+        IoChoice::Epoll => None,
+        IoChoice::Auto | IoChoice::Uring => match Ring::new(waker) {
+            Ok(ring) => return Ok(Opened::Ring(ring)),
+            Err(error) if choice == IoChoice::Uring => return Err(OpenError::Ring(error)),
+            Err(error) => Some(error.to_string()),
+        },
+    };
+    let epoll = Epoll::new(waker).map_err(OpenError::Epoll)?;
+    Ok(Opened::Epoll(epoll, refused))
+}
+
+/// Ends a kernel's wait from another thread. Cheap when it was rung already and not yet heard.
+#[derive(Clone, Debug)]
+pub struct Waker {
+    fd: Arc<EventFd>,
+    rung: Arc<AtomicBool>,
+}
+
+impl Waker {
+    /// An eventfd.
+    pub fn new() -> io::Result<Self> {
+        // Blocking, on purpose: io_uring would answer a read of a non-blocking one with EAGAIN instead of waiting.
+        let fd = EventFd::from_flags(EfdFlags::EFD_CLOEXEC)?;
+        Ok(Self { fd: Arc::new(fd), rung: Arc::new(AtomicBool::new(false)) })
+    }
+
+    /// What was pushed before this call is seen by the turn that the wake-up leads to.
+    pub fn wake(&self) {
+        if !self.rung.swap(true, Ordering::AcqRel) {
+            // It fails only if the counter is full, which is as good as rung.
+            let _ = self.fd.write(1);
+        }
+    }
+
+    /// The kernel read the eventfd: the next `wake` must write again. Before the queues are looked at, not after.
+    pub(super) fn heard(&self) {
+        self.rung.swap(false, Ordering::AcqRel);
+    }
+
+    pub(super) fn fd(&self) -> &EventFd {
+        &self.fd
+    }
+}
+
+/// A spare descriptor: given up so that one socket can be made when all others are in use.
+#[derive(Debug, Default)]
+pub(super) struct Reserve(Option<File>);
+
+impl Reserve {
+    pub(super) fn new() -> Self {
+        let mut reserve = Self(None);
+        reserve.restore();
+        reserve
+    }
+
+    pub(super) fn release(&mut self) {
+        self.0 = None;
+    }
+
+    /// Stays empty while there is no descriptor to be had; tried again after each urgent attempt.
+    pub(super) fn restore(&mut self) {
+        if self.0.is_none() {
+            self.0 = File::open("/dev/null").ok();
+        }
+    }
 }
