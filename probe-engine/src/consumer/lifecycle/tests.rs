@@ -7,7 +7,7 @@ use std::sync::{Mutex, OnceLock};
 use std::time::Duration;
 
 use probe_core::outcome::Outcome;
-use probe_core::spec::{Container, ContainerKind, Probes, ProbeSpec, Process, RestartPolicy};
+use probe_core::spec::{Container, ContainerKind, ProbeSpec, Probes, Process, RestartPolicy};
 use probe_core::spec::{Exec, Handler};
 use probe_core::status::{ContainerState, PodPhase, PodStatus, Termination};
 
@@ -150,8 +150,12 @@ impl World {
         let (input, inputs) = mpsc::channel(16);
         let (updates, updated) = mpsc::channel(1024);
         let (events, happened) = mpsc::channel(1024);
-        let lifecycle =
-            Lifecycle::new(Arc::clone(&runtime) as Arc<dyn ContainerRuntime>, updates, events, LifecycleConfig::default());
+        let lifecycle = Lifecycle::new(
+            Arc::clone(&runtime) as Arc<dyn ContainerRuntime>,
+            updates,
+            events,
+            LifecycleConfig::default(),
+        );
         let clock = lifecycle.context.clock;
         runtime.clock.set(clock).ok().unwrap();
         let task = tokio::spawn(lifecycle.run(inputs));
@@ -461,10 +465,7 @@ async fn a_program_that_cannot_be_run_waits_with_the_reason() {
     let error = "cannot start container a of pod web: exec: entity not found";
     let ContainerState::Waiting { reason, message } = &status.containers[0].state else { unreachable!("it waits") };
     assert_eq!(&**reason, "RunContainerError");
-    assert_eq!(
-        &**message,
-        format!("{error}; back-off 10s restarting failed container=a pod=web_shop(uid-1)")
-    );
+    assert_eq!(&**message, format!("{error}; back-off 10s restarting failed container=a pod=web_shop(uid-1)"));
     let end = status.containers[0].last_termination.as_ref().unwrap();
     assert_eq!((end.exit_code, &*end.reason), (128, "StartError"));
     assert!(running(&status.containers[1].state), "the others are started all the same");
@@ -524,10 +525,7 @@ async fn a_removed_pod_ends_whole_within_its_grace_and_tells_every_step() {
     assert_eq!((world.clock.now() - asked_at).as_secs(), 30);
     let [.., first, second]: [String; 6] = world.events().await;
     assert_eq!([first, second], ["Killing: Stopping container a", "Killing: Stopping container b"]);
-    assert_eq!(
-        world.asked(),
-        ["start a 0", "start b 0", "stop fake://a.0 30s", "stop fake://b.0 30s", "remove uid-1"]
-    );
+    assert_eq!(world.asked(), ["start a 0", "start b 0", "stop fake://a.0 30s", "stop fake://b.0 30s", "remove uid-1"]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -537,20 +535,19 @@ async fn the_last_state_of_an_ended_pod_is_terminal() {
     world.instance(0).await;
     world.send(LifecycleInput::Remove("uid-1".into())).await;
     let mut last = None;
-    while let PodUpdate::Status(_, _) | PodUpdate::StopLivenessAndStartup(_) = {
-        let update = world.updates.recv().await.unwrap();
-        if let PodUpdate::Status(_, status) = &update {
-            last = Some(status.phase);
+    loop {
+        match world.updates.recv().await.unwrap() {
+            PodUpdate::Status(_, status) => last = Some(status.phase),
+            PodUpdate::Terminated(_) => break,
+            _ => {}
         }
-        update
-    } {}
+    }
     assert_eq!(last, Some(PodPhase::Failed), "nothing is restarted any more");
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_pod_removed_while_it_is_started_ends_what_it_started_and_starts_no_more() {
     let mut world = World::new();
-    world.runtime.hasty.lock().unwrap().clear();
     world.add(&pod(&["a", "b"], RestartPolicy::Always)).await;
     world.send(LifecycleInput::Remove("uid-1".into())).await;
     world.update(|update| matches!(update, PodUpdate::Terminated(_))).await;

@@ -197,7 +197,9 @@ impl LogFile {
     /// of later ones, which an earlier daemon left.
     pub(super) fn open(directory: &Path, restart_count: u32, rotation: Rotation) -> io::Result<Self> {
         fs::DirBuilder::new().recursive(true).mode(0o750).create(directory)?;
-        for (number, path) in instances(directory)?.into_iter().flat_map(|(n, files)| files.into_iter().map(move |f| (n, f))) {
+        for (number, path) in
+            instances(directory)?.into_iter().flat_map(|(n, files)| files.into_iter().map(move |f| (n, f)))
+        {
             if number > restart_count || number + 1 < restart_count {
                 let _ = fs::remove_file(path);
             }
@@ -323,9 +325,9 @@ fn component(text: &str) -> String {
     if text.len() <= 240 && !text.is_empty() && !text.starts_with('.') && text.chars().all(is_plain) {
         return text.to_owned();
     }
-    let hash = text.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-    });
+    let hash = text
+        .bytes()
+        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
     let kept: String = text.chars().filter(|c| is_plain(*c) && *c != '.').take(200).collect();
     format!("{kept}-{hash:016x}")
 }

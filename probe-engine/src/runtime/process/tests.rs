@@ -231,11 +231,8 @@ async fn it_runs_in_its_working_directory_with_default_signals_and_no_descriptor
 #[tokio::test]
 async fn it_gets_the_users_rights_that_were_asked_for() {
     let mut world = World::new();
-    let process = Process {
-        run_as_user: Some(54_321),
-        supplemental_groups: Box::new([777]),
-        ..sh("id -u; id -g; id -G")
-    };
+    let process =
+        Process { run_as_user: Some(54_321), supplemental_groups: Box::new([777]), ..sh("id -u; id -g; id -G") };
     if !geteuid().is_root() {
         let pod = pod(process);
         let error = world.runtime.start(&pod, &"main".into(), 0).await.unwrap_err().to_string();
