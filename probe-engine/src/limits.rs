@@ -260,3 +260,18 @@ pub const MANIFEST_POLL: Duration = Duration::from_secs(10);
 pub const MANIFEST_PROBLEMS_LEN_MAX: usize = 100;
 /// Messages waiting for the lifecycle. Full: the manager and the results stage keep theirs, the latest per pod and probe.
 pub const LIFECYCLE_INPUTS_LEN_MAX: usize = 1_024;
+/// Threads of the pool that run nothing but exec attempts: making a process blocks its thread for as long as
+/// the program's file system does. Stuck: exec attempts queue, nothing else is concerned.
+pub const POOL_EXEC_THREADS: usize = 1;
+
+/// What attempts on the pool get to end by themselves at shutdown. Over: cut off, answered as trouble of our own.
+pub const POOL_SHUTDOWN_MAX: Duration = Duration::from_secs(2);
+
+/// Time that a runtime gets beyond an exec attempt's deadline to say how it ended. Over: the attempt has timed out.
+pub const EXEC_ANSWER_MARGIN: Duration = Duration::from_secs(2);
+
+/// How long a killed exec process is waited for. Over (it hangs in the kernel): reaped when it ends.
+pub const EXEC_REAP_MAX: Duration = Duration::from_secs(1);
+
+/// How long a gRPC connection gets to say goodbye. Over: closed without it.
+pub const GRPC_CLOSE_MAX: Duration = Duration::from_millis(100);
