@@ -244,3 +244,6 @@ pub const KILL_MAX: Duration = Duration::from_secs(30);
 
 /// Messages waiting for one pod's lifecycle. Full: the sender waits; the pod never waits for a sender.
 pub const POD_INBOX_LEN_MAX: usize = 32;
+
+/// Connections that a test server of `serve` holds at once. More: they wait in its listener's queue.
+pub const SERVE_CONNECTIONS_MAX: usize = 1_024;
