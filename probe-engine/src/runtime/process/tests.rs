@@ -5,6 +5,7 @@ use std::io::Read;
 use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -94,8 +95,10 @@ fn pod(process: Process) -> Arc<Pod> {
         process,
         spec_hash: 0,
     };
+    static PODS: AtomicU32 = AtomicU32::new(0);
+    let number = PODS.fetch_add(1, Ordering::Relaxed);
     Arc::new(Pod {
-        uid: "uid-1".into(),
+        uid: format!("uid-{number}").as_str().into(),
         namespace: "default".into(),
         name: "web".into(),
         labels: Box::default(),
@@ -228,11 +231,8 @@ async fn it_runs_in_its_working_directory_with_default_signals_and_no_descriptor
 #[tokio::test]
 async fn it_gets_the_users_rights_that_were_asked_for() {
     let mut world = World::new();
-    let process = Process {
-        run_as_user: Some(54_321),
-        supplemental_groups: Box::new([777]),
-        ..sh("id -u; id -g; id -G")
-    };
+    let process =
+        Process { run_as_user: Some(54_321), supplemental_groups: Box::new([777]), ..sh("id -u; id -g; id -G") };
     if !geteuid().is_root() {
         let pod = pod(process);
         let error = world.runtime.start(&pod, &"main".into(), 0).await.unwrap_err().to_string();
@@ -382,8 +382,8 @@ async fn a_flooding_container_holds_up_nobody() {
     let fifo = world.fifo("flooding");
     let (pod, started) = world.start(sh(&format!("echo > {}; exec yes", fifo.display()))).await;
     read_fifo(&fifo).await;
-    let (end, _) = world.run(Process { env: Box::new([("A".into(), "b".into())]), ..sh("exit 5") }).await;
-    assert_eq!(end.exit_code, 5);
+    let (end, log) = world.run(sh("echo quiet; exit 5")).await;
+    assert_eq!((end.exit_code, log), (5, vec!["stdout F quiet".to_owned()]));
     world.runtime.stop(&started.id, LIMIT).await.unwrap();
     assert_eq!(world.exited().await.exit_code, 143);
     let files = world.runtime.log_files(&pod, &"main".into(), false).unwrap();
