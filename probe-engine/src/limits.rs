@@ -124,6 +124,15 @@ pub const MANIFEST_BYTES_MAX: u64 = 64 * 1024 * 1024;
 /// Bytes of an event's message and of a shown output. More: cut.
 pub const MESSAGE_BYTES_MAX: usize = 1_024;
 
+/// Name lookups at once (each occupies a thread until the resolver gives up). Full: the next ones wait inside
+/// their attempt's deadline, then the attempt is local trouble.
+pub const RESOLVES_CONCURRENT_MAX: usize = 64;
+
+/// Addresses of one name that are tried. More: the rest is not tried.
+pub const RESOLVED_ADDRS_MAX: usize = 16;
+
+/// Longest TLS handshake beside the attempt's deadline (net/http's default). Longer: the attempt fails.
+pub const TLS_HANDSHAKE_MAX: Duration = Duration::from_secs(10);
 /// Connections waiting to be accepted on the control socket. Full: connect(2) waits.
 pub const API_BACKLOG_LEN: i32 = 64;
 
@@ -235,3 +244,34 @@ pub const KILL_MAX: Duration = Duration::from_secs(30);
 
 /// Messages waiting for one pod's lifecycle. Full: the sender waits; the pod never waits for a sender.
 pub const POD_INBOX_LEN_MAX: usize = 32;
+/// Levels of lists and maps in a manifest. Deeper: the document is refused with an error.
+pub const MANIFEST_DEPTH_MAX: usize = 64;
+
+/// Values of one document that anchors hold and aliases and merge keys copy. More: the document is refused with an error.
+pub const MANIFEST_ALIAS_NODES_MAX: usize = 100_000;
+
+/// Wait after a change in a manifest directory, so that a file is read when its editor is done with it.
+pub const MANIFEST_SETTLE: Duration = Duration::from_millis(100);
+
+/// Time between two looks at the manifests where inotify cannot be used.
+pub const MANIFEST_POLL: Duration = Duration::from_secs(10);
+
+/// Problems of one manifest file that are kept for /readyz and logged. More: only counted.
+pub const MANIFEST_PROBLEMS_LEN_MAX: usize = 100;
+/// Messages waiting for the lifecycle. Full: the manager and the results stage keep theirs, the latest per pod and probe.
+pub const LIFECYCLE_INPUTS_LEN_MAX: usize = 1_024;
+/// Threads of the pool that run nothing but exec attempts: making a process blocks its thread for as long as
+/// the program's file system does. Stuck: exec attempts queue, nothing else is concerned.
+pub const POOL_EXEC_THREADS: usize = 1;
+
+/// What attempts on the pool get to end by themselves at shutdown. Over: cut off, answered as trouble of our own.
+pub const POOL_SHUTDOWN_MAX: Duration = Duration::from_secs(2);
+
+/// Time that a runtime gets beyond an exec attempt's deadline to say how it ended. Over: the attempt has timed out.
+pub const EXEC_ANSWER_MARGIN: Duration = Duration::from_secs(2);
+
+/// How long a killed exec process is waited for. Over (it hangs in the kernel): reaped when it ends.
+pub const EXEC_REAP_MAX: Duration = Duration::from_secs(1);
+
+/// How long a gRPC connection gets to say goodbye. Over: closed without it.
+pub const GRPC_CLOSE_MAX: Duration = Duration::from_millis(100);

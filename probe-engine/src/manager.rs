@@ -451,3 +451,6 @@ fn name_of(pod: &Pod) -> (Arc<str>, Arc<str>) {
 fn label(pod: &Pod) -> impl std::fmt::Display + use<'_> {
     std::fmt::from_fn(|f| write!(f, "{}/{}", pod.namespace, pod.name))
 }
+
+#[cfg(test)]
+mod tests;

@@ -7,9 +7,13 @@
 //! **Invariant:** the task never waits for a consumer: what the lifecycle cannot take yet is kept, the latest
 //! per container, and an event for which there is no place is dropped and counted.
 
+#[cfg(test)]
+pub(crate) mod fixture;
 mod handle;
 mod node;
 mod stage;
+#[cfg(test)]
+mod tests;
 
 
 use std::sync::Arc;

@@ -5,6 +5,7 @@
 
 pub mod age;
 pub mod completions;
+pub mod config;
 pub mod demo;
 pub mod describe;
 pub mod doctor;
@@ -85,6 +86,8 @@ pub enum Command {
     Demo(demo::DemoArgs),
     /// Run servers to probe
     Serve(serve::ServeArgs),
+    /// Show the effective configuration of `run`
+    Config(config::ConfigArgs),
     /// Print a shell's completion script
     Completions(completions::CompletionsArgs),
     /// Print the manual page, or write one per subcommand
@@ -158,10 +161,11 @@ impl CliError {
 pub fn dispatch(cli: &Cli) -> ExitCode {
     let globals = &cli.globals;
     let result = match &cli.command {
-        Command::Run(args) => return run::run(args),
-        Command::Validate(args) => return validate::run(args),
-        Command::Demo(args) => return demo::run(args),
-        Command::Serve(args) => return serve::run(args),
+        Command::Run(args) => run::run(args, globals),
+        Command::Validate(args) => validate::main(args),
+        Command::Demo(args) => demo::run(args),
+        Command::Serve(args) => serve::main(args),
+        Command::Config(args) => config::run(args, globals),
         Command::Get(args) => get::run(args, globals),
         Command::Describe(args) => describe::run(args, globals),
         Command::Logs(args) => logs::run(args, globals),

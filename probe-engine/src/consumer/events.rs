@@ -346,3 +346,6 @@ fn event_of(new: NewEvent, sequence: u64) -> Event {
         last_at: at,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -103,7 +103,9 @@ impl Stage {
         }
     }
 
+    /// What was sent before the question is taken in before it is answered.
     fn handle_ask(&mut self, ask: Ask) {
+        self.drain();
         match ask {
             Ask::Read(reader) => reader(&self.node),
             Ask::Expect(key, reply, listening) => {
