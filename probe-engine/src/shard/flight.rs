@@ -417,12 +417,12 @@ impl Flights {
             self.give_back(index, age, look);
         }
         let flight = &mut self.flights[index as usize];
-        flight.first_byte.get_or_insert(look.now);
-        let end = flight.feed(buffer.as_deref().map(|buffer| &buffer[..bytes.min(buffer.len())]).unwrap_or_default());
-        let end = match end {
-            // Whatever came, it came too late.
-            _ if look.now > flight.limit() => Some(End::Outcome(flight.timed_out())),
-            end => end,
+        let end = if look.now > flight.limit() {
+            // It came too late: the attempt saw what came before.
+            Some(End::Outcome(flight.timed_out()))
+        } else {
+            flight.first_byte.get_or_insert(look.now);
+            flight.feed(buffer.as_deref().and_then(|buffer| buffer.get(..bytes)).unwrap_or_default())
         };
         match end {
             Some(end) => {

@@ -236,9 +236,8 @@ impl<K: Kernel> Shard<K> {
     }
 
     fn add_pod(&mut self, pod: Arc<Pod>, given: &[ProbeSlot], status: Option<PodStatus>, now: Instant) {
-        let uid = pod.uid.clone();
         let slots = &mut self.slots;
-        self.scheduler.add_pod(Arc::clone(&pod), now, &mut |worker, container, probe_type| {
+        self.scheduler.add_pod(Arc::clone(&pod), status, now, &mut |worker, container, probe_type| {
             let spec = pod.container(container.as_str()).and_then(|container| container.probes.by_type(probe_type));
             let Some(spec) = spec else { return };
             let stats = given.iter().find(|slot| slot.container == *container && slot.probe_type == probe_type);
@@ -249,9 +248,6 @@ impl<K: Kernel> Shard<K> {
             }
             slots[place] = Some(Slot::new(stats, spec));
         });
-        if let Some(status) = status {
-            self.scheduler.handle_status(&uid, status, now);
-        }
     }
 
     fn take_replies(&mut self, now: Instant) {
