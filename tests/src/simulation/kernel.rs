@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
+use nix::libc;
 use probe_engine::shard::kernel::{CloseMode, Completion, ConnectInfo, Full, Kernel, SocketId};
 use probe_engine::shard::token::Token;
 

@@ -54,13 +54,15 @@ pub struct Ended {
     pub faulted: bool,
     /// The kernel's work for it was held up together with us, until then.
     pub starved_until: Option<Instant>,
+    /// How often.
+    pub starved_len: u32,
     /// When the handshake was over, and how long a stall had been over then.
     pub established: Option<(Instant, Duration)>,
     /// When the last of its response arrived, and how long a stall had been over then.
     pub arrived: Option<(Instant, Duration)>,
     /// Stalls before it was made.
     pub stalls_before: u64,
-    /// The redirect's target was asked by the pool afterwards.
+    /// Its socket's.
     pub serial: u64,
 }
 
@@ -103,13 +105,18 @@ pub enum Work {
     /// connect(2)
     Connect,
     /// send(2) of what follows `from`.
-    Send { buffer: Box<[u8]>, from: usize },
+    Send {
+        /// The request.
+        buffer: Box<[u8]>,
+        /// Where to begin.
+        from: usize,
+    },
     /// recv(2)
     Recv(Box<[u8]>),
 }
 
 /// The kernel's side of things.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Net {
     /// All there are, by index.
     pub targets: Vec<Target>,
@@ -143,6 +150,34 @@ pub struct Net {
     pub completions: u64,
     /// The most sockets that were open at once.
     pub open_most: usize,
+}
+
+impl Default for Net {
+    fn default() -> Self {
+        Self {
+            targets: Vec::new(),
+            addrs: BTreeMap::new(),
+            epochs: Vec::new(),
+            active: Vec::new(),
+            ended: Vec::new(),
+            sockets: Vec::new(),
+            free: Vec::new(),
+            submissions: VecDeque::new(),
+            ready: VecDeque::new(),
+            doomed: Vec::new(),
+            tokens: BTreeSet::new(),
+            files_max: None,
+            reserve: true,
+            open: 0,
+            flushes: 0,
+            serial: 0,
+            created_this_turn: Vec::new(),
+            tries: 0,
+            local_faults: 0,
+            completions: 0,
+            open_most: 0,
+        }
+    }
 }
 
 impl Net {
@@ -193,6 +228,7 @@ impl Net {
     pub fn starved(&mut self, key: SocketKey, until: Instant) {
         if let Some(socket) = self.find(key) {
             socket.ended.starved_until = Some(until);
+            socket.ended.starved_len += 1;
         }
     }
 
@@ -296,6 +332,7 @@ impl World {
             turn_end: None,
             faulted: false,
             starved_until: None,
+            starved_len: 0,
             established: None,
             arrived: None,
             stalls_before: self.stalls_len,

@@ -21,7 +21,7 @@ use probe_engine::shard::JobSink;
 use probe_engine::shard::inbox::{Command, PoolReply, ProbeSlot, ShardSender};
 
 use super::random::Random;
-use super::target::{Answer, Behaviour, Door, Health, Target};
+use super::target::{Behaviour, Health, Target};
 use super::world::{Event, World};
 
 /// The shard that fills the queue says so in its updates.
@@ -131,7 +131,7 @@ pub struct Pods {
     /// Targets stay as they are: what failed for good is not restarted.
     pub is_calm: bool,
     /// Attempts of the pool that have no reply yet, by worker.
-    pub jobs: Vec<(Job, bool)>,
+    pub jobs: Vec<Job>,
     /// Sums of what the shard counted.
     pub totals: Totals,
     /// Reports that were read since the last check.
@@ -301,7 +301,8 @@ impl World {
             Act::Drain => self.pods.is_paused = false,
             Act::Files(max) => self.net.files_max = max,
             Act::Reply(reply, pod) => self.reply(reply, pod),
-            Act::Suspend(length) => self.stall_later(length),
+            // When the shard's thread runs next: the agenda is being worked through now.
+            Act::Suspend(length) => self.suspend = Some(length),
             Act::Shutdown => self.send(Command::Shutdown),
         }
     }
@@ -412,18 +413,13 @@ impl World {
         let attempt = match &reply {
             PoolReply::Started { attempt, .. } => *attempt,
             PoolReply::Done { attempt, .. } => {
-                self.pods.jobs.retain(|(job, _)| job.attempt != *attempt);
+                self.pods.jobs.retain(|job| job.attempt != *attempt);
                 *attempt
             }
         };
         self.note(26, || format!("the pool on pod {pod}, {attempt:?}: {reply:?}"));
         self.pods.sender.reply(reply);
         self.rung = true;
-    }
-
-    fn stall_later(&mut self, length: Duration) {
-        // The agenda is being worked through: the sleep begins when the shard's thread runs next.
-        self.pending_suspend = Some(length);
     }
 }
 
@@ -445,16 +441,13 @@ impl JobSink for FakePool {
 
 impl World {
     fn take_job(&mut self, job: Job) {
-        let twice = self.pods.jobs.iter().any(|(other, _)| other.attempt == job.attempt);
+        let twice = self.pods.jobs.iter().any(|other| other.attempt == job.attempt);
         assert!(!twice, "{:?} goes to the pool twice", job.attempt);
         let probe = self.pods.probes.iter().position(|probe| Arc::ptr_eq(&probe.spec, &job.request.spec));
         let Some(probe) = probe else { panic!("the pool got a job of no probe: {job:?}") };
         let SimProbe { pod, target, .. } = self.pods.probes[probe];
         self.pods.jobs_len += 1;
-        let behaviour = self.net.targets[target].behaviour;
-        let is_well = behaviour.door == Door::Open
-            && (!self.net.targets[target].is_http
-                || matches!(behaviour.answer, Answer::Status(200..=299) | Answer::Long | Answer::RedirectAway | Answer::RedirectHome));
+        let is_well = matches!(self.net.targets[target].health(), Health::Well | Health::Unclear);
         let queued = self.random.duration(Duration::from_micros(50), Duration::from_millis(30));
         let took = self.random.duration(Duration::from_micros(100), job.request.spec.timeout() / 2);
         let outcome = match is_well {
@@ -471,7 +464,7 @@ impl World {
         self.schedule(at, Event::Act(Act::Reply(PoolReply::Started { attempt, at }, pod)));
         let latency_ns = took.as_nanos() as u64;
         self.schedule(at + took, Event::Act(Act::Reply(PoolReply::Done { attempt, outcome, latency_ns }, pod)));
-        self.pods.jobs.push((job, is_well));
+        self.pods.jobs.push(job);
     }
 }
 

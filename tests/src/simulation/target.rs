@@ -38,7 +38,10 @@ pub enum Answer {
     /// Something that is not HTTP.
     Garbage,
     /// RST, or no more bytes, before the head is complete.
-    BrokenHead { reset: bool },
+    BrokenHead {
+        /// RST.
+        reset: bool,
+    },
     /// RST, FIN or no more bytes within a body that has not reached its announced length.
     BrokenBody(Break),
 }
@@ -94,6 +97,13 @@ pub struct Target {
 }
 
 impl Target {
+    /// All that is wrong with it is that its answers come too late.
+    #[must_use]
+    pub fn is_slow(&self) -> bool {
+        let quick = Behaviour { latency: Duration::ZERO, answer_latency: Duration::ZERO, ..self.behaviour };
+        self.health() == Health::Bad && Target { behaviour: quick, ..self.clone() }.health() == Health::Well
+    }
+
     /// What its behaviour means for an attempt.
     #[must_use]
     pub fn health(&self) -> Health {

@@ -190,6 +190,8 @@ pub struct World {
     pub reads: Reads,
     /// Somebody rang the shard's waker since it last waited.
     pub rung: bool,
+    /// The node is about to sleep for so long.
+    pub suspend: Option<Duration>,
     agenda: BinaryHeap<Reverse<Entry>>,
     order: u64,
 }
@@ -208,6 +210,7 @@ impl World {
             stalls_len: 0,
             reads: Reads::default(),
             rung: false,
+            suspend: None,
             agenda: BinaryHeap::new(),
             order: 0,
         }
@@ -264,6 +267,9 @@ impl World {
     /// The shard's thread may lose its processor here.
     pub fn may_stall(&mut self) {
         self.now = self.now + STEP;
+        if let Some(length) = self.suspend.take() {
+            return self.stall(length, true);
+        }
         if !self.random.chance(self.weather.stalls) {
             return;
         }
