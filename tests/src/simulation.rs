@@ -133,7 +133,7 @@ impl Simulation {
         if !self.plan.ends_in_storm {
             self.plan.begin_calm(&mut self.world.borrow_mut());
             let latest = self.world.borrow().now + self.plan.calm_max(&self.world.borrow());
-            while !self.checks.has_settled(&self.shard, &self.world.borrow(), latest) {
+            while !self.checks.has_settled(&self.shard, &self.world.borrow(), &self.plan, latest) {
                 assert_eq!(self.turn(), Turn::Again, "nobody asked for the end");
             }
         }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use probe_core::action::WorkerIndex;
 use probe_core::id::ProbeType;
 use probe_core::outcome::{Outcome, Verdict};
 use probe_core::time::Instant;
@@ -24,6 +25,9 @@ const SECOND_LOOK: Duration = limits::LATE_LOOK;
 
 /// How long everything must stay right.
 const SETTLED_FOR: Duration = Duration::from_secs(2);
+
+/// How long a moment without an attempt in flight may take to come.
+const CALM_EXTRA: Duration = Duration::from_secs(100);
 
 /// See the module.
 #[derive(Default)]
@@ -152,7 +156,7 @@ impl Checks {
     }
 
     /// In the calm: everything is right, and has been for a while. It may take until `latest`.
-    pub fn has_settled(&mut self, shard: &Shard<FakeKernel>, world: &World, latest: Instant) -> bool {
+    pub fn has_settled(&mut self, shard: &Shard<FakeKernel>, world: &World, plan: &Plan, latest: Instant) -> bool {
         if self.startups.is_empty() {
             let settled = |probe: &SimProbe| probe.latest.as_ref().and_then(|p| p.verdict) == Some(Verdict::Success);
             self.startups = world.pods.probes.iter().map(settled).collect();
@@ -165,8 +169,17 @@ impl Checks {
         }
         let since = *self.right_since.get_or_insert(world.now);
         let is_quiet = shard.flights_len() == 0 && shard.waiting_len() == 0 && world.pods.jobs.is_empty();
-        let has_started_all = shard.scheduler().poll_timeout().is_none_or(|at| at > world.reads.now);
-        is_quiet && has_started_all && world.now - since >= SETTLED_FOR
+        let has_settled = world.now - since >= SETTLED_FOR;
+        assert!(!has_settled || world.now < latest + CALM_EXTRA, "it is calm, and never quiet");
+        has_settled && (plan.kind == Kind::Life || (is_quiet && self.has_started_all(shard, world)))
+    }
+
+    /// No due time has passed that the shard has not seen (its wheel ticks in milliseconds).
+    fn has_started_all(&self, shard: &Shard<FakeKernel>, world: &World) -> bool {
+        let due = |index| shard.scheduler().worker(WorkerIndex(index)).and_then(|view| view.due);
+        let workers_len = world.pods.probes.len() as u32 * 2;
+        let all_later = (0..workers_len).filter_map(due).all(|due| due > world.reads.now);
+        all_later && shard.scheduler().poll_timeout().is_none_or(|at| at > world.reads.now)
     }
 
     fn wrong(&self, shard: &Shard<FakeKernel>, world: &World) -> Vec<String> {
@@ -228,7 +241,7 @@ impl Checks {
     /// What there is to be accounted for, before the end is asked for.
     pub fn ledger(&self, shard: &Shard<FakeKernel>, world: &World, plan: &Plan) -> Ledger {
         let is_quiet = shard.flights_len() == 0 && shard.waiting_len() == 0 && !plan.ends_in_storm;
-        let is_whole = plan.kind != Kind::Life && is_quiet;
+        let is_whole = plan.kind != Kind::Life;
         let now = world.reads.now;
         let due = |probe: &SimProbe| match probe.made {
             Some(made) if is_whole => (now - made).as_nanos() / probe.spec.period().as_nanos() + 1,

@@ -291,6 +291,10 @@ impl Net {
         if self.active[target].is_some_and(|(serial, _)| serial == socket.serial) {
             self.active[target] = None;
         }
+        // Not even submitted: trouble of our own, and nobody's result.
+        if socket.ended.turn_end.is_none() && socket.connected.is_none() {
+            return;
+        }
         let ended = socket.ended.clone();
         if self.ended[target].as_ref().is_none_or(|newest| newest.epoch <= ended.epoch) {
             self.ended[target] = Some(ended);

@@ -85,7 +85,8 @@ impl Plan {
         world.read_updates();
         for target in 0..world.net.targets.len() {
             let (is_http, timeout) = (world.net.targets[target].is_http, world.net.targets[target].timeout);
-            let behaviour = if world.random.below(5) < 3 {
+            // A moment without an attempt in flight must come, to balance the books.
+            let behaviour = if self.kind != Kind::Life || world.random.below(5) < 3 {
                 Behaviour::well(&mut world.random, timeout)
             } else {
                 Behaviour::bad(&mut world.random, is_http, timeout)
