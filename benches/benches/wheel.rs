@@ -1,3 +1,6 @@
+<<<<<<< HEAD
+fn main() {}
+=======
 //! The timing wheel at a million timers: what one insert, one cancel and one fired timer cost.
 
 use std::hint::black_box;
@@ -68,3 +71,4 @@ fn wheel(c: &mut Criterion) {
 
 criterion_group!(benches, wheel);
 criterion_main!(benches);
+>>>>>>> core

@@ -12,6 +12,8 @@ use clap::{Args, Command, FromArgMatches, ValueEnum};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::api::socket;
+use crate::cli::logging::LogFormat;
 use crate::limits;
 use crate::shard::kernel::{CloseMode, IoChoice};
 
@@ -80,32 +82,6 @@ pub enum CloseChoice {
     Rst,
 }
 
-/// How log lines look.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum LogFormat {
-    /// For people
-    Text,
-    /// One JSON object a line
-    Json,
-}
-
-/// How much is logged.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum LogLevel {
-    /// What stops something from working
-    Error,
-    /// What is worth waking someone
-    Warn,
-    /// State changes
-    Info,
-    /// Decisions
-    Debug,
-    /// Every attempt
-    Trace,
-}
-
 /// One layer of settings: what one origin says, `None` where it says nothing.
 #[derive(Args, Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -162,10 +138,10 @@ pub struct Settings {
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u16).range(1..=300))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub crash_loop_back_off_max_seconds: Option<u16>,
-    /// How much is logged
-    #[arg(long, value_enum)]
+    /// What is logged: error, warn, info, debug, trace, or tracing's directives
+    #[arg(long, value_name = "LEVEL")]
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub log_level: Option<LogLevel>,
+    pub log_level: Option<String>,
     /// How log lines look
     #[arg(long, value_enum)]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -183,8 +159,8 @@ pub struct Config {
     pub ignore_unsupported: bool,
     /// See [`Settings::state_dir`].
     pub state_dir: PathBuf,
-    /// See [`Settings::socket`].
-    pub socket: PathBuf,
+    /// `None` = nowhere to put it: not root, and no runtime directory.
+    pub socket: Option<PathBuf>,
     /// `None` = off.
     pub metrics_listen: Option<SocketAddr>,
     /// See [`Settings::io`].
@@ -202,7 +178,7 @@ pub struct Config {
     /// See [`Settings::crash_loop_back_off_max_seconds`].
     pub crash_loop_back_off_max_seconds: u16,
     /// See [`Settings::log_level`].
-    pub log_level: LogLevel,
+    pub log_level: String,
     /// See [`Settings::log_format`].
     pub log_format: LogFormat,
     /// Key, value and origin of every setting, for `config show`.
@@ -230,16 +206,6 @@ impl Config {
     }
 }
 
-/// The socket without a word from anyone: /run for root, the user's runtime directory otherwise.
-#[must_use]
-pub fn default_socket() -> PathBuf {
-    if nix::unistd::geteuid().is_root() {
-        return PathBuf::from("/run/probe-engine/api.sock");
-    }
-    let base = std::env::var_os("XDG_RUNTIME_DIR").map_or_else(std::env::temp_dir, PathBuf::from);
-    base.join("probe-engine/api.sock")
-}
-
 fn default_state_dir() -> PathBuf {
     if nix::unistd::geteuid().is_root() {
         return PathBuf::from("/var/lib/probe-engine");
@@ -258,7 +224,7 @@ fn defaults() -> Settings {
         runtime: None,
         ignore_unsupported: Some(false),
         state_dir: Some(default_state_dir()),
-        socket: Some(default_socket()),
+        socket: socket::default_path().ok(),
         metrics_listen: Some("127.0.0.1:9750".to_owned()),
         io: Some(IoChoice::Auto),
         shards: Some(narrow(cores.min(limits::SHARDS_MAX))),
@@ -267,7 +233,7 @@ fn defaults() -> Settings {
         https_concurrent_max: Some(narrow(limits::POOL_HTTPS_CONCURRENT_MAX)),
         grpc_concurrent_max: Some(narrow(limits::POOL_GRPC_CONCURRENT_MAX)),
         crash_loop_back_off_max_seconds: Some(300),
-        log_level: Some(LogLevel::Info),
+        log_level: Some("info".to_owned()),
         log_format: Some(LogFormat::Text),
     }
 }
@@ -296,7 +262,7 @@ fn effective(merged: BTreeMap<String, (Value, String)>) -> Result<Config, Config
         runtime: settings.runtime,
         ignore_unsupported: settings.ignore_unsupported.expect("has a default"),
         state_dir: settings.state_dir.expect("has a default"),
-        socket: settings.socket.expect("has a default"),
+        socket: settings.socket,
         metrics_listen: (listen != "off").then(|| listen.parse().expect("checked by parse_listen")),
         io: settings.io.expect("has a default"),
         shards: usize::from(settings.shards.expect("has a default")),

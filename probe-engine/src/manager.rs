@@ -1,1 +1,456 @@
-//! manager
+//! Which pods there are, and on which shard each lives.
+//!
+//! Source: `pkg/kubelet/prober/prober_manager.go` (`AddPod`, `RemovePod`, `CleanupPods`,
+//! `StopLivenessAndStartup`); a name that is still terminating is waited for as `pod_workers.go` does.
+//!
+//! **Invariant:** all workers of a pod live on one shard, and of a pod every stage hears in the same order:
+//! results first, then the shard, then lifecycle; so no update names a pod that results does not know.
+//!
+//! **Invariant:** the manager waits for results and, once a shard's backlog is full, for that shard; it never
+//! waits for lifecycle, which sends to the manager: what lifecycle has no place for is kept, at most one `Add`
+//! and one `Remove` per pod.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use probe_core::id::{ContainerId, ContainerName, PodUid, ProbeType};
+use probe_core::spec::{ContainerKind, Pod};
+use probe_core::status::{ContainerState, ContainerStatus, PodPhase, PodStatus, Termination};
+use probe_core::time::Instant;
+use tokio::sync::mpsc;
+use tracing::{debug, info, warn};
+
+use crate::clock;
+use crate::consumer::lifecycle::LifecycleInput;
+use crate::limits;
+use crate::results::{Input, ProbeStats, ResultsSender};
+use crate::shard::inbox::{Command, ProbeSlot, ShardSender};
+use crate::source::PodUpdate;
+
+/// A shard's entrance.
+pub trait CommandSink: Send + Sync {
+    /// Gives the command back when the shard's inbox is full.
+    #[expect(clippy::result_large_err, reason = "the command goes back to its owner, without a box for each")]
+    fn send(&self, command: Command) -> Result<(), Command>;
+
+    /// The shard has ended: what is kept for it is let go.
+    fn is_closed(&self) -> bool {
+        false
+    }
+}
+
+impl CommandSink for ShardSender {
+    fn send(&self, command: Command) -> Result<(), Command> {
+        ShardSender::send(self, command)
+    }
+
+    fn is_closed(&self) -> bool {
+        ShardSender::is_closed(self)
+    }
+}
+
+/// What the manager must know of the runtime in use.
+#[derive(Clone, Copy, Debug)]
+pub struct RuntimeFacts {
+    /// `ContainerRuntime::manages_containers`: pods end gracefully through lifecycle, and their states come
+    /// from it. Otherwise containers count as running since the pod was added, and pods go at once.
+    pub manages_containers: bool,
+    /// The address of pods whose manifest names none, where the runtime does not say.
+    pub pod_ip: Option<IpAddr>,
+}
+
+/// What the manager is made with.
+pub struct Config {
+    /// The shards' entrances; at least one.
+    pub shards: Vec<Arc<dyn CommandSink>>,
+    /// The results stage.
+    pub results: ResultsSender,
+    /// Lifecycle; `None` where the runtime manages no containers.
+    pub lifecycle: Option<mpsc::Sender<LifecycleInput>>,
+    /// The runtime.
+    pub runtime: RuntimeFacts,
+}
+
+/// Runs until every sender of updates has gone, or results has.
+pub async fn run(config: Config, updates: mpsc::Receiver<PodUpdate>) {
+    Manager::new(config).run(updates).await;
+}
+
+/// The pod's probes in the order in which the kubelet makes their workers (rule 2.1), with fresh counts.
+#[must_use]
+pub fn slots_of(pod: &Pod) -> Box<[ProbeSlot]> {
+    let slot = |container: &ContainerName, probe_type: ProbeType| ProbeSlot {
+        container: container.clone(),
+        probe_type,
+        stats: Arc::new(ProbeStats::default()),
+    };
+    pod.probed_containers()
+        .flat_map(|container| {
+            let has = |t: &ProbeType| container.probes.by_type(*t).is_some();
+            ProbeType::ALL.into_iter().filter(has).map(|t| slot(&container.name, t))
+        })
+        .collect()
+}
+
+/// The results stage has ended: there is nothing left to manage for.
+struct ResultsGone;
+
+/// A pod that is known.
+struct Managed {
+    pod: Arc<Pod>,
+    /// Where its workers live; `None` for a pod without probes, of which no shard hears.
+    shard: Option<usize>,
+    workers_len: usize,
+    /// Lifecycle is ending it.
+    terminating: bool,
+    /// Added under the same name or UID while this one terminates: takes its place afterwards.
+    successor: Option<Arc<Pod>>,
+}
+
+struct Shard {
+    sink: Arc<dyn CommandSink>,
+    /// Commands that its inbox had no room for, oldest first.
+    backlog: VecDeque<Command>,
+    workers_len: usize,
+}
+
+struct Manager {
+    shards: Vec<Shard>,
+    results: ResultsSender,
+    lifecycle: Option<mpsc::Sender<LifecycleInput>>,
+    /// What lifecycle has no place for yet, oldest first.
+    lifecycle_backlog: VecDeque<LifecycleInput>,
+    runtime: RuntimeFacts,
+    pods: HashMap<PodUid, Managed>,
+    /// By namespace and name.
+    names: HashMap<(Arc<str>, Arc<str>), PodUid>,
+    /// Pods that wait for the end of another: who waits, for whom.
+    successors: HashMap<PodUid, PodUid>,
+}
+
+impl Manager {
+    fn new(config: Config) -> Self {
+        let shard = |sink| Shard { sink, backlog: VecDeque::new(), workers_len: 0 };
+        Self {
+            shards: config.shards.into_iter().map(shard).collect(),
+            results: config.results,
+            lifecycle: config.lifecycle.filter(|_| config.runtime.manages_containers),
+            lifecycle_backlog: VecDeque::new(),
+            runtime: config.runtime,
+            pods: HashMap::new(),
+            names: HashMap::new(),
+            successors: HashMap::new(),
+        }
+    }
+
+    async fn run(mut self, mut updates: mpsc::Receiver<PodUpdate>) {
+        loop {
+            let lifecycle = self.lifecycle.clone();
+            tokio::select! {
+                update = updates.recv(), if self.has_room() => {
+                    let Some(update) = update else { break };
+                    if self.handle(update).await.is_err() {
+                        return;
+                    }
+                }
+                () = tokio::time::sleep(limits::MANAGER_RETRY), if self.has_backlog() => {}
+                () = room(lifecycle.as_ref()), if !self.lifecycle_backlog.is_empty() => {}
+            }
+            self.flush();
+        }
+        self.finish().await;
+    }
+
+    /// The sources have gone: what was taken is still delivered.
+    async fn finish(&mut self) {
+        while self.has_backlog() {
+            tokio::time::sleep(limits::MANAGER_RETRY).await;
+            self.flush();
+        }
+        while let (Some(lifecycle), Some(input)) = (&self.lifecycle, self.lifecycle_backlog.pop_front()) {
+            if lifecycle.send(input).await.is_err() {
+                return;
+            }
+        }
+    }
+
+    async fn handle(&mut self, update: PodUpdate) -> Result<(), ResultsGone> {
+        match update {
+            PodUpdate::Add(pod) => self.add_pod(pod).await,
+            PodUpdate::Remove(uid) => self.remove_pod(&uid).await,
+            PodUpdate::Desired(desired) => self.cleanup_pods(&desired.into_iter().collect()).await,
+            PodUpdate::Status(uid, status) => self.handle_status(uid, status).await,
+            PodUpdate::StopLivenessAndStartup(uid) => {
+                self.command(&uid.clone(), Command::StopLivenessAndStartup { uid });
+                Ok(())
+            }
+            PodUpdate::Terminated(uid) => self.forget(&uid).await,
+            PodUpdate::Trigger(uid, container, probe_type) => {
+                self.command(&uid.clone(), Command::Trigger { uid, container, probe_type });
+                Ok(())
+            }
+            PodUpdate::Synced(source) => {
+                info!(source, "source has been read");
+                self.tell_results(Input::Synced(source)).await
+            }
+        }
+    }
+
+    /// Rule 2.1. A known UID changes nothing; a name that another pod holds is refused, unless that one is
+    /// terminating: then the new one waits for its end.
+    async fn add_pod(&mut self, pod: Arc<Pod>) -> Result<(), ResultsGone> {
+        let name = name_of(&pod);
+        let holder = self.names.get(&name).or_else(|| self.pods.get_key_value(&pod.uid).map(|(uid, _)| uid));
+        if let Some(holder) = holder.cloned() {
+            self.add_successor(&holder, pod);
+            return Ok(());
+        }
+        if self.pods.len() >= limits::PODS_MAX {
+            warn!(pod = %label(&pod), limit = limits::PODS_MAX, "pod refused: too many pods");
+            return Ok(());
+        }
+        let slots = slots_of(&pod);
+        let status = (!self.runtime.manages_containers).then(|| self.status_without_runtime(&pod));
+        info!(pod = %label(&pod), uid = %pod.uid, probes = slots.len(), "pod added");
+        self.tell_results(Input::Added { pod: Arc::clone(&pod), slots: slots.clone(), status: status.clone() }).await?;
+        let shard = (!slots.is_empty()).then(|| self.least_loaded());
+        let managed =
+            Managed { pod: Arc::clone(&pod), shard, workers_len: slots.len(), terminating: false, successor: None };
+        if let Some(shard) = shard {
+            self.shards[shard].workers_len += slots.len();
+        }
+        self.pods.insert(pod.uid.clone(), managed);
+        self.names.insert(name, pod.uid.clone());
+        self.command(&pod.uid.clone(), Command::AddPod { pod: Arc::clone(&pod), slots, status });
+        self.tell_lifecycle(LifecycleInput::Add(pod));
+        Ok(())
+    }
+
+    fn add_successor(&mut self, holder: &PodUid, pod: Arc<Pod>) {
+        let Some(managed) = self.pods.get_mut(holder) else { return };
+        if !managed.terminating {
+            if managed.pod.uid == pod.uid {
+                warn!(pod = %label(&pod), uid = %pod.uid, "pod is known already; nothing changed");
+            } else {
+                warn!(
+                    pod = %label(&pod), uid = %pod.uid, held_by = %managed.pod.uid,
+                    "pod refused: another pod has its namespace and name; remove that one first, or rename this one"
+                );
+            }
+            return;
+        }
+        match &managed.successor {
+            Some(first) if first.uid != pod.uid => warn!(
+                pod = %label(&pod), uid = %pod.uid, held_by = %first.uid,
+                "pod refused: another pod waits for its namespace and name already"
+            ),
+            _ => {
+                info!(pod = %label(&pod), uid = %pod.uid, waits_for = %holder, "pod waits for the end of the one before it");
+                self.successors.insert(pod.uid.clone(), holder.clone());
+                managed.successor = Some(pod);
+            }
+        }
+    }
+
+    /// Ends a pod: through lifecycle where there is one (`Terminated` follows), else at once.
+    async fn remove_pod(&mut self, uid: &PodUid) -> Result<(), ResultsGone> {
+        if let Some(holder) = self.successors.remove(uid) {
+            if let Some(managed) = self.pods.get_mut(&holder) {
+                managed.successor = None;
+            }
+            if holder != *uid {
+                return Ok(());
+            }
+        }
+        let Some(managed) = self.pods.get_mut(uid) else {
+            debug!(%uid, "unknown pod is not removed");
+            return Ok(());
+        };
+        if self.lifecycle.is_none() {
+            return self.forget(uid).await;
+        }
+        if managed.terminating {
+            return Ok(());
+        }
+        managed.terminating = true;
+        info!(pod = %label(&managed.pod), %uid, "pod is being ended");
+        self.tell_results(Input::Deleting(uid.clone())).await?;
+        self.tell_lifecycle(LifecycleInput::Remove(uid.clone()));
+        Ok(())
+    }
+
+    /// Ends every pod that is not among `desired` (housekeeping, `CleanupPods`).
+    async fn cleanup_pods(&mut self, desired: &HashSet<PodUid>) -> Result<(), ResultsGone> {
+        let known = self.successors.keys().chain(self.pods.keys());
+        let undesired: Vec<PodUid> = known.filter(|uid| !desired.contains(*uid)).cloned().collect();
+        for uid in undesired {
+            self.remove_pod(&uid).await?;
+        }
+        Ok(())
+    }
+
+    async fn handle_status(&mut self, uid: PodUid, status: PodStatus) -> Result<(), ResultsGone> {
+        if !self.pods.contains_key(&uid) {
+            debug!(%uid, "status of an unknown pod");
+            return Ok(());
+        }
+        self.tell_results(Input::Status(uid.clone(), status.clone())).await?;
+        self.command(&uid.clone(), Command::Status { uid, status });
+        Ok(())
+    }
+
+    /// Nothing of the pod is left: its workers end, and whoever waited for its name comes in.
+    async fn forget(&mut self, uid: &PodUid) -> Result<(), ResultsGone> {
+        self.command(uid, Command::RemovePod { uid: uid.clone() });
+        let Some(managed) = self.pods.remove(uid) else {
+            return Ok(());
+        };
+        self.names.remove(&name_of(&managed.pod));
+        if let Some(shard) = managed.shard {
+            self.shards[shard].workers_len -= managed.workers_len;
+        }
+        info!(pod = %label(&managed.pod), %uid, "pod removed");
+        self.tell_results(Input::Removed(uid.clone())).await?;
+        match managed.successor {
+            Some(successor) => {
+                self.successors.remove(&successor.uid);
+                Box::pin(self.add_pod(successor)).await
+            }
+            None => Ok(()),
+        }
+    }
+
+    async fn tell_results(&self, input: Input) -> Result<(), ResultsGone> {
+        self.results.send(input).await.map_err(|_| ResultsGone)
+    }
+
+    /// Sends to the pod's shard, behind what waits for it; a pod without probes has none.
+    fn command(&mut self, uid: &PodUid, command: Command) {
+        let Some(managed) = self.pods.get(uid) else {
+            debug!(%uid, "command for an unknown pod");
+            return;
+        };
+        if let Some(shard) = managed.shard {
+            self.shards[shard].send(command);
+        }
+    }
+
+    fn tell_lifecycle(&mut self, input: LifecycleInput) {
+        if self.lifecycle.is_some() {
+            self.lifecycle_backlog.push_back(input);
+        }
+    }
+
+    fn flush(&mut self) {
+        self.shards.iter_mut().for_each(Shard::flush);
+        let Some(lifecycle) = &self.lifecycle else { return };
+        while let Some(input) = self.lifecycle_backlog.pop_front() {
+            match lifecycle.try_send(input) {
+                Ok(()) => {}
+                Err(mpsc::error::TrySendError::Full(input)) => {
+                    self.lifecycle_backlog.push_front(input);
+                    return;
+                }
+                Err(mpsc::error::TrySendError::Closed(_)) => {
+                    warn!("lifecycle has ended: pods go at once from now on");
+                    self.lifecycle = None;
+                    self.lifecycle_backlog.clear();
+                    return;
+                }
+            }
+        }
+    }
+
+    fn has_room(&self) -> bool {
+        self.shards.iter().all(|shard| shard.backlog.len() < limits::MANAGER_BACKLOG_LEN_MAX)
+    }
+
+    fn has_backlog(&self) -> bool {
+        self.shards.iter().any(|shard| !shard.backlog.is_empty())
+    }
+
+    fn least_loaded(&self) -> usize {
+        let load = |index: &usize| self.shards[*index].workers_len;
+        (0..self.shards.len()).min_by_key(load).unwrap_or_default()
+    }
+
+    /// The state of a pod whose containers are run by others: started when it was added.
+    fn status_without_runtime(&self, pod: &Pod) -> PodStatus {
+        let started_at = clock::now();
+        let containers = pod.all_containers().map(|c| container_without_runtime(pod, &c.name, c.kind, started_at));
+        PodStatus {
+            phase: PodPhase::Running,
+            deleting: false,
+            pod_ip: pod.pod_ip.or(self.runtime.pod_ip),
+            containers: containers.collect(),
+        }
+    }
+}
+
+impl Shard {
+    fn send(&mut self, command: Command) {
+        self.backlog.push_back(command);
+        self.flush();
+    }
+
+    fn flush(&mut self) {
+        while let Some(command) = self.backlog.pop_front() {
+            if let Err(command) = self.sink.send(command) {
+                if self.sink.is_closed() {
+                    self.backlog.clear();
+                } else {
+                    self.backlog.push_front(command);
+                }
+                return;
+            }
+        }
+    }
+}
+
+/// An ordinary init container counts as completed, any other as running.
+fn container_without_runtime(
+    pod: &Pod,
+    name: &ContainerName,
+    kind: ContainerKind,
+    started_at: Instant,
+) -> ContainerStatus {
+    let completed = || Termination {
+        exit_code: 0,
+        signal: 0,
+        reason: "Completed".into(),
+        message: "".into(),
+        started_at,
+        finished_at: started_at,
+    };
+    let state = match kind {
+        ContainerKind::Init => ContainerState::Terminated(completed()),
+        ContainerKind::Regular | ContainerKind::Sidecar => ContainerState::Running { started_at },
+    };
+    ContainerStatus {
+        name: name.clone(),
+        id: Some(ContainerId::new(format!("none://{}/{name}", pod.uid))),
+        state,
+        last_termination: None,
+        restart_count: 0,
+    }
+}
+
+/// Waits until lifecycle can take something, or has ended.
+async fn room(lifecycle: Option<&mpsc::Sender<LifecycleInput>>) {
+    if let Some(lifecycle) = lifecycle {
+        // Closed is room too: the flush that follows finds out.
+        let _ = lifecycle.reserve().await;
+    }
+}
+
+fn name_of(pod: &Pod) -> (Arc<str>, Arc<str>) {
+    (Arc::clone(&pod.namespace), Arc::clone(&pod.name))
+}
+
+fn label(pod: &Pod) -> impl std::fmt::Display + use<'_> {
+    std::fmt::from_fn(|f| write!(f, "{}/{}", pod.namespace, pod.name))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,22 +1,34 @@
 //! The last verdict of every probe, what is known of every pod, and the way from the shards to it.
 //!
-//! One task owns [`Node`]; shards reach it through one bounded [`UpdateQueue`] each, readers by asking the
-//! task ([`ResultsHandle::read`]). Verdicts are latest-wins and never lost; reports are dropped and counted
-//! when a queue is full.
+//! One task owns [`Node`]; shards reach it through one bounded [`UpdateQueue`] each, the manager through a
+//! bounded channel, readers by asking the task ([`ResultsHandle::read`]). Verdicts are latest-wins and never
+//! lost; reports are dropped and counted when a queue is full.
+//!
+//! **Invariant:** the task never waits for a consumer: what the lifecycle cannot take yet is kept, the latest
+//! per container, and an event for which there is no place is dropped and counted.
 
-use std::collections::HashMap;
+#[cfg(test)]
+pub(crate) mod fixture;
+mod handle;
+mod node;
+mod stage;
+#[cfg(test)]
+mod tests;
+
+
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use crossbeam::queue::ArrayQueue;
-use jiff::Timestamp;
 use probe_core::action::{LocalTooLong, Publish, Report};
-use probe_core::id::{ContainerName, PodUid, ProbeType};
-use probe_core::outcome::Verdict;
-use probe_core::pod::Condition;
-use probe_core::spec::Pod;
-use probe_core::status::{ContainerStatus, PodPhase, PodStatus};
 use tokio::sync::Notify;
+
+pub use handle::{Inbox, Input, PendingReport, ResultsError, ResultsHandle, ResultsSender, channel};
+pub use node::{
+    ContainerRecord, LastReport, LocalTrouble, Node, PodRecord, ProbeRecord, ShardTotals, StuckProbe,
+};
+pub(crate) use node::cut;
+pub use stage::{Config, Stage};
 
 use crate::limits;
 use crate::shard::metrics::ShardMetrics;
@@ -47,6 +59,9 @@ pub struct ProbeStats {
     pub threshold: AtomicU32,
     /// The worker's next due time (CLOCK_MONOTONIC), 0 = none.
     pub due_ns: AtomicU64,
+    /// The worker has ended: set by the shard at `Action::WorkerEnded`. Its series end, and the container
+    /// counts as one without this probe.
+    pub ended: AtomicBool,
 }
 
 impl ProbeStats {
@@ -65,6 +80,12 @@ impl ProbeStats {
         self.duration_buckets[bucket].fetch_add(1, Ordering::Relaxed);
         self.duration_sum_ns
             .fetch_add(duration_ns, Ordering::Relaxed);
+    }
+
+    /// The worker still lives (or has not been made yet).
+    #[must_use]
+    pub fn is_live(&self) -> bool {
+        !self.ended.load(Ordering::Relaxed)
     }
 }
 
@@ -116,73 +137,4 @@ impl UpdateQueue {
     pub fn pop(&self) -> Option<Update> {
         self.queue.pop()
     }
-}
-
-/// All that is known of the node's pods. Owned by the results task.
-#[derive(Debug, Default)]
-pub struct Node {
-    /// By UID.
-    pub pods: HashMap<PodUid, PodRecord>,
-}
-
-/// One pod.
-#[derive(Clone, Debug)]
-pub struct PodRecord {
-    /// As parsed.
-    pub pod: Arc<Pod>,
-    /// When the daemon first saw it.
-    pub added_at: Timestamp,
-    /// The runtime's newest word.
-    pub status: PodStatus,
-    /// Its phase.
-    pub phase: PodPhase,
-    /// Its termination has begun.
-    pub deleting: bool,
-    /// Initialized, ContainersReady, Ready, gates; with the time of the last flip.
-    pub conditions: Vec<(Condition, Timestamp)>,
-    /// One per container, in the order of `Pod::all_containers`.
-    pub containers: Vec<ContainerRecord>,
-}
-
-/// One container of a pod.
-#[derive(Clone, Debug)]
-pub struct ContainerRecord {
-    /// Which.
-    pub name: ContainerName,
-    /// The runtime's newest word; `None` before the first.
-    pub status: Option<ContainerStatus>,
-    /// Rule 5.1.
-    pub started: bool,
-    /// Rule 5.2.
-    pub ready: bool,
-    /// Its probes, one place per `ProbeType::ALL`.
-    pub probes: [Option<ProbeRecord>; 3],
-}
-
-/// One probe of a container.
-#[derive(Clone, Debug)]
-pub struct ProbeRecord {
-    /// Which.
-    pub probe_type: ProbeType,
-    /// Counts, written by the shard.
-    pub stats: Arc<ProbeStats>,
-    /// The stored verdict.
-    pub verdict: Option<Verdict>,
-    /// When it was last set to another value.
-    pub verdict_since: Option<Timestamp>,
-    /// The newest report's outcome, text cut at [`limits::MESSAGE_BYTES_MAX`], and when.
-    pub last: Option<LastReport>,
-}
-
-/// The newest report of a probe.
-#[derive(Clone, Debug)]
-pub struct LastReport {
-    /// `success`, `warning`, `failure`, `error` or `local`.
-    pub kind: crate::shard::metrics::OutcomeKind,
-    /// Its text.
-    pub message: Box<str>,
-    /// When it ended.
-    pub at: Timestamp,
-    /// How long the call took, in nanoseconds.
-    pub duration_ns: u64,
 }

@@ -18,6 +18,8 @@ pub(crate) struct Args {
 
 /// Runs every test of the workspace with cargo-nextest where it is installed, with cargo test otherwise.
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
+    // Some suites run the real daemon.
+    shell::run(shell::cargo().args(["build", "--package", "probe-engine", "--bins"]))?;
     let skips = skips_file()?;
     let mut command = shell::cargo();
     if shell::has("cargo-nextest", "--version") {

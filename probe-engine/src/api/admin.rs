@@ -1,1 +1,223 @@
-//! admin
+//! The admin HTTP server: `/metrics`, `/metrics/probes`, `/livez`, `/readyz`, `/healthz`. GET only, no state.
+//!
+//! Bounds: [`limits::ADMIN_CONNECTIONS_MAX`] connections, [`limits::ADMIN_REQUESTS_CONCURRENT_MAX`] scrapes at
+//! once, [`limits::ADMIN_HEAD_BYTES_MAX`] of head, [`limits::ADMIN_READ_TIMEOUT`] to read it; bodies are not read.
+//!
+//! **Invariant:** `/livez` asks no stage, so it answers whatever is stuck.
+
+pub mod health;
+pub mod supervise;
+
+use std::convert::Infallible;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::{Request, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+use tower::ServiceExt;
+use tracing::{debug, info};
+
+use self::health::{Check, Health};
+use crate::consumer::metrics::{CONTENT_TYPE, Metrics};
+use crate::limits;
+use crate::results::ResultsError;
+
+/// Why the admin server could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum AdminError {
+    /// The address is another program's.
+    #[error(
+        "--metrics-listen {address}: another program listens there (`ss -ltnp 'sport = :{}'` names it; is a second \
+         probe-engine running?); choose another address, or `off`: {source}", .address.port()
+    )]
+    Taken {
+        /// As configured.
+        address: SocketAddr,
+        /// EADDRINUSE
+        source: io::Error,
+    },
+    /// Anything else.
+    #[error("--metrics-listen {address}: cannot listen: {source}{}", remedy(.source))]
+    Listen {
+        /// As configured.
+        address: SocketAddr,
+        /// Its errno.
+        source: io::Error,
+    },
+}
+
+/// What the paths answer from.
+#[derive(Clone)]
+pub struct Admin {
+    metrics: Metrics,
+    health: Health,
+    scrapes: Arc<Semaphore>,
+}
+
+impl Admin {
+    /// Answers from these two.
+    #[must_use]
+    pub fn new(metrics: Metrics, health: Health) -> Self {
+        Self { metrics, health, scrapes: Arc::new(Semaphore::new(limits::ADMIN_REQUESTS_CONCURRENT_MAX)) }
+    }
+}
+
+/// Takes the address (port 0 = any free one).
+pub async fn bind(address: SocketAddr) -> Result<TcpListener, AdminError> {
+    TcpListener::bind(address).await.map_err(|source| match source.kind() {
+        io::ErrorKind::AddrInUse => AdminError::Taken { address, source },
+        _ => AdminError::Listen { address, source },
+    })
+}
+
+/// Serves until `shutdown` turns true (or its sender goes), then lets requests end within
+/// [`limits::ADMIN_DRAIN`].
+pub async fn serve(listener: TcpListener, admin: Admin, mut shutdown: watch::Receiver<bool>) {
+    if let Ok(address) = listener.local_addr() {
+        info!(%address, "admin server listens");
+    }
+    let router = router(admin);
+    let stopping = shutdown.clone();
+    let places = Arc::new(Semaphore::new(limits::ADMIN_CONNECTIONS_MAX));
+    let mut connections = JoinSet::new();
+    loop {
+        let accepted = async {
+            let place = Arc::clone(&places).acquire_owned().await;
+            (place, listener.accept().await)
+        };
+        tokio::select! {
+            (place, accepted) = accepted => match accepted {
+                Ok((stream, _)) => {
+                    let connection = connection(stream, router.clone(), stopping.clone());
+                    connections.spawn(async move {
+                        connection.await;
+                        drop(place);
+                    });
+                }
+                Err(error) => {
+                    debug!(%error, "accept");
+                    tokio::time::sleep(limits::LOCAL_BACKOFF_MIN).await;
+                }
+            },
+            Some(_) = connections.join_next() => {}
+            () = stopped(&mut shutdown) => break,
+        }
+    }
+    drop(listener);
+    // Every connection has its own limit for the drain.
+    while connections.join_next().await.is_some() {}
+}
+
+async fn connection(stream: TcpStream, router: Router, mut shutdown: watch::Receiver<bool>) {
+    let service = service_fn(move |request: Request<Incoming>| {
+        let router = router.clone();
+        async move { Ok::<Response, Infallible>(router.oneshot(request.map(Body::new)).await.into_response()) }
+    });
+    let serving = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(limits::ADMIN_READ_TIMEOUT)
+        .max_header_size(limits::ADMIN_HEAD_BYTES_MAX)
+        .serve_connection(TokioIo::new(stream), service);
+    let mut serving = pin!(serving);
+    tokio::select! {
+        ended = serving.as_mut() => {
+            ended.unwrap_or_else(|error| debug!(%error, "admin connection"));
+            return;
+        }
+        () = stopped(&mut shutdown) => {}
+    }
+    serving.as_mut().graceful_shutdown();
+    if timeout(limits::ADMIN_DRAIN, serving).await.is_err() {
+        debug!("admin connection closed before its request ended");
+    }
+}
+
+/// Until it is time to stop. Without a value in the result, so that nothing is held while others are awaited.
+async fn stopped(shutdown: &mut watch::Receiver<bool>) {
+    let _ = shutdown.wait_for(|stop| *stop).await;
+}
+
+fn router(admin: Admin) -> Router {
+    Router::new()
+        .route("/metrics", get(metrics))
+        .route("/metrics/probes", get(metrics_probes))
+        .route("/livez", get(livez))
+        .route("/readyz", get(readyz))
+        .route("/healthz", get(healthz))
+        .fallback(not_found)
+        .with_state(admin)
+}
+
+async fn metrics(State(admin): State<Admin>) -> Response {
+    scrape(&admin, admin.metrics.all()).await
+}
+
+async fn metrics_probes(State(admin): State<Admin>) -> Response {
+    scrape(&admin, admin.metrics.probes()).await
+}
+
+async fn scrape(admin: &Admin, text: impl Future<Output = Result<String, ResultsError>>) -> Response {
+    let written = async {
+        let _place = admin.scrapes.acquire().await;
+        text.await
+    };
+    match timeout(limits::ADMIN_ANSWER_TIMEOUT, written).await {
+        Ok(Ok(text)) => ([(header::CONTENT_TYPE, CONTENT_TYPE)], text).into_response(),
+        Ok(Err(error)) => (StatusCode::SERVICE_UNAVAILABLE, format!("{error}\n")).into_response(),
+        Err(_) => (StatusCode::SERVICE_UNAVAILABLE, "the results stage did not answer in time\n").into_response(),
+    }
+}
+
+async fn livez(State(admin): State<Admin>) -> Response {
+    answer("livez", &admin.health.live())
+}
+
+async fn readyz(State(admin): State<Admin>) -> Response {
+    answer("readyz", &admin.health.ready().await)
+}
+
+async fn healthz(State(admin): State<Admin>) -> Response {
+    let mut checks = admin.health.live();
+    checks.extend(admin.health.ready().await);
+    answer("healthz", &checks)
+}
+
+async fn not_found() -> Response {
+    (StatusCode::NOT_FOUND, "paths: /metrics /metrics/probes /livez /readyz /healthz\n").into_response()
+}
+
+/// As the API server's `?verbose` answers: one line per check, then the sum; 500 where one failed.
+fn answer(name: &str, checks: &[Check]) -> Response {
+    let passed = checks.iter().all(|check| check.failure.is_none());
+    let mut text: String = checks.iter().map(|check| format!("{check}\n")).collect();
+    text.push_str(name);
+    text.push_str(if passed { " check passed\n" } else { " check failed\n" });
+    let status = if passed { StatusCode::OK } else { StatusCode::INTERNAL_SERVER_ERROR };
+    let headers = [(header::CONTENT_TYPE, "text/plain; charset=utf-8"), (header::CACHE_CONTROL, "no-store")];
+    (status, headers, text).into_response()
+}
+
+fn remedy(source: &io::Error) -> &'static str {
+    match source.kind() {
+        io::ErrorKind::AddrNotAvailable => " (no interface of this host has that address)",
+        io::ErrorKind::PermissionDenied => " (ports below 1024 need CAP_NET_BIND_SERVICE)",
+        _ => "",
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::io::ErrorKind;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::process::{ExitCode, Stdio};
+use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -15,6 +15,7 @@ use tokio::process::{Child, Command};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::client::{self, Client};
+use super::{CliError, Exit};
 use crate::api::v1;
 use crate::clock;
 use crate::shard::kernel::IoChoice;
@@ -43,7 +44,7 @@ const EXAMPLES: [(&str, &str); 7] = [
 ];
 
 /// Arguments of `demo`.
-#[derive(clap::Args, Clone, Debug)]
+#[derive(Clone, Debug, clap::Args)]
 pub struct DemoArgs {
     /// End when every milestone was reached; exit 1 when one is missing or out of order after 60 s
     #[arg(long)]
@@ -54,7 +55,11 @@ pub struct DemoArgs {
 }
 
 /// Runs the demo until Ctrl-C, or until its milestones are reached with `--check`.
-pub async fn run(args: DemoArgs) -> anyhow::Result<ExitCode> {
+pub fn run(args: &DemoArgs) -> Result<Exit, CliError> {
+    client::block_on(async { demonstrate(args).await.map_err(|error| CliError::Failed(format!("{error:#}"))) })
+}
+
+async fn demonstrate(args: &DemoArgs) -> anyhow::Result<Exit> {
     let folder = tempfile::Builder::new().prefix("probe-engine-demo-").tempdir().context("no temporary directory")?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
@@ -62,8 +67,8 @@ pub async fn run(args: DemoArgs) -> anyhow::Result<ExitCode> {
     introduce(&daemon);
     let told = tokio::select! {
         told = tell(&mut daemon, args.check) => told,
-        _ = interrupt.recv() => { println!("\nCtrl-C: ending the pods within their grace periods ..."); Ok(ExitCode::SUCCESS) }
-        _ = terminate.recv() => Ok(ExitCode::SUCCESS),
+        _ = interrupt.recv() => { println!("\nCtrl-C: ending the pods within their grace periods ..."); Ok(Exit::Success) }
+        _ = terminate.recv() => Ok(Exit::Success),
     };
     let ended = daemon.end().await;
     if told.is_err() || ended.is_err() {
@@ -172,7 +177,7 @@ Where to look meanwhile:
 }
 
 /// Prints what happens; returns when the milestones are reached and `check` is set, or when they cannot be any more.
-async fn tell(daemon: &mut Daemon, check: bool) -> anyhow::Result<ExitCode> {
+async fn tell(daemon: &mut Daemon, check: bool) -> anyhow::Result<Exit> {
     let mut client = daemon.connect().await?;
     let start = clock::now();
     let request = v1::WatchEventsRequest { follow: true, ..Default::default() };
@@ -202,7 +207,7 @@ async fn tell(daemon: &mut Daemon, check: bool) -> anyhow::Result<ExitCode> {
             told = true;
             println!("\nEvery milestone was reached after {:.1} s.", (clock::now() - start).as_secs_f64());
             if check {
-                return Ok(ExitCode::SUCCESS);
+                return Ok(Exit::Success);
             }
             println!("The daemon goes on; Ctrl-C ends it.\n");
         }
@@ -210,7 +215,7 @@ async fn tell(daemon: &mut Daemon, check: bool) -> anyhow::Result<ExitCode> {
             for missing in milestones.missing() {
                 eprintln!("missing or out of order after {} s: {missing}", CHECK.as_secs());
             }
-            return Ok(ExitCode::FAILURE);
+            return Ok(Exit::Failure);
         }
     }
 }

@@ -1,1 +1,247 @@
-//! lifecycle
+//! Pods' lives: containers started, killed and restarted through the runtime. What happens is decided by
+//! `probe_core::restart`; here is one state machine per pod ([`pod`]) and the way of messages to it.
+//!
+//! **Invariant:** neither a pod nor this stage ever waits for a stage that may wait for it: states go through
+//! [`source::runtime`](crate::source::runtime), events are dropped (and told) when their stage is behind.
+//!
+//! Only for a runtime that manages containers; without one the manager does the little that is left.
+
+mod pod;
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use probe_core::backoff::Limits;
+use probe_core::id::{ContainerId, ContainerName, PodUid, ProbeType};
+use probe_core::spec::Pod;
+use probe_core::time::Instant;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+
+use self::pod::{Message, PodWorker};
+use crate::consumer::events::NewEvent;
+use crate::runtime::{ContainerRuntime, RuntimeEvent};
+use crate::source::PodUpdateSender;
+use crate::source::runtime::{self as reports, RuntimeReports};
+use crate::{clock, limits};
+
+/// What lifecycle hears.
+#[derive(Clone, Debug)]
+pub enum LifecycleInput {
+    /// A new pod. One whose UID is still being ended is started afterwards.
+    Add(Arc<Pod>),
+    /// End it gracefully.
+    Remove(PodUid),
+    /// A liveness or startup probe's verdict became Failure.
+    Failed {
+        /// The pod.
+        pod: PodUid,
+        /// The container.
+        container: ContainerName,
+        /// The instance that failed.
+        container_id: ContainerId,
+        /// Liveness or startup.
+        probe_type: ProbeType,
+    },
+    /// The daemon ends: so do all pods, and then the stage.
+    Shutdown {
+        /// Kill at once instead of waiting for the grace periods.
+        now: bool,
+    },
+}
+
+/// Where events go. Full: dropped and told.
+pub type EventSink = mpsc::Sender<NewEvent>;
+
+/// What can be set.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct LifecycleConfig {
+    /// CrashLoopBackOff's numbers.
+    pub backoff: Limits,
+}
+
+/// See the module.
+pub struct Lifecycle {
+    context: Context,
+    source: reports::RuntimeSource,
+}
+
+/// What every pod's state machine needs.
+#[derive(Clone)]
+struct Context {
+    runtime: Arc<dyn ContainerRuntime>,
+    reports: RuntimeReports,
+    events: EventSink,
+    config: LifecycleConfig,
+    clock: TimerClock,
+}
+
+struct Entry {
+    inbox: mpsc::Sender<Message>,
+    /// Its end has been asked for.
+    ending: bool,
+    /// Added again meanwhile.
+    successor: Option<Arc<Pod>>,
+}
+
+/// The engine's clock, read through tokio's timers, so that both move together where a test moves them.
+#[derive(Clone, Copy)]
+struct TimerClock {
+    base: Instant,
+    timers: tokio::time::Instant,
+}
+
+impl TimerClock {
+    fn new() -> Self {
+        Self { base: clock::now(), timers: tokio::time::Instant::now() }
+    }
+
+    fn now(&self) -> Instant {
+        self.base + self.timers.elapsed()
+    }
+
+    async fn sleep_until(&self, at: Instant) {
+        tokio::time::sleep_until(self.timers + (at - self.base)).await;
+    }
+}
+
+impl Lifecycle {
+    /// Must be called within a tokio runtime.
+    #[must_use]
+    pub fn new(
+        runtime: Arc<dyn ContainerRuntime>,
+        updates: PodUpdateSender,
+        events: EventSink,
+        config: LifecycleConfig,
+    ) -> Self {
+        let (reports, source) = reports::channel(updates);
+        let clock = TimerClock::new();
+        Self { context: Context { runtime, reports, events, config, clock }, source }
+    }
+
+    /// Runs until a shutdown (or the end of `input`, which is one) has ended every pod, and all is told.
+    pub async fn run(self, input: mpsc::Receiver<LifecycleInput>) {
+        let source = tokio::spawn(self.source.run());
+        Router::new(self.context).run(input).await;
+        let _ = source.await;
+    }
+}
+
+/// Knows where each pod's messages go.
+struct Router {
+    context: Context,
+    pods: HashMap<PodUid, Entry>,
+    tasks: JoinSet<()>,
+    /// Whose each task is: a task that panicked cannot say it.
+    task_pods: HashMap<tokio::task::Id, PodUid>,
+    shutting_down: bool,
+}
+
+impl Router {
+    fn new(context: Context) -> Self {
+        Self { context, pods: HashMap::new(), tasks: JoinSet::new(), task_pods: HashMap::new(), shutting_down: false }
+    }
+
+    async fn run(mut self, mut input: mpsc::Receiver<LifecycleInput>) {
+        let mut exits = self.context.runtime.take_events();
+        let mut input_open = true;
+        while !(self.shutting_down && self.tasks.is_empty()) {
+            tokio::select! {
+                heard = input.recv(), if input_open => match heard {
+                    Some(heard) => self.hear(heard).await,
+                    None => {
+                        input_open = false;
+                        self.shut_down(false).await;
+                    }
+                },
+                Some(event) = next(&mut exits) => self.exited(event).await,
+                Some(ended) = self.tasks.join_next_with_id() => self.pod_ended(ended),
+            }
+        }
+    }
+
+    async fn hear(&mut self, input: LifecycleInput) {
+        match input {
+            LifecycleInput::Add(pod) => self.add(pod),
+            LifecycleInput::Remove(uid) => self.remove(&uid, Message::End { now: false }).await,
+            LifecycleInput::Failed { pod, container, container_id, probe_type } => {
+                self.tell(&pod, Message::Failed { container, container_id, probe_type }).await;
+            }
+            LifecycleInput::Shutdown { now } => self.shut_down(now).await,
+        }
+    }
+
+    fn add(&mut self, pod: Arc<Pod>) {
+        if self.shutting_down {
+            return;
+        }
+        match self.pods.get_mut(&pod.uid) {
+            None => self.start(pod),
+            Some(entry) if entry.ending => entry.successor = Some(pod),
+            Some(_) => tracing::warn!(pod = %pod.name, uid = %pod.uid, "pod is known already; nothing changed"),
+        }
+    }
+
+    fn start(&mut self, pod: Arc<Pod>) {
+        let (inbox, messages) = mpsc::channel(limits::POD_INBOX_LEN_MAX);
+        let uid = pod.uid.clone();
+        let task = self.tasks.spawn(PodWorker::new(pod, self.context.clone()).run(messages));
+        self.task_pods.insert(task.id(), uid.clone());
+        self.pods.insert(uid, Entry { inbox, ending: false, successor: None });
+    }
+
+    async fn remove(&mut self, uid: &PodUid, message: Message) {
+        if let Some(entry) = self.pods.get_mut(uid) {
+            entry.ending = true;
+            entry.successor = None;
+            self.tell(uid, message).await;
+        }
+    }
+
+    async fn shut_down(&mut self, now: bool) {
+        self.shutting_down = true;
+        tracing::info!(pods = self.pods.len(), now, "ending all pods");
+        let uids: Vec<PodUid> = self.pods.keys().cloned().collect();
+        for uid in uids {
+            self.remove(&uid, Message::End { now }).await;
+        }
+    }
+
+    async fn exited(&mut self, event: RuntimeEvent) {
+        let RuntimeEvent::Exited { pod, container, id, termination } = event;
+        self.tell(&pod, Message::Exited { container, id, termination }).await;
+    }
+
+    /// A pod empties its inbox without waiting for anything; one that has just ended needs to hear nothing.
+    async fn tell(&self, uid: &PodUid, message: Message) {
+        if let Some(entry) = self.pods.get(uid) {
+            let _ = entry.inbox.send(message).await;
+        }
+    }
+
+    fn pod_ended(&mut self, ended: Result<(tokio::task::Id, ()), tokio::task::JoinError>) {
+        let (id, panicked) = match &ended {
+            Ok((id, ())) => (*id, false),
+            Err(e) => (e.id(), true),
+        };
+        let Some(uid) = self.task_pods.remove(&id) else { return };
+        if panicked {
+            tracing::error!(%uid, "a pod's lifecycle panicked; its containers are left as they are");
+            self.context.reports.terminated(&uid);
+        }
+        let successor = self.pods.remove(&uid).and_then(|entry| entry.successor);
+        if let Some(pod) = successor {
+            self.add(pod);
+        }
+    }
+}
+
+/// Pends where there is nothing to receive from any more.
+async fn next(exits: &mut Option<mpsc::Receiver<RuntimeEvent>>) -> Option<RuntimeEvent> {
+    match exits {
+        Some(exits) => exits.recv().await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,1 +1,294 @@
-//! metrics
+//! Metrics: the kubelet's two of every probe, kube-state-metrics' three where we run the pods, and our own.
+//!
+//! Source: `pkg/kubelet/prober/prober_manager.go` (names, labels, help; served with their stability level by
+//! component-base). Like the kubelet's, a probe's series appear with its first count and end with its worker.
+
+mod snapshot;
+mod text;
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use probe_core::outcome::LocalCause;
+use probe_core::pod::ConditionStatus;
+
+use self::snapshot::{EngineSnapshot, PHASES, PodSnapshot};
+pub use self::text::CONTENT_TYPE;
+use self::text::{Kind, Labels, Text};
+use crate::results::{ResultsError, ResultsHandle};
+use crate::shard::metrics::{HandlerKind, OutcomeKind};
+
+/// The handlers that the pool serves.
+const POOLED: [HandlerKind; 3] = [HandlerKind::Https, HandlerKind::Grpc, HandlerKind::Exec];
+
+/// How one handler of the pool stands.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PoolLane {
+    /// Attempts waiting in its queue.
+    pub queued: usize,
+    /// Attempts being made.
+    pub in_flight: usize,
+}
+
+/// Asks the pool.
+pub type PoolView = Arc<dyn Fn(HandlerKind) -> PoolLane + Send + Sync>;
+
+/// What does not change while the daemon runs.
+#[derive(Clone)]
+pub struct Facts {
+    /// Of the daemon.
+    pub version: &'static str,
+    /// The runtime in use: `process`, `none`.
+    pub runtime: &'static str,
+    /// The pods are run by us: their states are told under kube-state-metrics' names.
+    pub runs_pods: bool,
+    /// By shard: `io_uring` or `epoll`.
+    pub io: Vec<&'static str>,
+    /// The pool, where there is one.
+    pub pool: Option<PoolView>,
+}
+
+/// Writes the metrics as text.
+#[derive(Clone)]
+pub struct Metrics {
+    results: ResultsHandle,
+    facts: Arc<Facts>,
+}
+
+impl Metrics {
+    /// Reads from `results` at every scrape.
+    #[must_use]
+    pub fn new(results: ResultsHandle, facts: Facts) -> Self {
+        Self { results, facts: Arc::new(facts) }
+    }
+
+    /// `/metrics/probes`: what a kubelet serves there.
+    pub async fn probes(&self) -> Result<String, ResultsError> {
+        let pods = self.results.read(|node| snapshot::pods(node, false)).await?;
+        off_the_runtime(move || {
+            let mut text = Text::default();
+            write_probes(&mut text, &pods);
+            text.finish()
+        })
+        .await
+    }
+
+    /// `/metrics`: everything.
+    pub async fn all(&self) -> Result<String, ResultsError> {
+        let runs_pods = self.facts.runs_pods;
+        let read = move |node: &_| (snapshot::pods(node, runs_pods), snapshot::engine(node));
+        let (pods, engine) = self.results.read(read).await?;
+        let facts = Arc::clone(&self.facts);
+        off_the_runtime(move || {
+            let mut text = Text::default();
+            if facts.runs_pods {
+                write_pods(&mut text, &pods);
+            }
+            write_attempts(&mut text, &engine);
+            write_daemon(&mut text, &engine, &facts);
+            write_probes(&mut text, &pods);
+            text.finish()
+        })
+        .await
+    }
+}
+
+/// Tens of megabytes of text on a full node: too much for a thread that serves others.
+async fn off_the_runtime(write: impl FnOnce() -> String + Send + 'static) -> Result<String, ResultsError> {
+    tokio::task::spawn_blocking(write).await.map_err(|_| ResultsError::Ended)
+}
+
+fn write_probes(text: &mut Text, pods: &[PodSnapshot]) {
+    let mut durations = text.family(
+        "prober_probe_duration_seconds",
+        Kind::Histogram,
+        "[ALPHA] Duration in seconds for a probe response.",
+    );
+    for pod in pods {
+        for (container, probe_type, stats) in &pod.probes {
+            let buckets = snapshot::durations(stats);
+            if buckets.count() > 0 {
+                let labels = Labels::of(&[
+                    ("container", container.as_str()),
+                    ("namespace", &pod.pod.namespace),
+                    ("pod", &pod.pod.name),
+                    ("probe_type", probe_type.as_str()),
+                ]);
+                durations.histogram(&labels, &buckets);
+            }
+        }
+    }
+    let mut totals = text.family(
+        "prober_probe_total",
+        Kind::Counter,
+        "[BETA] Cumulative number of a liveness, readiness or startup probe for a container by result.",
+    );
+    for pod in pods {
+        for (container, probe_type, stats) in &pod.probes {
+            let counts = [("failed", &stats.failed), ("successful", &stats.successful)];
+            for (result, count) in counts.map(|(result, count)| (result, count.load(Ordering::Relaxed))) {
+                if count > 0 {
+                    let labels = Labels::of(&[
+                        ("container", container.as_str()),
+                        ("namespace", &pod.pod.namespace),
+                        ("pod", &pod.pod.name),
+                        ("pod_uid", pod.pod.uid.as_str()),
+                        ("probe_type", probe_type.as_str()),
+                        ("result", result),
+                    ]);
+                    totals.value(&labels, count);
+                }
+            }
+        }
+    }
+}
+
+/// kube-state-metrics' names and labels (`docs/metrics/workload/pod-metrics.md` there).
+fn write_pods(text: &mut Text, pods: &[PodSnapshot]) {
+    let mut ready = text.family(
+        "kube_pod_container_status_ready",
+        Kind::Gauge,
+        "Describes whether the containers readiness check succeeded.",
+    );
+    for_each_container(pods, |labels, is_ready, _| ready.value(labels, u64::from(is_ready)));
+    let mut restarts = text.family(
+        "kube_pod_container_status_restarts_total",
+        Kind::Counter,
+        "The number of container restarts per container.",
+    );
+    for_each_container(pods, |labels, _, count| restarts.value(labels, u64::from(count)));
+    let mut pod_ready =
+        text.family("kube_pod_status_ready", Kind::Gauge, "Describes whether the pod is ready to serve requests.");
+    let statuses =
+        [("true", ConditionStatus::True), ("false", ConditionStatus::False), ("unknown", ConditionStatus::Unknown)];
+    for pod in pods {
+        for (condition, status) in statuses {
+            let labels = Labels::of(&[
+                ("condition", condition),
+                ("namespace", &pod.pod.namespace),
+                ("pod", &pod.pod.name),
+                ("uid", pod.pod.uid.as_str()),
+            ]);
+            pod_ready.value(&labels, u64::from(pod.ready == status));
+        }
+    }
+}
+
+fn for_each_container(pods: &[PodSnapshot], mut write: impl FnMut(&Labels, bool, u32)) {
+    for pod in pods {
+        for (container, ready, restarts) in &pod.containers {
+            let labels = Labels::of(&[
+                ("container", container.as_str()),
+                ("namespace", &pod.pod.namespace),
+                ("pod", &pod.pod.name),
+                ("uid", pod.pod.uid.as_str()),
+            ]);
+            write(&labels, *ready, *restarts);
+        }
+    }
+}
+
+fn write_attempts(text: &mut Text, engine: &EngineSnapshot) {
+    let mut durations = text.family(
+        "probe_engine_attempt_duration_seconds",
+        Kind::Histogram,
+        "Duration of probe attempts by handler and outcome, failures and discarded ones included.",
+    );
+    for (handler, by_outcome) in HandlerKind::ALL.iter().zip(&engine.latency) {
+        for (outcome, buckets) in OutcomeKind::ALL.iter().zip(by_outcome) {
+            if buckets.count() > 0 {
+                let labels = Labels::of(&[("handler", handler.as_str()), ("outcome", outcome.as_str())]);
+                durations.histogram(&labels, buckets);
+            }
+        }
+    }
+    text.family(
+        "probe_engine_attempt_lateness_seconds",
+        Kind::Histogram,
+        "Actual start of probe attempts minus their due time.",
+    )
+    .histogram(&Labels::none(), &engine.lateness);
+    let mut local = text.family(
+        "probe_engine_attempts_local_total",
+        Kind::Counter,
+        "Attempts discarded because of trouble of the daemon's own, by cause.",
+    );
+    for (cause, count) in LocalCause::ALL.iter().zip(engine.local) {
+        local.value(&Labels::of(&[("cause", cause.as_str())]), count);
+    }
+    text.family("probe_engine_attempts_missed_total", Kind::Counter, "Due times that got no attempt.")
+        .value(&Labels::none(), engine.missed);
+    let mut rescheduled = text.family(
+        "probe_engine_attempts_rescheduled_total",
+        Kind::Counter,
+        "Attempts that had to wait for a place on the ring or in the pool, by handler.",
+    );
+    for (handler, count) in HandlerKind::ALL.iter().zip(engine.rescheduled) {
+        rescheduled.value(&Labels::of(&[("handler", handler.as_str())]), count);
+    }
+}
+
+fn write_daemon(text: &mut Text, engine: &EngineSnapshot, facts: &Facts) {
+    let info = Labels::of(&[("runtime", facts.runtime), ("version", facts.version)]);
+    text.family("probe_engine_build_info", Kind::Gauge, "Always 1; the labels tell what runs.").value(&info, 1);
+    text.family(
+        "probe_engine_container_restarts_total",
+        Kind::Counter,
+        "Container instances started again since the daemon started.",
+    )
+    .value(&Labels::none(), engine.restarts);
+    text.family("probe_engine_events_dropped_total", Kind::Counter, "Events for which there was no place.")
+        .value(&Labels::none(), engine.events_dropped);
+    let mut pods = text.family("probe_engine_pods", Kind::Gauge, "Pods by phase.");
+    for (phase, count) in PHASES.iter().zip(engine.pods) {
+        pods.value(&Labels::of(&[("phase", phase.as_str())]), count);
+    }
+    if let Some(pool) = &facts.pool {
+        write_pool(text, pool);
+    }
+    text.family(
+        "probe_engine_probes_stuck",
+        Kind::Gauge,
+        "Probes with nothing but trouble of the daemon's own for too long.",
+    )
+    .value(&Labels::none(), engine.stuck);
+    text.family("probe_engine_reports_dropped_total", Kind::Counter, "Reports of attempts for which there was no place.")
+        .value(&Labels::none(), engine.reports_dropped);
+    write_shards(text, engine, facts);
+}
+
+fn write_pool(text: &mut Text, pool: &PoolView) {
+    let lanes = POOLED.map(|handler| (Labels::of(&[("handler", handler.as_str())]), pool(handler)));
+    let mut in_flight =
+        text.family("probe_engine_pool_in_flight", Kind::Gauge, "Attempts being made in the pool, by handler.");
+    for (labels, lane) in &lanes {
+        in_flight.value(labels, lane.in_flight as u64);
+    }
+    let mut queued =
+        text.family("probe_engine_pool_queued", Kind::Gauge, "Attempts waiting in the pool's queues, by handler.");
+    for (labels, lane) in &lanes {
+        queued.value(labels, lane.queued as u64);
+    }
+}
+
+fn write_shards(text: &mut Text, engine: &EngineSnapshot, facts: &Facts) {
+    let indices: Vec<String> = (0..engine.shards.len()).map(|index| index.to_string()).collect();
+    let mut in_flight =
+        text.family("probe_engine_shard_in_flight", Kind::Gauge, "Attempts being made on the shard's ring.");
+    for (index, (_, count)) in indices.iter().zip(&engine.shards) {
+        in_flight.value(&Labels::of(&[("shard", index)]), *count);
+    }
+    let mut info = text.family("probe_engine_shard_info", Kind::Gauge, "Always 1; the label tells the I/O in use.");
+    for (index, io) in indices.iter().zip(&facts.io) {
+        info.value(&Labels::of(&[("io", io), ("shard", index)]), 1);
+    }
+    let mut workers = text.family("probe_engine_shard_workers", Kind::Gauge, "Probe workers that live on the shard.");
+    for (index, (count, _)) in indices.iter().zip(&engine.shards) {
+        workers.value(&Labels::of(&[("shard", index)]), *count);
+    }
+    text.family("probe_engine_turn_duration_seconds", Kind::Histogram, "Duration of the shards' turns, waiting apart.")
+        .histogram(&Labels::none(), &engine.turn);
+}
+
+#[cfg(test)]
+mod tests;

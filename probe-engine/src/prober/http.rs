@@ -21,8 +21,7 @@ use super::url::{Url, join_host_port};
 pub const PROBE_USER_AGENT: &str = "kube-probe/1.34";
 
 /// The cause of a failure when the deadline passes before the response's head is complete.
-pub const TIMEOUT_IN_HEAD: &str =
-    "context deadline exceeded (Client.Timeout exceeded while awaiting headers)";
+pub const TIMEOUT_IN_HEAD: &str = "context deadline exceeded (Client.Timeout exceeded while awaiting headers)";
 
 /// The cause of an error when the deadline passes while the body is read.
 pub const TIMEOUT_IN_BODY: &str =
@@ -107,11 +106,7 @@ impl Plan {
     }
 
     /// As [`Plan::new`], with another default `User-Agent` (lifecycle hooks have one of their own).
-    fn with_user_agent(
-        get: &HttpGet,
-        pod_ip: Option<IpAddr>,
-        user_agent: &str,
-    ) -> Result<Plan, Outcome> {
+    fn with_user_agent(get: &HttpGet, pod_ip: Option<IpAddr>, user_agent: &str) -> Result<Plan, Outcome> {
         let port = match &get.port {
             Port::Number(port) => *port,
             Port::Unusable(text) => return Err(Outcome::Error(text.clone())),
@@ -121,16 +116,13 @@ impl Plan {
             (_, Some(ip)) => ip.to_string(),
             (_, None) => String::new(),
         };
-        let url = Url::for_probe(get.scheme.as_str(), &host, port, &get.path)
-            .map_err(|text| Outcome::Error(text.into()))?;
+        let url =
+            Url::for_probe(get.scheme.as_str(), &host, port, &get.path).map_err(|text| Outcome::Error(text.into()))?;
         let headers = Headers::new(&get.headers);
         let refused = |cause| failure(&url.to_string(), cause);
         headers.check().map_err(refused)?;
         let parts = Parts {
-            host_header: headers
-                .first("Host")
-                .filter(|v| !v.is_empty())
-                .map(Into::into),
+            host_header: headers.first("Host").filter(|v| !v.is_empty()).map(Into::into),
             referer: None,
             has_referer: headers.first("Referer").is_some_and(|v| !v.is_empty()),
             lines: headers.lines(user_agent).into_bytes(),
@@ -184,10 +176,7 @@ impl Plan {
             "https" => Scheme::Https,
             other => {
                 let other = quoted(other.as_bytes());
-                return Err(failure(
-                    &shown,
-                    format!("unsupported protocol scheme {other}"),
-                ));
+                return Err(failure(&shown, format!("unsupported protocol scheme {other}")));
             }
         };
         if url.host_port().is_empty() {
@@ -196,21 +185,14 @@ impl Plan {
         let port = match (url.port(), scheme) {
             ("", Scheme::Http) => 80,
             ("", Scheme::Https) => 443,
-            (digits, _) => digits.parse().map_err(|_| {
-                failure(&shown, format!("dial tcp: address {digits}: invalid port"))
-            })?,
+            (digits, _) => {
+                digits.parse().map_err(|_| failure(&shown, format!("dial tcp: address {digits}: invalid port")))?
+            }
         };
         let host = ascii_host(url.hostname());
-        let addr = if host.is_empty() {
-            Some(IpAddr::from(Ipv4Addr::LOCALHOST))
-        } else {
-            host.parse().ok()
-        };
+        let addr = if host.is_empty() { Some(IpAddr::from(Ipv4Addr::LOCALHOST)) } else { host.parse().ok() };
         let header = host_header(parts.host_header.as_deref().unwrap_or(url.host_port()));
-        let mut request = format!(
-            "GET {} HTTP/1.1\r\nHost: {header}\r\n",
-            url.request_target()
-        );
+        let mut request = format!("GET {} HTTP/1.1\r\nHost: {header}\r\n", url.request_target());
         if let Some(referer) = parts.referer {
             request.push_str(&format!("Referer: {referer}\r\n"));
         }
@@ -276,10 +258,7 @@ pub fn judge_head(plan: &Plan, response: &Response) -> Option<Judgement> {
     }
     let leaves_tls = base.scheme == "https" && url.scheme == "http";
     Some(Judgement::Redirect(Target {
-        host_header: plan
-            .host_header
-            .clone()
-            .filter(|_| !reference.is_absolute()),
+        host_header: plan.host_header.clone().filter(|_| !reference.is_absolute()),
         referer: (!plan.has_referer && !leaves_tls).then(|| base.without_fragment().to_string()),
         url,
     }))
@@ -305,10 +284,7 @@ fn failure(url: &str, cause: impl fmt::Display) -> Outcome {
 fn final_outcome(response: &Response) -> Outcome {
     match response.status() {
         200..=299 => Outcome::Success(text(response.body(), "")),
-        300..=399 => Outcome::Warning(text(
-            response.body(),
-            "Probe terminated redirects, Response body: ",
-        )),
+        300..=399 => Outcome::Warning(text(response.body(), "Probe terminated redirects, Response body: ")),
         status => Outcome::Failure(format!("HTTP probe failed with statuscode: {status}").into()),
     }
 }
@@ -404,11 +380,7 @@ fn canonical(name: &str) -> String {
     let mut upper = true;
     name.chars()
         .map(|c| {
-            let c = if upper {
-                c.to_ascii_uppercase()
-            } else {
-                c.to_ascii_lowercase()
-            };
+            let c = if upper { c.to_ascii_uppercase() } else { c.to_ascii_lowercase() };
             upper = c == '-';
             c
         })
@@ -444,11 +416,7 @@ fn host_header(host: &str) -> String {
         host.replace_range(zone..end, "");
     }
     let is_valid = |b: u8| b.is_ascii_alphanumeric() || b"!$%&'()*+,-.:;=[]_~".contains(&b);
-    if host.bytes().all(is_valid) {
-        host
-    } else {
-        String::new()
-    }
+    if host.bytes().all(is_valid) { host } else { String::new() }
 }
 
 #[cfg(test)]
@@ -463,10 +431,7 @@ mod tests {
             scheme: Scheme::Http,
             headers: headers
                 .iter()
-                .map(|(name, value)| HttpHeader {
-                    name: (*name).into(),
-                    value: (*value).into(),
-                })
+                .map(|(name, value)| HttpHeader { name: (*name).into(), value: (*value).into() })
                 .collect(),
         }
     }
@@ -491,9 +456,7 @@ mod tests {
     }
 
     fn redirect_to(location: &str) -> Response {
-        response(&format!(
-            "HTTP/1.1 302 Found\r\nLocation: {location}\r\nContent-Length: 2\r\n\r\n"
-        ))
+        response(&format!("HTTP/1.1 302 Found\r\nLocation: {location}\r\nContent-Length: 2\r\n\r\n"))
     }
 
     fn followed(plan: &Plan, location: &str) -> Plan {
@@ -527,15 +490,8 @@ mod tests {
 
     #[test]
     fn h08_user_agent_of_the_user_wins_and_an_empty_one_suppresses_it() {
-        assert_eq!(
-            lines(&[("user-AGENT", "foo/1.0")])[1],
-            "User-Agent: foo/1.0"
-        );
-        assert!(
-            !lines(&[("User-Agent", "")])
-                .iter()
-                .any(|l| l.starts_with("User-Agent"))
-        );
+        assert_eq!(lines(&[("user-AGENT", "foo/1.0")])[1], "User-Agent: foo/1.0");
+        assert!(!lines(&[("User-Agent", "")]).iter().any(|l| l.starts_with("User-Agent")));
     }
 
     #[test]
@@ -545,11 +501,7 @@ mod tests {
             let accepts: Vec<_> = lines.iter().filter(|l| l.starts_with("Accept")).collect();
             assert_eq!(accepts, [&format!("Accept: {value}")]);
         }
-        assert!(
-            !lines(&[("Accept", "")])
-                .iter()
-                .any(|l| l.starts_with("Accept"))
-        );
+        assert!(!lines(&[("Accept", "")]).iter().any(|l| l.starts_with("Accept")));
     }
 
     #[test]
@@ -558,10 +510,7 @@ mod tests {
         let plan = plan_of(&get("10.0.0.1", 80, "/", &headers));
         assert_eq!(plan.addr, Some("10.0.0.1:80".parse().expect("valid")));
         let lines = lines(&headers);
-        let hosts: Vec<_> = lines
-            .iter()
-            .filter(|l| l.to_lowercase().starts_with("host"))
-            .collect();
+        let hosts: Vec<_> = lines.iter().filter(|l| l.to_lowercase().starts_with("host")).collect();
         assert_eq!(hosts, ["Host: muffins.cupcakes.org"]);
     }
 
@@ -573,10 +522,7 @@ mod tests {
             (Scheme::Http, "?foo", "http://localhost:93?foo"),
             (Scheme::Https, "/path?bar", "https://localhost:93/path?bar"),
         ] {
-            let get = HttpGet {
-                scheme,
-                ..get("localhost", 93, path, &[])
-            };
+            let get = HttpGet { scheme, ..get("localhost", 93, path, &[]) };
             assert_eq!(plan_of(&get).url, want);
             assert_eq!(plan_of(&get).addr, None);
         }
@@ -597,28 +543,19 @@ mod tests {
     #[test]
     fn u08_unusable_port_is_an_error_with_its_text() {
         let port = Port::Unusable("invalid port number: 66666".into());
-        let get = HttpGet {
-            port,
-            ..get("h", 1, "/", &[])
-        };
+        let get = HttpGet { port, ..get("h", 1, "/", &[]) };
         let error = Outcome::Error("invalid port number: 66666".into());
         assert_eq!(Plan::new(&get, None).err(), Some(error));
     }
 
     #[test]
     fn without_a_host_the_pods_address_is_asked_or_the_local_host() {
-        let get = HttpGet {
-            host: None,
-            ..get("", 8080, "/", &[])
-        };
+        let get = HttpGet { host: None, ..get("", 8080, "/", &[]) };
         let plan = Plan::new(&get, Some("fd00::1".parse().expect("valid"))).expect("a plan");
         assert_eq!(plan.url, "http://[fd00::1]:8080/");
         assert_eq!(plan.addr, Some("[fd00::1]:8080".parse().expect("valid")));
         let plan = Plan::new(&get, None).expect("a plan");
-        assert_eq!(
-            (plan.url.as_str(), plan.dial_address().as_str()),
-            ("http://:8080/", ":8080")
-        );
+        assert_eq!((plan.url.as_str(), plan.dial_address().as_str()), ("http://:8080/", ":8080"));
         assert_eq!(plan.addr, Some("127.0.0.1:8080".parse().expect("valid")));
     }
 
@@ -630,22 +567,13 @@ mod tests {
             assert_eq!(made.err(), Some(Outcome::Failure(text.into())));
         }
         assert_eq!(lines(&[("Host", "a/b c")])[0], "Host: ");
-        let bodied = [
-            ("Content-Length", "5"),
-            ("transfer-encoding", "chunked"),
-            ("Trailer", "x"),
-        ];
+        let bodied = [("Content-Length", "5"), ("transfer-encoding", "chunked"), ("Trailer", "x")];
         assert_eq!(lines(&bodied), lines(&[]));
     }
 
     #[test]
     fn credentials_in_a_path_are_neither_sent_nor_shown() {
-        let plan = plan_of(&get(
-            "h",
-            80,
-            "http://user:secret@other/x",
-            &[("Authorization", "token")],
-        ));
+        let plan = plan_of(&get("h", 80, "http://user:secret@other/x", &[("Authorization", "token")]));
         assert!(!plan.url.contains("secret") && !format!("{plan:?}").contains("token"));
         assert!(!String::from_utf8_lossy(&plan.request).contains("secret"));
     }
@@ -653,33 +581,18 @@ mod tests {
     #[test]
     fn statuses_have_the_kubelets_outcomes() {
         let plan = plan_of(&get("h", 80, "/", &[]));
-        let judged = |status: u16| {
-            judge(
-                &plan,
-                &response(&format!(
-                    "HTTP/1.1 {status} x\r\nContent-Length: 2\r\n\r\nhi"
-                )),
-            )
-        };
+        let judged =
+            |status: u16| judge(&plan, &response(&format!("HTTP/1.1 {status} x\r\nContent-Length: 2\r\n\r\nhi")));
         for status in [200, 206, 299] {
-            assert_eq!(
-                judged(status),
-                Judgement::Final(Outcome::Success("hi".into()))
-            );
+            assert_eq!(judged(status), Judgement::Final(Outcome::Success("hi".into())));
         }
         for status in [300, 301, 305, 306, 308, 399] {
             let text = "Probe terminated redirects, Response body: hi";
-            assert_eq!(
-                judged(status),
-                Judgement::Final(Outcome::Warning(text.into()))
-            );
+            assert_eq!(judged(status), Judgement::Final(Outcome::Warning(text.into())));
         }
         for status in [101, 400, 404, 500, 503, 600, 999] {
             let text = format!("HTTP probe failed with statuscode: {status}");
-            assert_eq!(
-                judged(status),
-                Judgement::Final(Outcome::Failure(text.into()))
-            );
+            assert_eq!(judged(status), Judgement::Final(Outcome::Failure(text.into())));
         }
     }
 
@@ -694,28 +607,14 @@ mod tests {
         ] {
             assert_eq!(followed(&plan, location).url, url);
         }
-        for location in [
-            "https://public.name/",
-            "http://10.0.0.2:80/",
-            "//other",
-            "mailto:x",
-        ] {
-            assert_eq!(
-                judge_head(&plan, &redirect_to(location)),
-                None,
-                "{location}"
-            );
+        for location in ["https://public.name/", "http://10.0.0.2:80/", "//other", "mailto:x"] {
+            assert_eq!(judge_head(&plan, &redirect_to(location)), None, "{location}");
         }
     }
 
     #[test]
     fn a_redirect_keeps_headers_and_the_host_header_if_it_is_relative() {
-        let plan = plan_of(&get(
-            "10.0.0.1",
-            80,
-            "/a#f",
-            &[("Host", "name"), ("X-A", "1")],
-        ));
+        let plan = plan_of(&get("10.0.0.1", 80, "/a#f", &[("Host", "name"), ("X-A", "1")]));
         let request = |plan: &Plan| String::from_utf8_lossy(&plan.request).into_owned();
         let next = followed(&plan, "/b");
         assert_eq!(
@@ -724,15 +623,13 @@ mod tests {
              Accept: */*\r\nX-A: 1\r\nConnection: close\r\n\r\n"
         );
         let next = followed(&next, "https://10.0.0.1:444/c");
-        assert!(request(&next).starts_with(
-            "GET /c HTTP/1.1\r\nHost: 10.0.0.1:444\r\nReferer: http://10.0.0.1:80/b\r\nUser"
-        ));
+        assert!(
+            request(&next)
+                .starts_with("GET /c HTTP/1.1\r\nHost: 10.0.0.1:444\r\nReferer: http://10.0.0.1:80/b\r\nUser")
+        );
         assert_eq!((next.scheme, next.port), (Scheme::Https, 444));
         let next = followed(&next, "http://10.0.0.1/d");
-        assert!(
-            request(&next).starts_with("GET /d HTTP/1.1\r\nHost: 10.0.0.1\r\nUser"),
-            "no Referer out of TLS"
-        );
+        assert!(request(&next).starts_with("GET /d HTTP/1.1\r\nHost: 10.0.0.1\r\nUser"), "no Referer out of TLS");
         assert_eq!((next.request_number(), next.port), (4, 80));
     }
 
@@ -751,14 +648,8 @@ mod tests {
             failed("http://h:x/"),
             r#"Get "http://h:80/": failed to parse Location header "http://h:x/": parse "http://h:x/": invalid port ":x" after host"#
         );
-        assert_eq!(
-            failed("ftp://h/"),
-            r#"Get "ftp://h/": unsupported protocol scheme "ftp""#
-        );
-        assert_eq!(
-            failed("http://h:70000/"),
-            r#"Get "http://h:70000/": dial tcp: address 70000: invalid port"#
-        );
+        assert_eq!(failed("ftp://h/"), r#"Get "ftp://h/": unsupported protocol scheme "ftp""#);
+        assert_eq!(failed("http://h:70000/"), r#"Get "http://h:70000/": dial tcp: address 70000: invalid port"#);
     }
 
     #[test]
@@ -770,11 +661,7 @@ mod tests {
         let text = r#"Get "/loop": stopped after 10 redirects"#;
         let stopped = Judgement::Final(Outcome::Failure(text.into()));
         assert_eq!(judge_head(&plan, &redirect_to("/loop")), Some(stopped));
-        assert_eq!(
-            judge_head(&plan, &redirect_to("//elsewhere")),
-            None,
-            "locality comes first"
-        );
+        assert_eq!(judge_head(&plan, &redirect_to("//elsewhere")), None, "locality comes first");
     }
 
     proptest::proptest! {

@@ -61,10 +61,7 @@ mod tests {
 
     #[test]
     fn control_bytes_and_broken_utf8_are_escaped() {
-        assert_eq!(
-            quoted(b"\x15\x03\x01\0\n\"\\"),
-            r#""\x15\x03\x01\x00\n\"\\""#
-        );
+        assert_eq!(quoted(b"\x15\x03\x01\0\n\"\\"), r#""\x15\x03\x01\x00\n\"\\""#);
         assert_eq!(quoted(b"a\xffb"), r#""a\xffb""#);
         assert_eq!(quoted("h\u{e9}\u{202e}".as_bytes()), "\"h\u{e9}\\u202e\"");
     }

@@ -40,16 +40,9 @@ impl Url {
     ///
     /// # Errors
     /// Go's text, where the host cannot stand in a URL.
-    pub(crate) fn for_probe(
-        scheme: &str,
-        host: &str,
-        port: u16,
-        path: &str,
-    ) -> Result<Url, String> {
-        let mut url = Url::parse(path).unwrap_or_else(|_| Url {
-            path: escape(path.as_bytes(), Place::Path),
-            ..Url::default()
-        });
+    pub(crate) fn for_probe(scheme: &str, host: &str, port: u16, path: &str) -> Result<Url, String> {
+        let mut url =
+            Url::parse(path).unwrap_or_else(|_| Url { path: escape(path.as_bytes(), Place::Path), ..Url::default() });
         url.scheme = scheme.to_owned();
         url.host = join_host_port(host, port);
         url.has_authority = true;
@@ -102,9 +95,7 @@ impl Url {
     /// The host without port and brackets.
     pub(crate) fn hostname(&self) -> &str {
         let host = &self.host[..self.host.len() - port_part(&self.host).len()];
-        host.strip_prefix('[')
-            .and_then(|inner| inner.strip_suffix(']'))
-            .unwrap_or(host)
+        host.strip_prefix('[').and_then(|inner| inner.strip_suffix(']')).unwrap_or(host)
     }
 
     /// The digits of the port; empty where none is given.
@@ -128,10 +119,7 @@ impl Url {
 
     /// Without the fragment, for a `Referer`.
     pub(crate) fn without_fragment(&self) -> Url {
-        Url {
-            fragment: None,
-            ..self.clone()
-        }
+        Url { fragment: None, ..self.clone() }
     }
 }
 
@@ -163,11 +151,7 @@ impl fmt::Display for Url {
 
 /// `host:port`, with brackets around an IPv6 address (`net.JoinHostPort`).
 pub(crate) fn join_host_port(host: &str, port: u16) -> String {
-    if host.contains(':') {
-        format!("[{host}]:{port}")
-    } else {
-        format!("{host}:{port}")
-    }
+    if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
 }
 
 fn parse(text: &str) -> Result<Url, String> {
@@ -183,11 +167,7 @@ fn parse(text: &str) -> Result<Url, String> {
         Some((before, after)) => (before, Some(after.to_owned())),
         None => (rest, None),
     };
-    let mut url = Url {
-        scheme: scheme.to_ascii_lowercase(),
-        query,
-        ..Url::default()
-    };
+    let mut url = Url { scheme: scheme.to_ascii_lowercase(), query, ..Url::default() };
     if let Some(fragment) = fragment.filter(|f| !f.is_empty()) {
         url.fragment = Some(escaped(fragment, Place::Fragment)?);
     }
@@ -196,11 +176,7 @@ fn parse(text: &str) -> Result<Url, String> {
             rest.clone_into(&mut url.opaque);
             return Ok(url);
         }
-        if rest
-            .split('/')
-            .next()
-            .is_some_and(|segment| segment.contains(':'))
-        {
+        if rest.split('/').next().is_some_and(|segment| segment.contains(':')) {
             return Err("first path segment in URL cannot contain colon".to_owned());
         }
     }
@@ -209,9 +185,7 @@ fn parse(text: &str) -> Result<Url, String> {
         && let Some(after) = rest.strip_prefix("//")
     {
         let (authority, after) = after.split_at(after.find('/').unwrap_or(after.len()));
-        let host = authority
-            .rsplit_once('@')
-            .map_or(authority, |(_, host)| host);
+        let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
         url.host = parse_host(host)?;
         url.has_authority = true;
         path = after;
@@ -253,21 +227,11 @@ fn parse_host(text: &str) -> Result<String, String> {
 }
 
 fn check_port(text: &str) -> Result<(), String> {
-    if is_port_part(text) {
-        Ok(())
-    } else {
-        Err(format!(
-            "invalid port {} after host",
-            quoted(text.as_bytes())
-        ))
-    }
+    if is_port_part(text) { Ok(()) } else { Err(format!("invalid port {} after host", quoted(text.as_bytes()))) }
 }
 
 fn is_port_part(text: &str) -> bool {
-    text.is_empty()
-        || text
-            .strip_prefix(':')
-            .is_some_and(|digits| digits.bytes().all(|b| b.is_ascii_digit()))
+    text.is_empty() || text.strip_prefix(':').is_some_and(|digits| digits.bytes().all(|b| b.is_ascii_digit()))
 }
 
 /// `:` and the port at the end of `host`, or nothing.
@@ -288,14 +252,8 @@ fn unescape_host(text: &str) -> Result<String, String> {
     if let Some(escape) = bad_escape {
         return Err(format!("invalid URL escape {}", quoted(escape.as_bytes())));
     }
-    if let Some(byte) = bytes
-        .iter()
-        .find(|b| b.is_ascii() && must_escape(**b, Place::Host))
-    {
-        return Err(format!(
-            "invalid character {} in host name",
-            quoted(&[*byte])
-        ));
+    if let Some(byte) = bytes.iter().find(|b| b.is_ascii() && must_escape(**b, Place::Host)) {
+        return Err(format!("invalid character {} in host name", quoted(&[*byte])));
     }
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
@@ -307,15 +265,10 @@ fn escape_host(host: &str) -> String {
 /// `text` as it is where it is well escaped, else escaped anew (`URL.EscapedPath`).
 fn escaped(text: &str, place: Place) -> Result<String, String> {
     let plain = unescape(text)?;
-    let is_well_escaped = text.bytes().all(|b| {
-        matches!(b, b'%' | b'!' | b'\'' | b'(' | b')' | b'*' | b'[' | b']')
-            || !must_escape(b, place)
-    });
-    Ok(if is_well_escaped {
-        text.to_owned()
-    } else {
-        escape(&plain, place)
-    })
+    let is_well_escaped = text
+        .bytes()
+        .all(|b| matches!(b, b'%' | b'!' | b'\'' | b'(' | b')' | b'*' | b'[' | b']') || !must_escape(b, place));
+    Ok(if is_well_escaped { text.to_owned() } else { escape(&plain, place) })
 }
 
 fn unescape(text: &str) -> Result<Vec<u8>, String> {
@@ -407,51 +360,18 @@ mod tests {
             ("localhost", "bar", "http://localhost:93/bar", "/bar"),
             ("localhost", "?foo", "http://localhost:93?foo", "/?foo"),
             ("localhost", "/a?", "http://localhost:93/a?", "/a?"),
-            (
-                "localhost",
-                "/a?b?c#frag ment",
-                "http://localhost:93/a?b?c#frag%20ment",
-                "/a?b?c",
-            ),
-            (
-                "localhost",
-                "/a b%2Fc(d)[e]",
-                "http://localhost:93/a%20b/c%28d%29%5Be%5D",
-                "/a%20b/c%28d%29%5Be%5D",
-            ),
-            (
-                "localhost",
-                "/b%2Fc(d)",
-                "http://localhost:93/b%2Fc(d)",
-                "/b%2Fc(d)",
-            ),
-            (
-                "localhost",
-                "/%zz\r\nX: y",
-                "http://localhost:93/%25zz%0D%0AX:%20y",
-                "/%25zz%0D%0AX:%20y",
-            ),
-            (
-                "localhost",
-                "http://other:1/x",
-                "http://localhost:93/x",
-                "/x",
-            ),
-            (
-                "localhost",
-                "//user:secret@other/x",
-                "http://localhost:93/x",
-                "/x",
-            ),
+            ("localhost", "/a?b?c#frag ment", "http://localhost:93/a?b?c#frag%20ment", "/a?b?c"),
+            ("localhost", "/a b%2Fc(d)[e]", "http://localhost:93/a%20b/c%28d%29%5Be%5D", "/a%20b/c%28d%29%5Be%5D"),
+            ("localhost", "/b%2Fc(d)", "http://localhost:93/b%2Fc(d)", "/b%2Fc(d)"),
+            ("localhost", "/%zz\r\nX: y", "http://localhost:93/%25zz%0D%0AX:%20y", "/%25zz%0D%0AX:%20y"),
+            ("localhost", "http://other:1/x", "http://localhost:93/x", "/x"),
+            ("localhost", "//user:secret@other/x", "http://localhost:93/x", "/x"),
             ("fd00::1", "/", "http://[fd00::1]:93/", "/"),
             ("fe80::1%eth0", "/", "http://[fe80::1%25eth0]:93/", "/"),
             ("", "/", "http://:93/", "/"),
         ] {
             let made = Url::for_probe("http", host, 93, path).expect(path);
-            assert_eq!(
-                (made.to_string().as_str(), made.request_target().as_str()),
-                (url, target)
-            );
+            assert_eq!((made.to_string().as_str(), made.request_target().as_str()), (url, target));
             assert_eq!((made.hostname(), made.port()), (host, "93"));
         }
     }
@@ -459,10 +379,7 @@ mod tests {
     #[test]
     fn a_host_that_no_url_can_hold_is_an_error() {
         let error = |host| Url::for_probe("http", host, 80, "/").expect_err(host);
-        assert_eq!(
-            error("a b"),
-            r#"parse "http://a%20b:80/": invalid URL escape "%20""#
-        );
+        assert_eq!(error("a b"), r#"parse "http://a%20b:80/": invalid URL escape "%20""#);
         assert!(error("a/b").contains("invalid"));
     }
 

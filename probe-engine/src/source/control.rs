@@ -1,1 +1,247 @@
-//! control
+//! What the control API asks for, as updates for the manager.
+//!
+//! **Invariant:** the API never touches a shard: it reads results, and writes here.
+
+use std::time::Duration;
+
+use probe_core::action::Report;
+use probe_core::id::{ContainerName, ProbeKey, ProbeType};
+use probe_core::outcome::Verdict;
+
+use super::{PodUpdate, PodUpdateSender};
+use crate::results::{ContainerRecord, Node, PodRecord, ResultsError, ResultsHandle};
+
+/// Names shown in an error at most.
+const NAMES_SHOWN_MAX: usize = 10;
+
+/// Why a write was refused.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ControlError {
+    /// No pod of that name.
+    #[error("pod {namespace}/{name} not found{}", hint(" (pods there: {})", .there))]
+    UnknownPod {
+        /// As asked.
+        namespace: String,
+        /// As asked.
+        name: String,
+        /// Pods of that namespace, some.
+        there: Vec<String>,
+    },
+    /// No container of that name in the pod.
+    #[error("pod {pod} has no container {container:?}{}", hint(" (it has: {})", .there))]
+    UnknownContainer {
+        /// `namespace/name`
+        pod: String,
+        /// As asked.
+        container: String,
+        /// Its containers.
+        there: Vec<String>,
+    },
+    /// The pod has several containers with this probe and none was named.
+    #[error("pod {pod} has several containers with a {}: name one of {}", .probe_type.field(), .there.join(", "))]
+    AmbiguousContainer {
+        /// `namespace/name`
+        pod: String,
+        /// Which probe.
+        probe_type: ProbeType,
+        /// Containers that have it.
+        there: Vec<String>,
+    },
+    /// The container has no such probe.
+    #[error("container {container} of pod {pod} has no {}{}", .probe_type.field(), hint(" (it has: {})", .there))]
+    UnknownProbe {
+        /// `namespace/name`
+        pod: String,
+        /// The container.
+        container: String,
+        /// Which probe.
+        probe_type: ProbeType,
+        /// Probes that it has.
+        there: Vec<String>,
+    },
+    /// Results did not answer, or no attempt ended in time.
+    #[error(transparent)]
+    Results(#[from] ResultsError),
+    /// The manager has gone.
+    #[error("the manager has ended: the daemon is shutting down")]
+    Ended,
+}
+
+/// What came of a triggered probe.
+#[derive(Clone, Debug)]
+pub struct Triggered {
+    /// Which container it was.
+    pub container: ContainerName,
+    /// The stored verdict before.
+    pub before: Option<Verdict>,
+    /// The attempt.
+    pub report: Report,
+    /// The stored verdict after.
+    pub after: Option<Verdict>,
+}
+
+/// The control API's way into the flow; cheap to clone.
+#[derive(Clone)]
+pub struct Control {
+    updates: PodUpdateSender,
+    results: ResultsHandle,
+}
+
+impl Control {
+    /// Writes to `updates`, asks `results` what exists.
+    #[must_use]
+    pub fn new(updates: PodUpdateSender, results: ResultsHandle) -> Self {
+        Self { updates, results }
+    }
+
+    /// Makes a configured probe's next attempt now and waits for it, at most `timeout`. An empty container name
+    /// stands for the only container that has such a probe.
+    ///
+    /// The attempt counts like any other. One that was being made already when this was called may be the one
+    /// that is told.
+    pub async fn trigger(
+        &self,
+        namespace: &str,
+        pod: &str,
+        container: &str,
+        probe_type: ProbeType,
+        timeout: Duration,
+    ) -> Result<Triggered, ControlError> {
+        let asked = (namespace.to_owned(), pod.to_owned(), container.to_owned());
+        let found = self.results.read(move |node| find(node, &asked.0, &asked.1, &asked.2, probe_type)).await??;
+        let (key, before) = found;
+        let pending = self.results.expect_report(key.clone()).await?;
+        let update = PodUpdate::Trigger(key.pod.clone(), key.container.clone(), probe_type);
+        self.updates.send(update).await.map_err(|_| ControlError::Ended)?;
+        let report = pending.wait(timeout).await?;
+        let container = key.container.clone();
+        let after = self.results.read(move |node| node.probe(&key).and_then(|probe| probe.verdict)).await?;
+        Ok(Triggered { container, before, report, after })
+    }
+}
+
+fn find(
+    node: &Node,
+    namespace: &str,
+    name: &str,
+    container: &str,
+    probe_type: ProbeType,
+) -> Result<(ProbeKey, Option<Verdict>), ControlError> {
+    let record = node.pod_by_name(namespace, name).ok_or_else(|| unknown_pod(node, namespace, name))?;
+    let container = match container {
+        "" => only_container(record, probe_type)?,
+        _ => named_container(record, container)?,
+    };
+    let probe = container.probe(probe_type).ok_or_else(|| unknown_probe(record, container, probe_type))?;
+    let key = ProbeKey { pod: record.pod.uid.clone(), container: container.name.clone(), probe_type };
+    Ok((key, probe.verdict))
+}
+
+fn named_container<'a>(record: &'a PodRecord, name: &str) -> Result<&'a ContainerRecord, ControlError> {
+    record.containers.iter().find(|container| container.name.as_str() == name).ok_or_else(|| {
+        ControlError::UnknownContainer {
+            pod: label(record),
+            container: name.to_owned(),
+            there: shown(record.containers.iter().map(|c| c.name.as_str())),
+        }
+    })
+}
+
+fn only_container(record: &PodRecord, probe_type: ProbeType) -> Result<&ContainerRecord, ControlError> {
+    let having: Vec<&ContainerRecord> = record.containers.iter().filter(|c| c.probe(probe_type).is_some()).collect();
+    match (having.as_slice(), record.containers.as_slice()) {
+        ([one], _) => Ok(one),
+        ([], [one, ..]) => Ok(one),
+        _ => Err(ControlError::AmbiguousContainer {
+            pod: label(record),
+            probe_type,
+            there: shown(having.iter().map(|c| c.name.as_str())),
+        }),
+    }
+}
+
+fn unknown_pod(node: &Node, namespace: &str, name: &str) -> ControlError {
+    let mut there: Vec<&str> =
+        node.pods.values().filter(|r| &*r.pod.namespace == namespace).map(|r| &*r.pod.name).collect();
+    there.sort_unstable();
+    ControlError::UnknownPod { namespace: namespace.to_owned(), name: name.to_owned(), there: shown(there.into_iter()) }
+}
+
+fn unknown_probe(record: &PodRecord, container: &ContainerRecord, probe_type: ProbeType) -> ControlError {
+    ControlError::UnknownProbe {
+        pod: label(record),
+        container: container.name.to_string(),
+        probe_type,
+        there: shown(container.probes.iter().flatten().map(|probe| probe.probe_type.field())),
+    }
+}
+
+fn label(record: &PodRecord) -> String {
+    format!("{}/{}", record.pod.namespace, record.pod.name)
+}
+
+fn shown<'a>(names: impl Iterator<Item = &'a str>) -> Vec<String> {
+    names.take(NAMES_SHOWN_MAX).map(str::to_owned).collect()
+}
+
+/// `text` with the names in place of `{}`; nothing where there are none.
+fn hint(text: &str, names: &[String]) -> String {
+    if names.is_empty() { String::new() } else { text.replace("{}", &names.join(", ")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use probe_core::outcome::Outcome;
+    use probe_core::spec::ContainerKind;
+    use tokio::sync::mpsc;
+
+    use super::*;
+    use crate::results::fixture::{Bench, SOON, container, pod, publish, report};
+
+    async fn control(probes_of_second: &[ProbeType]) -> (Bench, Control, mpsc::Receiver<PodUpdate>) {
+        let bench = Bench::start(16, 16);
+        let first = container("c", ContainerKind::Regular, &[ProbeType::Liveness]);
+        let second = container("d", ContainerKind::Regular, probes_of_second);
+        bench.add(&pod("uid", "web", [first, second]), None).await;
+        let (updates, taken) = mpsc::channel(1);
+        let control = Control::new(updates, bench.results.clone());
+        (bench, control, taken)
+    }
+
+    async fn refused(probes_of_second: &[ProbeType], pod: &str, container: &str, probe_type: ProbeType) -> String {
+        let (_bench, control, _taken) = control(probes_of_second).await;
+        control.trigger("default", pod, container, probe_type, SOON).await.expect_err("it is not there").to_string()
+    }
+
+    #[tokio::test]
+    async fn a_trigger_goes_to_the_manager_and_waits_for_the_report() {
+        let (bench, control, mut taken) = control(&[]).await;
+        let queue = Arc::clone(&bench.queue);
+        let shard = tokio::spawn(async move {
+            let update = taken.recv().await;
+            assert!(matches!(update, Some(PodUpdate::Trigger(uid, ..)) if uid.as_str() == "uid"));
+            let push = |update| queue.push(update).expect("there is room");
+            push(report("uid", ProbeType::Liveness, Outcome::Failure("no".into())));
+            push(publish("uid", ProbeType::Liveness, "fake://1", Some(Verdict::Failure)));
+        });
+        let triggered = control.trigger("default", "web", "", ProbeType::Liveness, SOON).await.expect("it is there");
+        assert_eq!((triggered.container.as_str(), triggered.before), ("c", None));
+        assert_eq!(triggered.report.outcome, Outcome::Failure("no".into()));
+        assert_eq!(triggered.after, Some(Verdict::Failure));
+        shard.await.expect("no panic");
+    }
+
+    #[tokio::test]
+    async fn what_does_not_exist_is_an_error_that_names_what_does() {
+        let unknown_pod = refused(&[], "wbe", "c", ProbeType::Liveness).await;
+        assert_eq!(unknown_pod, "pod default/wbe not found (pods there: web)");
+        let unknown_container = refused(&[], "web", "x", ProbeType::Liveness).await;
+        assert_eq!(unknown_container, "pod default/web has no container \"x\" (it has: c, d)");
+        let unknown_probe = refused(&[], "web", "c", ProbeType::Startup).await;
+        assert_eq!(unknown_probe, "container c of pod default/web has no startupProbe (it has: livenessProbe)");
+        let ambiguous = refused(&[ProbeType::Liveness], "web", "", ProbeType::Liveness).await;
+        assert_eq!(ambiguous, "pod default/web has several containers with a livenessProbe: name one of c, d");
+    }
+}

@@ -20,6 +20,10 @@ pub enum PodUpdate {
     Remove(PodUid),
     /// The runtime's newest word on a pod.
     Status(PodUid, PodStatus),
+    /// These pods are wanted and no others: every other one is ended as by `Remove`.
+    Desired(Box<[PodUid]>),
+    /// The pod's termination begins (rule 2.9): its liveness and startup workers end, readiness goes on.
+    StopLivenessAndStartup(PodUid),
     /// All its containers have ended after a `Remove`: forget it.
     Terminated(PodUid),
     /// Probe now (control API).

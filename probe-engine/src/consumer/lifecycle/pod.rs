@@ -1,0 +1,508 @@
+//! One pod, from its addition to the end of its last container.
+//!
+//! Starts are made one after the other in the manifest's order (`kuberuntime_manager.go`, `SyncPod`); kills go
+//! on beside them. Invariant: a container has at most one instance, and the next one is started only after
+//! `Exited` of the one before it.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use probe_core::backoff::{self, Backoff};
+use probe_core::container::Flags;
+use probe_core::id::{ContainerId, ContainerName, ProbeType};
+use probe_core::outcome::Verdict;
+use probe_core::restart::{self, Decision, Facts, KillReason};
+use probe_core::spec::{Container, ContainerKind, Pod};
+use probe_core::status::{ContainerState, ContainerStatus, PodStatus, Termination};
+use probe_core::time::Instant;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+
+use super::Context;
+use crate::consumer::events::{EventType, NewEvent};
+use crate::runtime::{RuntimeError, Started};
+
+/// Wait before something that the system refused is tried again (the kubelet's sync back-off).
+const RETRY: Duration = Duration::from_secs(10);
+/// Exit code of a container whose program could not be started (containerd's).
+const START_ERROR_EXIT_CODE: i32 = 128;
+
+/// What a pod hears.
+#[derive(Debug)]
+pub(super) enum Message {
+    /// End gracefully; `now`: kill.
+    End { now: bool },
+    /// A liveness or startup probe failed.
+    Failed { container: ContainerName, container_id: ContainerId, probe_type: ProbeType },
+    /// An instance has ended.
+    Exited { container: ContainerName, id: ContainerId, termination: Termination },
+}
+
+/// See the module.
+pub(super) struct PodWorker {
+    pod: Arc<Pod>,
+    context: Context,
+    slots: Vec<Slot>,
+    /// Containers to start, in order; the front one is being started when `starting`.
+    start_queue: VecDeque<usize>,
+    starting: bool,
+    ending: bool,
+    /// Without grace.
+    end_now: bool,
+    calls: JoinSet<Called>,
+    /// What the manager knows; only a change is told.
+    reported: Option<PodStatus>,
+}
+
+/// One container.
+struct Slot {
+    name: ContainerName,
+    status: ContainerStatus,
+    backoff: Backoff,
+    /// Instances that were started, or tried to: the number of the next one.
+    instances: u32,
+    phase: SlotPhase,
+}
+
+/// What is under way with a container, beside what its status says.
+enum SlotPhase {
+    /// Nothing.
+    Idle,
+    /// In the start queue; its instance may already have ended before its start is known.
+    Starting { early_exit: Option<(ContainerId, Termination)> },
+    /// Its next start is due then.
+    WaitingUntil(Instant),
+    /// It is being killed for a probe; `before` is the status that this was decided from.
+    Killing { restart: bool, before: ContainerStatus },
+}
+
+/// A call of the runtime has returned.
+enum Called {
+    Start(usize, Result<Started, RuntimeError>),
+    Stop,
+}
+
+impl PodWorker {
+    pub(super) fn new(pod: Arc<Pod>, context: Context) -> Self {
+        let slots = startable(&pod).map(|container| Slot::new(container.name.clone())).collect();
+        Self {
+            pod,
+            context,
+            slots,
+            start_queue: VecDeque::new(),
+            starting: false,
+            ending: false,
+            end_now: false,
+            calls: JoinSet::new(),
+            reported: None,
+        }
+    }
+
+    pub(super) async fn run(mut self, mut inbox: mpsc::Receiver<Message>) {
+        (0..self.slots.len()).for_each(|index| self.queue_start(index));
+        self.report(false);
+        while !self.is_over() {
+            let due = self.next_due();
+            let clock = self.context.clock;
+            tokio::select! {
+                Some(message) = inbox.recv() => self.hear(message),
+                Some(called) = self.calls.join_next() => match called {
+                    Ok(Called::Start(index, started)) => self.started(index, started),
+                    Ok(Called::Stop) => {}
+                    Err(e) => tracing::error!(uid = %self.pod.uid, error = %e, "a call of the runtime panicked"),
+                },
+                () = clock.sleep_until(due.unwrap_or_default()), if due.is_some() => self.start_due(),
+            }
+            self.report(false);
+        }
+        inbox.close();
+        if let Err(e) = self.context.runtime.remove_pod(&self.pod.uid).await {
+            tracing::warn!(uid = %self.pod.uid, error = %e, "cannot clean up after a pod");
+        }
+        self.report(true);
+        self.context.reports.terminated(&self.pod.uid);
+    }
+
+    fn hear(&mut self, message: Message) {
+        match message {
+            Message::End { now } => self.end(now),
+            Message::Failed { container, container_id, probe_type } => {
+                if let Some(index) = self.index_of(&container) {
+                    self.probe_failed(index, &container_id, probe_type);
+                }
+            }
+            Message::Exited { container, id, termination } => {
+                if let Some(index) = self.index_of(&container) {
+                    self.exited(index, id, termination);
+                }
+            }
+        }
+    }
+
+    /// Rule 6.3: all containers in parallel, each with the pod's grace period.
+    fn end(&mut self, now: bool) {
+        self.end_now |= now;
+        if !self.ending {
+            self.ending = true;
+            self.context.reports.stop_liveness_and_startup(&self.pod.uid);
+            // What has been asked to start is stopped once it has.
+            self.start_queue.truncate(usize::from(self.starting));
+            for index in 0..self.slots.len() {
+                let asked = self.starting && self.start_queue.front() == Some(&index);
+                if !asked && !matches!(self.slots[index].phase, SlotPhase::Killing { .. }) {
+                    self.slots[index].phase = SlotPhase::Idle;
+                }
+                if self.slots[index].is_running() {
+                    self.stop_for_end(index);
+                }
+            }
+        } else if now {
+            for index in 0..self.slots.len() {
+                self.stop(index, Duration::ZERO);
+            }
+        }
+    }
+
+    fn stop_for_end(&mut self, index: usize) {
+        let grace = restart::deletion_grace_seconds(&self.pod, None, None);
+        let container = self.container(index);
+        let grace = restart::grace_seconds(&self.pod, container, KillReason::Other, Some(grace), None);
+        let text = format!("Stopping container {}", self.slots[index].name);
+        self.event(index, EventType::Normal, "Killing", text, None);
+        let forced = self.end_now.then_some(0);
+        self.stop(index, Duration::from_secs(restart::remaining_grace_seconds(grace, 0, forced)));
+    }
+
+    fn probe_failed(&mut self, index: usize, id: &ContainerId, probe_type: ProbeType) {
+        let slot = &self.slots[index];
+        // A verdict on an instance that has ended meanwhile, or is being killed already, is too late.
+        let is_its_own = slot.status.id.as_ref() == Some(id) && matches!(slot.phase, SlotPhase::Idle);
+        if self.ending || !slot.is_running() || !is_its_own {
+            return;
+        }
+        let failed = Some(Verdict::Failure);
+        let facts = match probe_type {
+            ProbeType::Liveness => Facts { liveness: failed, ..self.facts(index, &slot.status) },
+            ProbeType::Startup => Facts { startup: failed, ..self.facts(index, &slot.status) },
+            ProbeType::Readiness => return,
+        };
+        let Decision::Kill { message, reason, restart } = restart::decide(&facts, self.context.clock.now()) else {
+            return;
+        };
+        let grace = restart::grace_seconds(&self.pod, self.container(index), reason, None, None);
+        let grace = Duration::from_secs(restart::remaining_grace_seconds(grace, 0, None));
+        self.event(index, EventType::Normal, "Killing", message.into(), Some(probe_type));
+        let before = self.slots[index].status.clone();
+        self.slots[index].phase = SlotPhase::Killing { restart, before };
+        self.stop(index, grace);
+    }
+
+    fn exited(&mut self, index: usize, id: ContainerId, termination: Termination) {
+        let slot = &mut self.slots[index];
+        if !slot.is_running() || slot.status.id.as_ref() != Some(&id) {
+            if let SlotPhase::Starting { early_exit } = &mut slot.phase {
+                *early_exit = Some((id, termination));
+            }
+            return;
+        }
+        tracing::info!(
+            pod = %self.pod.name, container = %slot.name, exit_code = termination.exit_code,
+            reason = %termination.reason, "container ended"
+        );
+        slot.status.state = ContainerState::Terminated(termination);
+        let phase = std::mem::replace(&mut slot.phase, SlotPhase::Idle);
+        if self.ending {
+            return;
+        }
+        match phase {
+            SlotPhase::Killing { restart: true, before } => self.restart_after_kill(index, &before),
+            _ => self.decide(index),
+        }
+    }
+
+    /// The just-killed instance was not known when the kill was decided: the end before it sets the back-off. If
+    /// that says wait, the next sync knows the new end and waits from there.
+    fn restart_after_kill(&mut self, index: usize, before: &ContainerStatus) {
+        let now = self.context.clock.now();
+        match restart::restart_after_kill(&self.facts(index, before), now) {
+            Decision::StartNow => {
+                let limits = self.context.config.backoff;
+                self.slots[index].backoff.advance(restart::last_exit(before), &limits, now);
+                self.queue_start(index);
+            }
+            _ => self.decide(index),
+        }
+    }
+
+    /// What becomes of a container that does not run.
+    fn decide(&mut self, index: usize) {
+        let now = self.context.clock.now();
+        let slot = &self.slots[index];
+        match restart::decide(&self.facts(index, &slot.status), now) {
+            Decision::StartNow => {
+                let last_exit = restart::last_exit(&slot.status);
+                let limits = self.context.config.backoff;
+                self.slots[index].backoff.advance(last_exit, &limits, now);
+                self.queue_start(index);
+            }
+            Decision::StartAt(until) => self.wait(index, until),
+            Decision::Leave | Decision::Keep | Decision::Kill { .. } => {}
+        }
+    }
+
+    /// CrashLoopBackOff; what could not even be started says why instead.
+    fn wait(&mut self, index: usize, until: Instant) {
+        let slot = &mut self.slots[index];
+        let (name, pod) = (slot.name.as_str(), &self.pod);
+        let wait = slot.backoff.current();
+        let waiting = backoff::waiting_message(wait, name, &pod.name, &pod.namespace, pod.uid.as_str());
+        let text = backoff::event_message(name, &pod.name, &pod.namespace, pod.uid.as_str());
+        let (reason, message) = match &slot.status.state {
+            ContainerState::Terminated(end) if &*end.reason == "StartError" => {
+                ("RunContainerError", format!("{}; {waiting}", end.message))
+            }
+            _ => ("CrashLoopBackOff", waiting),
+        };
+        slot.set_waiting(reason, message);
+        slot.phase = SlotPhase::WaitingUntil(until);
+        self.event(index, EventType::Warning, "BackOff", text, None);
+    }
+
+    fn start_due(&mut self) {
+        let now = self.context.clock.now();
+        for index in 0..self.slots.len() {
+            if matches!(self.slots[index].phase, SlotPhase::WaitingUntil(until) if until <= now) {
+                self.slots[index].phase = SlotPhase::Idle;
+                self.decide(index);
+            }
+        }
+    }
+
+    fn queue_start(&mut self, index: usize) {
+        self.slots[index].phase = SlotPhase::Starting { early_exit: None };
+        self.start_queue.push_back(index);
+        self.start_next();
+    }
+
+    fn start_next(&mut self) {
+        let Some(index) = self.start_queue.front().copied().filter(|_| !self.starting) else { return };
+        self.starting = true;
+        let (pod, runtime) = (Arc::clone(&self.pod), Arc::clone(&self.context.runtime));
+        let (name, number) = (self.slots[index].name.clone(), self.slots[index].instances);
+        self.calls.spawn(async move { Called::Start(index, runtime.start(&pod, &name, number).await) });
+    }
+
+    fn started(&mut self, index: usize, started: Result<Started, RuntimeError>) {
+        self.starting = false;
+        self.start_queue.pop_front();
+        match started {
+            Ok(started) => self.runs(index, started),
+            Err(error) => self.not_started(index, &error),
+        }
+        self.start_next();
+    }
+
+    fn runs(&mut self, index: usize, started: Started) {
+        let slot = &mut self.slots[index];
+        let phase = std::mem::replace(&mut slot.phase, SlotPhase::Idle);
+        let name = slot.name.clone();
+        slot.new_instance();
+        slot.status.id = Some(started.id.clone());
+        slot.status.state = ContainerState::Running { started_at: started.started_at };
+        tracing::info!(pod = %self.pod.name, container = %name, id = %started.id, pid = started.pid, "container started");
+        self.event(index, EventType::Normal, "Created", format!("Created container: {name}"), None);
+        self.event(index, EventType::Normal, "Started", format!("Started container {name}"), None);
+        if let SlotPhase::Starting { early_exit: Some((id, termination)) } = phase
+            && id == started.id
+        {
+            self.report(false);
+            self.exited(index, id, termination);
+        } else if self.ending {
+            self.stop_for_end(index);
+        }
+    }
+
+    /// A program that cannot be run counts as an instance that ended; trouble before that is tried again.
+    fn not_started(&mut self, index: usize, error: &RuntimeError) {
+        let now = self.context.clock.now();
+        let slot = &mut self.slots[index];
+        let name = slot.name.clone();
+        slot.phase = SlotPhase::Idle;
+        tracing::warn!(pod = %self.pod.name, container = %name, error = %error, "container not started");
+        let is_program = matches!(error, RuntimeError::Start { .. });
+        if is_program {
+            slot.new_instance();
+            slot.status.state = ContainerState::Terminated(Termination {
+                exit_code: START_ERROR_EXIT_CODE,
+                signal: 0,
+                reason: "StartError".into(),
+                message: error.to_string().into(),
+                started_at: now,
+                finished_at: now,
+            });
+            self.event(index, EventType::Normal, "Created", format!("Created container: {name}"), None);
+        } else if !self.ending {
+            slot.set_waiting("CreateContainerError", error.to_string());
+            slot.phase = SlotPhase::WaitingUntil(now + RETRY);
+        }
+        self.event(index, EventType::Warning, "Failed", format!("Error: {error}"), None);
+        if is_program && !self.ending {
+            self.decide(index);
+        }
+    }
+
+    /// Asks for an end of the running instance; what comes of it is told by `Exited`.
+    fn stop(&mut self, index: usize, grace: Duration) {
+        let slot = &self.slots[index];
+        let (true, Some(id)) = (slot.is_running(), slot.status.id.clone()) else { return };
+        let runtime = Arc::clone(&self.context.runtime);
+        self.calls.spawn(async move {
+            while let Err(error) = runtime.stop(&id, grace).await {
+                tracing::warn!(container = %id, %error, "cannot kill a container; trying again");
+                tokio::time::sleep(RETRY).await;
+            }
+            Called::Stop
+        });
+    }
+
+    /// Tells the pod's state; `terminal`: its last one.
+    fn report(&mut self, terminal: bool) {
+        let mut containers: Vec<ContainerStatus> = self.slots.iter().map(|slot| slot.status.clone()).collect();
+        containers.extend(self.pod.init_containers.iter().filter(|c| !is_startable(c)).map(skipped));
+        let flags = |name: &ContainerName| {
+            let running = self.slots.iter().any(|slot| slot.name == *name && slot.is_running());
+            Flags { started: running, ready: false }
+        };
+        let status = PodStatus {
+            phase: probe_core::pod::phase(&self.pod, &containers, &flags, terminal),
+            deleting: self.ending,
+            pod_ip: self.context.runtime.pod_ip(&self.pod),
+            containers,
+        };
+        if self.reported.as_ref() != Some(&status) {
+            self.context.reports.status(&self.pod.uid, status.clone());
+            self.reported = Some(status);
+        }
+    }
+
+    fn event(
+        &self,
+        index: usize,
+        event_type: EventType,
+        reason: &'static str,
+        message: String,
+        probe_type: Option<ProbeType>,
+    ) {
+        let event = NewEvent {
+            pod: Arc::clone(&self.pod),
+            container: Some(self.slots[index].name.clone()),
+            event_type,
+            reason,
+            message,
+            probe_type,
+            run: 0,
+            threshold: 0,
+            cause: None,
+            at: self.context.clock.now(),
+        };
+        if let Err(mpsc::error::TrySendError::Full(event)) = self.context.events.try_send(event) {
+            tracing::warn!(reason, message = event.message, "the events stage is behind: event dropped");
+        }
+    }
+
+    fn facts<'a>(&'a self, index: usize, status: &'a ContainerStatus) -> Facts<'a> {
+        Facts {
+            pod: &self.pod,
+            container: self.container(index),
+            status: Some(status),
+            definition_changed: false,
+            liveness: None,
+            startup: None,
+            deleting: self.ending,
+            backoff: &self.slots[index].backoff,
+            limits: &self.context.config.backoff,
+        }
+    }
+
+    fn container(&self, index: usize) -> &Container {
+        let name = self.slots[index].name.as_str();
+        self.pod.container(name).expect("slots are made from the pod's containers")
+    }
+
+    fn index_of(&self, name: &ContainerName) -> Option<usize> {
+        self.slots.iter().position(|slot| slot.name == *name)
+    }
+
+    fn next_due(&self) -> Option<Instant> {
+        self.slots
+            .iter()
+            .filter_map(|slot| match slot.phase {
+                SlotPhase::WaitingUntil(until) => Some(until),
+                _ => None,
+            })
+            .min()
+    }
+
+    fn is_over(&self) -> bool {
+        self.ending && self.calls.is_empty() && !self.slots.iter().any(Slot::is_running)
+    }
+}
+
+impl Slot {
+    fn new(name: ContainerName) -> Self {
+        let state = ContainerState::Waiting { reason: "ContainerCreating".into(), message: "".into() };
+        let status = ContainerStatus { name: name.clone(), id: None, state, last_termination: None, restart_count: 0 };
+        Self { name, status, backoff: Backoff::new(), instances: 0, phase: SlotPhase::Idle }
+    }
+
+    fn is_running(&self) -> bool {
+        matches!(self.status.state, ContainerState::Running { .. })
+    }
+
+    /// Counts one more instance; the end of the one before it is its `last_termination` from now on.
+    fn new_instance(&mut self) {
+        self.status.restart_count = self.instances;
+        self.instances += 1;
+        self.keep_termination();
+    }
+
+    fn set_waiting(&mut self, reason: &str, message: String) {
+        self.keep_termination();
+        self.status.state = ContainerState::Waiting { reason: reason.into(), message: message.into() };
+    }
+
+    fn keep_termination(&mut self) {
+        if let ContainerState::Terminated(end) = &self.status.state {
+            self.status.last_termination = Some(end.clone());
+        }
+    }
+}
+
+/// Sidecars before regular containers.
+fn startable(pod: &Pod) -> impl Iterator<Item = &Container> {
+    pod.all_containers().filter(|container| is_startable(container))
+}
+
+fn is_startable(container: &Container) -> bool {
+    container.kind != ContainerKind::Init
+}
+
+/// Ordinary init containers are not run: the parser refuses them, or the operator chose to ignore that.
+fn skipped(container: &Container) -> ContainerStatus {
+    let end = Termination {
+        exit_code: 0,
+        signal: 0,
+        reason: "Completed".into(),
+        message: "not run: init containers are not supported".into(),
+        started_at: Instant::ZERO,
+        finished_at: Instant::ZERO,
+    };
+    ContainerStatus {
+        name: container.name.clone(),
+        id: None,
+        state: ContainerState::Terminated(end),
+        last_termination: None,
+        restart_count: 0,
+    }
+}

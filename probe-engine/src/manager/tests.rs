@@ -1,0 +1,362 @@
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use probe_core::spec::Container;
+
+use super::*;
+use crate::results::fixture::{SOON, container, pod, running, simple_pod};
+
+/// A shard that takes only so many commands.
+struct FakeShard {
+    room: AtomicUsize,
+    taken: Mutex<Vec<Command>>,
+}
+
+impl FakeShard {
+    fn with_room(room: usize) -> Arc<Self> {
+        Arc::new(Self { room: AtomicUsize::new(room), taken: Mutex::default() })
+    }
+
+    /// What it was sent since the last call, as words.
+    fn take(&self) -> Vec<String> {
+        self.taken.lock().expect("no panic").drain(..).map(|command| word(&command)).collect()
+    }
+}
+
+impl CommandSink for FakeShard {
+    fn send(&self, command: Command) -> Result<(), Command> {
+        let less = |room: usize| room.checked_sub(1);
+        if self.room.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less).is_err() {
+            return Err(command);
+        }
+        self.taken.lock().expect("no panic").push(command);
+        Ok(())
+    }
+}
+
+fn word(command: &Command) -> String {
+    match command {
+        Command::AddPod { pod, slots, .. } => format!("add {} {}", pod.uid, slots.len()),
+        Command::RemovePod { uid } => format!("remove {uid}"),
+        Command::Status { uid, .. } => format!("status {uid}"),
+        Command::StopLivenessAndStartup { uid } => format!("stop {uid}"),
+        Command::Trigger { uid, container, probe_type } => format!("trigger {uid} {container} {probe_type}"),
+        Command::Shutdown => "shutdown".to_owned(),
+    }
+}
+
+fn input_word(input: &Input) -> String {
+    match input {
+        Input::Added { pod, .. } => format!("added {}", pod.uid),
+        Input::Status(uid, _) => format!("status {uid}"),
+        Input::Deleting(uid) => format!("deleting {uid}"),
+        Input::Removed(uid) => format!("removed {uid}"),
+        Input::Synced(source) => format!("synced {source}"),
+        Input::Gate(uid, gate, _) => format!("gate {uid} {gate}"),
+    }
+}
+
+fn lifecycle_word(input: &LifecycleInput) -> String {
+    match input {
+        LifecycleInput::Add(pod) => format!("add {}", pod.uid),
+        LifecycleInput::Remove(uid) => format!("remove {uid}"),
+        other => format!("{other:?}"),
+    }
+}
+
+struct Bench {
+    manager: Manager,
+    shards: Vec<Arc<FakeShard>>,
+    results: mpsc::Receiver<Input>,
+    lifecycle: mpsc::Receiver<LifecycleInput>,
+}
+
+impl Bench {
+    fn new(shards_len: usize, manages_containers: bool) -> Self {
+        let shards: Vec<Arc<FakeShard>> = (0..shards_len).map(|_| FakeShard::with_room(1_000)).collect();
+        let (results_in, results) = mpsc::channel(1_000);
+        let (lifecycle_in, lifecycle) = mpsc::channel(1_000);
+        let config = Config {
+            shards: shards.iter().map(|shard| Arc::clone(shard) as Arc<dyn CommandSink>).collect(),
+            results: results_in,
+            lifecycle: Some(lifecycle_in),
+            runtime: RuntimeFacts { manages_containers, pod_ip: None },
+        };
+        Self { manager: Manager::new(config), shards, results, lifecycle }
+    }
+
+    async fn send(&mut self, update: PodUpdate) {
+        assert!(self.manager.handle(update).await.is_ok(), "results listens");
+        self.manager.flush();
+    }
+
+    async fn add(&mut self, pod: &Arc<Pod>) {
+        self.send(PodUpdate::Add(Arc::clone(pod))).await;
+    }
+
+    fn taken(&self) -> Vec<String> {
+        self.shards[0].take()
+    }
+
+    fn told_results(&mut self) -> Vec<String> {
+        std::iter::from_fn(|| self.results.try_recv().ok()).map(|input| input_word(&input)).collect()
+    }
+
+    fn told_lifecycle(&mut self) -> Vec<String> {
+        std::iter::from_fn(|| self.lifecycle.try_recv().ok()).map(|input| lifecycle_word(&input)).collect()
+    }
+}
+
+fn three(uid: &str) -> Arc<Pod> {
+    simple_pod(uid, &ProbeType::ALL)
+}
+
+fn pod_of(container: Container) -> Arc<Pod> {
+    let main = crate::results::fixture::container("main", ContainerKind::Regular, &[]);
+    pod("a", "a", [main, container])
+}
+
+#[tokio::test]
+async fn m01_a_pod_without_probes_is_known_but_goes_to_no_shard() {
+    let mut bench = Bench::new(1, false);
+    bench.add(&simple_pod("a", &[])).await;
+    assert_eq!(bench.told_results(), ["added a"]);
+    assert!(bench.taken().is_empty());
+}
+
+#[tokio::test]
+async fn m02_three_probes_are_three_slots_startup_first() {
+    let slots = slots_of(&three("a"));
+    let types: Vec<ProbeType> = slots.iter().map(|slot| slot.probe_type).collect();
+    assert_eq!(types, [ProbeType::Startup, ProbeType::Readiness, ProbeType::Liveness]);
+    let mut bench = Bench::new(1, false);
+    bench.add(&three("a")).await;
+    assert_eq!(bench.taken(), ["add a 3"]);
+}
+
+#[tokio::test]
+async fn m03_the_same_pod_again_changes_nothing() {
+    let mut bench = Bench::new(1, false);
+    bench.add(&three("a")).await;
+    bench.add(&three("a")).await;
+    assert_eq!(bench.taken(), ["add a 3"]);
+    assert_eq!(bench.manager.shards[0].workers_len, 3);
+}
+
+#[tokio::test]
+async fn m04_an_ordinary_init_container_has_no_slots() {
+    let init = container("init", ContainerKind::Init, &ProbeType::ALL);
+    assert!(slots_of(&pod_of(init)).is_empty());
+}
+
+#[tokio::test]
+async fn m05_a_sidecar_has_three_slots() {
+    let sidecar = container("sidecar", ContainerKind::Sidecar, &ProbeType::ALL);
+    let slots = slots_of(&pod_of(sidecar));
+    assert!(slots.len() == 3 && slots.iter().all(|slot| slot.container.as_str() == "sidecar"));
+}
+
+#[tokio::test]
+async fn m06_removing_an_unknown_pod_or_one_without_probes_reaches_no_shard() {
+    let mut bench = Bench::new(1, false);
+    bench.add(&simple_pod("a", &[])).await;
+    bench.send(PodUpdate::Remove(PodUid::from("b"))).await;
+    bench.send(PodUpdate::Remove(PodUid::from("a"))).await;
+    assert_eq!(bench.told_results(), ["added a", "removed a"]);
+    assert!(bench.taken().is_empty());
+}
+
+#[tokio::test]
+async fn m07_removing_a_pod_ends_its_workers_and_no_others() {
+    let mut bench = Bench::new(1, false);
+    bench.add(&three("a")).await;
+    bench.add(&three("b")).await;
+    bench.send(PodUpdate::Remove(PodUid::from("a"))).await;
+    assert_eq!(bench.taken(), ["add a 3", "add b 3", "remove a"]);
+    assert_eq!(bench.manager.shards[0].workers_len, 3);
+}
+
+#[tokio::test]
+async fn m08_cleanup_ends_the_pods_that_are_not_desired() {
+    let mut bench = Bench::new(1, false);
+    bench.add(&three("a")).await;
+    bench.add(&three("b")).await;
+    bench.send(PodUpdate::Desired([PodUid::from("a")].into())).await;
+    assert_eq!(bench.taken(), ["add a 3", "add b 3", "remove b"]);
+}
+
+#[tokio::test]
+async fn m11_stop_liveness_and_startup_goes_to_the_pods_shard() {
+    let mut bench = Bench::new(1, true);
+    bench.add(&three("a")).await;
+    bench.send(PodUpdate::StopLivenessAndStartup(PodUid::from("a"))).await;
+    assert_eq!(bench.taken(), ["add a 3", "stop a"]);
+}
+
+#[tokio::test]
+async fn a_managed_pod_is_ended_by_lifecycle_and_forgotten_when_it_has_terminated() {
+    let mut bench = Bench::new(1, true);
+    bench.add(&three("a")).await;
+    bench.send(PodUpdate::Remove(PodUid::from("a"))).await;
+    bench.send(PodUpdate::Remove(PodUid::from("a"))).await;
+    assert_eq!(bench.taken(), ["add a 3"], "readiness goes on");
+    assert_eq!(bench.told_lifecycle(), ["add a", "remove a"]);
+    bench.send(PodUpdate::Terminated(PodUid::from("a"))).await;
+    assert_eq!(bench.taken(), ["remove a"]);
+    assert_eq!(bench.told_results(), ["added a", "deleting a", "removed a"]);
+}
+
+#[tokio::test]
+async fn without_a_runtime_containers_run_since_the_pod_was_added_and_init_containers_are_done() {
+    let mut bench = Bench::new(1, false);
+    let init = container("init", ContainerKind::Init, &[]);
+    bench.add(&pod_of(init)).await;
+    let Ok(Input::Added { status: Some(status), .. }) = bench.results.try_recv() else {
+        panic!("results hears of the pod with a status");
+    };
+    let of = |name: &str| status.container(&ContainerName::from(name)).expect("it is there").clone();
+    assert!(matches!(of("main").state, ContainerState::Running { .. }));
+    assert!(matches!(of("init").state, ContainerState::Terminated(end) if end.exit_code == 0));
+    assert_eq!(of("main").id, Some(ContainerId::from("none://a/main")));
+    assert_eq!(status.phase, PodPhase::Running);
+    assert!(bench.told_lifecycle().is_empty());
+}
+
+#[tokio::test]
+async fn another_pod_of_the_same_name_is_refused() {
+    let mut bench = Bench::new(1, true);
+    let of = |uid| pod(uid, "web", [container("c", ContainerKind::Regular, &ProbeType::ALL)]);
+    bench.add(&of("old")).await;
+    bench.add(&of("new")).await;
+    assert_eq!(bench.told_results(), ["added old"]);
+    bench.send(PodUpdate::Terminated(PodUid::from("old"))).await;
+    assert_eq!(bench.told_results(), ["removed old"]);
+}
+
+#[tokio::test]
+async fn a_pod_of_the_same_name_waits_while_the_old_one_terminates() {
+    let mut bench = Bench::new(1, true);
+    let of = |uid| pod(uid, "web", [container("c", ContainerKind::Regular, &ProbeType::ALL)]);
+    bench.add(&of("old")).await;
+    bench.send(PodUpdate::Remove(PodUid::from("old"))).await;
+    bench.add(&of("new")).await;
+    assert_eq!(bench.told_results(), ["added old", "deleting old"]);
+    bench.send(PodUpdate::Terminated(PodUid::from("old"))).await;
+    assert_eq!(bench.told_results(), ["removed old", "added new"]);
+    assert_eq!(bench.told_lifecycle(), ["add old", "remove old", "add new"]);
+}
+
+#[tokio::test]
+async fn a_pod_that_comes_back_under_its_uid_while_it_terminates_starts_again_afterwards() {
+    let mut bench = Bench::new(1, true);
+    bench.add(&three("a")).await;
+    bench.send(PodUpdate::Remove(PodUid::from("a"))).await;
+    bench.add(&three("a")).await;
+    bench.send(PodUpdate::Terminated(PodUid::from("a"))).await;
+    assert_eq!(bench.told_results(), ["added a", "deleting a", "removed a", "added a"]);
+}
+
+#[tokio::test]
+async fn a_waiting_pod_that_is_removed_never_comes() {
+    let mut bench = Bench::new(1, true);
+    bench.add(&three("a")).await;
+    bench.send(PodUpdate::Remove(PodUid::from("a"))).await;
+    bench.add(&three("a")).await;
+    bench.send(PodUpdate::Remove(PodUid::from("a"))).await;
+    bench.send(PodUpdate::Terminated(PodUid::from("a"))).await;
+    assert_eq!(bench.told_results(), ["added a", "deleting a", "removed a"]);
+}
+
+#[tokio::test]
+async fn pods_go_to_the_shard_with_the_fewest_workers() {
+    let mut bench = Bench::new(2, false);
+    bench.add(&three("a")).await;
+    bench.add(&simple_pod("b", &[ProbeType::Liveness])).await;
+    bench.add(&simple_pod("c", &[ProbeType::Liveness])).await;
+    bench.send(PodUpdate::Remove(PodUid::from("a"))).await;
+    bench.add(&simple_pod("d", &[ProbeType::Liveness])).await;
+    assert_eq!(bench.shards[0].take(), ["add a 3", "remove a", "add d 1"]);
+    assert_eq!(bench.shards[1].take(), ["add b 1", "add c 1"]);
+}
+
+#[tokio::test]
+async fn a_status_and_a_trigger_reach_results_and_the_shard_in_order() {
+    let mut bench = Bench::new(1, true);
+    let pod = three("a");
+    bench.add(&pod).await;
+    bench.send(PodUpdate::Status(pod.uid.clone(), running(&pod, "fake://1"))).await;
+    bench.send(PodUpdate::Status(PodUid::from("gone"), running(&pod, "fake://1"))).await;
+    bench.send(PodUpdate::Trigger(pod.uid.clone(), ContainerName::from("c"), ProbeType::Liveness)).await;
+    bench.send(PodUpdate::Synced("manifests")).await;
+    assert_eq!(bench.taken(), ["add a 3", "status a", "trigger a c Liveness"]);
+    assert_eq!(bench.told_results(), ["added a", "status a", "synced manifests"]);
+}
+
+#[tokio::test]
+async fn a_full_shard_keeps_its_order_and_does_not_hold_up_the_other() {
+    let mut bench = Bench::new(2, false);
+    bench.shards[0].room.store(0, Ordering::Relaxed);
+    for uid in ["a", "b", "c", "d"] {
+        bench.add(&three(uid)).await;
+    }
+    assert_eq!(bench.shards[1].take(), ["add b 3", "add d 3"]);
+    bench.send(PodUpdate::Trigger(PodUid::from("a"), ContainerName::from("c"), ProbeType::Liveness)).await;
+    assert!(bench.shards[0].take().is_empty() && bench.manager.has_backlog());
+    bench.shards[0].room.store(10, Ordering::Relaxed);
+    bench.manager.flush();
+    assert_eq!(bench.shards[0].take(), ["add a 3", "add c 3", "trigger a c Liveness"]);
+}
+
+#[tokio::test]
+async fn a_full_backlog_holds_the_sources_until_the_shard_takes_again() {
+    let Bench { manager, shards, results: _results, lifecycle: _lifecycle } = Bench::new(1, false);
+    shards[0].room.store(1, Ordering::Relaxed);
+    let (updates_in, updates) = mpsc::channel(1);
+    let running = tokio::spawn(manager.run(updates));
+    updates_in.send(PodUpdate::Add(three("a"))).await.expect("it runs");
+    let trigger = || PodUpdate::Trigger(PodUid::from("a"), ContainerName::from("c"), ProbeType::Liveness);
+    for _ in 0..=limits::MANAGER_BACKLOG_LEN_MAX {
+        updates_in.send(trigger()).await.expect("it runs");
+    }
+    // The backlog and the channel are full now, and stay so while the shard takes nothing.
+    assert!(updates_in.try_send(trigger()).is_err());
+    shards[0].room.store(usize::MAX, Ordering::Relaxed);
+    tokio::time::timeout(SOON, updates_in.send(trigger())).await.expect("in time").expect("it runs");
+    drop(updates_in);
+    tokio::time::timeout(SOON, running).await.expect("in time").expect("no panic");
+    assert_eq!(shards[0].take().len(), limits::MANAGER_BACKLOG_LEN_MAX + 3);
+}
+
+#[tokio::test]
+async fn a_lifecycle_that_takes_nothing_does_not_stop_the_manager() {
+    let mut bench = Bench::new(1, true);
+    let (full_in, mut full) = mpsc::channel(1);
+    bench.manager.lifecycle = Some(full_in);
+    for uid in ["a", "b", "c"] {
+        bench.add(&three(uid)).await;
+    }
+    assert_eq!(bench.told_results(), ["added a", "added b", "added c"]);
+    let mut heard = Vec::new();
+    for _ in 0..3 {
+        heard.push(lifecycle_word(&full.recv().await.expect("it is kept")));
+        bench.manager.flush();
+    }
+    assert_eq!(heard, ["add a", "add b", "add c"]);
+}
+
+#[tokio::test]
+async fn a_shard_that_has_ended_is_let_go() {
+    struct Ended;
+    impl CommandSink for Ended {
+        fn send(&self, command: Command) -> Result<(), Command> {
+            Err(command)
+        }
+        fn is_closed(&self) -> bool {
+            true
+        }
+    }
+    let mut bench = Bench::new(1, false);
+    bench.manager.shards[0].sink = Arc::new(Ended);
+    bench.add(&three("a")).await;
+    assert!(!bench.manager.has_backlog());
+}

@@ -1,0 +1,369 @@
+//! The task that owns [`Node`]: takes updates in, keeps the node's picture, tells the consumers.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use probe_core::action::{LocalTooLong, Publish, PublishCause, Report};
+use probe_core::id::{ContainerName, PodUid, ProbeKey, ProbeType};
+use probe_core::outcome::{Outcome, Verdict};
+use probe_core::pod::ConditionStatus;
+use probe_core::status::PodStatus;
+use probe_core::time::Instant;
+use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tracing::{debug, info, warn};
+
+use super::handle::Ask;
+use super::node::{cut, text_of};
+use super::{Inbox, Input, LocalTrouble, Node, PodRecord, ResultsError, ShardTotals, Update, UpdateQueue};
+use crate::clock;
+use crate::consumer::events::{EventSender, EventType, NewEvent};
+use crate::consumer::lifecycle::LifecycleInput;
+use crate::consumer::status;
+use crate::limits;
+
+/// Bytes of an event's `cause` at most: a column, not a text.
+const CAUSE_BYTES_MAX: usize = 128;
+
+/// What the stage is made with.
+pub struct Config {
+    /// When the daemon started: containers running since before keep their readiness (rule 5.2).
+    pub manager_start: Instant,
+    /// The names of the sources that must be read once (`PodUpdate::Synced`).
+    pub sources: Vec<&'static str>,
+    /// One queue per shard, in their order.
+    pub queues: Vec<Arc<UpdateQueue>>,
+    /// What the queues ring.
+    pub wake: Arc<Notify>,
+    /// Where events go.
+    pub events: EventSender,
+    /// Where failures of liveness and startup probes go; `None` where nothing is restarted by us.
+    pub lifecycle: Option<mpsc::Sender<LifecycleInput>>,
+}
+
+/// See the module.
+pub struct Stage {
+    node: Node,
+    config: Config,
+    inbox: Inbox,
+    /// Failures that lifecycle has no place for yet, the latest per container and probe.
+    failures: HashMap<(PodUid, ContainerName, ProbeType), LifecycleInput>,
+    /// Who waits for a probe's next report.
+    waiters: Vec<(ProbeKey, oneshot::Sender<Result<Report, ResultsError>>)>,
+    shards_ended: usize,
+}
+
+impl Stage {
+    /// A stage that knows of no pod.
+    #[must_use]
+    pub fn new(config: Config, inbox: Inbox) -> Self {
+        let shards = config.queues.iter().map(|_| ShardTotals::default()).collect();
+        let node = Node { shards, sources: config.sources.clone(), ..Node::default() };
+        Self { node, config, inbox, failures: HashMap::new(), waiters: Vec::new(), shards_ended: 0 }
+    }
+
+    /// Runs until the manager has gone and every shard has ended.
+    pub async fn run(mut self) {
+        let wake = Arc::clone(&self.config.wake);
+        let mut manager_gone = false;
+        loop {
+            let lifecycle = self.config.lifecycle.clone();
+            tokio::select! {
+                input = self.inbox.inputs.recv(), if !manager_gone => match input {
+                    Some(input) => self.handle_input(input),
+                    None => manager_gone = true,
+                },
+                Some(ask) = self.inbox.asks.recv() => self.handle_ask(ask),
+                () = wake.notified() => self.drain(),
+                () = room(lifecycle.as_ref()), if !self.failures.is_empty() => self.flush_failures(),
+            }
+            self.publish_revision();
+            if manager_gone && self.shards_ended == self.config.queues.len() {
+                return;
+            }
+        }
+    }
+
+    /// Takes a bounded number of updates from every shard. What the manager sent comes first: it told this
+    /// stage of a pod before it told the shard.
+    fn drain(&mut self) {
+        while let Ok(input) = self.inbox.inputs.try_recv() {
+            self.handle_input(input);
+        }
+        for shard in 0..self.config.queues.len() {
+            let queue = Arc::clone(&self.config.queues[shard]);
+            let mut taken = 0;
+            while let Some(update) = queue.pop() {
+                self.handle_update(shard, update);
+                taken += 1;
+                if taken == limits::RESULTS_UPDATES_PER_ROUND_MAX {
+                    self.config.wake.notify_one();
+                    break;
+                }
+            }
+        }
+    }
+
+    /// What was sent before the question is taken in before it is answered.
+    fn handle_ask(&mut self, ask: Ask) {
+        self.drain();
+        match ask {
+            Ask::Read(reader) => reader(&self.node),
+            Ask::Expect(key, reply, listening) => {
+                self.waiters.retain(|(_, waiter)| !waiter.is_closed());
+                if self.waiters.len() >= limits::REPORT_WAITERS_MAX {
+                    let _ = reply.send(Err(ResultsError::TooManyWaiters));
+                } else {
+                    self.waiters.push((key, reply));
+                }
+                let _ = listening.send(());
+            }
+        }
+    }
+
+    fn handle_input(&mut self, input: Input) {
+        match input {
+            Input::Added { pod, slots, status } => {
+                let uid = pod.uid.clone();
+                let mut record = PodRecord::new(pod, &slots, None, clock::wall());
+                if let Some(status) = status {
+                    status::accept(&mut record, status);
+                }
+                self.node.pods.insert(uid.clone(), record);
+                self.refresh(&uid);
+                self.touch();
+            }
+            Input::Status(uid, status) => self.handle_status(&uid, status),
+            Input::Deleting(uid) => {
+                if let Some(record) = self.node.pods.get_mut(&uid) {
+                    record.deleting = true;
+                    self.touch();
+                }
+            }
+            Input::Removed(uid) => self.remove(&uid),
+            Input::Synced(source) => {
+                if !self.node.synced.contains(&source) {
+                    self.node.synced.push(source);
+                }
+            }
+            Input::Gate(uid, gate, status) => self.handle_gate(&uid, gate, status),
+        }
+    }
+
+    fn handle_status(&mut self, uid: &PodUid, status: PodStatus) {
+        let Some(record) = self.node.pods.get_mut(uid) else { return };
+        self.node.restarts += status::accept(record, status);
+        self.refresh(uid);
+        self.touch();
+    }
+
+    fn handle_gate(&mut self, uid: &PodUid, gate: Arc<str>, status: Option<ConditionStatus>) {
+        let Some(record) = self.node.pods.get_mut(uid) else { return };
+        record.gates.retain(|(known, _)| *known != gate);
+        record.gates.extend(status.map(|status| (gate, status)));
+        self.refresh(uid);
+    }
+
+    fn remove(&mut self, uid: &PodUid) {
+        if self.node.pods.remove(uid).is_none() {
+            return;
+        }
+        self.failures.retain(|(pod, ..), _| pod != uid);
+        for (_, waiter) in self.waiters.extract_if(.., |(key, _)| key.pod == *uid) {
+            let _ = waiter.send(Err(ResultsError::Removed));
+        }
+        self.touch();
+    }
+
+    fn handle_update(&mut self, shard: usize, update: Update) {
+        match update {
+            Update::Publish(publish) => self.handle_publish(&publish),
+            Update::Report(report) => self.handle_report(report),
+            Update::LocalTooLong(trouble) => self.handle_local_too_long(&trouble),
+            Update::Metrics(delta) => self.node.shards[shard].add(delta),
+            Update::ShardEnded { .. } => self.shards_ended += 1,
+        }
+    }
+
+    fn handle_publish(&mut self, publish: &Publish) {
+        let Some(record) = self.node.pods.get_mut(&publish.pod) else { return };
+        let Some(probe) = record.container_mut(&publish.container).and_then(|c| c.probe_mut(publish.probe_type)) else {
+            return;
+        };
+        if !probe.publish(publish) {
+            return;
+        }
+        let pod = &record.pod;
+        info!(
+            pod = %format_args!("{}/{}", pod.namespace, pod.name),
+            container = %publish.container,
+            probe_type = %publish.probe_type,
+            container_id = %publish.container_id,
+            cause = ?publish.cause,
+            verdict = publish.verdict.map_or("none", Verdict::as_str),
+            "verdict changed"
+        );
+        self.refresh(&publish.pod);
+        self.touch();
+        self.tell_lifecycle(publish);
+    }
+
+    /// Only what attempts have shown can kill; a container that does not run needs no killing (section 4).
+    fn tell_lifecycle(&mut self, publish: &Publish) {
+        let kills = publish.probe_type != ProbeType::Readiness
+            && publish.verdict == Some(Verdict::Failure)
+            && publish.cause == PublishCause::Threshold;
+        let key = (publish.pod.clone(), publish.container.clone(), publish.probe_type);
+        if !kills || self.config.lifecycle.is_none() {
+            self.failures.remove(&key);
+            return;
+        }
+        let failure = LifecycleInput::Failed {
+            pod: publish.pod.clone(),
+            container: publish.container.clone(),
+            container_id: publish.container_id.clone(),
+            probe_type: publish.probe_type,
+        };
+        self.failures.insert(key, failure);
+        self.flush_failures();
+    }
+
+    fn flush_failures(&mut self) {
+        let Some(lifecycle) = &self.config.lifecycle else { return };
+        while let Some(key) = self.failures.keys().next().cloned() {
+            let Some(failure) = self.failures.remove(&key) else { return };
+            match lifecycle.try_send(failure) {
+                Ok(()) => {}
+                Err(mpsc::error::TrySendError::Full(failure)) => {
+                    self.failures.insert(key, failure);
+                    return;
+                }
+                Err(mpsc::error::TrySendError::Closed(_)) => {
+                    warn!("lifecycle has ended: failed containers are not restarted any more");
+                    self.config.lifecycle = None;
+                    self.failures.clear();
+                    return;
+                }
+            }
+        }
+    }
+
+    fn handle_report(&mut self, report: Report) {
+        let Some(record) = self.node.pods.get_mut(&report.pod) else { return };
+        let pod = Arc::clone(&record.pod);
+        let Some(probe) = record.container_mut(&report.container).and_then(|c| c.probe_mut(report.probe_type)) else {
+            return;
+        };
+        probe.report(&report);
+        if let Some((reason, message)) = event_of(report.probe_type, &report.outcome) {
+            self.emit(NewEvent {
+                pod,
+                container: Some(report.container.clone()),
+                event_type: EventType::Warning,
+                reason,
+                message,
+                probe_type: Some(report.probe_type),
+                run: report.run,
+                threshold: report.threshold,
+                cause: cause_of(text_of(&report.outcome)),
+                at: report.at,
+            });
+        }
+        let is_ours = |key: &ProbeKey| {
+            key.pod == report.pod && key.container == report.container && key.probe_type == report.probe_type
+        };
+        for (_, waiter) in self.waiters.extract_if(.., |(key, _)| is_ours(key)) {
+            let _ = waiter.send(Ok(report.clone()));
+        }
+    }
+
+    fn handle_local_too_long(&mut self, trouble: &LocalTooLong) {
+        let Some(record) = self.node.pods.get_mut(&trouble.pod) else { return };
+        let pod = Arc::clone(&record.pod);
+        let Some(probe) = record.container_mut(&trouble.container).and_then(|c| c.probe_mut(trouble.probe_type)) else {
+            return;
+        };
+        let LocalTooLong { cause, for_ns, at, .. } = *trouble;
+        probe.local = Some(LocalTrouble { cause, for_ns, at });
+        let message =
+            format!("{} probe has had no outcome for {} s: {}", trouble.probe_type, for_ns / 1_000_000_000, cause.sentence());
+        warn!(
+            pod = %format_args!("{}/{}", pod.namespace, pod.name),
+            container = %trouble.container,
+            "{message}"
+        );
+        self.emit(NewEvent {
+            pod,
+            container: Some(trouble.container.clone()),
+            event_type: EventType::Warning,
+            reason: "ProbeUnknown",
+            message,
+            probe_type: Some(trouble.probe_type),
+            run: 0,
+            threshold: 0,
+            cause: Some(cause.as_str().into()),
+            at,
+        });
+    }
+
+    fn emit(&mut self, event: NewEvent) {
+        if self.config.events.try_send(event).is_err() {
+            self.node.events_dropped += 1;
+            debug!(dropped = self.node.events_dropped, "the events stage has no place");
+        }
+    }
+
+    fn refresh(&mut self, uid: &PodUid) {
+        let Some(record) = self.node.pods.get_mut(uid) else { return };
+        let was_ready = record.is_ready();
+        if status::refresh(record, self.config.manager_start, clock::wall()) {
+            self.node.revision += 1;
+        }
+        if record.is_ready() != was_ready {
+            let pod = &record.pod;
+            info!(pod = %format_args!("{}/{}", pod.namespace, pod.name), ready = !was_ready, "pod readiness changed");
+        }
+    }
+
+    fn touch(&mut self) {
+        self.node.revision += 1;
+    }
+
+    fn publish_revision(&self) {
+        publish_if_newer(&self.inbox.revision, self.node.revision);
+    }
+}
+
+fn publish_if_newer(sender: &watch::Sender<u64>, revision: u64) {
+    sender.send_if_modified(|seen| {
+        let is_newer = *seen != revision;
+        *seen = revision;
+        is_newer
+    });
+}
+
+/// Waits until lifecycle can take something, or has ended.
+async fn room(lifecycle: Option<&mpsc::Sender<LifecycleInput>>) {
+    if let Some(lifecycle) = lifecycle {
+        // Closed is room too: the flush that follows finds out.
+        let _ = lifecycle.reserve().await;
+    }
+}
+
+/// The event that an outcome makes, as reason and text (rules 2.7 and 7.2). Every failure makes one, below the
+/// threshold too.
+fn event_of(probe_type: ProbeType, outcome: &Outcome) -> Option<(&'static str, String)> {
+    match outcome {
+        Outcome::Success(_) | Outcome::Local(_) => None,
+        Outcome::Warning(output) => Some(("ProbeWarning", format!("{probe_type} probe warning: {output}"))),
+        Outcome::Failure(output) => Some(("Unhealthy", format!("{probe_type} probe failed: {output}"))),
+        Outcome::Error(error) => {
+            Some(("Unhealthy", format!("{probe_type} probe errored and resulted in unknown state: {error}")))
+        }
+    }
+}
+
+/// The first line of an output, as a column shows it.
+fn cause_of(text: &str) -> Option<Box<str>> {
+    let line = text.lines().next().unwrap_or_default().trim();
+    (!line.is_empty()).then(|| cut(line, CAUSE_BYTES_MAX).into())
+}
