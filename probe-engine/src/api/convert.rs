@@ -3,7 +3,6 @@
 use std::sync::atomic::Ordering;
 
 use jiff::{SignedDuration, Timestamp};
-use probe_core::action::Report;
 use probe_core::id::ProbeType;
 use probe_core::outcome::{Outcome, Verdict};
 use probe_core::pod::{Condition, ConditionStatus};
@@ -15,8 +14,10 @@ use probe_core::time::Instant;
 
 use super::v1;
 use crate::clock;
+use crate::consumer::events::{Event, EventType};
 use crate::results::{ContainerRecord, PodRecord, ProbeRecord};
 use crate::shard::metrics::OutcomeKind;
+use crate::source::control::Triggered;
 
 /// A report and a count of the same call are stamped through two readings of the clock: closer than this,
 /// they are one. Due times are a second or more apart.
@@ -127,21 +128,49 @@ pub fn outcome(of: &Outcome) -> (v1::OutcomeKind, String) {
 
 /// What a triggered attempt saw.
 #[must_use]
-pub fn triggered(
-    report: &Report,
-    verdict_before: Option<Verdict>,
-    verdict_after: Option<Verdict>,
-) -> v1::TriggerProbeResponse {
-    let (kind, message) = outcome(&report.outcome);
+pub fn triggered(of: &Triggered) -> v1::TriggerProbeResponse {
+    let (kind, message) = outcome(&of.report.outcome);
     v1::TriggerProbeResponse {
-        container: report.container.to_string(),
-        verdict_before: verdict(verdict_before).into(),
+        container: of.container.to_string(),
+        verdict_before: verdict(of.before).into(),
         outcome: kind.into(),
         message,
-        duration_ns: report.duration_ns,
-        run: report.run,
-        threshold: report.threshold,
-        verdict: verdict(verdict_after).into(),
+        duration_ns: of.report.duration_ns,
+        run: of.report.run,
+        threshold: of.report.threshold,
+        verdict: verdict(of.after).into(),
+    }
+}
+
+/// An event.
+#[must_use]
+pub fn event(of: &Event) -> v1::Event {
+    let (container, container_kind_of) = match &of.container {
+        Some((name, kind)) => (name.to_string(), container_kind(*kind)),
+        None => (String::new(), v1::ContainerKind::Unspecified),
+    };
+    v1::Event {
+        sequence: of.sequence,
+        at: Some(timestamp(of.last_at)),
+        r#type: match of.event_type {
+            EventType::Normal => v1::EventType::Normal,
+            EventType::Warning => v1::EventType::Warning,
+        }
+        .into(),
+        reason: of.reason.to_owned(),
+        message: of.message.to_string(),
+        namespace: of.namespace.to_string(),
+        pod: of.pod.to_string(),
+        pod_uid: of.pod_uid.to_string(),
+        container,
+        probe_type: of.probe_type.map_or(v1::ProbeType::Unspecified, probe_type).into(),
+        run: of.run,
+        threshold: of.threshold,
+        cause: of.cause.as_deref().unwrap_or_default().to_owned(),
+        container_kind: container_kind_of.into(),
+        count: of.count,
+        first_at: Some(timestamp(of.first_at)),
+        name: of.name.to_string(),
     }
 }
 
@@ -375,4 +404,47 @@ fn pairs<K: ToString, V: ToString>(of: &[(K, V)]) -> std::collections::HashMap<S
     of.iter()
         .map(|(key, value)| (key.to_string(), value.to_string()))
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn types_of_probes_survive_the_wire() {
+        for of in ProbeType::ALL {
+            let number = i32::from(probe_type(of));
+            let read = v1::ProbeType::try_from(number).expect("known");
+            assert_eq!(probe_type_from(read), Some(of));
+        }
+        assert_eq!(probe_type_from(v1::ProbeType::Unspecified), None);
+    }
+
+    #[test]
+    fn times_survive_the_wire_before_and_after_1970() {
+        for (seconds, nanos) in [(0, 0), (1_700_000_000, 123_456_789), (-1, -500_000_000), (-2_000_000_000, 0)] {
+            let at = Timestamp::new(seconds, nanos).expect("in range");
+            let wire = timestamp(at);
+            assert!((0..1_000_000_000).contains(&wire.nanos), "{wire:?}");
+            assert_eq!(timestamp_from(Some(&wire)), Some(at));
+        }
+        let beyond = prost_types::Timestamp { seconds: i64::MAX, nanos: 0 };
+        assert_eq!(timestamp_from(Some(&beyond)), None);
+        assert_eq!(timestamp_from(None), None);
+    }
+
+    #[test]
+    fn every_outcome_has_its_kind_and_text() {
+        let text = || Box::<str>::from("text");
+        for (of, kind) in [
+            (Outcome::Success(text()), v1::OutcomeKind::Success),
+            (Outcome::Warning(text()), v1::OutcomeKind::Warning),
+            (Outcome::Failure(text()), v1::OutcomeKind::Failure),
+            (Outcome::Error(text()), v1::OutcomeKind::Error),
+        ] {
+            assert_eq!(outcome(&of), (kind, "text".to_owned()));
+        }
+        let (kind, text) = outcome(&Outcome::Local(probe_core::outcome::LocalCause::ProcessFiles));
+        assert!(kind == v1::OutcomeKind::Local && text.contains("EMFILE"));
+    }
 }

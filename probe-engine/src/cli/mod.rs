@@ -13,7 +13,7 @@ pub mod escape;
 pub mod events;
 pub mod get;
 pub mod guardian;
-pub mod link;
+pub mod client;
 pub mod logging;
 pub mod logs;
 pub mod man;

@@ -41,22 +41,27 @@ impl Link {
 
     /// The same at a given path, without a warning.
     pub async fn open_at(path: &Path) -> Result<Self, CliError> {
-        let to = path.to_owned();
-        let connector = tower::service_fn(move |_: Uri| {
-            let to = to.clone();
-            async move { tokio::net::UnixStream::connect(to).await.map(TokioIo::new) }
-        });
-        // The URI is never resolved: the connector knows the way.
-        let channel = Endpoint::from_static("http://probe-engine")
-            .connect_with_connector(connector)
-            .await
-            .map_err(|error| CliError::Unknown(unreachable_text(path, root_cause(&error))))?;
-        let mut client = ControlClient::new(channel)
-            .max_decoding_message_size(limits::API_RESPONSE_BYTES_MAX)
-            .max_encoding_message_size(limits::API_REQUEST_BYTES_MAX);
+        let mut client = connect(path).await?;
         let info = client.get_info(v1::GetInfoRequest {}).await.map_err(|status| error_of(&status))?;
         Ok(Self { client, info: info.into_inner() })
     }
+}
+
+/// Connects to the daemon at this socket, without a word to it.
+pub async fn connect(path: &Path) -> Result<Client, CliError> {
+    let to = path.to_owned();
+    let connector = tower::service_fn(move |_: Uri| {
+        let to = to.clone();
+        async move { tokio::net::UnixStream::connect(to).await.map(TokioIo::new) }
+    });
+    // The URI is never resolved: the connector knows the way.
+    let channel = Endpoint::from_static("http://probe-engine")
+        .connect_with_connector(connector)
+        .await
+        .map_err(|error| CliError::Unknown(unreachable_text(path, root_cause(&error))))?;
+    Ok(ControlClient::new(channel)
+        .max_decoding_message_size(limits::API_RESPONSE_BYTES_MAX)
+        .max_encoding_message_size(limits::API_REQUEST_BYTES_MAX))
 }
 
 /// `--socket`, its environment name, or the default.
