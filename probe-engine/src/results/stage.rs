@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use probe_core::action::{LocalTooLong, Publish, PublishCause, Report};
 use probe_core::id::{ContainerName, PodUid, ProbeKey, ProbeType};
@@ -23,6 +24,9 @@ use crate::limits;
 
 /// Bytes of an event's `cause` at most: a column, not a text.
 const CAUSE_BYTES_MAX: usize = 128;
+
+/// How often it is looked, once the manager has gone, whether the shards have ended without a word.
+const ENDED_LOOK: Duration = Duration::from_millis(50);
 
 /// What the stage is made with.
 pub struct Config {
@@ -75,12 +79,19 @@ impl Stage {
                 Some(ask) = self.inbox.asks.recv() => self.handle_ask(ask),
                 () = wake.notified() => self.drain(),
                 () = room(lifecycle.as_ref()), if !self.failures.is_empty() => self.flush_failures(),
+                () = tokio::time::sleep(ENDED_LOOK), if manager_gone => {}
             }
             self.publish_revision();
-            if manager_gone && self.shards_ended == self.config.queues.len() {
+            if manager_gone && self.shards_have_ended() {
                 return;
             }
         }
+    }
+
+    /// All have said so, or (a thread that panicked says nothing) have let go of their queues.
+    fn shards_have_ended(&self) -> bool {
+        let let_go = |queue: &Arc<UpdateQueue>| Arc::strong_count(queue) == 1;
+        self.shards_ended == self.config.queues.len() || self.config.queues.iter().all(let_go)
     }
 
     /// Takes a bounded number of updates from every shard. What the manager sent comes first: it told this
@@ -284,8 +295,12 @@ impl Stage {
         };
         let LocalTooLong { cause, for_ns, at, .. } = *trouble;
         probe.local = Some(LocalTrouble { cause, for_ns, at });
-        let message =
-            format!("{} probe has had no outcome for {} s: {}", trouble.probe_type, for_ns / 1_000_000_000, cause.sentence());
+        let message = format!(
+            "{} probe has had no outcome for {} s: {}",
+            trouble.probe_type,
+            for_ns / 1_000_000_000,
+            cause.sentence()
+        );
         warn!(
             pod = %format_args!("{}/{}", pod.namespace, pod.name),
             container = %trouble.container,
