@@ -8,6 +8,7 @@ use probe_core::action::{LocalTooLong, Publish, PublishCause, Report};
 use probe_core::id::{ContainerName, PodUid, ProbeKey, ProbeType};
 use probe_core::outcome::{Outcome, Verdict};
 use probe_core::pod::ConditionStatus;
+use probe_core::spec::Pod;
 use probe_core::status::PodStatus;
 use probe_core::time::Instant;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
@@ -203,16 +204,7 @@ impl Stage {
         if !probe.publish(publish) {
             return;
         }
-        let pod = &record.pod;
-        info!(
-            pod = %format_args!("{}/{}", pod.namespace, pod.name),
-            container = %publish.container,
-            probe_type = %publish.probe_type,
-            container_id = %publish.container_id,
-            cause = ?publish.cause,
-            verdict = publish.verdict.map_or("none", Verdict::as_str),
-            "verdict changed"
-        );
+        log_verdict(&record.pod, publish);
         self.refresh(&publish.pod);
         self.touch();
         self.tell_lifecycle(publish);
@@ -354,6 +346,21 @@ fn publish_if_newer(sender: &watch::Sender<u64>, revision: u64) {
         *seen = revision;
         is_newer
     });
+}
+
+/// What attempts and the world did is news; what merely begins or ends with a worker is not.
+fn log_verdict(pod: &Pod, publish: &Publish) {
+    let pod = format_args!("{}/{}", pod.namespace, pod.name);
+    let Publish { container, probe_type, container_id, cause, .. } = publish;
+    let verdict = publish.verdict.map_or("none", Verdict::as_str);
+    match cause {
+        PublishCause::Threshold | PublishCause::NotRunning => {
+            info!(%pod, %container, %probe_type, %container_id, ?cause, verdict, "verdict changed");
+        }
+        PublishCause::Initial | PublishCause::Deleting | PublishCause::Removed => {
+            debug!(%pod, %container, %probe_type, %container_id, ?cause, verdict, "verdict changed");
+        }
+    }
 }
 
 /// Waits until lifecycle can take something, or has ended.
