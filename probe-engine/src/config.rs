@@ -1,1 +1,540 @@
-//! config
+//! The configuration of `run`: flags over environment over file over defaults.
+//!
+//! One list of settings ([`Settings`]) is the source of all three: the flag `--metrics-listen` is the key
+//! `metricsListen` of the file and the variable `PROBE_ENGINE_METRICS_LISTEN`. Every layer is read by the same
+//! parser, so a wrong value is refused in the same words wherever it stands.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use clap::{Args, Command, FromArgMatches, ValueEnum};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::api::socket;
+use crate::cli::logging::LogFormat;
+use crate::limits;
+use crate::shard::kernel::{CloseMode, IoChoice};
+
+/// Prefix of every variable.
+const ENV_PREFIX: &str = "PROBE_ENGINE_";
+
+/// Variables of this prefix that are no settings of `run`.
+const ENV_OTHER: [&str; 1] = ["PROBE_ENGINE_CONFIG"];
+
+/// Why there is no configuration.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("config file {path}: {source}")]
+    Read {
+        /// Which.
+        path: PathBuf,
+        /// Its errno.
+        source: std::io::Error,
+    },
+    /// The file is no mapping of keys to values.
+    #[error("config file {path}: {message}")]
+    Syntax {
+        /// Which.
+        path: PathBuf,
+        /// What the parser says.
+        message: String,
+    },
+    /// A key or variable that does not exist.
+    #[error("{origin}: unknown key `{key}`{hint}")]
+    UnknownKey {
+        /// Where it stands.
+        origin: String,
+        /// As written.
+        key: String,
+        /// The nearest known one.
+        hint: String,
+    },
+    /// A value that is not allowed.
+    #[error("{origin}: {message}")]
+    Value {
+        /// Where it stands.
+        origin: String,
+        /// Names the setting, the value and what is allowed.
+        message: String,
+    },
+}
+
+/// Which runtime starts and stops containers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RuntimeChoice {
+    /// Containers are processes of this host, started and restarted by the daemon
+    Process,
+    /// Nothing is started or killed: targets run by others are only watched
+    None,
+}
+
+/// How connections are closed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CloseChoice {
+    /// close(2), as the kubelet: TIME_WAIT on this side
+    Fin,
+    /// SO_LINGER 0: no TIME_WAIT, but the target sees a reset
+    Rst,
+}
+
+/// One layer of settings: what one origin says, `None` where it says nothing.
+#[derive(Args, Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Settings {
+    /// Pod manifests: a file, or a directory that is watched (repeatable)
+    #[arg(long, value_name = "PATH")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub manifests: Option<Vec<PathBuf>>,
+    /// Who starts and stops containers
+    #[arg(long, value_enum)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub runtime: Option<RuntimeChoice>,
+    /// Run pods in spite of fields that this runtime cannot honour (each is a warning and a line of `describe`)
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ignore_unsupported: Option<bool>,
+    /// Where container logs and the daemon's own files live
+    #[arg(long, value_name = "DIR")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub state_dir: Option<PathBuf>,
+    /// The control API's unix socket
+    #[arg(long, value_name = "PATH")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub socket: Option<PathBuf>,
+    /// Address of /metrics, /livez, /readyz and /healthz; `off` for none
+    #[arg(long, value_name = "ADDR|off", value_parser = parse_listen)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub metrics_listen: Option<String>,
+    /// How shards do their I/O
+    #[arg(long, value_enum)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub io: Option<IoChoice>,
+    /// Shard threads [default: the cores, up to 4]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=limits::SHARDS_MAX as i64))]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub shards: Option<u16>,
+    /// How probe connections are closed
+    #[arg(long, value_enum)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub close: Option<CloseChoice>,
+    /// Exec attempts at once
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub exec_concurrent_max: Option<u16>,
+    /// HTTPS and redirected HTTP attempts at once
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=4096))]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub https_concurrent_max: Option<u16>,
+    /// gRPC attempts at once
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=4096))]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub grpc_concurrent_max: Option<u16>,
+    /// Longest wait between restarts of a failing container, in seconds
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u16).range(1..=300))]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub crash_loop_back_off_max_seconds: Option<u16>,
+    /// What is logged: error, warn, info, debug, trace, or tracing's directives
+    #[arg(long, value_name = "LEVEL")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub log_level: Option<String>,
+    /// How log lines look
+    #[arg(long, value_enum)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub log_format: Option<LogFormat>,
+}
+
+/// The effective configuration, and where each value comes from.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// See [`Settings::manifests`].
+    pub manifests: Vec<PathBuf>,
+    /// `None` = not chosen; `run` refuses that.
+    pub runtime: Option<RuntimeChoice>,
+    /// See [`Settings::ignore_unsupported`].
+    pub ignore_unsupported: bool,
+    /// See [`Settings::state_dir`].
+    pub state_dir: PathBuf,
+    /// `None` = nowhere to put it: not root, and no runtime directory.
+    pub socket: Option<PathBuf>,
+    /// `None` = off.
+    pub metrics_listen: Option<SocketAddr>,
+    /// See [`Settings::io`].
+    pub io: IoChoice,
+    /// See [`Settings::shards`].
+    pub shards: usize,
+    /// See [`Settings::close`].
+    pub close: CloseMode,
+    /// See [`Settings::exec_concurrent_max`].
+    pub exec_concurrent_max: usize,
+    /// See [`Settings::https_concurrent_max`].
+    pub https_concurrent_max: usize,
+    /// See [`Settings::grpc_concurrent_max`].
+    pub grpc_concurrent_max: usize,
+    /// See [`Settings::crash_loop_back_off_max_seconds`].
+    pub crash_loop_back_off_max_seconds: u16,
+    /// See [`Settings::log_level`].
+    pub log_level: String,
+    /// See [`Settings::log_format`].
+    pub log_format: LogFormat,
+    /// Key, value and origin of every setting, for `config show`.
+    pub origins: Vec<(String, Value, String)>,
+}
+
+impl Config {
+    /// Flags over environment over `file` over defaults. Errors name the origin, the setting and what is allowed.
+    pub fn load(flags: &Settings, file: Option<&Path>) -> Result<Config, ConfigError> {
+        let env = std::env::vars().filter(|(name, _)| {
+            name.starts_with(ENV_PREFIX)
+                && !ENV_OTHER.contains(&name.as_str())
+                && !name.starts_with("PROBE_ENGINE_TEST_")
+        });
+        let mut merged = BTreeMap::new();
+        overlay(&mut merged, &defaults(), "default");
+        if let Some(path) = file {
+            overlay(&mut merged, &from_file(path)?, &path.display().to_string());
+        }
+        for (name, value) in env {
+            overlay(&mut merged, &from_variable(&name, &value)?, &name);
+        }
+        overlay(&mut merged, flags, "flag");
+        effective(merged)
+    }
+}
+
+fn default_state_dir() -> PathBuf {
+    if nix::unistd::geteuid().is_root() {
+        return PathBuf::from("/var/lib/probe-engine");
+    }
+    let home = std::env::var_os("HOME").map_or_else(std::env::temp_dir, PathBuf::from);
+    std::env::var_os("XDG_STATE_HOME")
+        .map_or_else(|| home.join(".local/state"), PathBuf::from)
+        .join("probe-engine")
+}
+
+fn defaults() -> Settings {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let narrow = |bound: usize| u16::try_from(bound).unwrap_or(u16::MAX);
+    Settings {
+        manifests: Some(Vec::new()),
+        runtime: None,
+        ignore_unsupported: Some(false),
+        state_dir: Some(default_state_dir()),
+        socket: socket::default_path().ok(),
+        metrics_listen: Some("127.0.0.1:9750".to_owned()),
+        io: Some(IoChoice::Auto),
+        shards: Some(narrow(cores.min(limits::SHARDS_MAX))),
+        close: Some(CloseChoice::Fin),
+        exec_concurrent_max: Some(narrow(limits::POOL_EXEC_CONCURRENT_MAX)),
+        https_concurrent_max: Some(narrow(limits::POOL_HTTPS_CONCURRENT_MAX)),
+        grpc_concurrent_max: Some(narrow(limits::POOL_GRPC_CONCURRENT_MAX)),
+        crash_loop_back_off_max_seconds: Some(300),
+        log_level: Some("info".to_owned()),
+        log_format: Some(LogFormat::Text),
+    }
+}
+
+/// What a layer says lies over what was there.
+fn overlay(merged: &mut BTreeMap<String, (Value, String)>, layer: &Settings, origin: &str) {
+    let value = serde_json::to_value(layer).expect("settings are plain data");
+    let Value::Object(map) = value else {
+        unreachable!("a struct serialises to an object")
+    };
+    for (key, value) in map {
+        merged.insert(key, (value, origin.to_owned()));
+    }
+}
+
+fn effective(merged: BTreeMap<String, (Value, String)>) -> Result<Config, ConfigError> {
+    let map = merged
+        .iter()
+        .map(|(key, (value, _))| (key.clone(), value.clone()))
+        .collect();
+    let settings: Settings =
+        serde_json::from_value(Value::Object(map)).expect("every layer was parsed by type");
+    let listen = settings.metrics_listen.expect("has a default");
+    Ok(Config {
+        manifests: settings.manifests.expect("has a default"),
+        runtime: settings.runtime,
+        ignore_unsupported: settings.ignore_unsupported.expect("has a default"),
+        state_dir: settings.state_dir.expect("has a default"),
+        socket: settings.socket,
+        metrics_listen: (listen != "off").then(|| listen.parse().expect("checked by parse_listen")),
+        io: settings.io.expect("has a default"),
+        shards: usize::from(settings.shards.expect("has a default")),
+        close: match settings.close.expect("has a default") {
+            CloseChoice::Fin => CloseMode::Fin,
+            CloseChoice::Rst => CloseMode::Rst,
+        },
+        exec_concurrent_max: usize::from(settings.exec_concurrent_max.expect("has a default")),
+        https_concurrent_max: usize::from(settings.https_concurrent_max.expect("has a default")),
+        grpc_concurrent_max: usize::from(settings.grpc_concurrent_max.expect("has a default")),
+        crash_loop_back_off_max_seconds: settings
+            .crash_loop_back_off_max_seconds
+            .expect("has a default"),
+        log_level: settings.log_level.expect("has a default"),
+        log_format: settings.log_format.expect("has a default"),
+        origins: merged
+            .into_iter()
+            .map(|(key, (value, origin))| (key, value, origin))
+            .collect(),
+    })
+}
+
+fn from_file(path: &Path) -> Result<Settings, ConfigError> {
+    let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read {
+        path: path.into(),
+        source,
+    })?;
+    let syntax = |message: String| ConfigError::Syntax {
+        path: path.into(),
+        message,
+    };
+    if text.trim().is_empty() {
+        return Ok(Settings::default());
+    }
+    let value: Value = serde_saphyr::from_str(&text).map_err(|error| syntax(error.to_string()))?;
+    let map = match value {
+        Value::Object(map) => map,
+        Value::Null => return Ok(Settings::default()),
+        _ => return Err(syntax("want a mapping of keys to values".to_owned())),
+    };
+    let mut arguments = Vec::new();
+    for (key, value) in map {
+        let origin = path.display().to_string();
+        let long = long_of_key(&key)
+            .ok_or_else(|| unknown(&origin, &key, known().iter().map(|k| k.key.clone())))?;
+        for text in scalars(&key, value).map_err(|message| ConfigError::Value {
+            origin: origin.clone(),
+            message,
+        })? {
+            arguments.push(format!("--{long}={text}"));
+        }
+    }
+    parse_layer(&path.display().to_string(), arguments)
+}
+
+/// A value of the file as the texts that the flag would get, one per occurrence.
+fn scalars(key: &str, value: Value) -> Result<Vec<String>, String> {
+    match value {
+        Value::String(text) => Ok(vec![text]),
+        Value::Number(number) => Ok(vec![number.to_string()]),
+        Value::Bool(flag) => Ok(vec![flag.to_string()]),
+        Value::Array(items) if key == "manifests" => {
+            let nested: Result<Vec<_>, _> =
+                items.into_iter().map(|item| scalars("", item)).collect();
+            Ok(nested?.concat())
+        }
+        other => Err(format!("key `{key}`: {other} is not a plain value")),
+    }
+}
+
+fn from_variable(name: &str, value: &str) -> Result<Settings, ConfigError> {
+    let known = known();
+    let Some(setting) = known.iter().find(|setting| setting.env == name) else {
+        return Err(unknown(
+            "environment",
+            name,
+            known.iter().map(|k| k.env.clone()),
+        ));
+    };
+    let values: Vec<&str> = if setting.key == "manifests" {
+        value.split(':').collect()
+    } else {
+        vec![value]
+    };
+    parse_layer(
+        name,
+        values
+            .iter()
+            .map(|value| format!("--{}={value}", setting.long))
+            .collect(),
+    )
+}
+
+/// Reads a layer with the flags' own parser.
+fn parse_layer(origin: &str, arguments: Vec<String>) -> Result<Settings, ConfigError> {
+    let value_error = |error: clap::Error| ConfigError::Value {
+        origin: origin.to_owned(),
+        message: error
+            .to_string()
+            .trim_start_matches("error: ")
+            .lines()
+            .take(2)
+            .map(str::trim)
+            .collect::<Vec<_>>()
+            .join(" "),
+    };
+    let command = Settings::augment_args(Command::new("settings").no_binary_name(true));
+    let matches = command
+        .try_get_matches_from(arguments)
+        .map_err(value_error)?;
+    Settings::from_arg_matches(&matches).map_err(value_error)
+}
+
+/// The three names of a setting.
+struct Names {
+    long: String,
+    key: String,
+    env: String,
+}
+
+fn known() -> Vec<Names> {
+    let command = Settings::augment_args(Command::new("settings"));
+    let longs = command
+        .get_arguments()
+        .filter_map(|argument| argument.get_long());
+    longs
+        .map(|long| Names {
+            long: long.to_owned(),
+            key: camel(long),
+            env: format!("{ENV_PREFIX}{}", long.replace('-', "_").to_uppercase()),
+        })
+        .collect()
+}
+
+fn long_of_key(key: &str) -> Option<String> {
+    known()
+        .into_iter()
+        .find(|setting| setting.key == key)
+        .map(|setting| setting.long)
+}
+
+fn camel(long: &str) -> String {
+    let mut words = long.split('-');
+    let mut key = words.next().unwrap_or_default().to_owned();
+    for word in words {
+        let mut letters = word.chars();
+        key.extend(letters.next().map(|first| first.to_ascii_uppercase()));
+        key.push_str(letters.as_str());
+    }
+    key
+}
+
+fn unknown(origin: &str, key: &str, known: impl Iterator<Item = String>) -> ConfigError {
+    let nearest = known
+        .map(|name| (strsim::damerau_levenshtein(&name, key), name))
+        .min();
+    let hint = match nearest {
+        Some((distance, name)) if distance <= 4 => format!("; did you mean `{name}`?"),
+        _ => "; `probe-engine config show` lists all".to_owned(),
+    };
+    ConfigError::UnknownKey {
+        origin: origin.to_owned(),
+        key: key.to_owned(),
+        hint,
+    }
+}
+
+fn parse_listen(text: &str) -> Result<String, String> {
+    if text == "off" || text.parse::<SocketAddr>().is_ok() {
+        return Ok(text.to_owned());
+    }
+    Err(format!(
+        "`{text}` is neither an IP address with a port (127.0.0.1:9750, [::1]:9750) nor `off`"
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file(text: &str) -> tempfile::NamedTempFile {
+        let file = tempfile::Builder::new()
+            .suffix(".yaml")
+            .tempfile()
+            .expect("a temporary file");
+        std::fs::write(file.path(), text).expect("written");
+        file
+    }
+
+    #[test]
+    fn a_flag_lies_over_the_file_and_the_file_over_the_default() {
+        let file = file("io: epoll\nshards: 2\nmanifests: [a.yaml, b]\n");
+        let flags = Settings {
+            io: Some(IoChoice::Uring),
+            ..Settings::default()
+        };
+        let config = Config::load(&flags, Some(file.path())).expect("valid");
+        assert_eq!(config.io, IoChoice::Uring);
+        assert_eq!(config.shards, 2);
+        assert_eq!(
+            config.manifests,
+            [PathBuf::from("a.yaml"), PathBuf::from("b")]
+        );
+        let origin = |key: &str| {
+            config
+                .origins
+                .iter()
+                .find(|o| o.0 == key)
+                .map(|o| o.2.clone())
+                .expect("listed")
+        };
+        assert_eq!(origin("io"), "flag");
+        assert_eq!(origin("shards"), file.path().display().to_string());
+        assert_eq!(origin("close"), "default");
+    }
+
+    #[test]
+    fn an_unknown_key_is_an_error_with_the_nearest_name() {
+        let file = file("metricListen: 127.0.0.1:1\n");
+        let error = Config::load(&Settings::default(), Some(file.path())).expect_err("unknown key");
+        let text = error.to_string();
+        assert!(
+            text.contains("unknown key `metricListen`; did you mean `metricsListen`?"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn a_wrong_value_names_the_setting_the_value_and_what_is_allowed() {
+        let file = file("io: kqueue\n");
+        let text = Config::load(&Settings::default(), Some(file.path()))
+            .expect_err("wrong value")
+            .to_string();
+        assert!(
+            text.contains("kqueue") && text.contains("--io") && text.contains("epoll"),
+            "{text}"
+        );
+        let text = from_variable("PROBE_ENGINE_SHARDS", "9")
+            .expect_err("too many")
+            .to_string();
+        assert!(
+            text.contains("PROBE_ENGINE_SHARDS") && text.contains('9') && text.contains("1..=4"),
+            "{text}"
+        );
+        let text = from_variable("PROBE_ENGINE_SHARD", "1")
+            .expect_err("unknown")
+            .to_string();
+        assert!(
+            text.contains("did you mean `PROBE_ENGINE_SHARDS`?"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn keys_are_the_flags_in_camel_case() {
+        let settings = known();
+        let metrics = settings
+            .iter()
+            .find(|s| s.long == "metrics-listen")
+            .expect("there");
+        assert_eq!(
+            (metrics.key.as_str(), metrics.env.as_str()),
+            ("metricsListen", "PROBE_ENGINE_METRICS_LISTEN")
+        );
+    }
+
+    #[test]
+    fn every_default_has_a_key_of_the_list() {
+        let mut merged = BTreeMap::new();
+        overlay(&mut merged, &defaults(), "default");
+        for key in merged.keys() {
+            assert!(long_of_key(key).is_some(), "{key}");
+        }
+    }
+}

@@ -1,1 +1,500 @@
-//! engine
+//! The daemon: its stages wired to each other, their start against the flow and their end along it.
+//!
+//! Start: runtime, pool, shards, consumers, results, manager, API, sources. End: sources, pods (gracefully), API,
+//! manager, shards, pool, results. **Invariant:** a stage ends only after everything that sends to it has ended.
+
+use std::future::Future;
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use probe_core::backoff;
+use probe_core::time::Instant;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::net::TcpListener;
+use tokio::sync::{Notify, mpsc, watch};
+use tokio::task::JoinHandle;
+use tracing::{error, info, warn};
+
+use crate::api::admin::health::Health;
+use crate::api::admin::supervise::supervise;
+use crate::api::admin::{self, Admin, AdminError};
+use crate::api::server::{self, Backend, ShardFacts, SourceFacts};
+use crate::api::socket::{Socket, SocketError};
+use crate::config::{Config, RuntimeChoice};
+use crate::consumer::events::{self, EventSender, EventsHandle};
+use crate::consumer::lifecycle::{Lifecycle, LifecycleConfig, LifecycleInput};
+use crate::consumer::metrics::{Facts, Metrics, PoolLane};
+use crate::manager::{self, CommandSink, RuntimeFacts};
+use crate::prober::pool::{Pool, PoolConfig, PoolError, ReplySink};
+use crate::results::{self, ResultsHandle, ResultsSender, UpdateQueue};
+use crate::runtime::none::NoneRuntime;
+use crate::runtime::process::{ProcessConfig, ProcessRuntime};
+use crate::runtime::{ContainerRuntime, RuntimeError};
+use crate::shard::inbox::{Command, PoolReply, ShardSender};
+use crate::shard::kernel::{IoChoice, Waker};
+use crate::shard::{self, ShardConfig, ShardThread, SpawnError};
+use crate::source::control::Control;
+use crate::source::PodUpdateSender;
+use crate::source::manifest::{self, ManifestConfig, SourceStatus};
+use crate::source::parse::{RuntimeKind, Strictness};
+use crate::{clock, limits};
+
+/// Threads of the control runtime: sources, manager, results, consumers, API.
+const CONTROL_THREADS: usize = 2;
+
+/// How long a command for a full shard inbox is offered again at shutdown.
+const SHUTDOWN_OFFER: Duration = Duration::from_millis(5);
+
+/// Why the daemon did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// No threads for the control runtime.
+    #[error("cannot start the control runtime: {0} (out of threads or descriptors?)")]
+    Control(#[source] io::Error),
+    /// No signal handlers.
+    #[error("cannot listen for signals: {0}")]
+    Signals(#[source] io::Error),
+    /// Nowhere to put the socket.
+    #[error("--socket is missing: not root, and XDG_RUNTIME_DIR is not set")]
+    NoSocket,
+    /// The control socket.
+    #[error(transparent)]
+    Socket(#[from] SocketError),
+    /// The admin server.
+    #[error(transparent)]
+    Admin(#[from] AdminError),
+    /// The state directory.
+    #[error("cannot make the state directory {path}: {source}; name another with --state-dir")]
+    StateDir {
+        /// Which.
+        path: PathBuf,
+        /// Its errno.
+        source: io::Error,
+    },
+    /// The container runtime.
+    #[error(transparent)]
+    Runtime(#[from] RuntimeError),
+    /// The pool.
+    #[error(transparent)]
+    Pool(#[from] PoolError),
+    /// A shard.
+    #[error(transparent)]
+    Shard(#[from] SpawnError),
+    /// An eventfd for a shard.
+    #[error("cannot make a shard's eventfd: {0}")]
+    Waker(#[source] io::Error),
+}
+
+/// Runs the daemon until SIGTERM or SIGINT has ended it.
+pub fn run(config: Config, runtime: RuntimeChoice) -> Result<(), EngineError> {
+    let control = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(CONTROL_THREADS)
+        .thread_name("control")
+        .enable_all()
+        .build()
+        .map_err(EngineError::Control)?;
+    control.block_on(async {
+        let mut signals = Signals::new()?;
+        let engine = Engine::start(config, runtime).await?;
+        signals.wait().await;
+        info!("ending: pods get their grace periods; a second signal kills them at once");
+        engine.end(signals.wait()).await;
+        Ok(())
+    })
+}
+
+/// SIGTERM and SIGINT.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> Result<Self, EngineError> {
+        let terminate = signal(SignalKind::terminate()).map_err(EngineError::Signals)?;
+        let interrupt = signal(SignalKind::interrupt()).map_err(EngineError::Signals)?;
+        Ok(Self { terminate, interrupt })
+    }
+
+    async fn wait(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+/// The pool's answers go to the shard that asked.
+struct Replies(Vec<ShardSender>);
+
+impl ReplySink for Replies {
+    fn reply(&self, shard: usize, reply: PoolReply) {
+        if let Some(sender) = self.0.get(shard) {
+            sender.reply(reply);
+        }
+    }
+}
+
+/// A running daemon.
+struct Engine {
+    runtime: Arc<dyn ContainerRuntime>,
+    senders: Vec<ShardSender>,
+    shards: Vec<ShardThread>,
+    pool: Pool,
+    updates: PodUpdateSender,
+    lifecycle: Option<(mpsc::Sender<LifecycleInput>, JoinHandle<()>)>,
+    /// True ends the sources.
+    sources_end: watch::Sender<bool>,
+    sources: Vec<JoinHandle<()>>,
+    /// True ends the servers.
+    servers_end: watch::Sender<bool>,
+    servers: Vec<JoinHandle<()>>,
+    /// Manager, results, events: each ends when nothing sends to it any more.
+    stages: Vec<JoinHandle<()>>,
+}
+
+/// The shards' queues, before their threads are started.
+struct Entrances {
+    wakers: Vec<Waker>,
+    senders: Vec<ShardSender>,
+    inboxes: Vec<crate::shard::inbox::Inbox>,
+    queues: Vec<Arc<UpdateQueue>>,
+    wake: Arc<Notify>,
+}
+
+impl Entrances {
+    fn new(shards: usize) -> Result<Self, EngineError> {
+        let wake = Arc::new(Notify::new());
+        let wakers: Vec<Waker> =
+            (0..shards).map(|_| Waker::new()).collect::<Result<_, _>>().map_err(EngineError::Waker)?;
+        let (senders, inboxes) = wakers.iter().map(|waker| shard::inbox::inbox(waker.clone())).unzip();
+        let queues = (0..shards).map(|_| Arc::new(UpdateQueue::new(Arc::clone(&wake)))).collect();
+        Ok(Self { wakers, senders, inboxes, queues, wake })
+    }
+}
+
+impl Engine {
+    async fn start(config: Config, choice: RuntimeChoice) -> Result<Self, EngineError> {
+        let manager_start = clock::now();
+        // Both before anything is started: a second daemon must fail without touching the first one's pods.
+        let socket = Socket::bind(config.socket.as_deref().ok_or(EngineError::NoSocket)?)?;
+        let admin = match config.metrics_listen {
+            Some(address) => Some(admin::bind(address).await?),
+            None => None,
+        };
+        let (runtime, memory_limits) = open_runtime(&config, choice)?;
+        let Entrances { wakers, senders, inboxes, queues, wake } = Entrances::new(config.shards)?;
+        let pool =
+            Pool::start(pool_config(&config), Some(Arc::clone(&runtime)), Arc::new(Replies(senders.clone())))?;
+        let shards = start_shards(&config, manager_start, &pool, wakers, inboxes, &queues)?;
+
+        let mut stages = Vec::new();
+        let (event_sender, events, events_inbox) = events::channel();
+        stages.push(tokio::spawn(events::run(events_inbox)));
+        let (updates, updates_in) = mpsc::channel(limits::POD_UPDATES_LEN_MAX);
+        let lifecycle = start_lifecycle(&config, &runtime, &updates, &event_sender);
+        let to_lifecycle = lifecycle.as_ref().map(|(sender, _)| sender.clone());
+        let (results_sender, results, results_inbox) = results::channel();
+        let stage = results::Config {
+            manager_start,
+            sources: vec![manifest::NAME],
+            queues,
+            wake,
+            events: event_sender,
+            lifecycle: to_lifecycle.clone(),
+        };
+        stages.push(tokio::spawn(results::Stage::new(stage, results_inbox).run()));
+        let manager = manager_config(&senders, results_sender, to_lifecycle, &runtime);
+        stages.push(tokio::spawn(manager::run(manager, updates_in)));
+
+        let mut engine = Self {
+            runtime,
+            senders,
+            shards,
+            pool,
+            updates,
+            lifecycle,
+            sources_end: watch::Sender::new(false),
+            sources: Vec::new(),
+            servers_end: watch::Sender::new(false),
+            servers: Vec::new(),
+            stages,
+        };
+        let manifests = engine.read_manifests(&config, choice, memory_limits);
+        engine.serve_admin(admin, &results);
+        engine.serve_api(&config, socket, manager_start, manifests, &results, &events);
+        engine.tell_started(&config);
+        Ok(engine)
+    }
+
+    fn serve_api(
+        &mut self,
+        config: &Config,
+        socket: Socket,
+        started: Instant,
+        manifests: watch::Receiver<SourceStatus>,
+        results: &ResultsHandle,
+        events: &EventsHandle,
+    ) {
+        let shards = self.shards.iter();
+        let facts = server::Facts {
+            started_at: clock::wall_of(started),
+            started,
+            shards: shards.map(|s| ShardFacts { io: s.kernel, fallback_reason: s.fallback.clone() }).collect(),
+            sources: vec![source_facts(&config.manifests, &SourceStatus::default())],
+            ebpf: "not built yet: every tcpSocket attempt makes a connection".to_owned(),
+            metrics_address: config.metrics_listen,
+            node_name: nix::unistd::gethostname().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default(),
+        };
+        let (facts_in, facts) = watch::channel(facts);
+        self.servers.push(tokio::spawn(follow(manifests, config.manifests.clone(), facts_in)));
+        let backend = Backend {
+            results: results.clone(),
+            events: events.clone(),
+            control: Control::new(self.updates.clone(), results.clone()),
+            runtime: Arc::clone(&self.runtime),
+            facts,
+        };
+        let api = server::serve(socket, backend, turned_true(self.servers_end.subscribe()));
+        self.servers.push(tokio::spawn(told("control API", api)));
+    }
+
+    fn serve_admin(&mut self, listener: Option<TcpListener>, results: &ResultsHandle) {
+        let pool = self.pool.handle();
+        let lane = move |handler| PoolLane { queued: pool.queue_len(handler), in_flight: pool.in_flight(handler) };
+        let facts = Facts {
+            version: env!("CARGO_PKG_VERSION"),
+            runtime: self.runtime.name(),
+            runs_pods: self.runtime.manages_containers(),
+            io: self.shards.iter().map(|shard| shard.kernel).collect(),
+            pool: Some(Arc::new(lane)),
+        };
+        let heartbeats = self.shards.iter().map(ShardThread::heartbeat_ns).collect();
+        let health = Health::new(heartbeats, results.clone());
+        if let Some(listener) = listener {
+            let admin = Admin::new(Metrics::new(results.clone(), facts), health.clone());
+            self.servers.push(tokio::spawn(admin::serve(listener, admin, self.servers_end.subscribe())));
+        }
+        self.servers.push(tokio::spawn(supervise(health, self.servers_end.subscribe())));
+    }
+
+    fn read_manifests(
+        &mut self,
+        config: &Config,
+        choice: RuntimeChoice,
+        memory_limits: bool,
+    ) -> watch::Receiver<SourceStatus> {
+        let manifests = ManifestConfig {
+            paths: config.manifests.clone(),
+            strictness: Strictness::Run,
+            runtime: match choice {
+                RuntimeChoice::Process => RuntimeKind::Process,
+                RuntimeChoice::None => RuntimeKind::None,
+            },
+            ignore_unsupported: config.ignore_unsupported,
+            memory_limits,
+        };
+        let (status_in, status) = watch::channel(SourceStatus::default());
+        let source = manifest::run(manifests, self.updates.clone(), status_in, self.sources_end.subscribe());
+        self.sources.push(tokio::spawn(source));
+        status
+    }
+
+    fn tell_started(&self, config: &Config) {
+        for shard in &self.shards {
+            match &shard.fallback {
+                None => info!(shard = shard.index, io = shard.kernel, "shard started"),
+                Some(why) => warn!(shard = shard.index, io = shard.kernel, why, "shard started without io_uring"),
+            }
+        }
+        let socket = config.socket.as_ref().map(|path| path.display().to_string());
+        info!(
+            version = env!("CARGO_PKG_VERSION"),
+            runtime = self.runtime.name(),
+            socket = socket.as_deref(),
+            metrics = config.metrics_listen.map(|address| address.to_string()),
+            "started"
+        );
+    }
+
+    /// Ends everything in order; `hurry` ends what is left of the grace periods.
+    async fn end(self, hurry: impl Future<Output = ()>) {
+        self.sources_end.send_replace(true);
+        join("source", self.sources).await;
+        if let Some((lifecycle, task)) = self.lifecycle {
+            end_pods(lifecycle, task, hurry).await;
+        }
+        self.runtime.shutdown().await;
+        self.servers_end.send_replace(true);
+        join("server", self.servers).await;
+        // The last sender but those of the shards: the manager ends.
+        drop(self.updates);
+        let senders = self.senders;
+        for sender in &senders {
+            let mut command = Command::Shutdown;
+            while let Err(refused) = CommandSink::send(sender, command) {
+                if sender.is_closed() {
+                    break;
+                }
+                command = refused;
+                tokio::time::sleep(SHUTDOWN_OFFER).await;
+            }
+        }
+        let (shards, pool) = (self.shards, self.pool);
+        let threads = tokio::task::spawn_blocking(move || {
+            for shard in shards {
+                let index = shard.index;
+                if !shard.join() {
+                    error!(shard = index, "the shard's thread panicked");
+                }
+            }
+            pool.shutdown();
+        });
+        join("thread", vec![threads]).await;
+        join("stage", self.stages).await;
+        info!("ended");
+    }
+}
+
+/// Waits for the grace periods, or for the second signal.
+async fn end_pods(lifecycle: mpsc::Sender<LifecycleInput>, mut task: JoinHandle<()>, hurry: impl Future<Output = ()>) {
+    // A closed channel: the lifecycle has ended already.
+    let _ = lifecycle.send(LifecycleInput::Shutdown { now: false }).await;
+    tokio::select! {
+        ended = &mut task => return report("lifecycle", ended),
+        () = hurry => info!("killing what is left"),
+    }
+    let _ = lifecycle.send(LifecycleInput::Shutdown { now: true }).await;
+    report("lifecycle", task.await);
+}
+
+/// The runtime, and whether it can limit memory.
+fn open_runtime(config: &Config, choice: RuntimeChoice) -> Result<(Arc<dyn ContainerRuntime>, bool), EngineError> {
+    match choice {
+        RuntimeChoice::None => Ok((Arc::new(NoneRuntime::new(std::net::Ipv4Addr::LOCALHOST.into())), false)),
+        RuntimeChoice::Process => {
+            let failed = |source| EngineError::StateDir { path: config.state_dir.clone(), source };
+            std::fs::create_dir_all(&config.state_dir).map_err(failed)?;
+            let process = ProcessConfig::new(config.state_dir.clone()).map_err(failed)?;
+            let process = ProcessRuntime::open(process)?;
+            let memory_limits = process.capabilities().memory;
+            Ok((Arc::new(process), memory_limits))
+        }
+    }
+}
+
+fn pool_config(config: &Config) -> PoolConfig {
+    PoolConfig {
+        https_concurrent_max: config.https_concurrent_max,
+        grpc_concurrent_max: config.grpc_concurrent_max,
+        exec_concurrent_max: config.exec_concurrent_max,
+        uring: config.io != IoChoice::Epoll,
+        ..PoolConfig::default()
+    }
+}
+
+fn start_shards(
+    config: &Config,
+    manager_start: Instant,
+    pool: &Pool,
+    wakers: Vec<Waker>,
+    inboxes: Vec<shard::inbox::Inbox>,
+    queues: &[Arc<UpdateQueue>],
+) -> Result<Vec<ShardThread>, EngineError> {
+    let seed = manager_start.as_nanos();
+    let mut threads = Vec::new();
+    for (index, (waker, inbox)) in wakers.into_iter().zip(inboxes).enumerate() {
+        let shard = ShardConfig {
+            io: config.io,
+            close: config.close,
+            ..ShardConfig::new(index, seed, manager_start)
+        };
+        threads.push(shard::spawn(shard, waker, inbox, Arc::clone(&queues[index]), Some(pool.handle()))?);
+    }
+    Ok(threads)
+}
+
+fn start_lifecycle(
+    config: &Config,
+    runtime: &Arc<dyn ContainerRuntime>,
+    updates: &PodUpdateSender,
+    events: &EventSender,
+) -> Option<(mpsc::Sender<LifecycleInput>, JoinHandle<()>)> {
+    if !runtime.manages_containers() {
+        return None;
+    }
+    let max = Duration::from_secs(u64::from(config.crash_loop_back_off_max_seconds));
+    let settings = LifecycleConfig { backoff: backoff::Limits { max, ..backoff::Limits::default() } };
+    let (sender, input) = mpsc::channel(limits::LIFECYCLE_INPUTS_LEN_MAX);
+    let lifecycle = Lifecycle::new(Arc::clone(runtime), updates.clone(), events.clone(), settings);
+    Some((sender, tokio::spawn(lifecycle.run(input))))
+}
+
+fn manager_config(
+    senders: &[ShardSender],
+    results: ResultsSender,
+    lifecycle: Option<mpsc::Sender<LifecycleInput>>,
+    runtime: &Arc<dyn ContainerRuntime>,
+) -> manager::Config {
+    manager::Config {
+        shards: senders.iter().map(|sender| Arc::new(sender.clone()) as Arc<dyn CommandSink>).collect(),
+        results,
+        lifecycle,
+        runtime: RuntimeFacts {
+            manages_containers: runtime.manages_containers(),
+            pod_ip: Some(std::net::Ipv4Addr::LOCALHOST.into()),
+        },
+    }
+}
+
+async fn join(what: &'static str, tasks: Vec<JoinHandle<()>>) {
+    for task in tasks {
+        report(what, task.await);
+    }
+}
+
+fn report(what: &'static str, ended: Result<(), tokio::task::JoinError>) {
+    if let Err(error) = ended {
+        error!(what, %error, "a task did not end well");
+    }
+}
+
+async fn told<E: std::fmt::Display>(what: &'static str, server: impl Future<Output = Result<(), E>>) {
+    if let Err(error) = server.await {
+        error!(what, %error, "the server ended");
+    }
+}
+
+async fn turned_true(mut signal: watch::Receiver<bool>) {
+    // A sender that is gone means the same.
+    let _ = signal.wait_for(|end| *end).await;
+}
+
+/// Keeps what `GetInfo` says of the manifests up to date, until their source has ended.
+async fn follow(
+    mut manifests: watch::Receiver<SourceStatus>,
+    paths: Vec<PathBuf>,
+    facts: watch::Sender<server::Facts>,
+) {
+    loop {
+        let source = source_facts(&paths, &manifests.borrow_and_update());
+        facts.send_modify(|facts| facts.sources = vec![source]);
+        if manifests.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+fn source_facts(paths: &[PathBuf], status: &SourceStatus) -> SourceFacts {
+    let place: Vec<String> = paths.iter().map(|path| path.display().to_string()).collect();
+    let mut errors = status.errors.values().flatten();
+    SourceFacts {
+        kind: manifest::NAME,
+        place: place.join(", "),
+        synced: status.synced,
+        pods_count: status.pods_count,
+        error: errors.next().map(ToString::to_string),
+    }
+}

@@ -124,6 +124,65 @@ pub const MANIFEST_BYTES_MAX: u64 = 64 * 1024 * 1024;
 /// Bytes of an event's message and of a shown output. More: cut.
 pub const MESSAGE_BYTES_MAX: usize = 1_024;
 
+/// Name lookups at once (each occupies a thread until the resolver gives up). Full: the next ones wait inside
+/// their attempt's deadline, then the attempt is local trouble.
+pub const RESOLVES_CONCURRENT_MAX: usize = 64;
+
+/// Addresses of one name that are tried. More: the rest is not tried.
+pub const RESOLVED_ADDRS_MAX: usize = 16;
+
+/// Longest TLS handshake beside the attempt's deadline (net/http's default). Longer: the attempt fails.
+pub const TLS_HANDSHAKE_MAX: Duration = Duration::from_secs(10);
+
+/// Connections waiting to be accepted on the control socket. Full: connect(2) waits.
+pub const API_BACKLOG_LEN: i32 = 64;
+
+/// Connections of the control API at once. Full: further ones wait in the backlog.
+pub const API_CONNECTIONS_MAX: usize = 64;
+
+/// Requests being answered on one connection of the control API. Full: further ones wait.
+pub const API_REQUESTS_PER_CONNECTION_MAX: usize = 16;
+
+/// Bytes of one request to the control API. Larger: refused (OUT_OF_RANGE).
+pub const API_REQUEST_BYTES_MAX: usize = 64 * 1024;
+
+/// Bytes of one answer of the control API. Larger: refused by the client (OUT_OF_RANGE).
+pub const API_RESPONSE_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// A request to the control API that is not answered in this time fails (streams: until their first part).
+pub const API_DEADLINE: Duration = Duration::from_secs(60);
+
+/// Pods in one part of an answer. More: further parts.
+pub const API_PODS_PER_PART: usize = 256;
+
+/// Parts of an answer made ahead of a slow client. Full: the answer waits.
+pub const API_PARTS_AHEAD_MAX: usize = 4;
+
+/// Bytes of a log in one part of an answer. More: further parts.
+pub const API_LOG_PART_BYTES: usize = 32 * 1024;
+
+/// A triggered probe that gives no outcome in this time beyond its own deadline is given up on.
+pub const TRIGGER_WAIT: Duration = Duration::from_secs(5);
+
+/// Threads of the pool that run nothing but exec attempts: making a process blocks its thread for as long as
+/// the program's file system does. Stuck: exec attempts queue, nothing else is concerned.
+pub const POOL_EXEC_THREADS: usize = 1;
+
+/// What attempts on the pool get to end by themselves at shutdown. Over: cut off, answered as trouble of our own.
+pub const POOL_SHUTDOWN_MAX: Duration = Duration::from_secs(2);
+
+/// Time that a runtime gets beyond an exec attempt's deadline to say how it ended. Over: the attempt has timed out.
+pub const EXEC_ANSWER_MARGIN: Duration = Duration::from_secs(2);
+
+/// How long a killed exec process is waited for. Over (it hangs in the kernel): reaped when it ends.
+pub const EXEC_REAP_MAX: Duration = Duration::from_secs(1);
+
+/// How long a gRPC connection gets to say goodbye. Over: closed without it.
+pub const GRPC_CLOSE_MAX: Duration = Duration::from_millis(100);
+
+/// Logs being streamed at once. More: refused (RESOURCE_EXHAUSTED).
+pub const API_LOG_STREAMS_MAX: usize = 64;
+
 /// Inputs of the manager waiting for the results stage. Full: the manager waits, and with it its sources.
 pub const RESULTS_INPUTS_LEN_MAX: usize = 1_024;
 
@@ -186,3 +245,24 @@ pub const KILL_MAX: Duration = Duration::from_secs(30);
 
 /// Messages waiting for one pod's lifecycle. Full: the sender waits; the pod never waits for a sender.
 pub const POD_INBOX_LEN_MAX: usize = 32;
+
+/// Connections that a test server of `serve` holds at once. More: they wait in its listener's queue.
+pub const SERVE_CONNECTIONS_MAX: usize = 1_024;
+
+/// Levels of lists and maps in a manifest. Deeper: the document is refused with an error.
+pub const MANIFEST_DEPTH_MAX: usize = 64;
+
+/// Values of one document that anchors hold and aliases and merge keys copy. More: the document is refused with an error.
+pub const MANIFEST_ALIAS_NODES_MAX: usize = 100_000;
+
+/// Wait after a change in a manifest directory, so that a file is read when its editor is done with it.
+pub const MANIFEST_SETTLE: Duration = Duration::from_millis(100);
+
+/// Time between two looks at the manifests where inotify cannot be used.
+pub const MANIFEST_POLL: Duration = Duration::from_secs(10);
+
+/// Problems of one manifest file that are kept for /readyz and logged. More: only counted.
+pub const MANIFEST_PROBLEMS_LEN_MAX: usize = 100;
+
+/// Messages waiting for the lifecycle. Full: the manager and the results stage keep theirs, the latest per pod and probe.
+pub const LIFECYCLE_INPUTS_LEN_MAX: usize = 1_024;

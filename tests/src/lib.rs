@@ -1,1 +1,7 @@
-//!
+//! What the suites of `tests/` share: the reference model, the simulation, target servers, and how a test skips.
+
+#[cfg(feature = "engine")]
+pub mod daemon;
+pub mod model;
+#[cfg(feature = "engine")]
+pub mod skip;

@@ -128,11 +128,15 @@ impl Scheduler {
     /// Makes a worker for every probe of the pod that has none yet (rule 2.1: idempotent, existing keys are
     /// skipped, workers that ended are made again). `made` hears of each new worker before any action names it.
     ///
+    /// Where its `status` is known already, the first step of a worker that is not staggered sees it: containers that
+    /// run are probed at once, whatever the probe's type.
+    ///
     /// Of a pod that is known, the object captured first stays, whatever `pod` says: a changed spec means
     /// `remove_pod` first. A pod that is still ending ends at once, and its attempts in flight become stale.
     pub fn add_pod(
         &mut self,
         pod: Arc<Pod>,
+        status: Option<PodStatus>,
         now: Instant,
         made: &mut dyn FnMut(WorkerIndex, &ContainerName, ProbeType),
     ) {
@@ -145,8 +149,10 @@ impl Scheduler {
             Some(&known) => known,
             None => self.insert_pod(pod),
         };
-        let Some(entry) = &self.pods[pod_index as usize] else { return };
+        let Some(entry) = &mut self.pods[pod_index as usize] else { return };
         let pod = Arc::clone(&entry.pod);
+        let known = status.is_some();
+        status.into_iter().for_each(|status| entry.set_status(status));
         for position in pods::creation_order(&pod) {
             let container = pods::container_at(&pod, position);
             for probe_type in ProbeType::ALL {
@@ -156,6 +162,9 @@ impl Scheduler {
                     made(worker, &container.name, probe_type);
                 }
             }
+        }
+        if known {
+            self.generate_status(pod_index, None, now);
         }
     }
 

@@ -1,1 +1,450 @@
-//! convert
+//! Between the words of the core and those of the wire. Nothing else knows both.
+
+use std::sync::atomic::Ordering;
+
+use jiff::{SignedDuration, Timestamp};
+use probe_core::id::ProbeType;
+use probe_core::outcome::{Outcome, Verdict};
+use probe_core::pod::{Condition, ConditionStatus};
+use probe_core::spec::{
+    Container, ContainerKind, Handler, HttpGet, Port, ProbeSpec, RestartPolicy, Scheme,
+};
+use probe_core::status::{ContainerState, PodPhase, Termination};
+use probe_core::time::Instant;
+
+use super::v1;
+use crate::clock;
+use crate::consumer::events::{Event, EventType};
+use crate::results::{ContainerRecord, PodRecord, ProbeRecord};
+use crate::shard::metrics::OutcomeKind;
+use crate::source::control::Triggered;
+
+/// A report and a count of the same call are stamped through two readings of the clock: closer than this,
+/// they are one. Due times are a second or more apart.
+const SAME_CALL: SignedDuration = SignedDuration::from_millis(50);
+
+/// A pod as it stands.
+#[must_use]
+pub fn pod(record: &PodRecord) -> v1::Pod {
+    let pod = &record.pod;
+    let ip = record.status.pod_ip.or(pod.pod_ip);
+    v1::Pod {
+        uid: pod.uid.to_string(),
+        namespace: pod.namespace.to_string(),
+        name: pod.name.to_string(),
+        labels: pairs(&pod.labels),
+        annotations: pairs(&pod.annotations),
+        created_at: Some(timestamp(record.added_at)),
+        phase: phase(record.phase).into(),
+        deleting: record.deleting,
+        pod_ip: ip.map(|ip| ip.to_string()).unwrap_or_default(),
+        host_network: pod.host_network,
+        restart_policy: restart_policy(pod.restart_policy).into(),
+        termination_grace_period_s: pod.termination_grace_period_seconds,
+        readiness_gates: pod.readiness_gates.iter().map(ToString::to_string).collect(),
+        conditions: record
+            .conditions
+            .iter()
+            .map(|(condition_of, since)| condition(condition_of, *since))
+            .collect(),
+        containers: record
+            .containers
+            .iter()
+            .filter_map(|c| Some(container(pod.container(c.name.as_str())?, c)))
+            .collect(),
+        ignored_fields: pod.ignored_fields.iter().map(ToString::to_string).collect(),
+    }
+}
+
+/// The probes of a pod, each with whose it is.
+pub fn probe_rows(record: &PodRecord) -> impl Iterator<Item = v1::ProbeRow> {
+    let pod = &record.pod;
+    record.containers.iter().flat_map(move |of| {
+        probes(pod.container(of.name.as_str()), of).map(move |probe| v1::ProbeRow {
+            namespace: pod.namespace.to_string(),
+            pod: pod.name.to_string(),
+            pod_uid: pod.uid.to_string(),
+            container: of.name.to_string(),
+            probe: Some(probe),
+        })
+    })
+}
+
+/// A type of probe, on the wire.
+#[must_use]
+pub const fn probe_type(of: ProbeType) -> v1::ProbeType {
+    match of {
+        ProbeType::Startup => v1::ProbeType::Startup,
+        ProbeType::Readiness => v1::ProbeType::Readiness,
+        ProbeType::Liveness => v1::ProbeType::Liveness,
+    }
+}
+
+/// A type of probe, from the wire; `None` where it was not said.
+#[must_use]
+pub const fn probe_type_from(of: v1::ProbeType) -> Option<ProbeType> {
+    match of {
+        v1::ProbeType::Unspecified => None,
+        v1::ProbeType::Startup => Some(ProbeType::Startup),
+        v1::ProbeType::Readiness => Some(ProbeType::Readiness),
+        v1::ProbeType::Liveness => Some(ProbeType::Liveness),
+    }
+}
+
+/// A stored verdict, on the wire.
+#[must_use]
+pub const fn verdict(of: Option<Verdict>) -> v1::Verdict {
+    match of {
+        None => v1::Verdict::Unspecified,
+        Some(Verdict::Unknown) => v1::Verdict::Unknown,
+        Some(Verdict::Success) => v1::Verdict::Success,
+        Some(Verdict::Failure) => v1::Verdict::Failure,
+    }
+}
+
+/// The kind of an outcome, on the wire.
+#[must_use]
+pub const fn outcome_kind(of: OutcomeKind) -> v1::OutcomeKind {
+    match of {
+        OutcomeKind::Success => v1::OutcomeKind::Success,
+        OutcomeKind::Warning => v1::OutcomeKind::Warning,
+        OutcomeKind::Failure => v1::OutcomeKind::Failure,
+        OutcomeKind::Error => v1::OutcomeKind::Error,
+        OutcomeKind::Local => v1::OutcomeKind::Local,
+    }
+}
+
+/// An outcome: its kind and its text.
+#[must_use]
+pub fn outcome(of: &Outcome) -> (v1::OutcomeKind, String) {
+    match of {
+        Outcome::Success(text) => (v1::OutcomeKind::Success, text.to_string()),
+        Outcome::Warning(text) => (v1::OutcomeKind::Warning, text.to_string()),
+        Outcome::Failure(text) => (v1::OutcomeKind::Failure, text.to_string()),
+        Outcome::Error(text) => (v1::OutcomeKind::Error, text.to_string()),
+        Outcome::Local(cause) => (v1::OutcomeKind::Local, cause.sentence().to_owned()),
+    }
+}
+
+/// What a triggered attempt saw.
+#[must_use]
+pub fn triggered(of: &Triggered) -> v1::TriggerProbeResponse {
+    let (kind, message) = outcome(&of.report.outcome);
+    v1::TriggerProbeResponse {
+        container: of.container.to_string(),
+        verdict_before: verdict(of.before).into(),
+        outcome: kind.into(),
+        message,
+        duration_ns: of.report.duration_ns,
+        run: of.report.run,
+        threshold: of.report.threshold,
+        verdict: verdict(of.after).into(),
+    }
+}
+
+/// An event.
+#[must_use]
+pub fn event(of: &Event) -> v1::Event {
+    let (container, container_kind_of) = match &of.container {
+        Some((name, kind)) => (name.to_string(), container_kind(*kind)),
+        None => (String::new(), v1::ContainerKind::Unspecified),
+    };
+    v1::Event {
+        sequence: of.sequence,
+        at: Some(timestamp(of.last_at)),
+        r#type: match of.event_type {
+            EventType::Normal => v1::EventType::Normal,
+            EventType::Warning => v1::EventType::Warning,
+        }
+        .into(),
+        reason: of.reason.to_owned(),
+        message: of.message.to_string(),
+        namespace: of.namespace.to_string(),
+        pod: of.pod.to_string(),
+        pod_uid: of.pod_uid.to_string(),
+        container,
+        probe_type: of.probe_type.map_or(v1::ProbeType::Unspecified, probe_type).into(),
+        run: of.run,
+        threshold: of.threshold,
+        cause: of.cause.as_deref().unwrap_or_default().to_owned(),
+        container_kind: container_kind_of.into(),
+        count: of.count,
+        first_at: Some(timestamp(of.first_at)),
+        name: of.name.to_string(),
+    }
+}
+
+/// A point of wall-clock time, on the wire.
+#[must_use]
+pub fn timestamp(at: Timestamp) -> prost_types::Timestamp {
+    let (mut seconds, mut nanos) = (at.as_second(), at.subsec_nanosecond());
+    // Before 1970 both parts are negative here; on the wire nanos count forward.
+    if nanos < 0 {
+        seconds -= 1;
+        nanos += 1_000_000_000;
+    }
+    prost_types::Timestamp { seconds, nanos }
+}
+
+/// A point of wall-clock time, from the wire; `None` where it was not said or is out of range.
+#[must_use]
+pub fn timestamp_from(at: Option<&prost_types::Timestamp>) -> Option<Timestamp> {
+    let at = at?;
+    Timestamp::new(at.seconds, at.nanos).ok()
+}
+
+fn probes<'a>(
+    container: Option<&'a Container>,
+    record: &'a ContainerRecord,
+) -> impl Iterator<Item = v1::Probe> + 'a {
+    record.probes.iter().flatten().filter_map(move |of| {
+        let spec = container?.probes.by_type(of.probe_type)?;
+        Some(probe(of, spec))
+    })
+}
+
+fn container(of: &Container, record: &ContainerRecord) -> v1::Container {
+    let status = record.status.as_ref();
+    v1::Container {
+        name: of.name.to_string(),
+        kind: container_kind(of.kind).into(),
+        image: of.image.to_string(),
+        restart_policy: of
+            .restart_policy
+            .map_or(v1::RestartPolicy::Unspecified, restart_policy)
+            .into(),
+        command: of.process.command.iter().map(ToString::to_string).collect(),
+        args: of.process.args.iter().map(ToString::to_string).collect(),
+        id: status
+            .and_then(|s| s.id.as_ref())
+            .map(ToString::to_string)
+            .unwrap_or_default(),
+        state: status.map(|s| container_state(&s.state)),
+        last_termination: status
+            .and_then(|s| s.last_termination.as_ref())
+            .map(termination),
+        restart_count: status.map_or(0, |s| s.restart_count),
+        started: record.started,
+        ready: record.ready,
+        probes: probes(Some(of), record).collect(),
+    }
+}
+
+fn probe(of: &ProbeRecord, spec: &ProbeSpec) -> v1::Probe {
+    let stats = &of.stats;
+    let newest_counted = match stats.last_at_ns.load(Ordering::Relaxed) {
+        0 => None,
+        nanos => Some(clock::wall_of(Instant::from_nanos(nanos))),
+    };
+    // Steady successes are counted and not reported: a count that is newer than the report was one.
+    let unreported = newest_counted.filter(|counted| {
+        of.last
+            .as_ref()
+            .is_none_or(|reported| counted.duration_since(reported.at) > SAME_CALL)
+    });
+    let (last, last_message, last_at, last_duration_ns) = match (unreported, &of.last) {
+        (Some(at), _) => (
+            v1::OutcomeKind::Success,
+            String::new(),
+            Some(timestamp(at)),
+            stats.last_duration_ns.load(Ordering::Relaxed),
+        ),
+        (None, Some(report)) => (
+            outcome_kind(report.kind),
+            report.message.to_string(),
+            Some(timestamp(report.at)),
+            report.duration_ns,
+        ),
+        (None, None) => (v1::OutcomeKind::Unspecified, String::new(), None, 0),
+    };
+    let due = stats.due_ns.load(Ordering::Relaxed);
+    v1::Probe {
+        r#type: probe_type(of.probe_type).into(),
+        spec: Some(probe_spec(spec)),
+        verdict: verdict(of.verdict).into(),
+        verdict_since: of.verdict_since.map(timestamp),
+        run: stats.run.load(Ordering::Relaxed),
+        threshold: stats.threshold.load(Ordering::Relaxed),
+        last: last.into(),
+        last_message,
+        last_at,
+        last_duration_ns,
+        successful_count: stats.successful.load(Ordering::Relaxed),
+        failed_count: stats.failed.load(Ordering::Relaxed),
+        due_at: (due != 0).then(|| timestamp(clock::wall_of(Instant::from_nanos(due)))),
+    }
+}
+
+fn probe_spec(spec: &ProbeSpec) -> v1::ProbeSpec {
+    v1::ProbeSpec {
+        handler: Some(handler(&spec.handler)),
+        initial_delay_s: spec.initial_delay_seconds,
+        timeout_s: spec.timeout_seconds,
+        period_s: spec.period_seconds,
+        success_threshold: spec.success_threshold,
+        failure_threshold: spec.failure_threshold,
+        termination_grace_period_s: spec.termination_grace_period_seconds,
+    }
+}
+
+fn handler(of: &Handler) -> v1::probe_spec::Handler {
+    use v1::probe_spec::Handler as Wire;
+    match of {
+        Handler::HttpGet(http) => Wire::HttpGet(http_get(http)),
+        Handler::TcpSocket(tcp) => Wire::TcpSocket(v1::TcpSocket {
+            host: tcp.host.as_deref().unwrap_or_default().to_owned(),
+            port: Some(port(&tcp.port)),
+        }),
+        Handler::Grpc(grpc) => Wire::Grpc(v1::Grpc {
+            port: grpc.port.into(),
+            service: grpc.service.to_string(),
+        }),
+        Handler::Exec(exec) => Wire::Exec(v1::Exec {
+            command: exec.command.iter().map(ToString::to_string).collect(),
+        }),
+    }
+}
+
+fn http_get(http: &HttpGet) -> v1::HttpGet {
+    v1::HttpGet {
+        host: http.host.as_deref().unwrap_or_default().to_owned(),
+        port: Some(port(&http.port)),
+        path: http.path.to_string(),
+        scheme: match http.scheme {
+            Scheme::Http => "http",
+            Scheme::Https => "https",
+        }
+        .to_owned(),
+        headers: http
+            .headers
+            .iter()
+            .map(|h| v1::HttpHeader {
+                name: h.name.to_string(),
+                value: h.value.to_string(),
+            })
+            .collect(),
+    }
+}
+
+fn port(of: &Port) -> v1::Port {
+    let port = match of {
+        Port::Number(number) => v1::port::Port::Number((*number).into()),
+        Port::Unusable(why) => v1::port::Port::Unusable(why.to_string()),
+    };
+    v1::Port { port: Some(port) }
+}
+
+fn container_state(of: &ContainerState) -> v1::ContainerState {
+    use v1::container_state::State;
+    let state = match of {
+        ContainerState::Waiting { reason, message } => State::Waiting(v1::Waiting {
+            reason: reason.to_string(),
+            message: message.to_string(),
+        }),
+        ContainerState::Running { started_at } => State::Running(v1::Running {
+            started_at: Some(timestamp(clock::wall_of(*started_at))),
+        }),
+        ContainerState::Terminated(how) => State::Terminated(termination(how)),
+    };
+    v1::ContainerState { state: Some(state) }
+}
+
+fn termination(of: &Termination) -> v1::Termination {
+    v1::Termination {
+        exit_code: of.exit_code,
+        signal: of.signal,
+        reason: of.reason.to_string(),
+        message: of.message.to_string(),
+        started_at: Some(timestamp(clock::wall_of(of.started_at))),
+        finished_at: Some(timestamp(clock::wall_of(of.finished_at))),
+    }
+}
+
+fn condition(of: &Condition, since: Timestamp) -> v1::Condition {
+    v1::Condition {
+        r#type: of.condition_type.to_string(),
+        status: match of.status {
+            ConditionStatus::True => v1::ConditionStatus::True,
+            ConditionStatus::False => v1::ConditionStatus::False,
+            ConditionStatus::Unknown => v1::ConditionStatus::Unknown,
+        }
+        .into(),
+        reason: of.reason.to_owned(),
+        message: of.message.to_string(),
+        last_transition_at: Some(timestamp(since)),
+    }
+}
+
+const fn phase(of: PodPhase) -> v1::PodPhase {
+    match of {
+        PodPhase::Pending => v1::PodPhase::Pending,
+        PodPhase::Running => v1::PodPhase::Running,
+        PodPhase::Succeeded => v1::PodPhase::Succeeded,
+        PodPhase::Failed => v1::PodPhase::Failed,
+    }
+}
+
+const fn restart_policy(of: RestartPolicy) -> v1::RestartPolicy {
+    match of {
+        RestartPolicy::Always => v1::RestartPolicy::Always,
+        RestartPolicy::OnFailure => v1::RestartPolicy::OnFailure,
+        RestartPolicy::Never => v1::RestartPolicy::Never,
+    }
+}
+
+const fn container_kind(of: ContainerKind) -> v1::ContainerKind {
+    match of {
+        ContainerKind::Regular => v1::ContainerKind::Regular,
+        ContainerKind::Sidecar => v1::ContainerKind::Sidecar,
+        ContainerKind::Init => v1::ContainerKind::Init,
+    }
+}
+
+fn pairs<K: ToString, V: ToString>(of: &[(K, V)]) -> std::collections::HashMap<String, String> {
+    of.iter()
+        .map(|(key, value)| (key.to_string(), value.to_string()))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn types_of_probes_survive_the_wire() {
+        for of in ProbeType::ALL {
+            let number = i32::from(probe_type(of));
+            let read = v1::ProbeType::try_from(number).expect("known");
+            assert_eq!(probe_type_from(read), Some(of));
+        }
+        assert_eq!(probe_type_from(v1::ProbeType::Unspecified), None);
+    }
+
+    #[test]
+    fn times_survive_the_wire_before_and_after_1970() {
+        for (seconds, nanos) in [(0, 0), (1_700_000_000, 123_456_789), (-1, -500_000_000), (-2_000_000_000, 0)] {
+            let at = Timestamp::new(seconds, nanos).expect("in range");
+            let wire = timestamp(at);
+            assert!((0..1_000_000_000).contains(&wire.nanos), "{wire:?}");
+            assert_eq!(timestamp_from(Some(&wire)), Some(at));
+        }
+        let beyond = prost_types::Timestamp { seconds: i64::MAX, nanos: 0 };
+        assert_eq!(timestamp_from(Some(&beyond)), None);
+        assert_eq!(timestamp_from(None), None);
+    }
+
+    #[test]
+    fn every_outcome_has_its_kind_and_text() {
+        let text = || Box::<str>::from("text");
+        for (of, kind) in [
+            (Outcome::Success(text()), v1::OutcomeKind::Success),
+            (Outcome::Warning(text()), v1::OutcomeKind::Warning),
+            (Outcome::Failure(text()), v1::OutcomeKind::Failure),
+            (Outcome::Error(text()), v1::OutcomeKind::Error),
+        ] {
+            assert_eq!(outcome(&of), (kind, "text".to_owned()));
+        }
+        let (kind, text) = outcome(&Outcome::Local(probe_core::outcome::LocalCause::ProcessFiles));
+        assert!(kind == v1::OutcomeKind::Local && text.contains("EMFILE"));
+    }
+}

@@ -2,7 +2,10 @@
 
 pub mod admin;
 pub mod convert;
+pub mod logs;
+pub mod selector;
 pub mod server;
+pub mod socket;
 
 /// The wire contract, generated from `proto/probeengine/v1`.
 #[expect(

@@ -1,1 +1,516 @@
-//! server
+//! The control API's server: reads from the results and events stages, writes through `source::control`.
+//!
+//! Bounds: `limits::API_*`. Invariant: nothing here holds a stage up for longer than one part of an answer takes.
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use probe_core::id::{ContainerName, PodUid, ProbeKey, ProbeType};
+use probe_core::outcome::{Outcome, Verdict};
+use probe_core::spec::Pod;
+use probe_core::time::Instant;
+use probe_core::worker::ATTEMPTS_MAX;
+use tokio::sync::{Semaphore, mpsc, watch};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status};
+
+use super::selector::Selector;
+use super::socket::Socket;
+use super::v1::control_server::{Control as ControlApi, ControlServer};
+use super::{convert, logs, v1};
+use crate::consumer::events::{Event, EventsHandle, Watched};
+use crate::results::{Node, PodRecord, ResultsError, ResultsHandle};
+use crate::runtime::{ContainerRuntime, RuntimeError};
+use crate::source::control::{Control, ControlError, Triggered};
+use crate::{clock, limits};
+
+mod connection;
+
+/// Profile, architecture and system of this program.
+pub const BUILD: &str = if cfg!(debug_assertions) {
+    concat!("debug ", env!("PROBE_ENGINE_TARGET"))
+} else {
+    concat!("release ", env!("PROBE_ENGINE_TARGET"))
+};
+
+/// The namespace where none is said.
+const DEFAULT_NAMESPACE: &str = "default";
+
+/// How long a verdict may come after the report that made it.
+const VERDICT_WAIT: Duration = Duration::from_secs(1);
+const VERDICT_LOOK_EVERY: Duration = Duration::from_millis(10);
+
+/// The stages that the API reads from and writes to; cheap to clone.
+#[derive(Clone)]
+pub struct Backend {
+    /// Pods and probes.
+    pub results: ResultsHandle,
+    /// What happens.
+    pub events: EventsHandle,
+    /// Writes.
+    pub control: Control,
+    /// Logs.
+    pub runtime: Arc<dyn ContainerRuntime>,
+    /// What only the engine knows.
+    pub facts: watch::Receiver<Facts>,
+}
+
+/// What `GetInfo` says and no stage knows.
+#[derive(Clone, Debug)]
+pub struct Facts {
+    /// When the daemon started.
+    pub started_at: Timestamp,
+    /// The same on the monotonic clock.
+    pub started: Instant,
+    /// By index.
+    pub shards: Vec<ShardFacts>,
+    /// Where pods come from.
+    pub sources: Vec<SourceFacts>,
+    /// What eBPF does, or why it does nothing: a sentence.
+    pub ebpf: String,
+    /// Where /metrics is.
+    pub metrics_address: Option<SocketAddr>,
+    /// `spec.nodeName`
+    pub node_name: String,
+}
+
+/// One shard.
+#[derive(Clone, Debug)]
+pub struct ShardFacts {
+    /// `io_uring` or `epoll`.
+    pub io: &'static str,
+    /// Why it is not io_uring.
+    pub fallback_reason: Option<String>,
+}
+
+/// One source.
+#[derive(Clone, Debug)]
+pub struct SourceFacts {
+    /// `manifests`
+    pub kind: &'static str,
+    /// What it reads.
+    pub place: String,
+    /// It was read once in whole.
+    pub synced: bool,
+    /// Pods that it holds.
+    pub pods_count: usize,
+    /// Its newest error.
+    pub error: Option<String>,
+}
+
+/// Serves until `shutdown`, then ends the streams, lets the requests in hand end and removes the socket.
+pub async fn serve(
+    mut socket: Socket,
+    backend: Backend,
+    shutdown: impl Future<Output = ()>,
+) -> Result<(), tonic::transport::Error> {
+    let Some(listener) = socket.take_listener() else { return Ok(()) };
+    let (ending, ended) = watch::channel(false);
+    let service = ControlServer::new(Service {
+        backend,
+        ended,
+        log_streams: Arc::new(Semaphore::new(limits::API_LOG_STREAMS_MAX)),
+    })
+    .max_decoding_message_size(limits::API_REQUEST_BYTES_MAX)
+    .max_encoding_message_size(limits::API_RESPONSE_BYTES_MAX);
+    tracing::info!(socket = %socket.path().display(), "control API serving");
+    tonic::transport::Server::builder()
+        .timeout(limits::API_DEADLINE)
+        .concurrency_limit_per_connection(limits::API_REQUESTS_PER_CONNECTION_MAX)
+        .add_service(service)
+        .serve_with_incoming_shutdown(connection::incoming(listener), async move {
+            shutdown.await;
+            // Streams that follow would never end by themselves.
+            let _ = ending.send(true);
+        })
+        .await
+}
+
+struct Service {
+    backend: Backend,
+    /// True once the server is to end.
+    ended: watch::Receiver<bool>,
+    log_streams: Arc<Semaphore>,
+}
+
+type Parts<T> = ReceiverStream<Result<T, Status>>;
+
+#[tonic::async_trait]
+impl ControlApi for Service {
+    async fn get_info(&self, _: Request<v1::GetInfoRequest>) -> Result<Response<v1::GetInfoResponse>, Status> {
+        let facts = self.backend.facts.borrow().clone();
+        let count = |node: &Node| {
+            let probes = node.pods.values().flat_map(|r| &r.containers).flat_map(|c| c.probes.iter().flatten());
+            (node.pods.len(), probes.count(), node.stuck().count())
+        };
+        let (pods, probes, stuck) = self.backend.results.read(count).await.map_err(unavailable)?;
+        Ok(Response::new(v1::GetInfoResponse {
+            pods_count: pods as u64,
+            probes_count: probes as u64,
+            stuck_probes_count: stuck as u64,
+            runtime: self.backend.runtime.name().to_owned(),
+            ..info_of(facts)
+        }))
+    }
+
+    type ListPodsStream = Parts<v1::ListPodsResponse>;
+
+    async fn list_pods(&self, request: Request<v1::ListPodsRequest>) -> Result<Response<Self::ListPodsStream>, Status> {
+        let filter = Filter::read(request.into_inner().filter)?;
+        let part = |records: &[PodRecord]| v1::ListPodsResponse { pods: records.iter().map(convert::pod).collect() };
+        Ok(Response::new(self.parts(filter, part).await?))
+    }
+
+    async fn get_pod(&self, request: Request<v1::GetPodRequest>) -> Result<Response<v1::GetPodResponse>, Status> {
+        let request = request.into_inner();
+        let record = self.pod(&request.namespace, &request.name).await?;
+        Ok(Response::new(v1::GetPodResponse { pod: Some(convert::pod(&record)) }))
+    }
+
+    type ListProbesStream = Parts<v1::ListProbesResponse>;
+
+    async fn list_probes(
+        &self,
+        request: Request<v1::ListProbesRequest>,
+    ) -> Result<Response<Self::ListProbesStream>, Status> {
+        let request = request.into_inner();
+        let filter = Filter::read(request.filter)?;
+        let part = move |records: &[PodRecord]| {
+            let rows = records.iter().flat_map(convert::probe_rows);
+            v1::ListProbesResponse { probes: rows.filter(|row| !request.failing || is_failing(row)).collect() }
+        };
+        Ok(Response::new(self.parts(filter, part).await?))
+    }
+
+    async fn trigger_probe(
+        &self,
+        request: Request<v1::TriggerProbeRequest>,
+    ) -> Result<Response<v1::TriggerProbeResponse>, Status> {
+        let request = request.into_inner();
+        let probe_type = convert::probe_type_from(request.r#type())
+            .ok_or_else(|| Status::invalid_argument("type is missing: startup, readiness or liveness"))?;
+        let namespace = namespace_or_default(request.namespace);
+        let longest = self.longest_timeout(&namespace, &request.pod).await?;
+        let (control, pod, container) = (&self.backend.control, &request.pod, &request.container);
+        let wait = longest * u32::from(ATTEMPTS_MAX) + limits::TRIGGER_WAIT;
+        let mut triggered = control
+            .trigger(&namespace, pod, container, probe_type, wait)
+            .await
+            .map_err(|error| control_error(&error))?;
+        triggered.after = self.verdict_after(&triggered).await?;
+        Ok(Response::new(convert::triggered(&triggered)))
+    }
+
+    type WatchEventsStream = Parts<v1::WatchEventsResponse>;
+
+    async fn watch_events(
+        &self,
+        request: Request<v1::WatchEventsRequest>,
+    ) -> Result<Response<Self::WatchEventsStream>, Status> {
+        let request = request.into_inner();
+        let mut watch = self.backend.events.watch(request.since).await.map_err(|e| Status::unavailable(e.to_string()))?;
+        let mut ended = self.ended.clone();
+        let (to, from) = mpsc::channel(limits::API_PARTS_AHEAD_MAX);
+        tokio::spawn(async move {
+            loop {
+                let next = tokio::select! {
+                    next = watch.next() => next,
+                    () = over(&mut ended) => None,
+                    () = to.closed() => None,
+                };
+                let Some(item) = next else { return };
+                let is_all = !request.follow && item == Watched::CaughtUp;
+                let Some(item) = wire_event(item, &request, watch.sequence()) else { continue };
+                if is_all || to.send(Ok(v1::WatchEventsResponse { item: Some(item) })).await.is_err() {
+                    return;
+                }
+            }
+        });
+        Ok(Response::new(ReceiverStream::new(from)))
+    }
+
+    type StreamLogsStream = Parts<v1::StreamLogsResponse>;
+
+    async fn stream_logs(
+        &self,
+        request: Request<v1::StreamLogsRequest>,
+    ) -> Result<Response<Self::StreamLogsStream>, Status> {
+        let request = request.into_inner();
+        let record = self.pod(&request.namespace, &request.pod).await?;
+        let pod = Arc::clone(&record.pod);
+        let container = logged_container(&pod, &request.container)?;
+        let runtime = Arc::clone(&self.backend.runtime);
+        let previous = request.previous;
+        // Asked once here, so that what the runtime cannot do is the answer and not the end of a stream.
+        let found = runtime.log_files(&pod, &container, previous).map_err(|error| log_error(&error))?;
+        if found.is_empty() && previous {
+            return Err(Status::not_found(format!("container {container:?} of pod {:?} has no previous instance", pod.name)));
+        }
+        let place = Arc::clone(&self.log_streams).try_acquire_owned().map_err(|_| {
+            Status::resource_exhausted(format!("{} logs are being streamed already", limits::API_LOG_STREAMS_MAX))
+        })?;
+        let options = logs::Options { follow: request.follow && !previous, tail_lines_count: request.tail_lines_count };
+        let (to, from) = mpsc::channel(limits::API_PARTS_AHEAD_MAX);
+        let mut sink = LogSink {
+            to,
+            ended: self.ended.clone(),
+            results: self.backend.results.clone(),
+            uid: pod.uid.clone(),
+            handle: tokio::runtime::Handle::current(),
+        };
+        tokio::task::spawn_blocking(move || {
+            let _place = place;
+            let files = || runtime.log_files(&pod, &container, previous).map_err(std::io::Error::other);
+            if let Err(error) = logs::stream(files, options, &mut sink) {
+                let _ = sink.to.blocking_send(Err(Status::internal(format!("cannot read the log: {error}"))));
+            }
+        });
+        Ok(Response::new(ReceiverStream::new(from)))
+    }
+}
+
+impl Service {
+    async fn pod(&self, namespace: &str, name: &str) -> Result<PodRecord, Status> {
+        let (namespace, name) = (namespace_or_default(namespace.to_owned()), name.to_owned());
+        let missing = Status::not_found(format!("pods {name:?} not found in namespace {namespace:?}"));
+        let found = self.backend.results.read(move |node| node.pod_by_name(&namespace, &name).cloned());
+        found.await.map_err(unavailable)?.ok_or(missing)
+    }
+
+    /// The longest timeout of the pod's probes; nothing where there is no such pod.
+    async fn longest_timeout(&self, namespace: &str, name: &str) -> Result<Duration, Status> {
+        let (namespace, name) = (namespace.to_owned(), name.to_owned());
+        let longest = move |node: &Node| {
+            let pod = &node.pod_by_name(&namespace, &name)?.pod;
+            let probes = pod.probed_containers().flat_map(|c| ProbeType::ALL.map(|t| c.probes.by_type(t)));
+            probes.flatten().map(|spec| spec.timeout()).max()
+        };
+        Ok(self.backend.results.read(longest).await.map_err(unavailable)?.unwrap_or_default())
+    }
+
+    /// The verdict that a report led to: stored just after it where it reached its threshold.
+    async fn verdict_after(&self, triggered: &Triggered) -> Result<Option<Verdict>, Status> {
+        let report = &triggered.report;
+        let reached = report.threshold > 0 && report.run >= report.threshold;
+        let expected = match report.outcome {
+            Outcome::Success(_) | Outcome::Warning(_) if reached => Some(Verdict::Success),
+            Outcome::Failure(_) if reached => Some(Verdict::Failure),
+            _ => return Ok(triggered.after),
+        };
+        let key = ProbeKey {
+            pod: report.pod.clone(),
+            container: report.container.clone(),
+            probe_type: report.probe_type,
+        };
+        let deadline = clock::now() + VERDICT_WAIT;
+        loop {
+            let asked = key.clone();
+            let look = self.backend.results.read(move |node| node.probe(&asked).and_then(|p| p.verdict));
+            let verdict = look.await.map_err(unavailable)?;
+            // A container that is restarted at once takes its verdict with it: then the expected one never shows.
+            if verdict == expected || clock::now() >= deadline {
+                return Ok(verdict);
+            }
+            tokio::time::sleep(VERDICT_LOOK_EVERY).await;
+        }
+    }
+
+    /// An answer in parts: which pods is asked once, then their records part by part.
+    async fn parts<T: Send + 'static>(
+        &self,
+        filter: Filter,
+        part_of: impl Fn(&[PodRecord]) -> T + Send + Sync + 'static,
+    ) -> Result<Parts<T>, Status> {
+        let results = self.backend.results.clone();
+        let select = move |node: &Node| {
+            let selected = node.pods.values().filter(|record| filter.selects(&record.pod));
+            selected.map(|record| Arc::clone(&record.pod)).collect::<Vec<_>>()
+        };
+        let mut pods = results.read(select).await.map_err(unavailable)?;
+        let (to, from) = mpsc::channel(limits::API_PARTS_AHEAD_MAX);
+        tokio::spawn(async move {
+            pods.sort_unstable_by(|a, b| (&a.namespace, &a.name, &a.uid).cmp(&(&b.namespace, &b.name, &b.uid)));
+            for part in pods.chunks(limits::API_PODS_PER_PART) {
+                let uids: Vec<PodUid> = part.iter().map(|pod| pod.uid.clone()).collect();
+                let look = move |node: &Node| {
+                    uids.iter().filter_map(|uid| node.pods.get(uid).cloned()).collect::<Vec<_>>()
+                };
+                let answer = results.read(look).await.map(|records| part_of(&records)).map_err(unavailable);
+                let is_last = answer.is_err();
+                if to.send(answer).await.is_err() || is_last {
+                    return;
+                }
+            }
+        });
+        Ok(ReceiverStream::new(from))
+    }
+}
+
+/// A readable [`v1::PodFilter`].
+struct Filter {
+    namespace: String,
+    name: String,
+    selector: Selector,
+}
+
+impl Filter {
+    fn read(filter: Option<v1::PodFilter>) -> Result<Self, Status> {
+        let v1::PodFilter { namespace, name, label_selector } = filter.unwrap_or_default();
+        let selector = Selector::parse(&label_selector).map_err(|error| Status::invalid_argument(error.to_string()))?;
+        Ok(Self { namespace, name, selector })
+    }
+
+    fn selects(&self, pod: &Pod) -> bool {
+        let label = |key: &str| {
+            let place = pod.labels.binary_search_by(|(k, _)| (**k).cmp(key)).ok()?;
+            Some(&*pod.labels[place].1)
+        };
+        (self.namespace.is_empty() || *self.namespace == *pod.namespace)
+            && (self.name.is_empty() || *self.name == *pod.name)
+            && self.selector.matches(label)
+    }
+}
+
+/// The way from the thread that reads a log to its stream.
+struct LogSink {
+    to: mpsc::Sender<Result<v1::StreamLogsResponse, Status>>,
+    ended: watch::Receiver<bool>,
+    results: ResultsHandle,
+    uid: PodUid,
+    handle: tokio::runtime::Handle,
+}
+
+impl logs::Sink for LogSink {
+    fn send(&mut self, part: Vec<u8>) -> bool {
+        self.to.blocking_send(Ok(v1::StreamLogsResponse { data: part })).is_ok()
+    }
+
+    fn is_over(&mut self) -> bool {
+        if *self.ended.borrow() || self.to.is_closed() {
+            return true;
+        }
+        let uid = self.uid.clone();
+        let known = self.handle.block_on(self.results.read(move |node| node.pods.contains_key(&uid)));
+        known != Ok(true)
+    }
+}
+
+fn info_of(facts: Facts) -> v1::GetInfoResponse {
+    let shard = |(index, shard): (usize, ShardFacts)| v1::ShardInfo {
+        index: u32::try_from(index).unwrap_or(u32::MAX),
+        io: shard.io.to_owned(),
+        fallback_reason: shard.fallback_reason.unwrap_or_default(),
+    };
+    let source = |source: SourceFacts| v1::SourceInfo {
+        kind: source.kind.to_owned(),
+        place: source.place,
+        synced: source.synced,
+        pods_count: source.pods_count as u64,
+        error: source.error.unwrap_or_default(),
+    };
+    let uptime = clock::now() - facts.started;
+    v1::GetInfoResponse {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        build: BUILD.to_owned(),
+        started_at: Some(convert::timestamp(facts.started_at)),
+        uptime_ns: u64::try_from(uptime.as_nanos()).unwrap_or(u64::MAX),
+        shards: facts.shards.into_iter().enumerate().map(shard).collect(),
+        sources: facts.sources.into_iter().map(source).collect(),
+        ebpf: facts.ebpf,
+        metrics_address: facts.metrics_address.map(|a| a.to_string()).unwrap_or_default(),
+        node_name: facts.node_name,
+        pid: std::process::id(),
+        ..v1::GetInfoResponse::default()
+    }
+}
+
+fn is_failing(row: &v1::ProbeRow) -> bool {
+    row.probe.as_ref().is_some_and(|probe| {
+        probe.verdict() == v1::Verdict::Failure
+            || matches!(probe.last(), v1::OutcomeKind::Failure | v1::OutcomeKind::Error | v1::OutcomeKind::Local)
+    })
+}
+
+/// The item on the wire; `None` for an event that was not asked for.
+fn wire_event(
+    item: Watched,
+    request: &v1::WatchEventsRequest,
+    sequence: u64,
+) -> Option<v1::watch_events_response::Item> {
+    use v1::watch_events_response::Item;
+    let is_asked_for = |event: &Event| {
+        (request.namespace.is_empty() || *request.namespace == *event.namespace)
+            && (request.pod.is_empty() || *request.pod == *event.pod)
+    };
+    match item {
+        Watched::Event(event) => is_asked_for(&event).then(|| Item::Event(convert::event(&event))),
+        Watched::Lost(missed_count) => Some(Item::PlaceLost(v1::PlaceLost { missed_count })),
+        Watched::CaughtUp => Some(Item::CaughtUp(v1::CaughtUp { sequence })),
+    }
+}
+
+fn logged_container(pod: &Pod, name: &str) -> Result<ContainerName, Status> {
+    if !name.is_empty() {
+        return pod.container(name).map(|c| c.name.clone()).ok_or_else(|| no_container(pod, name));
+    }
+    match &*pod.containers {
+        [one] => Ok(one.name.clone()),
+        several => Err(Status::invalid_argument(format!(
+            "pod {:?} has several containers; name one with -c: {}",
+            pod.name,
+            joined(&several.iter().map(|c| &c.name).collect::<Vec<_>>())
+        ))),
+    }
+}
+
+fn no_container(pod: &Pod, name: &str) -> Status {
+    let names: Vec<&ContainerName> = pod.all_containers().map(|c| &c.name).collect();
+    Status::not_found(format!("pod {:?} has no container {name:?}; it has {}", pod.name, joined(&names)))
+}
+
+fn joined(names: &[&ContainerName]) -> String {
+    names.iter().map(|name| name.as_str()).collect::<Vec<_>>().join(", ")
+}
+
+fn namespace_or_default(namespace: String) -> String {
+    if namespace.is_empty() { DEFAULT_NAMESPACE.to_owned() } else { namespace }
+}
+
+fn control_error(error: &ControlError) -> Status {
+    let text = error.to_string();
+    match error {
+        ControlError::UnknownPod { .. } | ControlError::UnknownContainer { .. } | ControlError::UnknownProbe { .. } => {
+            Status::not_found(text)
+        }
+        ControlError::AmbiguousContainer { .. } => Status::invalid_argument(text),
+        ControlError::Results(ResultsError::NoReport(_)) => Status::deadline_exceeded(text),
+        ControlError::Results(ResultsError::Removed) => Status::not_found(text),
+        ControlError::Results(ResultsError::TooManyWaiters) => Status::resource_exhausted(text),
+        ControlError::Results(ResultsError::Ended) | ControlError::Ended => Status::unavailable(text),
+    }
+}
+
+fn log_error(error: &RuntimeError) -> Status {
+    match error {
+        RuntimeError::Unsupported { .. } => Status::failed_precondition(error.to_string()),
+        RuntimeError::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
+            Status::not_found("there is no log: the container was never started")
+        }
+        _ => Status::internal(error.to_string()),
+    }
+}
+
+fn unavailable(error: ResultsError) -> Status {
+    Status::unavailable(error.to_string())
+}
+
+async fn over(ended: &mut watch::Receiver<bool>) {
+    // The sender gone is an end, too.
+    let _ = ended.wait_for(|ended| *ended).await;
+}
+
+#[cfg(test)]
+mod tests;

@@ -141,13 +141,7 @@ struct Router {
 
 impl Router {
     fn new(context: Context) -> Self {
-        Self {
-            context,
-            pods: HashMap::new(),
-            tasks: JoinSet::new(),
-            task_pods: HashMap::new(),
-            shutting_down: false,
-        }
+        Self { context, pods: HashMap::new(), tasks: JoinSet::new(), task_pods: HashMap::new(), shutting_down: false }
     }
 
     async fn run(mut self, mut input: mpsc::Receiver<LifecycleInput>) {

@@ -1,1 +1,267 @@
-//! exec
+//! `exec`: a command run as a probe on this host (`pkg/probe/exec`, and what a CRI runtime's ExecSync does).
+//!
+//! The verdict comes when the first process ends: what it left in the background neither delays it nor is
+//! killed, as a runtime leaves it alive in the container (it goes with the container); its later output is
+//! cut off. At the timeout, and when the attempt is given up, the whole process group is killed. What left
+//! the group (setsid) is out of reach here; it stays in the container's cgroup and goes with that.
+//!
+//! Invariant: the group is signalled only while its first process is not reaped, so its number is not reused.
+
+use std::io::{self, ErrorKind};
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::process::{Command, ExitStatus, Stdio};
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
+use probe_core::outcome::{LocalCause, Outcome};
+use tokio::io::AsyncReadExt;
+use tokio::net::unix::pipe;
+use tokio::process::Child;
+use tokio::time::timeout;
+
+use super::duration::GoDuration;
+use crate::limits;
+
+/// Runs `command` and judges it. `shown` is the command as the probe has it, for texts; `limit` `None` = no
+/// timeout (lifecycle hooks). The caller has set the program, its arguments, environment, directory and user;
+/// stdin, stdout, stderr and the process group are set here (so nothing may call setsid before the exec).
+///
+/// Needs a tokio runtime with I/O and time. Exit 0 is a success, any other end and the timeout are failures, a
+/// command that cannot be run is an error, a system without room for a process is trouble of our own.
+pub async fn run(command: Command, shown: &[Box<str>], limit: Option<Duration>) -> Outcome {
+    match run_for_status(command, limit).await {
+        Ok(Ended::Exited { status, output }) if status.success() => {
+            Outcome::Success(output.into_text())
+        }
+        Ok(Ended::Exited { output, .. }) => Outcome::Failure(output.into_text()),
+        Ok(Ended::TimedOut { after }) => Outcome::Failure(timeout_text(shown, after)),
+        Err(NotRun::Local(cause)) => Outcome::Local(cause),
+        Err(NotRun::Command { why }) => Outcome::Error(
+            format!(
+                "failed to start exec: exec: \"{}\": {why}",
+                shown.first().map_or("", |program| program)
+            )
+            .into(),
+        ),
+    }
+}
+
+/// The command of an exec probe, to be run on this host as this user.
+#[must_use]
+pub fn host_command(command: &[Box<str>]) -> Command {
+    let (program, arguments) = command
+        .split_first()
+        .map_or(("", &[][..]), |(p, a)| (&**p, a));
+    let mut host = Command::new(program);
+    host.args(arguments.iter().map(|argument| &**argument));
+    host
+}
+
+/// The kubelet's text for a command that ran out of time (`pkg/kubelet/cri/remote`, `ExecSync`). Runtimes use
+/// it too: by it the pool knows a timeout from another failure.
+#[must_use]
+pub fn timeout_text(shown: &[Box<str>], after: Duration) -> Box<str> {
+    format!(
+        "command timed out: \"{}\" timed out after {}",
+        shown.join(" "),
+        GoDuration(after)
+    )
+    .into()
+}
+
+/// How a command that ran ended.
+enum Ended {
+    Exited { status: ExitStatus, output: Output },
+    TimedOut { after: Duration },
+}
+
+/// Why a command did not run.
+enum NotRun {
+    Command { why: String },
+    Local(LocalCause),
+}
+
+async fn run_for_status(mut command: Command, limit: Option<Duration>) -> Result<Ended, NotRun> {
+    let (mut stdout, stdout_writer) = Captured::pipe()?;
+    let (mut stderr, stderr_writer) = Captured::pipe()?;
+    command
+        .stdin(Stdio::null())
+        .stdout(stdout_writer)
+        .stderr(stderr_writer);
+    std::os::unix::process::CommandExt::process_group(&mut command, 0);
+    let mut child = {
+        // The command holds the writing ends: it must go, or the pipes never end.
+        let mut command = tokio::process::Command::from(command);
+        command.kill_on_drop(true);
+        command.spawn().map_err(|error| {
+            let directory = command.as_std().get_current_dir();
+            let program = Path::new(command.as_std().get_program());
+            not_run(&error, program, directory)
+        })?
+    };
+    let mut group = Group::of(&child);
+
+    let status = {
+        let reading = async {
+            tokio::join!(stdout.read_on(), stderr.read_on());
+            // Both closed early; the process may well live on.
+            std::future::pending::<()>().await;
+        };
+        let expiry = async {
+            match limit {
+                Some(limit) => tokio::time::sleep(limit).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            status = child.wait() => Some(status),
+            () = reading => None,
+            () = expiry => child.try_wait().transpose(),
+        }
+    };
+    match status {
+        Some(Ok(status)) => {
+            group.forget();
+            stdout.take_rest();
+            stderr.take_rest();
+            let output = Output { stdout, stderr };
+            Ok(Ended::Exited { status, output })
+        }
+        Some(Err(error)) => Err(NotRun::Command {
+            why: format!("cannot wait for it: {error}"),
+        }),
+        None => {
+            group.kill();
+            // Longer than this only where it hangs in the kernel: then tokio reaps it when it ends.
+            if timeout(limits::EXEC_REAP_MAX, child.wait()).await.is_ok() {
+                group.forget();
+            }
+            let after = limit.unwrap_or_default();
+            Ok(Ended::TimedOut { after })
+        }
+    }
+}
+
+fn not_run(error: &io::Error, program: &Path, directory: Option<&Path>) -> NotRun {
+    let why = match (error.raw_os_error(), error.kind()) {
+        (Some(libc::EAGAIN), _) => return NotRun::Local(LocalCause::Processes),
+        (Some(libc::EMFILE), _) => return NotRun::Local(LocalCause::ProcessFiles),
+        (Some(libc::ENFILE), _) => return NotRun::Local(LocalCause::SystemFiles),
+        (Some(libc::ENOMEM), _) => return NotRun::Local(LocalCause::Memory),
+        (_, ErrorKind::NotFound | ErrorKind::NotADirectory)
+            if directory.is_some_and(|directory| !directory.is_dir()) =>
+        {
+            let directory = directory.unwrap_or(Path::new("")).display();
+            format!("working directory {directory}: no such directory")
+        }
+        (_, ErrorKind::NotFound) if !program.as_os_str().as_encoded_bytes().contains(&b'/') => {
+            "executable file not found in $PATH".to_owned()
+        }
+        (Some(errno), _) => Errno::from_raw(errno).desc().to_lowercase(),
+        (None, _) => error.to_string(),
+    };
+    NotRun::Command { why }
+}
+
+/// A process group that dies with this value, unless it was forgotten.
+struct Group(Option<Pid>);
+
+impl Group {
+    fn of(child: &Child) -> Self {
+        let pid = child.id().and_then(|pid| i32::try_from(pid).ok());
+        Self(pid.map(Pid::from_raw))
+    }
+
+    fn kill(&self) {
+        if let Some(pgid) = self.0 {
+            // ESRCH: nothing is left. EPERM: what is left has changed its user, and is the runtime's to end.
+            let _ = killpg(pgid, Signal::SIGKILL);
+        }
+    }
+
+    /// The first process is reaped: from now on the number may be anyone's.
+    fn forget(&mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// What a process wrote, stdout and stderr apart.
+struct Output {
+    stdout: Captured,
+    stderr: Captured,
+}
+
+impl Output {
+    /// stdout followed by stderr, cut at [`limits::EXEC_OUTPUT_BYTES_MAX`]; what is no UTF-8 is replaced.
+    fn into_text(self) -> Box<str> {
+        let mut bytes = self.stdout.kept;
+        bytes.extend_from_slice(&self.stderr.kept);
+        bytes.truncate(limits::EXEC_OUTPUT_BYTES_MAX);
+        let mut text = match String::from_utf8(bytes) {
+            Ok(text) => text,
+            Err(error) => String::from_utf8_lossy(error.as_bytes()).into_owned(),
+        };
+        text.truncate(text.floor_char_boundary(limits::EXEC_OUTPUT_BYTES_MAX));
+        text.into()
+    }
+}
+
+/// The reading end of a process's pipe, and the first [`limits::EXEC_OUTPUT_BYTES_MAX`] bytes that came.
+struct Captured {
+    pipe: pipe::Receiver,
+    kept: Vec<u8>,
+}
+
+impl Captured {
+    fn pipe() -> Result<(Self, Stdio), NotRun> {
+        let failed = |error: io::Error| not_run(&error, Path::new("pipe/"), None);
+        let (reader, writer) = io::pipe().map_err(failed)?;
+        let pipe = pipe::Receiver::from_owned_fd(OwnedFd::from(reader)).map_err(failed)?;
+        let kept = Vec::new();
+        Ok((Self { pipe, kept }, Stdio::from(writer)))
+    }
+
+    /// Reads until the other end is closed, so that a talkative process never waits for us.
+    async fn read_on(&mut self) {
+        let mut buffer = [0; 4096];
+        loop {
+            // Not readable() and try_read(): those never yield, and a process can write without end.
+            match self.pipe.read(&mut buffer).await {
+                Ok(0) | Err(_) => return,
+                Ok(len) => self.keep(&buffer[..len]),
+            }
+        }
+    }
+
+    /// Takes what is in the pipe now. Asks the pipe itself: the reactor may not have looked since the last
+    /// write. Ends when what is kept is full, however much a process in the background goes on writing.
+    fn take_rest(&mut self) {
+        let mut buffer = [0; 4096];
+        while self.kept.len() < limits::EXEC_OUTPUT_BYTES_MAX {
+            match nix::unistd::read(&self.pipe, &mut buffer) {
+                Ok(0) => return,
+                Ok(len) => self.keep(&buffer[..len]),
+                Err(Errno::EINTR) => {}
+                Err(_) => return,
+            }
+        }
+    }
+
+    fn keep(&mut self, new: &[u8]) {
+        let room = limits::EXEC_OUTPUT_BYTES_MAX - self.kept.len();
+        self.kept.extend_from_slice(&new[..new.len().min(room)]);
+    }
+}
+
+#[cfg(test)]
+mod tests;

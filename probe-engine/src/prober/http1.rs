@@ -195,11 +195,9 @@ impl Response {
             }
             State::Failed(error) => error.clone(),
             State::Head => Error::Head(self.eof_in_head()),
-            State::Length(_)
-            | State::ChunkSize
-            | State::ChunkData(_)
-            | State::ChunkEnd
-            | State::Trailer(_) => Error::Body(BodyFault::UnexpectedEof),
+            State::Length(_) | State::ChunkSize | State::ChunkData(_) | State::ChunkEnd | State::Trailer(_) => {
+                Error::Body(BodyFault::UnexpectedEof)
+            }
         };
         self.state = State::Failed(error.clone());
         Err(error)
@@ -252,8 +250,7 @@ impl Response {
                 }
                 State::ChunkData(left) => {
                     let left = self.take_data(rest, *left);
-                    self.state =
-                        self.data_state(left == 0, State::ChunkEnd, State::ChunkData(left));
+                    self.state = self.data_state(left == 0, State::ChunkEnd, State::ChunkData(left));
                 }
                 State::ChunkSize => {
                     if self.take_line(rest)? {
@@ -351,9 +348,7 @@ impl Response {
         })?;
         self.state = framing.state(&line)?;
         self.status = line.code;
-        self.location = location
-            .filter(|text| !text.is_empty())
-            .map(String::into_boxed_str);
+        self.location = location.filter(|text| !text.is_empty()).map(String::into_boxed_str);
         Ok(())
     }
 
@@ -457,10 +452,7 @@ impl StatusLine {
             [b'H', b'T', b'T', b'P', b'/', major, b'.', minor]
                 if major.is_ascii_digit() && minor.is_ascii_digit() && code > 0 =>
             {
-                Ok(StatusLine {
-                    code,
-                    has_encodings: (*major, *minor) >= (b'1', b'1'),
-                })
+                Ok(StatusLine { code, has_encodings: (*major, *minor) >= (b'1', b'1') })
             }
             _ if code == 0 => Err(HeadFault::StatusCode(bounded(b"000"))),
             _ => Err(HeadFault::Version(bounded(version))),
@@ -558,9 +550,7 @@ fn parse_fields(fields: &[u8], mut each: impl FnMut(&str, &[u8])) -> Result<(), 
 
 /// Joins folded lines (RFC 9112, 5.2: obsolete, but Go reads them); `None` where there are none.
 fn unfold(fields: &[u8]) -> Option<Vec<u8>> {
-    let folded = |at: usize| {
-        fields[at] == b'\n' && at > 1 && matches!(fields.get(at + 1), Some(b' ' | b'\t'))
-    };
+    let folded = |at: usize| fields[at] == b'\n' && at > 1 && matches!(fields.get(at + 1), Some(b' ' | b'\t'));
     (0..fields.len()).find(|at| folded(*at))?;
     let mut copy = fields.to_vec();
     for at in 0..fields.len() {
@@ -582,16 +572,11 @@ fn head_len(bytes: &[u8], scanned: usize) -> Option<usize> {
         [b'\n', b'\r', b'\n', ..] => Some(at + 3),
         _ => None,
     };
-    (from..bytes.len())
-        .filter(|at| bytes[*at] == b'\n')
-        .find_map(end)
+    (from..bytes.len()).filter(|at| bytes[*at] == b'\n').find_map(end)
 }
 
 fn split_first_line(head: &[u8]) -> (&[u8], &[u8]) {
-    let end = head
-        .iter()
-        .position(|b| *b == b'\n')
-        .map_or(head.len(), |at| at + 1);
+    let end = head.iter().position(|b| *b == b'\n').map_or(head.len(), |at| at + 1);
     let (first, fields) = head.split_at(end);
     (trim_line_end(first), fields)
 }
@@ -639,15 +624,9 @@ mod tests {
 
     #[test]
     fn a_body_is_as_long_as_its_length_says() {
-        assert_eq!(
-            body_of("HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nabcdef"),
-            b"abc"
-        );
+        assert_eq!(body_of("HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nabcdef"), b"abc");
         assert_eq!(body_of("HTTP/1.0 200\n\nuntil close"), b"until close");
-        assert_eq!(
-            body_of("HTTP/1.1 200 OK\r\nContent-Length: 1\r\ncontent-length: 1\r\n\r\na"),
-            b"a"
-        );
+        assert_eq!(body_of("HTTP/1.1 200 OK\r\nContent-Length: 1\r\ncontent-length: 1\r\n\r\na"), b"a");
     }
 
     #[test]
@@ -672,10 +651,7 @@ mod tests {
         let text = interim.repeat(HTTP_INTERIM_MAX) + last;
         assert_eq!(read(&[text.as_bytes()]).map(|r| r.0), Ok(200));
         let text = interim.repeat(HTTP_INTERIM_MAX + 1) + last;
-        assert_eq!(
-            read(&[text.as_bytes()]),
-            Err(HeadFault::TooManyInterim.into())
-        );
+        assert_eq!(read(&[text.as_bytes()]), Err(HeadFault::TooManyInterim.into()));
     }
 
     #[test]
@@ -716,32 +692,17 @@ mod tests {
             (b"HTTP/1.1 100 x\r\n\r\n", format!("{broken}unexpected EOF")),
             (
                 b"\x15\x03\x01\x00\x02\x02\x16",
-                format!(
-                    "{broken}malformed HTTP response {}",
-                    r#""\x15\x03\x01\x00\x02\x02\x16""#
-                ),
+                format!("{broken}malformed HTTP response {}", r#""\x15\x03\x01\x00\x02\x02\x16""#),
             ),
             (b"\r\n", format!("{broken}malformed HTTP response \"\"")),
-            (
-                b"SSH-2.0-x y\r\n",
-                format!("{broken}malformed HTTP status code \"y\""),
-            ),
-            (
-                b"SSH-2.0 200\r\n",
-                format!("{broken}malformed HTTP version \"SSH-2.0\""),
-            ),
-            (
-                b"HTTP/1.1 20 x\r\n",
-                format!("{broken}malformed HTTP status code \"20\""),
-            ),
+            (b"SSH-2.0-x y\r\n", format!("{broken}malformed HTTP status code \"y\"")),
+            (b"SSH-2.0 200\r\n", format!("{broken}malformed HTTP version \"SSH-2.0\"")),
+            (b"HTTP/1.1 20 x\r\n", format!("{broken}malformed HTTP status code \"20\"")),
             (
                 b"HTTP/1.1 200 x\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n",
                 format!("{broken}http: message cannot contain multiple Content-Length headers"),
             ),
-            (
-                b"HTTP/1.1 200 x\r\nContent-Length: -1\r\n\r\n",
-                format!("{broken}bad Content-Length \"-1\""),
-            ),
+            (b"HTTP/1.1 200 x\r\nContent-Length: -1\r\n\r\n", format!("{broken}bad Content-Length \"-1\"")),
             (
                 b"HTTP/1.1 200 x\r\nContent-Length: 99999999999999999999\r\n\r\n",
                 format!("{broken}bad Content-Length \"99999999999999999999\""),
@@ -750,10 +711,7 @@ mod tests {
                 b"HTTP/1.1 200 x\r\nTransfer-Encoding: gzip, chunked\r\n\r\n",
                 format!("{broken}unsupported transfer encoding: \"gzip, chunked\""),
             ),
-            (
-                b"HTTP/1.1 200 x\r\nX y: 1\r\n\r\n",
-                format!("{broken}malformed MIME header: invalid header name"),
-            ),
+            (b"HTTP/1.1 200 x\r\nX y: 1\r\n\r\n", format!("{broken}malformed MIME header: invalid header name")),
         ] {
             assert_eq!(fault(text), want);
             assert!(read(&[text]).expect_err("broken").in_head());
@@ -762,20 +720,11 @@ mod tests {
 
     #[test]
     fn heads_have_bounds() {
-        let text = format!(
-            "HTTP/1.1 200 OK\r\n{}\r\n",
-            "a: b\r\n".repeat(HTTP_HEADERS_MAX + 1)
-        );
-        assert_eq!(
-            read(&[text.as_bytes()]),
-            Err(HeadFault::TooManyHeaders.into())
-        );
+        let text = format!("HTTP/1.1 200 OK\r\n{}\r\n", "a: b\r\n".repeat(HTTP_HEADERS_MAX + 1));
+        assert_eq!(read(&[text.as_bytes()]), Err(HeadFault::TooManyHeaders.into()));
         let endless = vec![b'x'; HTTP_HEAD_BYTES_MAX + 1];
         assert_eq!(read(&[&endless]), Err(HeadFault::TooLong.into()));
-        let text = format!(
-            "HTTP/1.1 200 OK\r\na: {}\r\n\r\n",
-            "x".repeat(HTTP_HEAD_BYTES_MAX)
-        );
+        let text = format!("HTTP/1.1 200 OK\r\na: {}\r\n\r\n", "x".repeat(HTTP_HEAD_BYTES_MAX));
         assert_eq!(read(&[text.as_bytes()]), Err(HeadFault::TooLong.into()));
     }
 
@@ -783,23 +732,14 @@ mod tests {
     fn broken_bodies_are_errors_of_the_body() {
         let chunked = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
         let line = format!("{chunked}1;{}\r\n", "x".repeat(CHUNK_LINE_BYTES_MAX));
-        let trailer = format!(
-            "{chunked}0\r\n{}",
-            format!("a: {}\r\n", "x".repeat(1000)).repeat(66)
-        );
+        let trailer = format!("{chunked}0\r\n{}", format!("a: {}\r\n", "x".repeat(1000)).repeat(66));
         for (text, want) in [
-            (
-                "HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nab",
-                BodyFault::UnexpectedEof,
-            ),
+            ("HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nab", BodyFault::UnexpectedEof),
             (&format!("{chunked}3\r\nab"), BodyFault::UnexpectedEof),
             (&format!("{chunked}0\r\n"), BodyFault::UnexpectedEof),
             (&format!("{chunked}zz\r\n"), BodyFault::ChunkSize),
             (&format!("{chunked}-1\r\n"), BodyFault::ChunkSize),
-            (
-                &format!("{chunked}11111111111111111\r\n"),
-                BodyFault::ChunkSize,
-            ),
+            (&format!("{chunked}11111111111111111\r\n"), BodyFault::ChunkSize),
             (&format!("{chunked}1\r\nabc\r\n"), BodyFault::ChunkEnd),
             (&line, BodyFault::LineTooLong),
             (&trailer, BodyFault::TrailerTooLong),
@@ -812,10 +752,7 @@ mod tests {
     fn a_reset_response_reads_the_next_one() {
         let mut response = Response::new();
         assert!(response.feed(b"nonsense\n").is_err());
-        assert!(
-            response.feed(b"HTTP/1.1 200 OK\r\n").is_err(),
-            "an error stays"
-        );
+        assert!(response.feed(b"HTTP/1.1 200 OK\r\n").is_err(), "an error stays");
         response.reset();
         let progress = response.feed(b"HTTP/1.1 503 x\r\nContent-Length: 2\r\n\r\nno");
         assert_eq!((progress, response.status()), (Ok(Progress::Done), 503));

@@ -1,6 +1,7 @@
 //! How an attempt is made: which handler, which way (ring or pool), and what its result means.
 
 pub mod dial;
+pub mod duration;
 pub mod errno;
 pub mod exec;
 pub mod grpc;

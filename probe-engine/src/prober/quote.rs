@@ -8,7 +8,12 @@ pub(crate) const QUOTED_BYTES_MAX: usize = 256;
 /// `text` in double quotes, escaped so that one line stays one line whatever a target sends; at most
 /// [`QUOTED_BYTES_MAX`] bytes of it.
 pub(crate) fn quoted(text: &[u8]) -> String {
-    let shown = &text[..text.len().min(QUOTED_BYTES_MAX)];
+    quoted_up_to(text, QUOTED_BYTES_MAX)
+}
+
+/// As [`quoted`], with a bound of one's own.
+pub(crate) fn quoted_up_to(text: &[u8], bytes_max: usize) -> String {
+    let shown = &text[..text.len().min(bytes_max)];
     let mut out = String::with_capacity(shown.len() + 2);
     out.push('"');
     for chunk in shown.utf8_chunks() {
@@ -56,10 +61,7 @@ mod tests {
 
     #[test]
     fn control_bytes_and_broken_utf8_are_escaped() {
-        assert_eq!(
-            quoted(b"\x15\x03\x01\0\n\"\\"),
-            r#""\x15\x03\x01\x00\n\"\\""#
-        );
+        assert_eq!(quoted(b"\x15\x03\x01\0\n\"\\"), r#""\x15\x03\x01\x00\n\"\\""#);
         assert_eq!(quoted(b"a\xffb"), r#""a\xffb""#);
         assert_eq!(quoted("h\u{e9}\u{202e}".as_bytes()), "\"h\u{e9}\\u202e\"");
     }

@@ -8,6 +8,7 @@ use probe_core::outcome::Outcome;
 use probe_core::spec::{Port, TcpSocket};
 
 use super::errno;
+use super::url::join_host_port;
 
 /// Where one tcpSocket attempt connects to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,9 +29,9 @@ impl Plan {
             Port::Unusable(text) => return Err(text.to_string()),
         };
         let host = match (&tcp.host, pod_ip) {
-            (Some(host), _) => host.to_string(),
-            (None, Some(ip)) => ip.to_string(),
-            (None, None) => String::new(),
+            (Some(host), _) if !host.is_empty() => host.to_string(),
+            (_, Some(ip)) => ip.to_string(),
+            (_, None) => String::new(),
         };
         let ip = if host.is_empty() { Some(IpAddr::V4(Ipv4Addr::LOCALHOST)) } else { host.parse().ok() };
         Ok(Self { addr: ip.map(|ip| SocketAddr::new(ip, port)), host, port })
@@ -41,12 +42,6 @@ impl Plan {
     pub fn authority(&self) -> String {
         join_host_port(&self.host, self.port)
     }
-}
-
-/// Go's `net.JoinHostPort`: IPv6 addresses are bracketed.
-#[must_use]
-pub fn join_host_port(host: &str, port: u16) -> String {
-    if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
 }
 
 /// `dial tcp <authority>: <call>: <words>`; `call` is `connect` or `socket`.

@@ -104,31 +104,17 @@ pub trait ContainerRuntime: Send + Sync + 'static {
 
     /// Sends the stop signal to the first process, waits up to `grace`, then kills the whole group; returns
     /// once nothing of the instance is left. `Exited` is told besides. Stopping an ended instance is no error.
-    fn stop<'a>(
-        &'a self,
-        id: &'a ContainerId,
-        grace: Duration,
-    ) -> BoxFuture<'a, Result<(), RuntimeError>>;
+    fn stop<'a>(&'a self, id: &'a ContainerId, grace: Duration) -> BoxFuture<'a, Result<(), RuntimeError>>;
 
     /// Runs a command in a container (`ExecSync` of the CRI): non-zero exit and timeout are failures, a
     /// command that cannot be run is `Outcome::Error`. Output is cut at `limits::EXEC_OUTPUT_BYTES_MAX`.
-    fn exec<'a>(
-        &'a self,
-        id: &'a ContainerId,
-        command: &'a [Box<str>],
-        timeout: Duration,
-    ) -> BoxFuture<'a, Outcome>;
+    fn exec<'a>(&'a self, id: &'a ContainerId, command: &'a [Box<str>], timeout: Duration) -> BoxFuture<'a, Outcome>;
 
     /// Forgets a pod whose containers have all ended: cgroups, bookkeeping. Its logs stay until `purge`.
     fn remove_pod<'a>(&'a self, uid: &'a PodUid) -> BoxFuture<'a, Result<(), RuntimeError>>;
 
     /// Where an instance's output is: newest file first. `previous` = of the instance before the newest.
-    fn log_files(
-        &self,
-        pod: &Pod,
-        container: &ContainerName,
-        previous: bool,
-    ) -> Result<Vec<PathBuf>, RuntimeError>;
+    fn log_files(&self, pod: &Pod, container: &ContainerName, previous: bool) -> Result<Vec<PathBuf>, RuntimeError>;
 
     /// The stream of events; given out once.
     fn take_events(&self) -> Option<tokio::sync::mpsc::Receiver<RuntimeEvent>>;

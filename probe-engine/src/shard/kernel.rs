@@ -7,7 +7,6 @@
 use std::fs::File;
 use std::io;
 use std::net::SocketAddr;
-use std::str::FromStr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -125,7 +124,8 @@ pub trait Kernel {
 }
 
 /// Which kernel a shard uses.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum IoChoice {
     /// io_uring, else epoll.
     #[default]
@@ -146,26 +146,6 @@ impl IoChoice {
             IoChoice::Epoll => "epoll",
         }
     }
-}
-
-impl FromStr for IoChoice {
-    type Err = IoChoiceError;
-
-    fn from_str(text: &str) -> Result<Self, IoChoiceError> {
-        match text {
-            "auto" => Ok(IoChoice::Auto),
-            "uring" => Ok(IoChoice::Uring),
-            "epoll" => Ok(IoChoice::Epoll),
-            _ => Err(IoChoiceError { value: text.to_owned() }),
-        }
-    }
-}
-
-/// A word that names no kernel.
-#[derive(Debug, thiserror::Error)]
-#[error("io: invalid value {value:?}: must be auto, uring or epoll")]
-pub struct IoChoiceError {
-    value: String,
 }
 
 /// A kernel could not be made.

@@ -1,1 +1,687 @@
-//! turn
+//! One turn of a shard: wait, take commands, reap, judge, start, submit.
+//!
+//! The clock is read once for everything that is decided in a turn, and *before* the look at the completions that
+//! decisions rest on: what had completed by then has been seen when a deadline is judged.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use probe_core::action::{Action, AttemptId, Publish, Report, Start, WorkerIndex};
+use probe_core::outcome::{LocalCause, Outcome};
+use probe_core::scheduler::{Scheduler, Target};
+use probe_core::spec::{Handler, Pod, ProbeSpec, Scheme};
+use probe_core::status::PodStatus;
+use probe_core::time::Instant;
+
+use super::flight::{End, Errand, Flights, Landed, Launch, Look, Rules};
+use super::inbox::{Command, Inbox, PoolReply, ProbeSlot};
+use super::kernel::{Completion, Kernel};
+use super::metrics::{HandlerKind, ShardMetrics};
+use super::outbox::Outbox;
+use super::waiting::{Lane, Waiting};
+use super::{JobSink, ShardConfig};
+use crate::limits;
+use crate::prober::pool::Job;
+use crate::prober::{Request, http, tcp};
+use crate::results::{ProbeStats, Update, UpdateQueue};
+
+/// How often a shard hands its counts over, and turns at least.
+const METRICS_PERIOD: Duration = Duration::from_secs(1);
+
+/// How often a turn asks for the completions of what it cancelled before it leaves them to the next one.
+const CANCEL_FLUSHES_MAX: usize = 1_024;
+
+/// How soon the next turn looks for what this one still waits for.
+const LOOK_AGAIN: Duration = Duration::from_millis(1);
+
+/// Whether there is another turn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Turn {
+    /// Go on.
+    Again,
+    /// The shard has shut down.
+    Ended,
+}
+
+/// See [`super`].
+pub struct Shard<K> {
+    config: ShardConfig,
+    kernel: K,
+    scheduler: Scheduler,
+    inbox: Inbox,
+    outbox: Outbox,
+    pool: Option<Box<dyn JobSink>>,
+    flights: Flights,
+    waiting: Waiting,
+    /// By worker index.
+    slots: Vec<Option<Slot>>,
+    /// The urgent attempt that holds the reserve descriptor.
+    urgent: Option<AttemptId>,
+    completions: Vec<Completion>,
+    metrics: ShardMetrics,
+    metrics_at: Instant,
+    stuck_local: u64,
+    looked_at: Instant,
+    flush_failing: bool,
+    /// Shutdown was asked for: the latest end of the last turn.
+    ending: Option<Instant>,
+}
+
+/// What a shard keeps of each of its workers beside what the scheduler does.
+struct Slot {
+    stats: Arc<ProbeStats>,
+    handler: HandlerKind,
+    lane: Lane,
+    /// Of an earlier attempt, still right as long as it has the same address.
+    errand: Option<Errand>,
+    /// The attempt that was asked for last, until it ends.
+    current: Option<Current>,
+    /// Somebody asked for an attempt: its report is of interest.
+    triggered: bool,
+    /// It had nothing but local trouble for too long.
+    stuck: bool,
+}
+
+struct Current {
+    start: Start,
+    began: Option<Instant>,
+    /// Begun here, handed to the pool.
+    redirected: bool,
+}
+
+impl<K: Kernel> Shard<K> {
+    /// A shard without workers. `pool` is `None` where there is none: its attempts are then local trouble.
+    #[must_use]
+    pub fn new(
+        config: ShardConfig,
+        kernel: K,
+        inbox: Inbox,
+        updates: Arc<UpdateQueue>,
+        pool: Option<Box<dyn JobSink>>,
+        now: Instant,
+    ) -> Self {
+        let rules = Rules { close: config.close, local_ports: config.local_ports.clone() };
+        Self {
+            scheduler: Scheduler::new(config.scheduler.clone(), now),
+            config,
+            kernel,
+            inbox,
+            outbox: Outbox::new(updates),
+            pool,
+            flights: Flights::new(rules),
+            waiting: Waiting::default(),
+            slots: Vec::new(),
+            urgent: None,
+            completions: Vec::new(),
+            metrics: ShardMetrics::new(),
+            metrics_at: now + METRICS_PERIOD,
+            stuck_local: 0,
+            looked_at: now,
+            flush_failing: false,
+            ending: None,
+        }
+    }
+
+    /// One turn, which waits for something to do first, for a second at most. `clock` is read before the wait, once after
+    /// it for all that is decided, and at the end.
+    pub fn turn(&mut self, clock: &mut dyn FnMut() -> Instant) -> Turn {
+        let wait = self.wait(clock());
+        self.flush(wait);
+        let now = clock();
+        let look = Look { now, before: self.looked_at };
+        self.looked_at = now;
+        self.take_commands(now);
+        self.take_replies(now);
+        self.reap(look);
+        if let Some(latest) = self.ending {
+            return self.wind_up(now, latest);
+        }
+        self.flights.judge(&mut self.kernel, now);
+        self.reap_cancelled(look);
+        self.settle(now);
+        self.start_due(now);
+        if self.flights.has_launched() {
+            self.flush(None);
+        }
+        let end = clock();
+        self.flights.submitted(end - now);
+        self.metrics.turned(end - now);
+        self.outbox.flush();
+        if end >= self.metrics_at {
+            self.tell_metrics(end);
+        }
+        Turn::Again
+    }
+
+    /// The kernel, for tests that look at what became of it.
+    #[must_use]
+    pub fn kernel(&self) -> &K {
+        &self.kernel
+    }
+
+    /// The scheduler, to look at.
+    #[must_use]
+    pub fn scheduler(&self) -> &Scheduler {
+        &self.scheduler
+    }
+
+    /// Attempts in flight on the ring.
+    #[must_use]
+    pub fn flights_len(&self) -> usize {
+        self.flights.len()
+    }
+
+    /// Attempts that are due and have no place.
+    #[must_use]
+    pub fn waiting_len(&self) -> usize {
+        self.waiting.len()
+    }
+
+    /// How long there is nothing to do; `None` = there is something now.
+    fn wait(&self, now: Instant) -> Option<Duration> {
+        if !self.completions.is_empty() || !self.inbox.is_empty() || self.may_start() {
+            return None;
+        }
+        let again = self.ending.is_some() || self.flights.cancelling() > 0;
+        let times = [
+            Some(self.metrics_at),
+            self.scheduler.poll_timeout().filter(|_| self.ending.is_none()),
+            self.flights.poll_timeout(),
+            again.then(|| now + LOOK_AGAIN),
+            (self.outbox.is_waiting() || !self.waiting.is_pool_empty()).then(|| now + limits::POOL_RETRY),
+        ];
+        let next = times.into_iter().flatten().min()?;
+        (next > now).then(|| next - now)
+    }
+
+    /// An attempt waits that has a place: the turn before had started as many as it may.
+    fn may_start(&self) -> bool {
+        let http_allowed = self.flights.http_len() < limits::HTTP_FLIGHTS_PER_SHARD_MAX;
+        let ring = self.flights.len() < limits::FLIGHTS_PER_SHARD_MAX && self.waiting.has_ring(http_allowed);
+        ring || (self.urgent.is_none() && self.waiting.has_urgent())
+    }
+
+    fn flush(&mut self, wait: Option<Duration>) {
+        match self.kernel.flush(wait, &mut self.completions) {
+            Ok(()) => self.flush_failing = false,
+            Err(error) => {
+                if !std::mem::replace(&mut self.flush_failing, true) {
+                    tracing::error!(shard = self.config.index, kernel = self.kernel.name(), %error, "the shard's I/O fails");
+                }
+                // Not a busy loop while it does.
+                std::thread::sleep(LOOK_AGAIN);
+            }
+        }
+    }
+
+    fn take_commands(&mut self, now: Instant) {
+        for _ in 0..limits::SHARD_COMMANDS_PER_TURN_MAX {
+            let Some(command) = self.inbox.pop_command() else { return };
+            match command {
+                Command::AddPod { pod, slots, status } => self.add_pod(pod, &slots, status, now),
+                Command::RemovePod { uid } => self.scheduler.remove_pod(&uid, now),
+                Command::Status { uid, status } => self.scheduler.handle_status(&uid, status, now),
+                Command::StopLivenessAndStartup { uid } => self.scheduler.stop_liveness_and_startup(&uid, now),
+                Command::Trigger { uid, container, probe_type } => {
+                    self.scheduler.trigger(&uid, &container, probe_type, now);
+                    let worker = self.scheduler.worker_index(&uid, &container, probe_type);
+                    if let Some(slot) = worker.and_then(|worker| self.slot(worker)) {
+                        slot.triggered = true;
+                    }
+                }
+                Command::Shutdown => self.begin_end(now),
+            }
+        }
+    }
+
+    fn add_pod(&mut self, pod: Arc<Pod>, given: &[ProbeSlot], status: Option<PodStatus>, now: Instant) {
+        let slots = &mut self.slots;
+        self.scheduler.add_pod(Arc::clone(&pod), status, now, &mut |worker, container, probe_type| {
+            let spec = pod.container(container.as_str()).and_then(|container| container.probes.by_type(probe_type));
+            let Some(spec) = spec else { return };
+            let stats = given.iter().find(|slot| slot.container == *container && slot.probe_type == probe_type);
+            let stats = stats.map(|slot| Arc::clone(&slot.stats)).unwrap_or_default();
+            let place = worker.0 as usize;
+            if slots.len() <= place {
+                slots.resize_with(place + 1, || None);
+            }
+            slots[place] = Some(Slot::new(stats, spec));
+        });
+    }
+
+    fn take_replies(&mut self, now: Instant) {
+        while let Some(reply) = self.inbox.pop_reply() {
+            match reply {
+                PoolReply::Started { attempt, at } => self.started(attempt, at.min(now)),
+                PoolReply::Done { attempt, outcome, latency_ns } => {
+                    let Some(current) = self.end_current(attempt) else { continue };
+                    // An attempt that began here took as long as both of its parts.
+                    let began = current.began.filter(|_| current.redirected);
+                    let latency = began.map_or(Duration::from_nanos(latency_ns), |began| now - began);
+                    self.outcome(attempt, outcome, latency, now);
+                }
+            }
+        }
+    }
+
+    /// Takes completions on until there are none; what they lead to is submitted as it comes.
+    fn reap(&mut self, look: Look) {
+        loop {
+            self.flush(None);
+            if self.completions.is_empty() {
+                return;
+            }
+            let mut completions = std::mem::take(&mut self.completions);
+            for completion in completions.drain(..) {
+                self.flights.complete(&mut self.kernel, completion, look);
+            }
+            // The same memory again.
+            self.completions = completions;
+        }
+    }
+
+    /// A cancelled connect holds its socket until its completion was reaped: not later than this turn.
+    fn reap_cancelled(&mut self, look: Look) {
+        for _ in 0..CANCEL_FLUSHES_MAX {
+            if self.flights.cancelling() == 0 {
+                break;
+            }
+            self.reap(look);
+        }
+        if self.urgent.is_none() {
+            self.kernel.restore_reserve();
+        }
+    }
+
+    /// Carries out what the core asks for and tells it what ended, until neither has more.
+    fn settle(&mut self, now: Instant) {
+        loop {
+            while let Some(landed) = self.flights.poll_landed() {
+                self.land(landed, now);
+            }
+            match self.scheduler.poll_action() {
+                Some(action) => self.act(action, now),
+                None => return,
+            }
+        }
+    }
+
+    fn act(&mut self, action: Action, now: Instant) {
+        match action {
+            Action::Start(_) if self.ending.is_some() => {}
+            Action::Start(start) => self.admit(start, now),
+            Action::Publish(publish) => self.publish(publish),
+            Action::Report(report) => self.report(report),
+            Action::LocalTooLong(told) => {
+                if let Some(slot) = self.slot(told.worker) {
+                    slot.stuck = true;
+                    self.stuck_local += 1;
+                }
+                self.outbox.report(Update::LocalTooLong(told));
+            }
+            Action::Missed { count, .. } => self.metrics.missed += u64::from(count),
+            Action::WorkerEnded { worker } => {
+                if let Some(slot) = self.slots.get_mut(worker.0 as usize).and_then(Option::take) {
+                    self.stuck_local -= u64::from(slot.stuck);
+                }
+            }
+        }
+    }
+
+    /// What waited goes first, then what is due now, a bounded number of both.
+    fn start_due(&mut self, now: Instant) {
+        let mut left = limits::STARTS_PER_TURN_MAX;
+        if self.urgent.is_none()
+            && let Some(start) = self.waiting.pop_urgent()
+        {
+            left -= 1;
+            self.launch_urgent(start, now);
+        }
+        while left > 0 && self.flights.len() < limits::FLIGHTS_PER_SHARD_MAX {
+            let http_allowed = self.flights.http_len() < limits::HTTP_FLIGHTS_PER_SHARD_MAX;
+            let Some(start) = self.waiting.pop_ring(http_allowed) else { break };
+            left -= 1;
+            self.launch(start, now);
+        }
+        for handler in HandlerKind::ALL {
+            while left > 0
+                && let Some(job) = self.waiting.pop_pool(handler)
+            {
+                left -= 1;
+                if let Err(job) = self.submit(job, now) {
+                    self.waiting.unpop_pool(*job);
+                    break;
+                }
+            }
+        }
+        self.scheduler.handle_timeout(now, left);
+        self.settle(now);
+    }
+
+    /// The scheduler asks for an attempt: it gets a place, or waits for one.
+    fn admit(&mut self, start: Start, now: Instant) {
+        let attempt = start.attempt;
+        let Some(slot) = self.slot(attempt.worker) else { return };
+        slot.current = Some(Current { start, began: None, redirected: false });
+        let (lane, handler) = (slot.lane, slot.handler);
+        if let Lane::Pool(_) = lane {
+            let Some(job) = self.job(attempt, handler) else { return };
+            if self.waiting.is_empty(lane) {
+                if let Err(job) = self.submit(job, now) {
+                    self.wait_for_pool(*job);
+                }
+            } else {
+                self.wait_for_pool(job);
+            }
+            return;
+        }
+        if start.urgent {
+            return self.waiting.push_urgent(start);
+        }
+        let is_http = lane == Lane::RingHttp;
+        let full = self.flights.len() >= limits::FLIGHTS_PER_SHARD_MAX
+            || (is_http && self.flights.http_len() >= limits::HTTP_FLIGHTS_PER_SHARD_MAX);
+        if full || !self.waiting.is_empty(lane) {
+            self.metrics.rescheduled[handler.index()] += 1;
+            self.waiting.push_ring(start, is_http);
+        } else {
+            self.launch(start, now);
+        }
+    }
+
+    fn launch(&mut self, start: Start, now: Instant) {
+        let attempt = start.attempt;
+        let Some(target) = self.scheduler.target(attempt.worker) else { return };
+        let timeout = target.spec.timeout();
+        let Some(slot) = self.slots.get_mut(attempt.worker.0 as usize).and_then(Option::as_mut) else { return };
+        // Overtaken: the worker ended while its attempt waited, and another has its place.
+        if slot.current.as_ref().is_none_or(|current| current.start.attempt != attempt) {
+            return;
+        }
+        let errand = match slot.errand(&target) {
+            Ok(errand) => errand,
+            Err(outcome) => {
+                self.started(attempt, now);
+                self.end_current(attempt);
+                return self.outcome(attempt, outcome, Duration::ZERO, now);
+            }
+        };
+        match errand.addr() {
+            Some(peer) => {
+                self.started(attempt, now);
+                self.flights.start(&mut self.kernel, Launch { attempt, errand, peer, timeout }, now);
+            }
+            // A name after all (an address with a zone, say): whoever resolves names makes the attempt.
+            None => {
+                let handler = slot.handler;
+                slot.lane = Lane::Pool(handler);
+                if let Some(job) = self.job(attempt, handler)
+                    && let Err(job) = self.submit(job, now)
+                {
+                    self.wait_for_pool(*job);
+                }
+            }
+        }
+    }
+
+    /// With the descriptor that is kept for this; nothing else is urgent until it ended.
+    fn launch_urgent(&mut self, start: Start, now: Instant) {
+        self.urgent = Some(start.attempt);
+        self.kernel.release_reserve();
+        self.launch(start, now);
+        let waits = |slot: &mut Slot| slot.current.as_ref().is_some_and(|current| current.start.attempt == start.attempt);
+        if !self.slot(start.attempt.worker).is_some_and(waits) {
+            self.urgent = None;
+        }
+        self.settle(now);
+    }
+
+    /// The attempt left every queue.
+    fn started(&mut self, attempt: AttemptId, at: Instant) {
+        let Some(current) = self.slot(attempt.worker).and_then(|slot| slot.current.as_mut()) else { return };
+        if current.start.attempt != attempt || current.began.is_some() {
+            return;
+        }
+        current.began = Some(at);
+        // A further try of the same call is as late as the tries before it took.
+        let lateness = (current.start.retry == 0).then(|| at - current.start.due);
+        lateness.into_iter().for_each(|lateness| self.metrics.started(lateness));
+        self.scheduler.handle_started(attempt, at);
+    }
+
+    fn land(&mut self, landed: Landed, now: Instant) {
+        let Landed { attempt, errand, started, phases, end } = landed;
+        tracing::trace!(?attempt, ?phases, ?end, "attempt ended");
+        if let Some(slot) = self.slot(attempt.worker)
+            && slot.current.as_ref().is_some_and(|current| current.start.attempt == attempt)
+        {
+            slot.errand = errand;
+        }
+        match end {
+            End::Outcome(outcome) => {
+                self.end_current(attempt);
+                self.outcome(attempt, outcome, phases.total, now);
+            }
+            End::Redirect(target) => self.redirect(attempt, started, target, now),
+        }
+    }
+
+    /// The pool follows it, within the same deadline.
+    fn redirect(&mut self, attempt: AttemptId, started: Instant, target: http::Target, now: Instant) {
+        let Some(slot) = self.slot(attempt.worker) else { return };
+        let handler = slot.handler;
+        if let Some(current) = slot.current.as_mut() {
+            current.redirected = true;
+        }
+        let Some(job) = self.job(attempt, handler) else { return };
+        let job = Job { deadline_from: Some(started), resume: Some(target), requests_made: 1, ..job };
+        if !self.waiting.is_empty(Lane::Pool(handler)) {
+            return self.wait_for_pool(job);
+        }
+        if let Err(job) = self.submit(job, now) {
+            self.wait_for_pool(*job);
+        }
+    }
+
+    /// `None` where the worker has ended.
+    fn job(&self, attempt: AttemptId, handler: HandlerKind) -> Option<Job> {
+        let target = self.scheduler.target(attempt.worker)?;
+        let label = format!("{}/{}:{}", target.pod.namespace, target.pod.name, target.container);
+        let request = Request {
+            spec: Arc::clone(target.spec),
+            pod_ip: target.pod_ip,
+            container_id: Some(target.container_id.clone()),
+            label: label.into(),
+        };
+        let shard = self.config.index;
+        Some(Job { shard, attempt, handler, request, deadline_from: None, resume: None, requests_made: 0 })
+    }
+
+    /// Gives the job back (boxed: it is rare) where the pool has no place for it. One that nobody waits for any more, or whose deadline passed
+    /// while it waited for a place, is done with.
+    fn submit(&mut self, job: Job, now: Instant) -> Result<(), Box<Job>> {
+        let attempt = job.attempt;
+        let current = self.slot(attempt.worker).and_then(|slot| slot.current.as_ref());
+        if current.is_none_or(|current| current.start.attempt != attempt) {
+            return Ok(());
+        }
+        let expired = job.deadline_from.is_some_and(|from| from + job.request.spec.timeout() <= now);
+        match &self.pool {
+            Some(pool) if !expired => pool.try_submit(job).map_err(Box::new),
+            // Waiting for our own pool is no fault of the target's.
+            _ => {
+                self.started(attempt, now);
+                self.end_current(attempt);
+                self.outcome(attempt, Outcome::Local(LocalCause::Pool), Duration::ZERO, now);
+                Ok(())
+            }
+        }
+    }
+
+    fn wait_for_pool(&mut self, job: Job) {
+        self.metrics.rescheduled[job.handler.index()] += 1;
+        self.waiting.push_pool(job);
+    }
+
+    /// The attempt is no longer its worker's current one; `None` for a stale one.
+    fn end_current(&mut self, attempt: AttemptId) -> Option<Current> {
+        if self.urgent == Some(attempt) {
+            self.urgent = None;
+        }
+        let slot = self.slot(attempt.worker)?;
+        slot.current.take_if(|current| current.start.attempt == attempt)
+    }
+
+    fn outcome(&mut self, attempt: AttemptId, outcome: Outcome, latency: Duration, now: Instant) {
+        if let Some(slot) = self.slots.get(attempt.worker.0 as usize).and_then(Option::as_ref) {
+            self.metrics.attempt(slot.handler, &outcome, latency);
+        }
+        self.scheduler.handle_outcome(attempt, outcome, now);
+    }
+
+    fn publish(&mut self, publish: Publish) {
+        self.note_due(publish.worker);
+        self.outbox.publish(publish);
+    }
+
+    fn report(&mut self, mut report: Report) {
+        let counted = matches!(report.outcome, Outcome::Success(_) | Outcome::Warning(_) | Outcome::Failure(_));
+        let mut of_interest = !matches!(report.outcome, Outcome::Success(_)) || report.run <= report.threshold;
+        self.note_due(report.worker);
+        if let Some(slot) = self.slot(report.worker) {
+            of_interest |= std::mem::take(&mut slot.triggered);
+            if counted {
+                slot.record(&report);
+                let was_stuck = std::mem::take(&mut slot.stuck);
+                self.stuck_local -= u64::from(was_stuck);
+            }
+        }
+        if of_interest {
+            cut(&mut report.outcome);
+            self.outbox.report(Update::Report(report));
+        }
+    }
+
+    fn note_due(&mut self, worker: WorkerIndex) {
+        let due = self.scheduler.worker(worker).and_then(|view| view.due);
+        if let Some(slot) = self.slot(worker) {
+            slot.stats.due_ns.store(due.map_or(0, Instant::as_nanos), Ordering::Relaxed);
+        }
+    }
+
+    fn slot(&mut self, worker: WorkerIndex) -> Option<&mut Slot> {
+        self.slots.get_mut(worker.0 as usize)?.as_mut()
+    }
+
+    fn tell_metrics(&mut self, now: Instant) {
+        self.metrics_at = now + METRICS_PERIOD;
+        self.metrics.reports_dropped += self.outbox.take_dropped();
+        self.metrics.in_flight = self.flights.len() as u64;
+        self.metrics.workers = self.scheduler.workers_len() as u64;
+        self.metrics.stuck_local = self.stuck_local;
+        let metrics = Box::new(std::mem::take(&mut self.metrics));
+        if let Err(Update::Metrics(metrics)) = self.outbox.offer(Update::Metrics(metrics)) {
+            // No place for it: it goes on counting.
+            self.metrics = *metrics;
+        }
+    }
+
+    fn begin_end(&mut self, now: Instant) {
+        if self.ending.is_none() {
+            self.ending = Some(now + limits::SHARD_SHUTDOWN_MAX);
+            self.waiting.clear();
+            self.flights.cancel_all(&mut self.kernel);
+        }
+    }
+
+    /// Shutdown: sockets are closed when their last completions came, then the updates that are left go out.
+    fn wind_up(&mut self, now: Instant, latest: Instant) -> Turn {
+        self.settle(now);
+        let late = now >= latest;
+        let landed = self.flights.is_empty() && self.kernel.pending() == 0;
+        if !landed && !late {
+            return Turn::Again;
+        }
+        let told = self.outbox.flush();
+        if told {
+            self.tell_metrics(now);
+        }
+        let shard = self.config.index;
+        if told && self.outbox.offer(Update::ShardEnded { shard }).is_ok() {
+            return Turn::Ended;
+        }
+        if late {
+            tracing::warn!(shard, in_flight = self.flights.len(), "shard ended without telling all it knew");
+            return Turn::Ended;
+        }
+        Turn::Again
+    }
+}
+
+impl Slot {
+    fn new(stats: Arc<ProbeStats>, spec: &ProbeSpec) -> Self {
+        let is_address = |host: &Option<Arc<str>>| host.as_deref().is_none_or(|host| host.is_empty() || host.parse::<std::net::IpAddr>().is_ok());
+        let (handler, lane) = match &spec.handler {
+            Handler::TcpSocket(tcp) if is_address(&tcp.host) => (HandlerKind::Tcp, Lane::Ring),
+            Handler::TcpSocket(_) => (HandlerKind::Tcp, Lane::Pool(HandlerKind::Tcp)),
+            Handler::HttpGet(get) => match get.scheme {
+                Scheme::Https => (HandlerKind::Https, Lane::Pool(HandlerKind::Https)),
+                Scheme::Http if is_address(&get.host) => (HandlerKind::Http, Lane::RingHttp),
+                Scheme::Http => (HandlerKind::Http, Lane::Pool(HandlerKind::Http)),
+            },
+            Handler::Grpc(_) => (HandlerKind::Grpc, Lane::Pool(HandlerKind::Grpc)),
+            Handler::Exec(_) => (HandlerKind::Exec, Lane::Pool(HandlerKind::Exec)),
+        };
+        Self { stats, handler, lane, errand: None, current: None, triggered: false, stuck: false }
+    }
+
+    /// What the attempt does: the kept errand where it still leads to the pod.
+    fn errand(&mut self, target: &Target<'_>) -> Result<Errand, Outcome> {
+        let own_host = match &target.spec.handler {
+            Handler::TcpSocket(tcp) => tcp.host.as_deref(),
+            Handler::HttpGet(get) => get.host.as_deref(),
+            Handler::Grpc(_) | Handler::Exec(_) => None,
+        };
+        let unmoved = |errand: &Errand| {
+            let leads_to = errand.addr().map(|addr| addr.ip());
+            own_host.is_some_and(|host| !host.is_empty()) || (leads_to.is_some() && leads_to == target.pod_ip)
+        };
+        match self.errand.take().filter(unmoved) {
+            Some(errand) => Ok(errand),
+            None => errand_of(&target.spec.handler, target.pod_ip),
+        }
+    }
+
+    fn record(&self, report: &Report) {
+        let stats = &self.stats;
+        stats.record(!matches!(report.outcome, Outcome::Failure(_)), report.duration_ns);
+        stats.last_at_ns.store(report.at.as_nanos(), Ordering::Relaxed);
+        stats.last_duration_ns.store(report.duration_ns, Ordering::Relaxed);
+        stats.run.store(report.run, Ordering::Relaxed);
+        stats.threshold.store(report.threshold, Ordering::Relaxed);
+    }
+}
+
+/// What an attempt on the ring does, or the outcome where it cannot even be described.
+pub(super) fn errand_of(handler: &Handler, pod_ip: Option<std::net::IpAddr>) -> Result<Errand, Outcome> {
+    match handler {
+        Handler::TcpSocket(tcp) => match tcp::Plan::new(tcp, pod_ip) {
+            Ok(plan) => Ok(Errand::Tcp(Box::new(plan))),
+            Err(text) => Err(Outcome::Error(text.into())),
+        },
+        Handler::HttpGet(get) => http::Plan::new(get, pod_ip).map(|plan| Errand::Http(Box::new(plan))),
+        Handler::Grpc(_) | Handler::Exec(_) => Err(Outcome::Error("not made on a ring".into())),
+    }
+}
+
+/// Nobody behind the shard shows more than this of a text; 10 KiB each would fill the queue's memory.
+fn cut(outcome: &mut Outcome) {
+    let (Outcome::Success(text) | Outcome::Warning(text) | Outcome::Failure(text) | Outcome::Error(text)) = outcome else {
+        return;
+    };
+    if text.len() > limits::MESSAGE_BYTES_MAX {
+        let end = text.floor_char_boundary(limits::MESSAGE_BYTES_MAX);
+        *text = text[..end].into();
+    }
+}

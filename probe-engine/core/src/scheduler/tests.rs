@@ -92,7 +92,8 @@ impl World {
 
     fn add(&mut self, pod: Pod) {
         let made = &mut self.made;
-        self.scheduler.add_pod(Arc::new(pod), self.now, &mut |worker, _, probe_type| made.push((worker, probe_type)));
+        self.scheduler
+            .add_pod(Arc::new(pod), None, self.now, &mut |worker, _, probe_type| made.push((worker, probe_type)));
         self.settle();
     }
 
@@ -779,6 +780,27 @@ fn local_trouble_does_not_delay_what_needs_no_attempt() {
     assert_eq!(world.verdicts_published(), [None, Some(Failure)]);
 }
 
+#[test]
+fn a_container_known_to_run_is_probed_at_once_whatever_the_type() {
+    for probe_type in ProbeType::ALL {
+        let mut world = World::new();
+        let status = pod_status([container_status("c", "test://1", running(START))]);
+        let made = &mut world.made;
+        world.scheduler.add_pod(
+            Arc::new(pod("p", [one(probe_type, spec())])),
+            Some(status),
+            START,
+            &mut |worker, _, t| {
+                made.push((worker, t));
+            },
+        );
+        world.settle();
+        assert_eq!(world.starts.len(), 1, "{probe_type}");
+        world.answer(success());
+        assert_eq!(world.verdict("c", probe_type), Some(Success), "{probe_type}");
+    }
+}
+
 // Ends.
 
 #[test]
@@ -805,7 +827,8 @@ fn a_place_is_given_away_only_after_its_end_was_drained() {
     world.scheduler.remove_pod(&PodUid::from("p"), START);
     let made = &mut Vec::new();
     let add = |scheduler: &mut Scheduler, made: &mut Vec<u32>, uid: &str| {
-        scheduler.add_pod(Arc::new(pod(uid, [one(Liveness, spec())])), START, &mut |worker, _, _| made.push(worker.0));
+        scheduler
+            .add_pod(Arc::new(pod(uid, [one(Liveness, spec())])), None, START, &mut |worker, _, _| made.push(worker.0));
     };
     add(&mut world.scheduler, made, "q");
     world.settle();
@@ -991,7 +1014,7 @@ mod any_sequence {
             match *op {
                 Op::Add => {
                     let mut made = Vec::new();
-                    scheduler.add_pod(Arc::clone(&subject), now, &mut |worker, _, _| made.push(worker));
+                    scheduler.add_pod(Arc::clone(&subject), None, now, &mut |worker, _, _| made.push(worker));
                     assert!(made.into_iter().all(|worker| shell.live.insert(worker)), "a place is given away once");
                     status.deleting = false;
                 }

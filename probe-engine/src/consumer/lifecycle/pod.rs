@@ -290,8 +290,7 @@ impl PodWorker {
         self.starting = true;
         let (pod, runtime) = (Arc::clone(&self.pod), Arc::clone(&self.context.runtime));
         let (name, number) = (self.slots[index].name.clone(), self.slots[index].instances);
-        self.calls
-            .spawn(async move { Called::Start(index, runtime.start(&pod, &name, number).await) });
+        self.calls.spawn(async move { Called::Start(index, runtime.start(&pod, &name, number).await) });
     }
 
     fn started(&mut self, index: usize, started: Result<Started, RuntimeError>) {
@@ -453,8 +452,7 @@ impl PodWorker {
 impl Slot {
     fn new(name: ContainerName) -> Self {
         let state = ContainerState::Waiting { reason: "ContainerCreating".into(), message: "".into() };
-        let status =
-            ContainerStatus { name: name.clone(), id: None, state, last_termination: None, restart_count: 0 };
+        let status = ContainerStatus { name: name.clone(), id: None, state, last_termination: None, restart_count: 0 };
         Self { name, status, backoff: Backoff::new(), instances: 0, phase: SlotPhase::Idle }
     }
 

@@ -70,9 +70,7 @@ impl Place {
         let read = |path: &str| fs::read_to_string(path).map_err(|e| format!("cannot read {path}: {e}"));
         let (point, root) = mount_in(&read("/proc/self/mountinfo")?)
             .ok_or("no cgroup2 file system is mounted; mount one at /sys/fs/cgroup")?;
-        let own = own_in(&read("/proc/self/cgroup")?)
-            .ok_or("this process is in no cgroup v2")?
-            .to_owned();
+        let own = own_in(&read("/proc/self/cgroup")?).ok_or("this process is in no cgroup v2")?.to_owned();
         let below = Path::new(&own)
             .strip_prefix(&root)
             .map_err(|_| format!("our cgroup {own} lies outside of the mounted tree"))?;
@@ -89,9 +87,8 @@ impl Place {
     fn check(&self) -> Result<(), String> {
         let own = self.own.display();
         for path in [self.own.clone(), self.own.join("cgroup.procs")] {
-            access(&path, AccessFlags::W_OK).map_err(|e| {
-                format!("{} is not writable ({e}); with systemd set Delegate=yes", path.display())
-            })?;
+            access(&path, AccessFlags::W_OK)
+                .map_err(|e| format!("{} is not writable ({e}); with systemd set Delegate=yes", path.display()))?;
         }
         match fs::read_to_string(self.own.join("cgroup.type")) {
             Ok(kind) if kind.trim() != "domain" => Err(format!("{own} is a {} cgroup", kind.trim())),
@@ -266,7 +263,9 @@ fn remove_leftovers(own: &Path) {
         }
         match destroy(&path, Duration::from_secs(2)) {
             Ok(()) => tracing::info!(cgroup = %path.display(), "removed what an earlier daemon left behind"),
-            Err(e) => tracing::warn!(cgroup = %path.display(), error = %e, "cannot remove what an earlier daemon left behind"),
+            Err(e) => {
+                tracing::warn!(cgroup = %path.display(), error = %e, "cannot remove what an earlier daemon left behind")
+            }
         }
     }
 }
@@ -277,9 +276,7 @@ fn pass_on_memory(own: &Path) -> io::Result<()> {
     if enable_memory(own).is_ok() {
         return Ok(());
     }
-    let alone = fs::read_to_string(own.join("cgroup.procs"))?
-        .lines()
-        .all(|pid| pid.parse() == Ok(std::process::id()));
+    let alone = fs::read_to_string(own.join("cgroup.procs"))?.lines().all(|pid| pid.parse() == Ok(std::process::id()));
     if !alone {
         return Err(io::Error::other("other processes are in our cgroup"));
     }

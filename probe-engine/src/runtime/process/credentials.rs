@@ -19,11 +19,7 @@ pub(super) fn of(process: &Process) -> Result<Credentials, (String, io::Error)> 
     }
     let group = group.or_else(|| user.map(primary_group));
     if geteuid().is_root() {
-        return Ok(Credentials {
-            uid: user,
-            gid: group,
-            groups: Some(process.supplemental_groups.clone()),
-        });
+        return Ok(Credentials { uid: user, gid: group, groups: Some(process.supplemental_groups.clone()) });
     }
     // Not root: only what we already are can be given.
     let refuse = |field: &str, id: u32| Err((format!("{field} {id}: the daemon is not root"), Errno::EPERM.into()));

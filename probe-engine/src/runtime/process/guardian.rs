@@ -111,11 +111,7 @@ impl Shared {
     fn spawn(&self) -> io::Result<tokio::process::Child> {
         let (reader, writer) = io::pipe()?;
         let mut command = Command::new(&self.program);
-        command
-            .args(&self.args)
-            .current_dir("/")
-            .stdin(Stdio::from(reader))
-            .stdout(Stdio::null());
+        command.args(&self.args).current_dir("/").stdin(Stdio::from(reader)).stdout(Stdio::null());
         spawn::arm(&mut command, Plan { cgroup_procs: None, credentials: Credentials::default(), new_session: true });
         let child = {
             let _spawning = reap::spawning();

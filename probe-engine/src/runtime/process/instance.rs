@@ -55,9 +55,8 @@ pub(super) struct Surroundings {
 impl Surroundings {
     /// `argv` with this environment, directory, user and cgroup; stdin is empty.
     pub(super) fn command(&self, argv: &[&str], new_session: bool) -> io::Result<Command> {
-        let (program, args) = argv
-            .split_first()
-            .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "no command is given"))?;
+        let (program, args) =
+            argv.split_first().ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "no command is given"))?;
         let mut command = Command::new(program);
         command.args(args).env_clear().envs(self.env.iter().map(|(k, v)| (k, v))).stdin(Stdio::null());
         if let Some(directory) = &self.working_dir {
@@ -213,10 +212,7 @@ impl Group {
         let Group::Session { leader, marker, .. } = self else { return true };
         let (leader, marker) = (leader.cast_signed(), marker.clone());
         let walked = tokio::task::spawn_blocking(move || {
-            walk::kill_all(
-                &|p| p.session == leader || p.group == leader || p.carries(&marker),
-                patience,
-            )
+            walk::kill_all(&|p| p.session == leader || p.group == leader || p.carries(&marker), patience)
         });
         walked.await.unwrap_or(false)
     }
@@ -260,14 +256,7 @@ fn termination(
         (_, true) => "OOMKilled",
         (_, false) => "Error",
     };
-    Termination {
-        exit_code,
-        signal,
-        reason: reason.into(),
-        message: message.into(),
-        started_at,
-        finished_at,
-    }
+    Termination { exit_code, signal, reason: reason.into(), message: message.into(), started_at, finished_at }
 }
 
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {

@@ -84,6 +84,8 @@ async fn copy(mut file: LogFile, stdout: PipeReader, stderr: PipeReader) {
                 err_open = ready.is_ok() && take(&stderr, &mut err, &mut file);
             }
         }
+        // A pipe that is never empty is always ready: without this a flooding container has the thread for itself.
+        tokio::task::yield_now().await;
     }
 }
 
@@ -123,18 +125,20 @@ impl Lines {
     }
 
     fn push(&mut self, mut chunk: &[u8], at: Timestamp, file: &mut LogFile) {
+        // Once for all lines of the chunk: formatting a time costs more than writing a short line.
+        let head = self.head(at);
         while !chunk.is_empty() {
             let room = limits::LOG_LINE_BYTES_MAX - self.begun.len();
             let end = chunk.iter().take(room + 1).position(|b| *b == b'\n');
             let (piece, rest, tag) = match end {
-                Some(end) => (&chunk[..end], &chunk[end + 1..], Some('F')),
-                None if chunk.len() > room => (&chunk[..room], &chunk[room..], Some('P')),
+                Some(end) => (&chunk[..end], &chunk[end + 1..], Some(Tag::Full)),
+                None if chunk.len() > room => (&chunk[..room], &chunk[room..], Some(Tag::Partial)),
                 None => (chunk, &[][..], None),
             };
             chunk = rest;
             match tag {
                 Some(tag) => {
-                    file.write_line(at, self.stream, tag, &[&self.begun, piece]);
+                    file.write_line(&head, tag, &[&self.begun, piece]);
                     self.begun.clear();
                 }
                 None => self.begun.extend_from_slice(piece),
@@ -149,10 +153,30 @@ impl Lines {
 
     fn finish(&mut self, at: Timestamp, file: &mut LogFile) {
         if !self.begun.is_empty() {
-            file.write_line(at, self.stream, 'F', &[&self.begun]);
+            file.write_line(&self.head(at), Tag::Full, &[&self.begun]);
             self.begun = Vec::new();
         }
         file.flush();
+    }
+
+    fn head(&self, at: Timestamp) -> String {
+        format!("{at:.9} {}", self.stream)
+    }
+}
+
+/// Whether a log line ends where the container's line ends.
+#[derive(Clone, Copy, Debug)]
+enum Tag {
+    Full,
+    Partial,
+}
+
+impl Tag {
+    const fn as_bytes(self) -> &'static [u8] {
+        match self {
+            Tag::Full => b" F ",
+            Tag::Partial => b" P ",
+        }
     }
 }
 
@@ -173,7 +197,9 @@ impl LogFile {
     /// of later ones, which an earlier daemon left.
     pub(super) fn open(directory: &Path, restart_count: u32, rotation: Rotation) -> io::Result<Self> {
         fs::DirBuilder::new().recursive(true).mode(0o750).create(directory)?;
-        for (number, path) in instances(directory)?.into_iter().flat_map(|(n, files)| files.into_iter().map(move |f| (n, f))) {
+        for (number, path) in
+            instances(directory)?.into_iter().flat_map(|(n, files)| files.into_iter().map(move |f| (n, f)))
+        {
             if number > restart_count || number + 1 < restart_count {
                 let _ = fs::remove_file(path);
             }
@@ -184,9 +210,10 @@ impl LogFile {
         Ok(Self { path, file, len, rotation, buffer: Vec::new(), lost: 0 })
     }
 
-    fn write_line(&mut self, at: Timestamp, stream: &str, tag: char, pieces: &[&[u8]]) {
+    fn write_line(&mut self, head: &str, tag: Tag, pieces: &[&[u8]]) {
         let before = self.buffer.len();
-        let _ = write!(self.buffer, "{at:.9} {stream} {tag} ");
+        self.buffer.extend_from_slice(head.as_bytes());
+        self.buffer.extend_from_slice(tag.as_bytes());
         for piece in pieces {
             self.buffer.extend_from_slice(piece);
         }
@@ -298,9 +325,9 @@ fn component(text: &str) -> String {
     if text.len() <= 240 && !text.is_empty() && !text.starts_with('.') && text.chars().all(is_plain) {
         return text.to_owned();
     }
-    let hash = text.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-    });
+    let hash = text
+        .bytes()
+        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
     let kept: String = text.chars().filter(|c| is_plain(*c) && *c != '.').take(200).collect();
     format!("{kept}-{hash:016x}")
 }

@@ -15,6 +15,8 @@ mod instance;
 mod log;
 mod reap;
 mod spawn;
+#[cfg(test)]
+mod tests;
 mod walk;
 
 use std::collections::HashMap;
@@ -39,6 +41,7 @@ use self::guardian::{Guarded, Guardian};
 use self::instance::{Group, Handle, Instance, Instances, Surroundings, lock};
 use self::log::{LogFile, LogThread, Rotation};
 use super::{BoxFuture, ContainerRuntime, RuntimeError, RuntimeEvent, Started};
+use crate::prober::exec;
 use crate::{clock, limits};
 
 /// What a container finds programs with where its manifest says nothing (the container runtimes' default).
@@ -143,11 +146,7 @@ impl ProcessRuntime {
             tell,
             mark,
         };
-        Ok(Self {
-            inner: Arc::new(inner),
-            events: Mutex::new(Some(events)),
-            reaper: tokio::spawn(reap::run()),
-        })
+        Ok(Self { inner: Arc::new(inner), events: Mutex::new(Some(events)), reaper: tokio::spawn(reap::run()) })
     }
 
     /// What this runtime found and uses.
@@ -196,10 +195,7 @@ impl ContainerRuntime for ProcessRuntime {
             // fork, exec, mkdir and the log's open may all take their time.
             tokio::task::spawn_blocking(move || inner.launch(&pod, &container, restart_count))
                 .await
-                .map_err(|e| RuntimeError::Io {
-                    what: "start a container".to_owned(),
-                    source: io::Error::other(e),
-                })?
+                .map_err(|e| RuntimeError::Io { what: "start a container".to_owned(), source: io::Error::other(e) })?
         })
     }
 
@@ -216,19 +212,14 @@ impl ContainerRuntime for ProcessRuntime {
         })
     }
 
-    fn exec<'a>(
-        &'a self,
-        id: &'a ContainerId,
-        command: &'a [Box<str>],
-        timeout: Duration,
-    ) -> BoxFuture<'a, Outcome> {
+    fn exec<'a>(&'a self, id: &'a ContainerId, command: &'a [Box<str>], timeout: Duration) -> BoxFuture<'a, Outcome> {
         Box::pin(async move {
             let Some(instance) = lock(&self.inner.instances).get(id).map(|(i, _)| Arc::clone(i)) else {
                 return Outcome::Error(format!("container {id} is not running").into());
             };
             let argv: Vec<&str> = command.iter().map(|arg| &**arg).collect();
             match instance.surroundings.command(&argv, false) {
-                Ok(prepared) => exec(prepared, command, timeout).await,
+                Ok(prepared) => exec::run(prepared, command, Some(timeout)).await,
                 Err(e) => Outcome::Error(format!("cannot prepare {argv:?} in container {id}: {e}").into()),
             }
         })
@@ -250,19 +241,11 @@ impl ContainerRuntime for ProcessRuntime {
         })
     }
 
-    fn log_files(
-        &self,
-        pod: &Pod,
-        container: &ContainerName,
-        previous: bool,
-    ) -> Result<Vec<PathBuf>, RuntimeError> {
+    fn log_files(&self, pod: &Pod, container: &ContainerName, previous: bool) -> Result<Vec<PathBuf>, RuntimeError> {
         let directory = log::directory(&self.inner.logs, pod, container);
         match log::files_of(&directory, previous) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
-            files => files.map_err(|source| RuntimeError::Io {
-                what: format!("read {}", directory.display()),
-                source,
-            }),
+            files => files.map_err(|source| RuntimeError::Io { what: format!("read {}", directory.display()), source }),
         }
     }
 
@@ -272,8 +255,7 @@ impl ContainerRuntime for ProcessRuntime {
 
     fn shutdown<'a>(&'a self) -> BoxFuture<'a, ()> {
         Box::pin(async move {
-            let handles: Vec<Handle> =
-                lock(&self.inner.instances).values().map(|(_, handle)| handle.clone()).collect();
+            let handles: Vec<Handle> = lock(&self.inner.instances).values().map(|(_, handle)| handle.clone()).collect();
             let mut stops = tokio::task::JoinSet::new();
             for handle in handles {
                 stops.spawn(handle.stop(Duration::ZERO));
@@ -306,10 +288,8 @@ impl Inner {
         };
         let id = format!("{:016x}", cgroup::random().map_err(|e| prepared("read /dev/urandom", e))?);
         let directory = log::directory(&self.logs, pod, name);
-        let rotation = Rotation {
-            file_bytes_max: self.config.log_file_bytes_max,
-            files_max: self.config.log_files_max,
-        };
+        let rotation =
+            Rotation { file_bytes_max: self.config.log_file_bytes_max, files_max: self.config.log_files_max };
         lock(&self.live_logs).insert(pod.uid.clone(), log::pod_directory(&self.logs, pod));
         let log_file = LogFile::open(&directory, restart_count, rotation)
             .map_err(|e| prepared(&format!("open the log in {}", directory.display()), e))?;
@@ -400,10 +380,8 @@ impl Inner {
 
     fn environment(&self, container: &Container, id: &str) -> Vec<(String, String)> {
         let process = &container.process;
-        let mut env: Vec<(String, String)> = vec![
-            ("PATH".to_owned(), PATH.to_owned()),
-            ("HOME".to_owned(), credentials::home(process.run_as_user)),
-        ];
+        let mut env: Vec<(String, String)> =
+            vec![("PATH".to_owned(), PATH.to_owned()), ("HOME".to_owned(), credentials::home(process.run_as_user))];
         env.extend(process.env.iter().map(|(key, value)| (key.to_string(), value.to_string())));
         if self.tree.is_err() {
             env.push((instance::MARKER.to_owned(), id.to_owned()));
@@ -443,17 +421,4 @@ fn signal_number(name: &str) -> Option<i32> {
         return real_time(libc::SIGRTMAX(), rest);
     }
     Signal::from_str(name).ok().map(|signal| signal as i32)
-}
-
-/// Runs a prepared command as a probe of a container.
-async fn exec(command: std::process::Command, shown: &[Box<str>], timeout: Duration) -> Outcome {
-    // Until the prober's own comes in: one attempt without output.
-    let mut command = tokio::process::Command::from(command);
-    command.process_group(0).stdout(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true);
-    match tokio::time::timeout(timeout, command.status()).await {
-        Ok(Ok(status)) if status.success() => Outcome::Success("".into()),
-        Ok(Ok(_)) => Outcome::Failure("".into()),
-        Ok(Err(e)) => Outcome::Error(format!("{}: {e}", shown.join(" ")).into()),
-        Err(_) => Outcome::Failure("timed out".into()),
-    }
 }

@@ -57,7 +57,7 @@ pub(super) async fn run() {
 }
 
 /// Reaps orphans until none is left (true) or one that is not ours to reap stands first (false).
-fn reap_orphans() -> bool {
+pub(super) fn reap_orphans() -> bool {
     loop {
         let peek = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
         let pid = match waitid(Id::All, peek) {

@@ -2,10 +2,7 @@
 //!
 //! Invariant: between fork and exec nothing but async-signal-safe calls is made and nothing is allocated; all
 //! that the child needs was made by the parent ([`Plan`]).
-#![expect(
-    unsafe_code,
-    reason = "pre_exec and three libc calls have no safe form; each proves its conditions"
-)]
+#![expect(unsafe_code, reason = "pre_exec and three libc calls have no safe form; each proves its conditions")]
 
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
@@ -125,9 +122,8 @@ impl PidFd {
     pub(super) fn kill(&self) -> io::Result<()> {
         let no_info = std::ptr::null::<libc::siginfo_t>();
         // SAFETY: the descriptor is open; a null siginfo is documented as "like kill(2)".
-        let sent = unsafe {
-            libc::syscall(libc::SYS_pidfd_send_signal, self.0.as_raw_fd(), libc::SIGKILL, no_info, 0u32)
-        };
+        let sent =
+            unsafe { libc::syscall(libc::SYS_pidfd_send_signal, self.0.as_raw_fd(), libc::SIGKILL, no_info, 0u32) };
         check(i32::try_from(sent).map_err(io::Error::other)?)
     }
 

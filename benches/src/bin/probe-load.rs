@@ -1,0 +1,36 @@
+//! `cargo xtask bench` runs this: one load scenario, or (as its child) the targets of one.
+
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand};
+use probe_benches::{steady, targets};
+
+#[derive(Parser)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Serve targets until standard input ends; prints its ports, then its accept count for every line read
+    Targets,
+    /// tcpSocket probes at a steady rate, some of whose targets drop SYNs
+    Steady {
+        #[command(flatten)]
+        scenario: steady::Scenario,
+        /// The daemon's binary
+        #[arg(long)]
+        daemon: PathBuf,
+        /// Write the figures here as JSON
+        #[arg(long)]
+        json: Option<PathBuf>,
+    },
+}
+
+fn main() -> anyhow::Result<()> {
+    match Cli::parse().command {
+        Command::Targets => targets::serve(),
+        Command::Steady { scenario, daemon, json } => steady::run(&scenario, &daemon, json.as_deref()),
+    }
+}

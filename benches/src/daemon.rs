@@ -1,0 +1,107 @@
+//! The daemon under load, seen from outside.
+
+use std::collections::BTreeMap;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+
+/// A running daemon; ended with SIGTERM's gentler twin, by closing what it watches, on drop.
+pub struct Daemon {
+    child: Child,
+    metrics: SocketAddr,
+}
+
+impl Daemon {
+    /// Starts `run --runtime none` on these manifests, its files in `folder`, and waits until it is ready.
+    pub fn start(program: &Path, folder: &Path, manifests: &Path, extra: &[String]) -> anyhow::Result<Daemon> {
+        let metrics = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
+        let log = std::fs::File::create(folder.join("daemon.log"))?;
+        let child = Command::new(program)
+            .args(["run", "--runtime", "none", "--manifests"])
+            .arg(manifests)
+            .arg("--socket")
+            .arg(folder.join("api.sock"))
+            .arg("--state-dir")
+            .arg(folder.join("state"))
+            .args(["--metrics-listen", &metrics.to_string()])
+            .args(extra)
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .spawn()
+            .with_context(|| format!("cannot start {}", program.display()))?;
+        let mut daemon = Daemon { child, metrics };
+        daemon.wait_until_ready(folder)?;
+        Ok(daemon)
+    }
+
+    /// Its process.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// The body of one of its pages.
+    pub fn page(&self, path: &str) -> anyhow::Result<String> {
+        let mut stream = TcpStream::connect_timeout(&self.metrics, Duration::from_secs(5))?;
+        stream.set_read_timeout(Some(Duration::from_secs(30)))?;
+        write!(stream, "GET {path} HTTP/1.0\r\nHost: {}\r\n\r\n", self.metrics)?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        let (head, body) = answer.split_once("\r\n\r\n").context("no end of headers")?;
+        if !head.lines().next().unwrap_or_default().contains(" 200") {
+            bail!("{path}: {}", head.lines().next().unwrap_or_default());
+        }
+        Ok(body.to_owned())
+    }
+
+    fn wait_until_ready(&mut self, folder: &Path) -> anyhow::Result<()> {
+        #[expect(clippy::disallowed_methods, reason = "not engine code: the scenario's own clock")]
+        let start = Instant::now();
+        while start.elapsed() < Duration::from_secs(60) {
+            if let Some(status) = self.child.try_wait()? {
+                let log = std::fs::read_to_string(folder.join("daemon.log")).unwrap_or_default();
+                bail!("the daemon ended: {status}\n{log}");
+            }
+            if self.page("/readyz").is_ok() {
+                return Ok(());
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        bail!("the daemon is not ready after 60 s")
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        // SIGTERM through kill(1): this package has no unsafe code and no signal library.
+        let _ = Command::new("kill").arg(self.child.id().to_string()).status();
+        let _ = self.child.wait();
+    }
+}
+
+/// A page of metrics in the text format: value by `name{labels}` exactly as written.
+#[must_use]
+pub fn samples(page: &str) -> BTreeMap<&str, f64> {
+    page.lines()
+        .filter(|line| !line.starts_with('#'))
+        .filter_map(|line| line.rsplit_once(' '))
+        .filter_map(|(series, value)| value.parse().ok().map(|value| (series, value)))
+        .collect()
+}
+
+/// The sum of all series of `name` whose labels hold each of `labels` (`result="failed"`).
+#[must_use]
+pub fn sum(samples: &BTreeMap<&str, f64>, name: &str, labels: &[&str]) -> f64 {
+    samples
+        .range(name..)
+        .take_while(|(series, _)| series.starts_with(name))
+        .filter(|(series, _)| series[name.len()..].starts_with('{') || series.len() == name.len())
+        .filter(|(series, _)| labels.iter().all(|label| series.contains(label)))
+        .map(|(_, value)| value)
+        .sum()
+}

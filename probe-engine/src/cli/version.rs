@@ -1,0 +1,64 @@
+//! `probe-engine version`
+
+use super::client::{self, Link, VERSION};
+use super::{CliError, Exit, Globals, age, escape, output};
+use crate::api::v1::GetInfoResponse;
+use std::fmt::Write;
+
+/// Arguments of `version`.
+#[derive(Debug, clap::Args)]
+pub struct VersionArgs {
+    /// Only this program's
+    #[arg(long)]
+    client: bool,
+}
+
+/// Prints this program's version, and what the daemon says of itself if there is one.
+pub fn run(args: &VersionArgs, globals: &Globals) -> Result<Exit, CliError> {
+    output::print(&format!("Client: {VERSION} ({})\n", crate::api::server::BUILD))?;
+    if args.client {
+        return Ok(Exit::Success);
+    }
+    let info = client::block_on(async { Ok(Link::open(globals).await?.info) })?;
+    output::print(&daemon_text(&info))?;
+    Ok(Exit::Success)
+}
+
+fn daemon_text(info: &GetInfoResponse) -> String {
+    let mut text = String::new();
+    let mut line = |name: &str, value: &str| {
+        let _ = writeln!(text, "  {name:<9} {}", escape::line(value));
+    };
+    line("Version:", &format!("{} ({})", info.version, info.build));
+    let uptime = i64::try_from(info.uptime_ns).unwrap_or(i64::MAX);
+    line("Uptime:", &age::human(jiff::SignedDuration::from_nanos(uptime)));
+    line("PID:", &info.pid.to_string());
+    line("Node:", &info.node_name);
+    line("Runtime:", &info.runtime);
+    for shard in &info.shards {
+        let why = match shard.fallback_reason.as_str() {
+            "" => String::new(),
+            reason => format!(" ({reason})"),
+        };
+        line("Shard:", &format!("{} {}{why}", shard.index, shard.io));
+    }
+    line("eBPF:", &info.ebpf);
+    let counts = format!("{} pods, {} probes", info.pods_count, info.probes_count);
+    line("Holds:", &counts);
+    if info.stuck_probes_count > 0 {
+        let stuck = format!("{} probes have nothing but local trouble; see `probe-engine events`", info.stuck_probes_count);
+        line("Trouble:", &stuck);
+    }
+    for source in &info.sources {
+        let state = match (source.error.as_str(), source.synced) {
+            ("", true) => "read".to_owned(),
+            ("", false) => "not read yet".to_owned(),
+            (error, _) => format!("error: {error}"),
+        };
+        line("Source:", &format!("{} {}: {state}, {} pods", source.kind, source.place, source.pods_count));
+    }
+    if !info.metrics_address.is_empty() {
+        line("Metrics:", &format!("http://{}/metrics", info.metrics_address));
+    }
+    format!("Daemon:\n{text}")
+}

@@ -1,0 +1,317 @@
+//! Whole turns over the scripted kernel: starts, bounds, local trouble, the pool, shutdown.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use probe_core::outcome::{LocalCause, Outcome, Verdict};
+use probe_core::spec::{Exec, Handler};
+use tokio::sync::Notify;
+
+use super::fake::{Fake, Target, World, ms};
+use super::{CONTAINER, READINESS, http_get, pod, running, spec, tcp_socket};
+use crate::limits;
+use crate::prober::pool::Job;
+use crate::results::{ProbeStats, Update, UpdateQueue};
+use crate::shard::inbox::{Command, PoolReply, ProbeSlot, ShardSender, inbox};
+use crate::shard::kernel::Waker;
+use crate::shard::metrics::ShardMetrics;
+use crate::shard::{JobSink, Shard, ShardConfig, Turn};
+
+/// A pool that keeps the jobs, up to a number.
+#[derive(Clone, Default)]
+struct Pool {
+    jobs: Rc<RefCell<Vec<Job>>>,
+    room: Rc<Cell<usize>>,
+}
+
+impl JobSink for Pool {
+    fn try_submit(&self, job: Job) -> Result<(), Job> {
+        if self.room.get() == 0 {
+            return Err(job);
+        }
+        self.room.set(self.room.get() - 1);
+        self.jobs.borrow_mut().push(job);
+        Ok(())
+    }
+}
+
+struct Bench {
+    world: Rc<World>,
+    shard: Shard<Fake>,
+    sender: ShardSender,
+    updates: Arc<UpdateQueue>,
+    pool: Pool,
+    told: Vec<Update>,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let world = World::new();
+        let (sender, inbox) = inbox(Waker::new().expect("an eventfd"));
+        let updates = Arc::new(UpdateQueue::new(Arc::new(Notify::new())));
+        let pool = Pool::default();
+        // Long ago, so that nothing is staggered.
+        let mut config = ShardConfig::new(3, 1, probe_core::time::Instant::ZERO);
+        config.local_ports = 1..=1;
+        let sink = Box::new(pool.clone());
+        let shard = Shard::new(config, Fake::new(&world), inbox, Arc::clone(&updates), Some(sink), world.now());
+        Self { world, shard, sender, updates, pool, told: Vec::new() }
+    }
+
+    fn add(&self, uid: &str, handler: Handler) -> Arc<ProbeStats> {
+        let stats = Arc::new(ProbeStats::default());
+        let slot = ProbeSlot { container: CONTAINER.into(), probe_type: READINESS, stats: Arc::clone(&stats) };
+        let status = Some(running(self.world.now()));
+        let command = Command::AddPod { pod: pod(uid, spec(handler)), slots: Box::new([slot]), status };
+        self.sender.send(command).expect("room");
+        stats
+    }
+
+    fn turn(&mut self) -> Turn {
+        let world = Rc::clone(&self.world);
+        let turn = self.shard.turn(&mut || world.now());
+        self.told.extend(std::iter::from_fn(|| self.updates.pop()));
+        turn
+    }
+
+    /// Turns until so much time has passed.
+    fn run(&mut self, duration: std::time::Duration) {
+        let end = self.world.now() + duration;
+        while self.world.now() < end {
+            assert_eq!(self.turn(), Turn::Again);
+        }
+    }
+
+    fn verdicts(&self) -> Vec<Option<Verdict>> {
+        let verdict = |update: &Update| match update {
+            Update::Publish(publish) => Some(publish.verdict),
+            _ => None,
+        };
+        self.told.iter().filter_map(verdict).collect()
+    }
+
+    fn outcomes(&self) -> Vec<Outcome> {
+        let outcome = |update: &Update| match update {
+            Update::Report(report) => Some(report.outcome.clone()),
+            _ => None,
+        };
+        self.told.iter().filter_map(outcome).collect()
+    }
+
+    fn count(&self, of: impl Fn(&ShardMetrics) -> u64) -> u64 {
+        let metrics = |update: &Update| match update {
+            Update::Metrics(metrics) => Some(of(metrics)),
+            _ => None,
+        };
+        self.told.iter().filter_map(metrics).sum()
+    }
+}
+
+#[test]
+fn r07_a_worker_tells_its_initial_value_and_then_what_it_saw() {
+    let mut bench = Bench::new();
+    let stats = bench.add("pod", tcp_socket(80));
+    bench.run(ms(100));
+    assert_eq!(bench.verdicts(), [Some(Verdict::Failure), Some(Verdict::Success)]);
+    assert_eq!(stats.successful.load(Ordering::Relaxed), 1);
+    assert!(stats.due_ns.load(Ordering::Relaxed) > bench.world.now().as_nanos());
+}
+
+#[test]
+fn steady_successes_are_counted_and_not_told() {
+    let mut bench = Bench::new();
+    let stats = bench.add("pod", tcp_socket(80));
+    bench.run(ms(60_000));
+    assert_eq!(stats.successful.load(Ordering::Relaxed), 6);
+    assert_eq!(bench.outcomes().len(), 1);
+    assert_eq!(bench.count(|metrics| metrics.lateness_us.len()), 6);
+}
+
+#[test]
+fn a_triggered_success_is_told() {
+    let mut bench = Bench::new();
+    bench.add("pod", tcp_socket(80));
+    bench.run(ms(15_000));
+    bench.told.clear();
+    let (uid, container) = ("pod".into(), CONTAINER.into());
+    bench.sender.send(Command::Trigger { uid, container, probe_type: READINESS }).expect("room");
+    bench.run(ms(100));
+    assert_eq!(bench.outcomes(), [Outcome::Success("".into())]);
+}
+
+#[test]
+fn every_failure_is_told() {
+    let mut bench = Bench::new();
+    bench.world.target(80, Target { errno: Some(libc::ECONNREFUSED), ..Target::default() });
+    let stats = bench.add("pod", tcp_socket(80));
+    bench.run(ms(35_000));
+    assert_eq!(bench.outcomes().len(), 4);
+    assert_eq!(stats.failed.load(Ordering::Relaxed), 4);
+    assert_eq!(stats.threshold.load(Ordering::Relaxed), 3);
+}
+
+#[test]
+fn a_timed_out_attempt_leaves_nothing_open() {
+    let mut bench = Bench::new();
+    bench.world.target(80, Target { connect: None, ..Target::default() });
+    bench.add("pod", tcp_socket(80));
+    bench.run(ms(900));
+    assert_eq!(bench.world.open.get(), 1);
+    bench.run(ms(200));
+    assert_eq!((bench.world.open.get(), bench.shard.flights_len()), (0, 0));
+    assert!(matches!(bench.outcomes().as_slice(), [Outcome::Failure(_)]));
+}
+
+#[test]
+fn local_trouble_is_never_a_verdict_and_the_reserve_ends_it() {
+    let mut bench = Bench::new();
+    bench.world.socket_errno.set(Some(libc::EMFILE));
+    let stats = bench.add("pod", tcp_socket(80));
+    bench.run(ms(20_000));
+    assert_eq!(bench.verdicts(), [Some(Verdict::Failure)], "the initial value alone");
+    assert!(bench.outcomes().iter().all(|outcome| *outcome == Outcome::Local(LocalCause::ProcessFiles)));
+    assert!(bench.count(|metrics| metrics.local[LocalCause::ProcessFiles as usize]) > 3);
+    assert_eq!(bench.world.opened.get(), 0);
+    bench.run(ms(60_000));
+    assert!(bench.told.iter().any(|update| matches!(update, Update::LocalTooLong(_))));
+    assert_eq!(bench.verdicts().last(), Some(&Some(Verdict::Success)), "by the reserve");
+    assert!(stats.successful.load(Ordering::Relaxed) > 0);
+    assert_eq!(stats.failed.load(Ordering::Relaxed), 0);
+    assert!(!bench.world.reserve_given.get());
+}
+
+#[test]
+fn more_attempts_than_places_wait_in_due_order_and_all_are_made() {
+    let mut bench = Bench::new();
+    let pods = limits::FLIGHTS_PER_SHARD_MAX + 500;
+    bench.world.target(80, Target { connect: Some(ms(500)), ..Target::default() });
+    for index in 0..pods {
+        while bench.sender.commands_len() >= limits::SHARD_INBOX_LEN_MAX {
+            bench.turn();
+        }
+        bench.add(&format!("pod-{index}"), tcp_socket(80));
+    }
+    let mut most = 0;
+    while bench.world.opened.get() < pods {
+        bench.turn();
+        most = most.max(bench.shard.flights_len());
+        assert!(bench.shard.flights_len() <= limits::FLIGHTS_PER_SHARD_MAX);
+    }
+    assert_eq!(most, limits::FLIGHTS_PER_SHARD_MAX);
+    bench.run(ms(2_000));
+    assert_eq!(bench.shard.waiting_len(), 0);
+    assert_eq!(bench.count(|metrics| metrics.rescheduled[0]), 500);
+}
+
+#[test]
+fn http_attempts_have_a_bound_of_their_own() {
+    let mut bench = Bench::new();
+    bench.world.target(80, Target { connect: Some(ms(500)), ..Target::default() });
+    for index in 0..limits::HTTP_FLIGHTS_PER_SHARD_MAX + 10 {
+        bench.add(&format!("pod-{index}"), http_get(80, "/"));
+    }
+    bench.add("tcp", tcp_socket(81));
+    while bench.sender.commands_len() > 0 || bench.shard.flights_len() < limits::HTTP_FLIGHTS_PER_SHARD_MAX {
+        bench.turn();
+    }
+    bench.run(ms(20));
+    assert_eq!(bench.shard.flights_len(), limits::HTTP_FLIGHTS_PER_SHARD_MAX);
+    assert_eq!(bench.shard.waiting_len(), 10);
+    assert!(bench.verdicts().contains(&Some(Verdict::Success)), "tcpSocket does not wait behind them");
+}
+
+fn exec() -> Handler {
+    Handler::Exec(Exec { command: Box::new(["true".into()]) })
+}
+
+#[test]
+fn a_full_pool_makes_attempts_wait_and_misses_their_due_times() {
+    let mut bench = Bench::new();
+    bench.add("pod", exec());
+    bench.run(ms(25_000));
+    assert_eq!(bench.count(|metrics| metrics.rescheduled[4]), 1);
+    assert_eq!(bench.count(|metrics| metrics.missed), 2);
+    assert_eq!(bench.outcomes(), [], "waiting is no outcome");
+    bench.pool.room.set(1);
+    bench.run(ms(20));
+    let job = bench.pool.jobs.borrow_mut().pop().expect("a job");
+    assert_eq!(job.shard, 3);
+    let at = bench.world.now();
+    bench.sender.reply(PoolReply::Started { attempt: job.attempt, at });
+    let outcome = Outcome::Success("".into());
+    bench.sender.reply(PoolReply::Done { attempt: job.attempt, outcome, latency_ns: 5_000_000 });
+    bench.run(ms(20));
+    assert_eq!(bench.verdicts().last(), Some(&Some(Verdict::Success)));
+}
+
+#[test]
+fn a_followed_redirect_goes_to_the_pool_with_its_deadline() {
+    let mut bench = Bench::new();
+    let answer = b"HTTP/1.1 302 Found\r\nLocation: /next\r\n\r\n".to_vec();
+    bench.world.target(80, Target { pieces: vec![(ms(20), answer)], ..Target::default() });
+    bench.pool.room.set(1);
+    bench.add("pod", http_get(80, "/"));
+    let begun = bench.world.now();
+    bench.run(ms(50));
+    let job = bench.pool.jobs.borrow_mut().pop().expect("a job");
+    assert_eq!((job.requests_made, job.deadline_from), (1, Some(begun)));
+    assert!(job.resume.is_some());
+    assert_eq!(bench.outcomes(), []);
+    let outcome = Outcome::Failure("HTTP probe failed with statuscode: 500".into());
+    bench.sender.reply(PoolReply::Done { attempt: job.attempt, outcome: outcome.clone(), latency_ns: 1 });
+    bench.run(ms(20));
+    assert_eq!(bench.outcomes(), [outcome]);
+}
+
+#[test]
+fn a_redirect_that_the_pool_never_takes_is_local_trouble() {
+    let mut bench = Bench::new();
+    let answer = b"HTTP/1.1 302 Found\r\nLocation: /next\r\n\r\n".to_vec();
+    bench.world.target(80, Target { pieces: vec![(ms(20), answer)], ..Target::default() });
+    bench.add("pod", http_get(80, "/"));
+    bench.run(ms(1_050));
+    assert_eq!(bench.outcomes(), [Outcome::Local(LocalCause::Pool)]);
+}
+
+#[test]
+fn a_failed_body_is_tried_three_times_and_then_discarded() {
+    let mut bench = Bench::new();
+    let broken = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nx".to_vec();
+    bench.world.target(80, Target { pieces: vec![(ms(1), broken), (ms(1), b"y\r\n".to_vec())], ..Target::default() });
+    let stats = bench.add("pod", http_get(80, "/"));
+    bench.run(ms(500));
+    assert_eq!(bench.world.opened.get(), 3);
+    assert!(matches!(bench.outcomes().as_slice(), [Outcome::Error(_)]));
+    assert_eq!(stats.failed.load(Ordering::Relaxed) + stats.successful.load(Ordering::Relaxed), 0);
+}
+
+#[test]
+fn late_completions_of_a_removed_pod_change_nothing() {
+    let mut bench = Bench::new();
+    bench.world.target(80, Target { connect: Some(ms(300)), ..Target::default() });
+    bench.add("pod", tcp_socket(80));
+    bench.run(ms(100));
+    bench.sender.send(Command::RemovePod { uid: "pod".into() }).expect("room");
+    bench.add("pod", tcp_socket(81));
+    bench.run(ms(500));
+    assert_eq!(bench.world.open.get(), 0);
+    assert_eq!(bench.shard.scheduler().workers_len(), 1);
+}
+
+#[test]
+fn shutdown_closes_everything_and_says_so_last() {
+    let mut bench = Bench::new();
+    bench.world.target(80, Target { connect: None, ..Target::default() });
+    for index in 0..50 {
+        bench.add(&format!("pod-{index}"), tcp_socket(80));
+    }
+    bench.run(ms(50));
+    assert_eq!(bench.world.open.get(), 50);
+    bench.sender.send(Command::Shutdown).expect("room");
+    while bench.turn() == Turn::Again {}
+    assert_eq!(bench.world.open.get(), 0);
+    assert!(matches!(bench.told.last(), Some(Update::ShardEnded { shard: 3 })));
+    assert_eq!(bench.outcomes(), [], "what was cut off is no outcome");
+}

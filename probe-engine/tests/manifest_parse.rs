@@ -1,0 +1,423 @@
+//! Manifests as `run` reads them: text in, pods out.
+
+use std::fmt::Write;
+use std::net::IpAddr;
+
+use probe_engine::core::id::ProbeType;
+use probe_engine::core::spec::{ContainerKind, Handler, Pod, Port, RestartPolicy, Scheme};
+use probe_engine::source::parse::{self, Options, Parsed, Problem, RuntimeKind, Severity, Strictness, UnsupportedKind};
+use proptest::prelude::*;
+
+const NONE: Options = Options { strictness: Strictness::Run, runtime: Some(RuntimeKind::None) };
+const PROCESS: Options = Options { strictness: Strictness::Run, runtime: Some(RuntimeKind::Process) };
+
+fn read(text: &str, options: &Options) -> Result<Parsed, Vec<String>> {
+    let mut documents = parse::parse_documents("pod.yaml", text.as_bytes());
+    assert_eq!(documents.len(), 1);
+    parse::pod(documents.remove(0), options).map_err(|problems| problems.iter().map(Problem::to_string).collect())
+}
+
+fn pod(text: &str) -> Pod {
+    read(text, &NONE).unwrap().pod
+}
+
+/// A pod with one container `app` that has these fields (each line indented by four).
+fn with(container: &str) -> String {
+    let mut text =
+        String::from("apiVersion: v1\nkind: Pod\nmetadata: {name: web}\nspec:\n  containers:\n  - name: app\n");
+    for line in container.lines() {
+        writeln!(text, "    {line}").unwrap();
+    }
+    text
+}
+
+fn unsupported(text: &str) -> Vec<(String, bool)> {
+    let parsed = read(text, &PROCESS).unwrap();
+    let pair = |u: parse::Unsupported| (u.path, u.unsafe_to_ignore);
+    parsed.unsupported.into_iter().map(pair).collect()
+}
+
+#[test]
+fn a_pod_becomes_what_its_manifest_says_with_defaults() {
+    let text = r#"
+apiVersion: v1
+kind: Pod
+metadata:
+  name: web
+  uid: 0f1e
+  labels: {b: "2", a: "1"}
+spec:
+  restartPolicy: OnFailure
+  hostNetwork: true
+  securityContext: {runAsUser: 1000, fsGroup: 7, supplementalGroups: [5]}
+  readinessGates: [{conditionType: example.com/ready}]
+  containers:
+  - name: app
+    command: [/bin/app, --port=$(PORT), $$(PORT), $(NONE)]
+    args: ["$(URL)"]
+    workingDir: /srv
+    env:
+    - {name: PORT, value: "8080"}
+    - {name: URL, value: "http://localhost:$(PORT)/$(LATER)"}
+    - {name: LATER, value: x}
+    ports: [{name: http, containerPort: 8080}]
+    resources: {limits: {memory: 64Mi}}
+    securityContext: {runAsUser: 1001}
+    startupProbe: {httpGet: {port: http, scheme: HTTPS}, terminationGracePeriodSeconds: 5}
+    readinessProbe: {tcpSocket: {port: nope, host: example.com}, periodSeconds: 3}
+    livenessProbe: {exec: {command: [test, "$(URL)"]}}
+    lifecycle: {stopSignal: SIGUSR1}
+  initContainers:
+  - {name: proxy, restartPolicy: Always, readinessProbe: {grpc: {port: 1}}}
+  - {name: setup}
+status: {podIP: "::1"}
+"#;
+    let options = Options { runtime: None, ..NONE };
+    let pod = read(text, &options).unwrap().pod;
+    assert_eq!(pod.uid.as_str(), "0f1e");
+    assert_eq!((&*pod.namespace, &*pod.name), ("default", "web"));
+    let labels: Vec<_> = pod.labels.iter().map(|(k, v)| (&**k, &**v)).collect();
+    assert_eq!(labels, [("a", "1"), ("b", "2")]);
+    assert_eq!(pod.pod_ip, Some(IpAddr::from([0, 0, 0, 0, 0, 0, 0, 1u16])));
+    assert_eq!(pod.restart_policy, RestartPolicy::OnFailure);
+    assert_eq!(pod.termination_grace_period_seconds, 30);
+    assert!(pod.host_network);
+    assert_eq!(&*pod.readiness_gates[0], "example.com/ready");
+    let kinds: Vec<_> = pod.init_containers.iter().map(|c| c.kind).collect();
+    assert_eq!(kinds, [ContainerKind::Sidecar, ContainerKind::Init]);
+    assert_eq!(pod.init_containers[0].probes.count(), 1);
+
+    let app = &pod.containers[0];
+    let strings = |list: &[Box<str>]| list.iter().map(|s| s.to_string()).collect::<Vec<_>>();
+    assert_eq!(strings(&app.process.command), ["/bin/app", "--port=8080", "$(PORT)", "$(NONE)"]);
+    // LATER comes later, so it is not known to URL.
+    assert_eq!(strings(&app.process.args), ["http://localhost:8080/$(LATER)"]);
+    assert_eq!(app.process.env.len(), 3);
+    assert_eq!(app.process.working_dir.as_deref(), Some("/srv"));
+    assert_eq!(app.process.run_as_user, Some(1001));
+    assert_eq!(*app.process.supplemental_groups, [5, 7]);
+    assert_eq!(app.process.memory_limit_bytes, Some(64 << 20));
+    assert_eq!(app.process.stop_signal.as_deref(), Some("SIGUSR1"));
+
+    let startup = app.probes.by_type(ProbeType::Startup).unwrap();
+    assert_eq!((startup.timeout_seconds, startup.period_seconds, startup.failure_threshold), (1, 10, 3));
+    assert_eq!(startup.termination_grace_period_seconds, Some(5));
+    let Handler::HttpGet(http) = &startup.handler else {
+        panic!("{startup:?}");
+    };
+    assert_eq!((&http.port, http.scheme), (&Port::Number(8080), Scheme::Https));
+    assert_eq!((&*http.path, &http.host), ("/", &None));
+    let Handler::TcpSocket(tcp) = &app.probes.readiness.as_ref().unwrap().handler else {
+        panic!("{:?}", app.probes.readiness);
+    };
+    let text = r#"strconv.Atoi: parsing "nope": invalid syntax"#;
+    assert_eq!(tcp.port, Port::Unusable(text.into()));
+    let Handler::Exec(exec) = &app.probes.liveness.as_ref().unwrap().handler else {
+        panic!("{:?}", app.probes.liveness);
+    };
+    // An exec probe sees the values of env as written.
+    assert_eq!(strings(&exec.command), ["test", "http://localhost:$(PORT)/$(LATER)"]);
+}
+
+#[test]
+fn a_derived_uid_is_stable_and_depends_on_name_and_spec() {
+    let text = with("image: a");
+    let uid = pod(&text).uid;
+    assert_eq!(pod(&text).uid, uid);
+    let shape: Vec<usize> = uid.as_str().split('-').map(str::len).collect();
+    assert_eq!(shape, [8, 4, 4, 4, 12]);
+    // Written out, a default changes nothing.
+    assert_eq!(pod(&text.replace("spec:", "spec:\n  restartPolicy: Always")).uid, uid);
+    assert_ne!(pod(&text.replace("web", "web-2")).uid, uid);
+    assert_ne!(pod(&text.replace("image: a", "image: b")).uid, uid);
+}
+
+#[test]
+fn a_containers_hash_changes_with_its_definition_only() {
+    let hash = |text: &str| pod(text).containers[0].spec_hash;
+    let text = with("image: a");
+    assert_eq!(hash(&text), hash(&text.replace("web", "other")));
+    assert_ne!(hash(&text), hash(&with("image: b")));
+}
+
+#[test]
+fn unknown_fields_are_warnings_in_run() {
+    let parsed = read(&with("imgae: a"), &NONE).unwrap();
+    let [warning] = &parsed.warnings[..] else {
+        panic!("{:?}", parsed.warnings);
+    };
+    assert_eq!(warning.severity, Severity::Warning);
+    assert_eq!(
+        warning.to_string(),
+        "pod.yaml:7: warning: spec.containers[0].imgae: unknown field; did you mean image?"
+    );
+}
+
+#[test]
+fn the_process_runtime_needs_a_command_but_no_image() {
+    let errors = read(&with("image: a"), &PROCESS).unwrap_err();
+    assert_eq!(
+        errors,
+        [
+            "pod.yaml:6: spec.containers[0].command: Required value: the process runtime has no image to take a command from"
+        ]
+    );
+    assert!(read(&with("command: [app]"), &PROCESS).is_ok());
+}
+
+#[test]
+fn exec_probes_are_refused_under_runtime_none() {
+    let text = with("command: [app]\nreadinessProbe: {exec: {command: [x]}}");
+    let errors = read(&text, &NONE).unwrap_err();
+    assert_eq!(errors.len(), 1, "{errors:?}");
+    assert!(errors[0].starts_with("pod.yaml:8: spec.containers[0].readinessProbe.exec: Forbidden: runtime none"));
+    assert!(read(&text, &PROCESS).is_ok());
+}
+
+#[test]
+fn what_a_process_cannot_do_is_told_harmful_or_harmless() {
+    let text = with(
+        "command: [app]
+imagePullPolicy: Always
+securityContext: {privileged: true, runAsNonRoot: true, capabilities: {add: [NET_ADMIN]}}
+volumeMounts: [{name: v, mountPath: /v}]
+envFrom: [{configMapRef: {name: c}}]
+env: [{name: A, valueFrom: {fieldRef: {fieldPath: status.podIP}}}]
+lifecycle: {preStop: {exec: {command: [x]}}}
+resources: {limits: {memory: 1Gi, cpu: 1}, requests: {cpu: 100m}}",
+    )
+    .replace("spec:", "spec:\n  hostPID: true\n  tolerations: []\n  initContainers: [{name: i}]");
+    let expected = [
+        ("spec.hostPID", true),
+        ("spec.tolerations", false),
+        ("spec.initContainers[0]", true),
+        ("spec.containers[0].securityContext.runAsNonRoot", true),
+        ("spec.containers[0].securityContext.privileged", true),
+        ("spec.containers[0].securityContext.capabilities.add", true),
+        ("spec.containers[0].volumeMounts", true),
+        ("spec.containers[0].envFrom", true),
+        ("spec.containers[0].env[0].valueFrom", true),
+        ("spec.containers[0].lifecycle.preStop", true),
+        ("spec.containers[0].resources.limits[memory]", true),
+        ("spec.containers[0].resources.limits", false),
+        ("spec.containers[0].resources.requests", false),
+        ("spec.containers[0].imagePullPolicy", false),
+    ];
+    let expected = expected.map(|(path, harmful)| (path.to_owned(), harmful));
+    assert_eq!(unsupported(&text), expected);
+    let parsed = read(&text, &PROCESS).unwrap();
+    let of_kind = |u: &&parse::Unsupported| u.kind == UnsupportedKind::MemoryLimit;
+    assert_eq!(parsed.unsupported.iter().filter(of_kind).count(), 1);
+}
+
+#[test]
+fn under_runtime_none_nothing_is_unsupported() {
+    let parsed = read(&with("securityContext: {privileged: true}"), &NONE).unwrap();
+    assert_eq!(parsed.unsupported, []);
+}
+
+#[test]
+fn run_takes_pods_only_and_says_so() {
+    for kind in ["Deployment\napiVersion: apps/v1", "Service\napiVersion: v1"] {
+        let errors = read(&format!("kind: {kind}"), &NONE).unwrap_err();
+        assert_eq!(errors.len(), 1);
+        assert!(errors[0].contains("run takes Pods only"), "{errors:?}");
+    }
+}
+
+#[test]
+fn a_name_that_would_have_to_be_generated_is_refused_in_run() {
+    let text = with("command: [app]").replace("name: web", "generateName: web-");
+    let errors = read(&text, &PROCESS).unwrap_err();
+    assert_eq!(errors, ["pod.yaml:3: metadata.name: Required value: names are not generated here"]);
+}
+
+#[test]
+fn a_pod_ip_that_is_no_address_is_an_error() {
+    let text = with("command: [app]") + "status: {podIP: 10.0.0.256}\n";
+    let errors = read(&text, &PROCESS).unwrap_err();
+    assert_eq!(
+        errors,
+        [
+            "pod.yaml:8: status.podIP: Invalid value: \"10.0.0.256\": must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)"
+        ]
+    );
+}
+
+#[test]
+fn null_reads_as_absent() {
+    let text = with(
+        "command: [app, null]
+ports: null
+readinessProbe: {tcpSocket: {port: 1}, periodSeconds: null, terminationGracePeriodSeconds: null}
+resources: {limits: {memory: null}}
+livenessProbe:
+env: [{name: A, value: }]",
+    );
+    let pod = read(&text, &PROCESS).unwrap().pod;
+    let app = &pod.containers[0];
+    assert_eq!(&*app.process.command[1], "");
+    assert_eq!(&*app.process.env[0].1, "");
+    assert_eq!(app.probes.count(), 1);
+    assert_eq!(app.probes.readiness.as_ref().unwrap().period_seconds, 10);
+}
+
+#[test]
+fn a_broken_document_does_not_hide_the_others() {
+    let text = format!("a: [1, 2\n---\n{}---\n\tx: y\n---\n{0}", with("command: [app]"));
+    let documents = parse::parse_documents("x", text.as_bytes());
+    let kinds: Vec<_> = documents.iter().map(|d| d.kind().unwrap_or("?")).collect();
+    assert_eq!(kinds, ["?", "Pod", "?", "Pod"]);
+    let lines: Vec<u32> = documents.iter().map(|d| d.position().line).collect();
+    assert_eq!(lines[1], 3);
+    for document in documents {
+        let is_pod = document.kind().is_some();
+        assert_eq!(parse::pod(document, &PROCESS).is_ok(), is_pod);
+    }
+}
+
+#[test]
+fn bytes_that_are_no_text_are_an_error_with_their_line() {
+    let mut documents = parse::parse_documents("x", b"a: 1\nb: \xff\n");
+    let problems = parse::check(documents.remove(0));
+    assert_eq!(problems.len(), 1);
+    assert_eq!(problems[0].to_string(), "x:2: not UTF-8 text");
+}
+
+#[test]
+fn deep_and_exploding_documents_are_refused() {
+    let deep = "[".repeat(100_000);
+    let nested = format!("a: {}1{}", "{b: ".repeat(70), "}".repeat(70));
+    let mut bomb = String::from("a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n");
+    for i in 1..9 {
+        let list = vec![format!("*a{}", i - 1); 10].join(", ");
+        writeln!(bomb, "a{i}: &a{i} [{list}]").unwrap();
+    }
+    let itself = "a: &a [*a]";
+    for text in [&*deep, &*nested, &*bomb, itself] {
+        let documents = parse::parse_documents("x", text.as_bytes());
+        let problems: Vec<_> = documents.into_iter().flat_map(parse::check).collect();
+        assert!(!problems.is_empty(), "{}", &text[..10]);
+        assert!(problems[0].severity == Severity::Error, "{problems:?}");
+    }
+}
+
+#[test]
+fn merge_keys_add_what_is_not_there_and_the_first_of_several_wins() {
+    let text = r#"
+apiVersion: v1
+kind: Pod
+metadata: {name: web}
+spec:
+  containers:
+  - name: a
+    command: [a]
+    livenessProbe: &slow {tcpSocket: {port: 1}, periodSeconds: 60}
+    readinessProbe: &fast {periodSeconds: 1, timeoutSeconds: 2, tcpSocket: {port: 2}}
+    startupProbe: {<<: [*slow, *fast], failureThreshold: 9, periodSeconds: 7}
+"#;
+    let pod = pod(text);
+    let startup = pod.containers[0].probes.startup.clone().unwrap();
+    assert_eq!((startup.period_seconds, startup.timeout_seconds, startup.failure_threshold), (7, 2, 9));
+    let Handler::TcpSocket(tcp) = &startup.handler else {
+        panic!("{startup:?}");
+    };
+    assert_eq!(tcp.port, Port::Number(1));
+}
+
+#[test]
+fn json_is_read_as_json() {
+    let text = "{\"apiVersion\":\"v1\",\"kind\":\"Pod\",\n\t\"metadata\":{\"name\":\"web\"},\n\t\"spec\":{\"containers\":[{\"name\":\"a\",\"command\":[\"x\\u0041\\/\"],\"ports\":[],\n\t\"livenessProbe\":{\"tcpSocket\":{\"port\":0}}}]}}";
+    let errors = read(text, &PROCESS).unwrap_err();
+    assert_eq!(
+        errors,
+        [
+            "pod.yaml:4: spec.containers[0].livenessProbe.tcpSocket.port: Invalid value: 0: must be between 1 and 65535, inclusive"
+        ]
+    );
+    let pod = read(&text.replace("port\":0", "port\":1"), &PROCESS).unwrap().pod;
+    assert_eq!(&*pod.containers[0].process.command[0], "xA/");
+}
+
+#[test]
+fn a_file_of_thousands_of_pods_is_read_in_linear_time() {
+    let mut text = String::new();
+    for i in 0..3_000 {
+        let pod = with("livenessProbe: {tcpSocket: {port: 80}}");
+        writeln!(text, "---\n{}", pod.replace("web", &format!("web-{i}"))).unwrap();
+    }
+    let read = parse::documents("x", text.as_bytes()).map(|d| parse::pod(d, &NONE).unwrap().pod);
+    let uids: std::collections::HashSet<_> = read.map(|pod| pod.uid).collect();
+    assert_eq!(uids.len(), 3_000);
+    // An object of as many fields, which is hashed.
+    let fields: String = (0..100_000).map(|i| format!("f{i}: 1\n")).collect();
+    let problems = parse::check(parse::parse_documents("x", (fields + "f0: 1").as_bytes()).remove(0));
+    assert!(problems[0].message.contains("already set at line 1"));
+}
+
+/// A valid manifest with some bytes changed, taken out or repeated.
+fn mutated() -> impl Strategy<Value = Vec<u8>> {
+    let seeds = prop::sample::select(vec![
+        include_str!("../../tests/data/manifests/good/every-handler.yaml"),
+        include_str!("../../tests/data/manifests/good/anchors.yaml"),
+        include_str!("../../tests/data/manifests/good/pod.json"),
+        include_str!("../../tests/data/manifests/good/workloads.yaml"),
+        include_str!("../../tests/data/manifests/broken/09-wrong-types.yaml"),
+    ]);
+    let edits = prop::collection::vec((any::<prop::sample::Index>(), 0..4u8, any::<u8>()), 0..12);
+    (seeds, edits).prop_map(|(seed, edits)| {
+        let mut bytes = seed.as_bytes().to_vec();
+        for (at, what, byte) in edits {
+            if bytes.is_empty() {
+                break;
+            }
+            let at = at.index(bytes.len());
+            match what {
+                0 => bytes[at] = byte,
+                1 => bytes[at] = b"{}[]:-#&*!|>'\"%@`\n\t ,0~<"[usize::from(byte) % 24],
+                2 => {
+                    let end = (at + usize::from(byte)).min(bytes.len());
+                    bytes.drain(at..end);
+                }
+                _ => {
+                    let end = (at + usize::from(byte)).min(bytes.len());
+                    let again = bytes[at..end].to_vec();
+                    bytes.splice(at..at, again);
+                }
+            }
+        }
+        bytes
+    })
+}
+
+fn read_every_way(bytes: &[u8]) {
+    for options in [NONE, PROCESS] {
+        for document in parse::documents("x", bytes) {
+            if let Err(problems) = parse::pod(document, &options) {
+                assert!(problems.iter().any(|p| p.severity == Severity::Error));
+            }
+        }
+    }
+    for document in parse::documents("x", bytes) {
+        let _ = parse::check(document);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn random_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+        read_every_way(&bytes);
+    }
+
+    #[test]
+    fn random_yaml_never_panics(text in "[-a-c0-9:{}\\[\\],&*!|>'\"#%@?~< \n\t.]{0,200}") {
+        read_every_way(text.as_bytes());
+    }
+
+    #[test]
+    fn mutated_manifests_never_panic(bytes in mutated()) {
+        read_every_way(&bytes);
+    }
+}

@@ -1,0 +1,445 @@
+//! The core against the reference model: random lives of a pod, and every short sequence of answers.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use probe_core::action::{Action, AttemptId, WorkerIndex};
+use probe_core::id::{ContainerId, ContainerName, PodUid, ProbeType};
+use probe_core::outcome::Outcome;
+use probe_core::scheduler::{Config, Scheduler};
+use probe_core::spec::{
+    Container, ContainerKind, Handler, Pod, Port, ProbeSpec, Probes, Process, RestartPolicy, TcpSocket,
+};
+use probe_core::status::{ContainerState, ContainerStatus, PodPhase, PodStatus, Termination};
+use probe_core::time::Instant;
+use probe_tests::model::{Answer, Key, Model, Note};
+use proptest::prelude::*;
+
+/// The test's time starts here: longer after the manager's start than any period, so nothing is staggered.
+const START: Instant = Instant::from_secs(1_000);
+
+/// One thing that happens to the pod.
+#[derive(Clone, Debug)]
+enum Event {
+    /// Time passes, milliseconds.
+    Pass(u64),
+    /// The n-th attempt in flight ends.
+    Answer(usize, Answer),
+    /// A container gets a new instance.
+    Start(usize),
+    /// A container waits, with the ID that it had.
+    Wait(usize),
+    /// A container's process ends.
+    Exit(usize, i32),
+    /// A container's status disappears.
+    Vanish(usize),
+    /// The runtime reports the same again.
+    Resync,
+    /// The pod gets a deletion timestamp.
+    Delete,
+    /// The pod's phase becomes final.
+    Finish(PodPhase),
+    /// Somebody asks for a probe.
+    Trigger(usize, ProbeType),
+    /// Termination begins.
+    StopLivenessAndStartup,
+    /// The pod is synced again: ended workers are made anew.
+    AddAgain,
+    /// The pod goes.
+    Remove,
+}
+
+/// The core and the model in the same world.
+struct Pair {
+    pod: Arc<Pod>,
+    scheduler: Scheduler,
+    model: Model,
+    now: Instant,
+    /// What the runtime says.
+    containers: Vec<Option<ContainerStatus>>,
+    phase: PodPhase,
+    deleting: bool,
+    instances: u32,
+    keys: BTreeMap<WorkerIndex, Key>,
+    flights: BTreeMap<Key, AttemptId>,
+    notes: BTreeMap<Key, Vec<Note>>,
+    missed: BTreeMap<Key, u64>,
+    removed: bool,
+}
+
+impl Pair {
+    fn new(pod: Pod) -> Self {
+        let config = Config {
+            seed: 7,
+            manager_start: Instant::ZERO,
+            local_backoff_min: Duration::from_millis(100),
+            local_backoff_max: Duration::from_secs(5),
+            local_max: Duration::from_secs(30),
+        };
+        let containers = pod.probed_containers().map(|_| None).collect();
+        let mut pair = Pair {
+            model: Model::new(pod.clone()),
+            pod: Arc::new(pod),
+            scheduler: Scheduler::new(config, START),
+            now: START,
+            containers,
+            phase: PodPhase::Running,
+            deleting: false,
+            instances: 0,
+            keys: BTreeMap::new(),
+            flights: BTreeMap::new(),
+            notes: BTreeMap::new(),
+            missed: BTreeMap::new(),
+            removed: false,
+        };
+        pair.add();
+        pair.settle();
+        pair
+    }
+
+    fn add(&mut self) {
+        let mut made = Vec::new();
+        self.scheduler.add_pod(Arc::clone(&self.pod), None, self.now, &mut |worker, name, probe_type| {
+            made.push((worker, name.clone(), probe_type));
+        });
+        for (worker, name, probe_type) in made {
+            let index = self.pod.probed_containers().position(|c| c.name == name).expect("its container");
+            self.keys.insert(worker, (index, probe_type));
+            self.model.made((index, probe_type), worker.0, self.now);
+        }
+    }
+
+    fn apply(&mut self, event: &Event) {
+        let len = self.containers.len();
+        match event {
+            Event::Pass(millis) => self.now = self.now + Duration::from_millis(*millis),
+            Event::Answer(which, answer) => self.answer(*which, *answer),
+            Event::Start(at) => {
+                self.instances += 1;
+                let id = ContainerId::from(format!("test://{}", self.instances).as_str());
+                self.set(at % len, Some((id, ContainerState::Running { started_at: self.now })));
+            }
+            Event::Wait(at) => {
+                let waiting = ContainerState::Waiting { reason: "CrashLoopBackOff".into(), message: "".into() };
+                self.change(at % len, waiting);
+            }
+            Event::Exit(at, exit_code) => {
+                let ended = Termination {
+                    exit_code: *exit_code,
+                    signal: 0,
+                    reason: "Error".into(),
+                    message: "".into(),
+                    started_at: self.now,
+                    finished_at: self.now,
+                };
+                self.change(at % len, ContainerState::Terminated(ended));
+            }
+            Event::Vanish(at) => self.set(at % len, None),
+            Event::Resync => self.report(),
+            Event::Delete => {
+                self.deleting = true;
+                self.report();
+            }
+            Event::Finish(phase) => {
+                self.phase = *phase;
+                self.report();
+            }
+            Event::Trigger(at, probe_type) => {
+                let name = self.pod.probed_containers().nth(at % len).expect("a container").name.clone();
+                self.scheduler.trigger(&self.pod.uid, &name, *probe_type, self.now);
+                self.model.trigger((at % len, *probe_type), self.now);
+            }
+            Event::StopLivenessAndStartup => {
+                self.scheduler.stop_liveness_and_startup(&self.pod.uid, self.now);
+                self.model.stop(|probe_type| probe_type != ProbeType::Readiness);
+            }
+            Event::AddAgain if !self.removed => self.add(),
+            Event::AddAgain => {}
+            Event::Remove => {
+                self.removed = true;
+                self.scheduler.remove_pod(&self.pod.uid, self.now);
+                self.model.stop(|_| true);
+            }
+        }
+        self.settle();
+    }
+
+    fn answer(&mut self, which: usize, answer: Answer) {
+        let in_flight: Vec<Key> = self.flights.keys().copied().collect();
+        if in_flight.is_empty() {
+            return;
+        }
+        let key = in_flight[which % in_flight.len()];
+        let attempt = self.flights.remove(&key).expect("in flight");
+        let outcome = match answer {
+            Answer::Pass if which.is_multiple_of(3) => Outcome::Warning("redirect".into()),
+            Answer::Pass => Outcome::Success("".into()),
+            Answer::Fail => Outcome::Failure("refused".into()),
+            Answer::Error => Outcome::Error("no such port".into()),
+        };
+        assert!(self.scheduler.handle_outcome(attempt, outcome.clone(), self.now));
+        assert!(
+            !self.scheduler.handle_outcome(
+                AttemptId { generation: attempt.generation.wrapping_sub(1), ..attempt },
+                outcome,
+                self.now
+            ),
+            "an answer to an earlier attempt was taken"
+        );
+        self.model.answer(key, answer, self.now);
+    }
+
+    fn set(&mut self, at: usize, instance: Option<(ContainerId, ContainerState)>) {
+        let name = self.pod.probed_containers().nth(at).expect("a container").name.clone();
+        self.containers[at] = instance.map(|(id, state)| ContainerStatus {
+            name,
+            id: Some(id),
+            state,
+            last_termination: None,
+            restart_count: 0,
+        });
+        self.report();
+    }
+
+    fn change(&mut self, at: usize, state: ContainerState) {
+        let Some(id) = self.containers[at].as_ref().and_then(|status| status.id.clone()) else { return };
+        self.set(at, Some((id, state)));
+    }
+
+    fn report(&mut self) {
+        if self.removed {
+            return;
+        }
+        let status = PodStatus {
+            phase: self.phase,
+            deleting: self.deleting,
+            pod_ip: None,
+            containers: self.containers.iter().flatten().cloned().collect(),
+        };
+        self.scheduler.handle_status(&self.pod.uid, status.clone(), self.now);
+        self.model.status(status, self.now);
+    }
+
+    /// Both do all that is due, and must have done the same.
+    fn settle(&mut self) {
+        self.scheduler.handle_timeout(self.now, usize::MAX);
+        while let Some(action) = self.scheduler.poll_action() {
+            self.note(action);
+        }
+        self.model.run(self.now);
+        assert_eq!(self.notes, self.model.notes, "at {:?}", self.now);
+        assert_eq!(self.missed, self.model.missed, "due times missed at {:?}", self.now);
+        let core: Vec<Key> = self.flights.keys().copied().collect();
+        let mut model = self.model.attempting();
+        model.sort_unstable();
+        assert_eq!(core, model, "in flight at {:?}", self.now);
+        if let Some(next) = self.scheduler.poll_timeout() {
+            assert!(next > self.now, "something is due and was not done");
+        }
+    }
+
+    fn note(&mut self, action: Action) {
+        let key_of = |worker: WorkerIndex| self.keys[&worker];
+        let (key, note) = match action {
+            Action::Start(start) => {
+                let key = key_of(start.attempt.worker);
+                assert!(self.flights.insert(key, start.attempt).is_none(), "two attempts of one worker");
+                self.scheduler.handle_started(start.attempt, self.now);
+                (key, Note::Attempt(start.retry))
+            }
+            Action::Publish(publish) => (key_of(publish.worker), Note::Stored(publish.container_id, publish.verdict)),
+            Action::Report(report) => {
+                let counted = (report.threshold > 0).then_some((report.run, report.threshold));
+                (key_of(report.worker), Note::Called(counted))
+            }
+            Action::WorkerEnded { worker } => {
+                let key = key_of(worker);
+                self.flights.remove(&key);
+                (key, Note::Left)
+            }
+            Action::Missed { worker, count } => {
+                *self.missed.entry(key_of(worker)).or_default() += u64::from(count);
+                return;
+            }
+            Action::LocalTooLong(_) => panic!("no local trouble in this test"),
+        };
+        self.notes.entry(key).or_default().push(note);
+    }
+}
+
+fn probe(delay: i32, period: u32, success: u32, failure: u32) -> Arc<ProbeSpec> {
+    Arc::new(ProbeSpec {
+        handler: Handler::TcpSocket(TcpSocket { host: None, port: Port::Number(80) }),
+        initial_delay_seconds: delay,
+        timeout_seconds: 1,
+        period_seconds: period,
+        success_threshold: success,
+        failure_threshold: failure,
+        termination_grace_period_seconds: None,
+    })
+}
+
+fn container(name: &str, kind: ContainerKind, probes: Probes) -> Container {
+    Container {
+        name: ContainerName::from(name),
+        kind,
+        image: "image".into(),
+        restart_policy: None,
+        probes,
+        process: Process::default(),
+        spec_hash: 0,
+    }
+}
+
+fn pod(restart_policy: RestartPolicy, containers: Vec<Container>, sidecars: Vec<Container>) -> Pod {
+    Pod {
+        uid: PodUid::from("uid"),
+        namespace: "default".into(),
+        name: "pod".into(),
+        labels: [].into(),
+        annotations: [].into(),
+        pod_ip: None,
+        host_network: false,
+        restart_policy,
+        termination_grace_period_seconds: 30,
+        readiness_gates: [].into(),
+        init_containers: sidecars.into(),
+        containers: containers.into(),
+        ignored_fields: [].into(),
+    }
+}
+
+fn any_probe(startup_or_liveness: bool) -> impl Strategy<Value = Option<Arc<ProbeSpec>>> {
+    let success = if startup_or_liveness { 1..2_u32 } else { 1..4 };
+    prop::option::weighted(0.8, (0..4_i32, 1..5_u32, success, 1..4_u32).prop_map(|(d, p, s, f)| probe(d, p, s, f)))
+}
+
+fn any_probes() -> impl Strategy<Value = Probes> {
+    (any_probe(true), any_probe(false), any_probe(true)).prop_map(|(startup, readiness, liveness)| Probes {
+        startup,
+        readiness,
+        liveness,
+    })
+}
+
+fn any_pod() -> impl Strategy<Value = Pod> {
+    let policy = prop_oneof![Just(RestartPolicy::Always), Just(RestartPolicy::OnFailure), Just(RestartPolicy::Never)];
+    (policy, any_probes(), prop::option::of(any_probes()), prop::option::of(any_probes())).prop_map(
+        |(policy, first, second, sidecar)| {
+            let mut containers = vec![container("a", ContainerKind::Regular, first)];
+            containers.extend(second.map(|probes| container("b", ContainerKind::Regular, probes)));
+            let sidecars = sidecar.map(|probes| container("s", ContainerKind::Sidecar, probes));
+            pod(policy, containers, sidecars.into_iter().collect())
+        },
+    )
+}
+
+fn any_event() -> impl Strategy<Value = Event> {
+    let answer = prop_oneof![4 => Just(Answer::Pass), 4 => Just(Answer::Fail), 1 => Just(Answer::Error)];
+    let probe_type = prop::sample::select(ProbeType::ALL.to_vec());
+    prop_oneof![
+        8 => (1..2_500_u64).prop_map(Event::Pass),
+        1 => (5_000..60_000_u64).prop_map(Event::Pass),
+        24 => (0..9_usize, answer).prop_map(|(which, answer)| Event::Answer(which, answer)),
+        3 => (0..3_usize).prop_map(Event::Start),
+        1 => (0..3_usize).prop_map(Event::Wait),
+        2 => (0..3_usize, 0..2_i32).prop_map(|(at, code)| Event::Exit(at, code)),
+        1 => (0..3_usize).prop_map(Event::Vanish),
+        1 => Just(Event::Resync),
+        2 => (0..3_usize, probe_type).prop_map(|(at, probe_type)| Event::Trigger(at, probe_type)),
+        1 => Just(Event::AddAgain),
+    ]
+}
+
+/// What ends a life; at most one of them, late.
+fn any_end() -> impl Strategy<Value = Event> {
+    prop_oneof![
+        Just(Event::Delete),
+        Just(Event::Finish(PodPhase::Failed)),
+        Just(Event::Finish(PodPhase::Succeeded)),
+        Just(Event::StopLivenessAndStartup),
+        Just(Event::Remove),
+        Just(Event::Resync),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 2_000, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn every_life_of_a_pod_is_as_the_model_says(
+        pod in any_pod(),
+        life in prop::collection::vec(any_event(), 1..80),
+        end in any_end(),
+        after in prop::collection::vec(any_event(), 0..20),
+    ) {
+        let mut pair = Pair::new(pod);
+        pair.apply(&Event::Start(0));
+        for event in life.iter().chain([&end]).chain(&after) {
+            pair.apply(event);
+        }
+    }
+}
+
+/// Calls `check` with every sequence of `len` items out of `choices`.
+fn every_sequence<T: Copy>(choices: &[T], len: usize, check: &mut impl FnMut(&[T])) {
+    let mut digits = vec![0; len];
+    loop {
+        let sequence: Vec<T> = digits.iter().map(|digit| choices[*digit]).collect();
+        check(&sequence);
+        let Some(at) = digits.iter().position(|digit| digit + 1 < choices.len()) else { return };
+        digits[at] += 1;
+        digits[..at].fill(0);
+    }
+}
+
+#[test]
+fn every_sequence_of_up_to_six_answers_is_as_the_model_says() {
+    let answers = [Answer::Pass, Answer::Fail, Answer::Error];
+    for probe_type in ProbeType::ALL {
+        for (success, failure) in [(1, 1), (1, 2), (1, 3), (2, 1), (3, 2)] {
+            if probe_type != ProbeType::Readiness && success != 1 {
+                continue;
+            }
+            let spec = Some(probe(0, 1, success, failure));
+            let mut probes = Probes::default();
+            match probe_type {
+                ProbeType::Startup => probes.startup = spec,
+                ProbeType::Readiness => probes.readiness = spec,
+                ProbeType::Liveness => probes.liveness = spec,
+            }
+            let life = pod(RestartPolicy::Always, vec![container("a", ContainerKind::Regular, probes)], Vec::new());
+            every_sequence(&answers, 6, &mut |sequence| {
+                let mut pair = Pair::new(life.clone());
+                pair.apply(&Event::Start(0));
+                for answer in sequence {
+                    pair.apply(&Event::Pass(1_000));
+                    pair.apply(&Event::Answer(0, *answer));
+                }
+            });
+        }
+    }
+}
+
+#[test]
+fn every_sequence_of_up_to_four_container_states_is_as_the_model_says() {
+    let states: [fn() -> Event; 5] =
+        [|| Event::Start(0), || Event::Wait(0), || Event::Exit(0, 1), || Event::Exit(0, 0), || Event::Vanish(0)];
+    for policy in [RestartPolicy::Always, RestartPolicy::OnFailure, RestartPolicy::Never] {
+        let probes = Probes {
+            startup: Some(probe(0, 1, 1, 1)),
+            readiness: Some(probe(0, 1, 1, 1)),
+            liveness: Some(probe(0, 1, 1, 1)),
+        };
+        let life = pod(policy, vec![container("a", ContainerKind::Regular, probes)], Vec::new());
+        every_sequence(&states, 4, &mut |sequence| {
+            let mut pair = Pair::new(life.clone());
+            for (at, state) in sequence.iter().enumerate() {
+                pair.apply(&state());
+                pair.apply(&Event::Pass(1_000));
+                pair.apply(&Event::Answer(at, if at.is_multiple_of(2) { Answer::Pass } else { Answer::Fail }));
+            }
+        });
+    }
+}

@@ -1,0 +1,121 @@
+//! `cargo xtask planted`: does the reference model catch bugs?
+//!
+//! Each file of `tests/data/planted-bugs` changes one place of the core. In a copy of the checkout, each is
+//! planted alone; the copy must still compile, and `tests/tests/model.rs` must fail on it.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+use anyhow::{Context, bail, ensure};
+
+use crate::shell;
+
+#[derive(clap::Args, Default)]
+pub(crate) struct Args {
+    /// Only bugs whose file name contains this
+    filter: Option<String>,
+}
+
+/// One bug: in `file`, the one place that reads `find` becomes `replace`.
+struct Bug {
+    name: String,
+    file: String,
+    find: String,
+    replace: String,
+}
+
+/// Fails when a bug survives, when one does not compile, or when the copy without bugs fails.
+pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
+    let bugs: Vec<Bug> =
+        bugs()?.into_iter().filter(|bug| args.filter.as_ref().is_none_or(|filter| bug.name.contains(filter))).collect();
+    ensure!(!bugs.is_empty(), "no planted bug of that name");
+    let copy = copy_checkout()?;
+    ensure!(passes(&copy)?, "the model's tests fail without any planted bug");
+    let mut survived = Vec::new();
+    for bug in &bugs {
+        let path = copy.join(&bug.file);
+        let original = fs::read_to_string(&path).with_context(|| format!("bug {}: {}", bug.name, bug.file))?;
+        let places = original.matches(&bug.find).count();
+        ensure!(places == 1, "bug {}: its text stands {places} times in {}, not once", bug.name, bug.file);
+        fs::write(&path, original.replacen(&bug.find, &bug.replace, 1))?;
+        let survives = passes(&copy).with_context(|| format!("bug {}", bug.name))?;
+        fs::write(&path, original)?;
+        eprintln!("planted {}: {}", bug.name, if survives { "SURVIVED" } else { "caught" });
+        if survives {
+            survived.push(bug.name.as_str());
+        }
+    }
+    eprintln!("{} planted, {} caught", bugs.len(), bugs.len() - survived.len());
+    if !survived.is_empty() {
+        bail!("not caught: {}", survived.join(", "));
+    }
+    Ok(())
+}
+
+/// Builds the model's tests (an error where that fails) and runs them.
+fn passes(copy: &Path) -> anyhow::Result<bool> {
+    let test = |extra: &[&str]| {
+        let mut command = shell::cargo();
+        command
+            .current_dir(copy)
+            .env("CARGO_TARGET_DIR", copy.join("target"))
+            .args(["test", "--quiet", "--package", "probe-tests", "--no-default-features", "--test", "model"])
+            .args(extra)
+            .stdin(Stdio::null())
+            .output()
+    };
+    let built = test(&["--no-run"])?;
+    if !built.status.success() {
+        bail!("does not compile:\n{}", String::from_utf8_lossy(&built.stderr));
+    }
+    Ok(test(&[])?.status.success())
+}
+
+/// The tracked files, in a folder of their own that keeps its build between runs.
+fn copy_checkout() -> anyhow::Result<PathBuf> {
+    let copy = shell::target().join("planted");
+    let mut git = std::process::Command::new("git");
+    git.current_dir(shell::root()).args(["ls-files", "--cached", "--others", "--exclude-standard"]);
+    let files = shell::output(&mut git).context("git ls-files failed: planting wants a git checkout")?;
+    for file in files.lines() {
+        let (from, to) = (shell::root().join(file), copy.join(file));
+        if !from.is_file() {
+            continue;
+        }
+        let text = fs::read(&from)?;
+        // Unchanged files keep their time, so that cargo rebuilds only what differs.
+        if fs::read(&to).is_ok_and(|old| old == text) {
+            continue;
+        }
+        fs::create_dir_all(to.parent().expect("a file has a folder"))?;
+        fs::write(&to, text)?;
+    }
+    Ok(copy)
+}
+
+fn bugs() -> anyhow::Result<Vec<Bug>> {
+    let folder = shell::root().join("tests/data/planted-bugs");
+    let mut paths: Vec<PathBuf> = fs::read_dir(&folder)
+        .with_context(|| format!("cannot read {}", folder.display()))?
+        .map(|entry| entry.map(|entry| entry.path()))
+        .collect::<Result<_, _>>()?;
+    paths.sort();
+    paths.iter().map(|path| parse(path)).collect()
+}
+
+/// `file: PATH`, then comment lines, `--- find`, the text, `--- replace`, the text.
+fn parse(path: &Path) -> anyhow::Result<Bug> {
+    let text = fs::read_to_string(path)?;
+    let name = path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
+    let malformed = || format!("{name}: want `file: PATH`, `--- find` and `--- replace`");
+    let (head, rest) = text.split_once("--- find\n").with_context(malformed)?;
+    let (find, replace) = rest.split_once("--- replace\n").with_context(malformed)?;
+    let file = head.lines().find_map(|line| line.strip_prefix("file: ")).with_context(malformed)?;
+    Ok(Bug {
+        name: name.clone(),
+        file: file.trim().to_owned(),
+        find: find.trim_end_matches('\n').to_owned(),
+        replace: replace.trim_end_matches('\n').to_owned(),
+    })
+}
