@@ -4,6 +4,7 @@
 //! of its target).
 
 pub mod age;
+pub mod link;
 pub mod completions;
 pub mod config;
 pub mod demo;
@@ -13,7 +14,6 @@ pub mod escape;
 pub mod events;
 pub mod get;
 pub mod guardian;
-pub mod client;
 pub mod logging;
 pub mod logs;
 pub mod man;
