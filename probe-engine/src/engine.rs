@@ -12,13 +12,15 @@ use std::time::Duration;
 use probe_core::backoff;
 use probe_core::time::Instant;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::{Notify, mpsc};
+use tokio::net::TcpListener;
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinHandle;
-use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use crate::api::admin::{self, AdminError};
-use crate::api::server::{self, DaemonFacts, ShardFacts};
+use crate::api::admin::health::Health;
+use crate::api::admin::supervise::supervise;
+use crate::api::admin::{self, Admin, AdminError};
+use crate::api::server::{self, Backend, ShardFacts, SourceFacts};
 use crate::api::socket::{Socket, SocketError};
 use crate::config::{Config, RuntimeChoice};
 use crate::consumer::events::{self, EventSender, EventsHandle};
@@ -34,9 +36,9 @@ use crate::shard::inbox::{Command, PoolReply, ShardSender};
 use crate::shard::kernel::{IoChoice, Waker};
 use crate::shard::{self, ShardConfig, ShardThread, SpawnError};
 use crate::source::control::Control;
-use crate::source::manifest::{self, ManifestConfig};
+use crate::source::PodUpdateSender;
+use crate::source::manifest::{self, ManifestConfig, SourceStatus};
 use crate::source::parse::{RuntimeKind, Strictness};
-use crate::source::{PodUpdate, PodUpdateSender};
 use crate::{clock, limits};
 
 /// Threads of the control runtime: sources, manager, results, consumers, API.
@@ -44,9 +46,6 @@ const CONTROL_THREADS: usize = 2;
 
 /// How long a command for a full shard inbox is offered again at shutdown.
 const SHUTDOWN_OFFER: Duration = Duration::from_millis(5);
-
-/// The manifests' name among the sources.
-const MANIFESTS: &str = "manifests";
 
 /// Why the daemon did not start.
 #[derive(Debug, thiserror::Error)]
@@ -146,11 +145,11 @@ struct Engine {
     pool: Pool,
     updates: PodUpdateSender,
     lifecycle: Option<(mpsc::Sender<LifecycleInput>, JoinHandle<()>)>,
-    /// Ends the sources.
-    sources_end: CancellationToken,
+    /// True ends the sources.
+    sources_end: watch::Sender<bool>,
     sources: Vec<JoinHandle<()>>,
-    /// Ends the servers.
-    servers_end: CancellationToken,
+    /// True ends the servers.
+    servers_end: watch::Sender<bool>,
     servers: Vec<JoinHandle<()>>,
     /// Manager, results, events: each ends when nothing sends to it any more.
     stages: Vec<JoinHandle<()>>,
@@ -182,10 +181,10 @@ impl Engine {
         // Both before anything is started: a second daemon must fail without touching the first one's pods.
         let socket = Socket::bind(config.socket.as_deref().ok_or(EngineError::NoSocket)?)?;
         let admin = match config.metrics_listen {
-            Some(address) => Some(admin::Listener::bind(address).await?),
+            Some(address) => Some(admin::bind(address).await?),
             None => None,
         };
-        let runtime = open_runtime(&config, choice)?;
+        let (runtime, memory_limits) = open_runtime(&config, choice)?;
         let Entrances { wakers, senders, inboxes, queues, wake } = Entrances::new(config.shards)?;
         let pool =
             Pool::start(pool_config(&config), Some(Arc::clone(&runtime)), Arc::new(Replies(senders.clone())))?;
@@ -200,7 +199,7 @@ impl Engine {
         let (results_sender, results, results_inbox) = results::channel();
         let stage = results::Config {
             manager_start,
-            sources: vec![MANIFESTS],
+            sources: vec![manifest::NAME],
             queues,
             wake,
             events: event_sender,
@@ -217,36 +216,52 @@ impl Engine {
             pool,
             updates,
             lifecycle,
-            sources_end: CancellationToken::new(),
+            sources_end: watch::Sender::new(false),
             sources: Vec::new(),
-            servers_end: CancellationToken::new(),
+            servers_end: watch::Sender::new(false),
             servers: Vec::new(),
             stages,
         };
-        engine.serve(&config, socket, admin, &results, &events);
-        engine.read_manifests(&config, choice);
+        let manifests = engine.read_manifests(&config, choice, memory_limits);
+        engine.serve_admin(admin, &results);
+        engine.serve_api(&config, socket, manager_start, manifests, &results, &events);
         engine.tell_started(&config);
         Ok(engine)
     }
 
-    fn serve(
+    fn serve_api(
         &mut self,
         config: &Config,
         socket: Socket,
-        admin: Option<admin::Listener>,
+        started: Instant,
+        manifests: watch::Receiver<SourceStatus>,
         results: &ResultsHandle,
         events: &EventsHandle,
     ) {
         let shards = self.shards.iter();
-        let facts = DaemonFacts {
-            runtime: self.runtime.name(),
-            shards: shards.map(|s| ShardFacts { io: s.kernel, fallback: s.fallback.clone() }).collect(),
-            manifests: config.manifests.clone(),
-            metrics_address: admin.as_ref().map(admin::Listener::address),
+        let facts = server::Facts {
+            started_at: clock::wall_of(started),
+            started,
+            shards: shards.map(|s| ShardFacts { io: s.kernel, fallback_reason: s.fallback.clone() }).collect(),
+            sources: vec![source_facts(&config.manifests, &SourceStatus::default())],
+            ebpf: "not built yet: every tcpSocket attempt makes a connection".to_owned(),
+            metrics_address: config.metrics_listen,
+            node_name: nix::unistd::gethostname().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default(),
         };
-        let control = Control::new(self.updates.clone(), results.clone());
-        let api = server::Api::new(results.clone(), events.clone(), control, Arc::clone(&self.runtime), facts);
-        self.servers.push(tokio::spawn(told("control API", api.serve(socket, self.servers_end.clone()))));
+        let (facts_in, facts) = watch::channel(facts);
+        self.servers.push(tokio::spawn(follow(manifests, config.manifests.clone(), facts_in)));
+        let backend = Backend {
+            results: results.clone(),
+            events: events.clone(),
+            control: Control::new(self.updates.clone(), results.clone()),
+            runtime: Arc::clone(&self.runtime),
+            facts,
+        };
+        let api = server::serve(socket, backend, turned_true(self.servers_end.subscribe()));
+        self.servers.push(tokio::spawn(told("control API", api)));
+    }
+
+    fn serve_admin(&mut self, listener: Option<TcpListener>, results: &ResultsHandle) {
         let pool = self.pool.handle();
         let lane = move |handler| PoolLane { queued: pool.queue_len(handler), in_flight: pool.in_flight(handler) };
         let facts = Facts {
@@ -256,28 +271,35 @@ impl Engine {
             io: self.shards.iter().map(|shard| shard.kernel).collect(),
             pool: Some(Arc::new(lane)),
         };
-        let metrics = Metrics::new(results.clone(), facts);
-        let heartbeats: Vec<_> = self.shards.iter().map(ShardThread::heartbeat_ns).collect();
-        let health = admin::Health::new(heartbeats, results.clone());
-        if let Some(admin) = admin {
-            let server = admin.serve(metrics, health.clone(), self.servers_end.clone());
-            self.servers.push(tokio::spawn(told("admin server", server)));
+        let heartbeats = self.shards.iter().map(ShardThread::heartbeat_ns).collect();
+        let health = Health::new(heartbeats, results.clone());
+        if let Some(listener) = listener {
+            let admin = Admin::new(Metrics::new(results.clone(), facts), health.clone());
+            self.servers.push(tokio::spawn(admin::serve(listener, admin, self.servers_end.subscribe())));
         }
-        self.servers.push(tokio::spawn(admin::supervise(health, self.servers_end.clone())));
+        self.servers.push(tokio::spawn(supervise(health, self.servers_end.subscribe())));
     }
 
-    fn read_manifests(&mut self, config: &Config, choice: RuntimeChoice) {
+    fn read_manifests(
+        &mut self,
+        config: &Config,
+        choice: RuntimeChoice,
+        memory_limits: bool,
+    ) -> watch::Receiver<SourceStatus> {
         let manifests = ManifestConfig {
             paths: config.manifests.clone(),
-            strictness: Strictness::Warn,
+            strictness: Strictness::Run,
             runtime: match choice {
                 RuntimeChoice::Process => RuntimeKind::Process,
                 RuntimeChoice::None => RuntimeKind::None,
             },
             ignore_unsupported: config.ignore_unsupported,
+            memory_limits,
         };
-        let source = manifest::run(manifests, self.updates.clone(), self.sources_end.clone());
+        let (status_in, status) = watch::channel(SourceStatus::default());
+        let source = manifest::run(manifests, self.updates.clone(), status_in, self.sources_end.subscribe());
         self.sources.push(tokio::spawn(source));
+        status
     }
 
     fn tell_started(&self, config: &Config) {
@@ -299,13 +321,13 @@ impl Engine {
 
     /// Ends everything in order; `hurry` ends what is left of the grace periods.
     async fn end(self, hurry: impl Future<Output = ()>) {
-        self.sources_end.cancel();
+        self.sources_end.send_replace(true);
         join("source", self.sources).await;
         if let Some((lifecycle, task)) = self.lifecycle {
             end_pods(lifecycle, task, hurry).await;
         }
         self.runtime.shutdown().await;
-        self.servers_end.cancel();
+        self.servers_end.send_replace(true);
         join("server", self.servers).await;
         // The last sender but those of the shards: the manager ends.
         drop(self.updates);
@@ -348,14 +370,17 @@ async fn end_pods(lifecycle: mpsc::Sender<LifecycleInput>, mut task: JoinHandle<
     report("lifecycle", task.await);
 }
 
-fn open_runtime(config: &Config, choice: RuntimeChoice) -> Result<Arc<dyn ContainerRuntime>, EngineError> {
+/// The runtime, and whether it can limit memory.
+fn open_runtime(config: &Config, choice: RuntimeChoice) -> Result<(Arc<dyn ContainerRuntime>, bool), EngineError> {
     match choice {
-        RuntimeChoice::None => Ok(Arc::new(NoneRuntime::new(std::net::Ipv4Addr::LOCALHOST.into()))),
+        RuntimeChoice::None => Ok((Arc::new(NoneRuntime::new(std::net::Ipv4Addr::LOCALHOST.into())), false)),
         RuntimeChoice::Process => {
             let failed = |source| EngineError::StateDir { path: config.state_dir.clone(), source };
             std::fs::create_dir_all(&config.state_dir).map_err(failed)?;
             let process = ProcessConfig::new(config.state_dir.clone()).map_err(failed)?;
-            Ok(Arc::new(ProcessRuntime::open(process)?))
+            let process = ProcessRuntime::open(process)?;
+            let memory_limits = process.capabilities().memory;
+            Ok((Arc::new(process), memory_limits))
         }
     }
 }
@@ -439,5 +464,37 @@ fn report(what: &'static str, ended: Result<(), tokio::task::JoinError>) {
 async fn told<E: std::fmt::Display>(what: &'static str, server: impl Future<Output = Result<(), E>>) {
     if let Err(error) = server.await {
         error!(what, %error, "the server ended");
+    }
+}
+
+async fn turned_true(mut signal: watch::Receiver<bool>) {
+    // A sender that is gone means the same.
+    let _ = signal.wait_for(|end| *end).await;
+}
+
+/// Keeps what `GetInfo` says of the manifests up to date, until their source has ended.
+async fn follow(
+    mut manifests: watch::Receiver<SourceStatus>,
+    paths: Vec<PathBuf>,
+    facts: watch::Sender<server::Facts>,
+) {
+    loop {
+        let source = source_facts(&paths, &manifests.borrow_and_update());
+        facts.send_modify(|facts| facts.sources = vec![source]);
+        if manifests.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+fn source_facts(paths: &[PathBuf], status: &SourceStatus) -> SourceFacts {
+    let place: Vec<String> = paths.iter().map(|path| path.display().to_string()).collect();
+    let mut errors = status.errors.values().flatten();
+    SourceFacts {
+        kind: manifest::NAME,
+        place: place.join(", "),
+        synced: status.synced,
+        pods_count: status.pods_count,
+        error: errors.next().map(ToString::to_string),
     }
 }

@@ -244,6 +244,9 @@ pub const KILL_MAX: Duration = Duration::from_secs(30);
 
 /// Messages waiting for one pod's lifecycle. Full: the sender waits; the pod never waits for a sender.
 pub const POD_INBOX_LEN_MAX: usize = 32;
+
+/// Connections that a test server of `serve` holds at once. More: they wait in its listener's queue.
+pub const SERVE_CONNECTIONS_MAX: usize = 1_024;
 /// Levels of lists and maps in a manifest. Deeper: the document is refused with an error.
 pub const MANIFEST_DEPTH_MAX: usize = 64;
 

@@ -114,7 +114,7 @@ pub async fn serve(listener: TcpListener, admin: Admin, mut shutdown: watch::Rec
                 }
             },
             Some(_) = connections.join_next() => {}
-            _ = shutdown.wait_for(|stop| *stop) => break,
+            () = stopped(&mut shutdown) => break,
         }
     }
     drop(listener);
@@ -138,12 +138,17 @@ async fn connection(stream: TcpStream, router: Router, mut shutdown: watch::Rece
             ended.unwrap_or_else(|error| debug!(%error, "admin connection"));
             return;
         }
-        _ = shutdown.wait_for(|stop| *stop) => {}
+        () = stopped(&mut shutdown) => {}
     }
     serving.as_mut().graceful_shutdown();
     if timeout(limits::ADMIN_DRAIN, serving).await.is_err() {
         debug!("admin connection closed before its request ended");
     }
+}
+
+/// Until it is time to stop. Without a value in the result, so that nothing is held while others are awaited.
+async fn stopped(shutdown: &mut watch::Receiver<bool>) {
+    let _ = shutdown.wait_for(|stop| *stop).await;
 }
 
 fn router(admin: Admin) -> Router {

@@ -14,7 +14,7 @@ use anyhow::{Context, bail};
 use tokio::process::{Child, Command};
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::link::{self, Client, Link};
+use super::client::{self, Client};
 use super::{CliError, Exit};
 use crate::api::v1;
 use crate::clock;
@@ -56,7 +56,7 @@ pub struct DemoArgs {
 
 /// Runs the demo until Ctrl-C, or until its milestones are reached with `--check`.
 pub fn run(args: &DemoArgs) -> Result<Exit, CliError> {
-    link::block_on(async { demonstrate(args).await.map_err(|error| CliError::Failed(format!("{error:#}"))) })
+    client::block_on(async { demonstrate(args).await.map_err(|error| CliError::Failed(format!("{error:#}"))) })
 }
 
 async fn demonstrate(args: &DemoArgs) -> anyhow::Result<Exit> {
@@ -127,8 +127,8 @@ impl Daemon {
             if let Some(status) = self.child.try_wait()? {
                 bail!("the daemon ended at once: {status}");
             }
-            match Link::open_at(&self.socket).await {
-                Ok(link) => return Ok(link.client),
+            match client::connect(&self.socket).await {
+                Ok(client) => return Ok(client),
                 Err(error) if clock::now() > deadline => return Err(error.into()),
                 Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
             }

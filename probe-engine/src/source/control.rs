@@ -188,3 +188,60 @@ fn shown<'a>(names: impl Iterator<Item = &'a str>) -> Vec<String> {
 fn hint(text: &str, names: &[String]) -> String {
     if names.is_empty() { String::new() } else { text.replace("{}", &names.join(", ")) }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use probe_core::outcome::Outcome;
+    use probe_core::spec::ContainerKind;
+    use tokio::sync::mpsc;
+
+    use super::*;
+    use crate::results::fixture::{Bench, SOON, container, pod, publish, report};
+
+    async fn control(probes_of_second: &[ProbeType]) -> (Bench, Control, mpsc::Receiver<PodUpdate>) {
+        let bench = Bench::start(16, 16);
+        let first = container("c", ContainerKind::Regular, &[ProbeType::Liveness]);
+        let second = container("d", ContainerKind::Regular, probes_of_second);
+        bench.add(&pod("uid", "web", [first, second]), None).await;
+        let (updates, taken) = mpsc::channel(1);
+        let control = Control::new(updates, bench.results.clone());
+        (bench, control, taken)
+    }
+
+    async fn refused(probes_of_second: &[ProbeType], pod: &str, container: &str, probe_type: ProbeType) -> String {
+        let (_bench, control, _taken) = control(probes_of_second).await;
+        control.trigger("default", pod, container, probe_type, SOON).await.expect_err("it is not there").to_string()
+    }
+
+    #[tokio::test]
+    async fn a_trigger_goes_to_the_manager_and_waits_for_the_report() {
+        let (bench, control, mut taken) = control(&[]).await;
+        let queue = Arc::clone(&bench.queue);
+        let shard = tokio::spawn(async move {
+            let update = taken.recv().await;
+            assert!(matches!(update, Some(PodUpdate::Trigger(uid, ..)) if uid.as_str() == "uid"));
+            let push = |update| queue.push(update).expect("there is room");
+            push(report("uid", ProbeType::Liveness, Outcome::Failure("no".into())));
+            push(publish("uid", ProbeType::Liveness, "fake://1", Some(Verdict::Failure)));
+        });
+        let triggered = control.trigger("default", "web", "", ProbeType::Liveness, SOON).await.expect("it is there");
+        assert_eq!((triggered.container.as_str(), triggered.before), ("c", None));
+        assert_eq!(triggered.report.outcome, Outcome::Failure("no".into()));
+        assert_eq!(triggered.after, Some(Verdict::Failure));
+        shard.await.expect("no panic");
+    }
+
+    #[tokio::test]
+    async fn what_does_not_exist_is_an_error_that_names_what_does() {
+        let unknown_pod = refused(&[], "wbe", "c", ProbeType::Liveness).await;
+        assert_eq!(unknown_pod, "pod default/wbe not found (pods there: web)");
+        let unknown_container = refused(&[], "web", "x", ProbeType::Liveness).await;
+        assert_eq!(unknown_container, "pod default/web has no container \"x\" (it has: c, d)");
+        let unknown_probe = refused(&[], "web", "c", ProbeType::Startup).await;
+        assert_eq!(unknown_probe, "container c of pod default/web has no startupProbe (it has: livenessProbe)");
+        let ambiguous = refused(&[ProbeType::Liveness], "web", "", ProbeType::Liveness).await;
+        assert_eq!(ambiguous, "pod default/web has several containers with a livenessProbe: name one of c, d");
+    }
+}

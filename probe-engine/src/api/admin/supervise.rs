@@ -9,6 +9,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use tracing::{debug, warn};
 
 use super::health::Health;
+use super::stopped;
 
 /// How often it is looked whether the sources have been read.
 const LOOK: Duration = Duration::from_millis(200);
@@ -43,7 +44,7 @@ async fn tell(
     loop {
         tokio::select! {
             _ = ticks.tick() => {}
-            _ = shutdown.wait_for(|stop| *stop) => break,
+            () = stopped(&mut shutdown) => break,
         }
         let is_live = health.is_live();
         if !is_live && !told_stalled {
@@ -59,7 +60,7 @@ async fn tell(
         }
         if told_ready && watchdog.is_none() {
             // Nothing more to tell before the end.
-            let _ = shutdown.wait_for(|stop| *stop).await;
+            stopped(&mut shutdown).await;
             break;
         }
     }

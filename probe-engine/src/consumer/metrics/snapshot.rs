@@ -17,8 +17,8 @@ use super::text::Buckets;
 use crate::results::{DURATION_BUCKETS_S, Node, PodRecord, ProbeStats};
 
 /// Upper bounds, in seconds, of attempts' durations and lateness: from a local connect to a long timeout.
-pub(super) const ATTEMPT_BUCKETS_S: [f64; 16] =
-    [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0];
+pub(super) const ATTEMPT_BUCKETS_S: [f64; 18] =
+    [0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
 
 /// Upper bounds, in seconds, of a turn's duration.
 pub(super) const TURN_BUCKETS_S: [f64; 12] =

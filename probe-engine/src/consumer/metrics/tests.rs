@@ -1,1 +1,136 @@
+use std::io::Write;
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
 
+use probe_core::id::{PodUid, ProbeType};
+use probe_core::outcome::{Outcome, Verdict};
+use probe_core::spec::Pod;
+
+use super::*;
+use crate::results::fixture::{Bench, container, pod, publish, running};
+use crate::results::{Input, Node, ProbeStats, Update};
+use crate::shard::metrics::ShardMetrics;
+
+/// One ready pod with a liveness and a readiness probe, one shard, some counts.
+async fn small_node() -> (Bench, Metrics) {
+    let bench = Bench::start(16, 16);
+    let probes = [ProbeType::Readiness, ProbeType::Liveness];
+    let pod = pod("uid-1", "web", [container("c", probe_core::spec::ContainerKind::Regular, &probes)]);
+    let mut status = running(&pod, "fake://1");
+    status.containers[0].restart_count = 2;
+    bench.add(&pod, Some(status)).await;
+    bench.push(publish("uid-1", ProbeType::Readiness, "fake://1", Some(Verdict::Success)));
+    let liveness = stats(&bench, ProbeType::Liveness).await;
+    liveness.record(true, 4_000_000);
+    liveness.record(true, 30_000_000);
+    liveness.record(false, 1_000_000_000);
+    bench.push(Update::Metrics(Box::new(shard_counts())));
+    let pool: PoolView = Arc::new(|_| PoolLane { queued: 3, in_flight: 2 });
+    let facts =
+        Facts { version: "0.1.0", runtime: "process", runs_pods: true, io: vec!["io_uring"], pool: Some(pool) };
+    let metrics = Metrics::new(bench.results.clone(), facts);
+    (bench, metrics)
+}
+
+fn shard_counts() -> ShardMetrics {
+    let mut counts = ShardMetrics::new();
+    counts.attempt(HandlerKind::Tcp, &Outcome::Success("".into()), Duration::from_micros(100));
+    counts.attempt(HandlerKind::Tcp, &Outcome::Failure("no".into()), Duration::from_secs(1));
+    counts.attempt(HandlerKind::Http, &Outcome::Local(LocalCause::Ports), Duration::from_micros(10));
+    counts.started(Duration::from_millis(1));
+    counts.turned(Duration::from_micros(20));
+    counts.workers = 2;
+    counts.in_flight = 1;
+    counts
+}
+
+async fn stats(bench: &Bench, probe_type: ProbeType) -> Arc<ProbeStats> {
+    let read = move |node: &Node| {
+        let probe = node.pods[&PodUid::from("uid-1")].containers[0].probe(probe_type).expect("it has it");
+        Arc::clone(&probe.stats)
+    };
+    bench.results.read(read).await.expect("the stage runs")
+}
+
+#[tokio::test]
+async fn the_probes_text_is_what_a_kubelet_serves() {
+    let (_bench, metrics) = small_node().await;
+    let labels = r#"container="c",namespace="default",pod="web",probe_type="Liveness""#;
+    let buckets: String = [
+        ("0.005", 1), ("0.01", 1), ("0.025", 1), ("0.05", 2), ("0.1", 2), ("0.25", 2), ("0.5", 2), ("1", 2), ("2.5", 2),
+        ("5", 2), ("10", 2), ("+Inf", 2),
+    ]
+    .iter()
+    .map(|(le, count)| format!("prober_probe_duration_seconds_bucket{{{labels},le=\"{le}\"}} {count}\n"))
+    .collect();
+    let expected = format!(
+        "# HELP prober_probe_duration_seconds [ALPHA] Duration in seconds for a probe response.\n\
+         # TYPE prober_probe_duration_seconds histogram\n\
+         {buckets}\
+         prober_probe_duration_seconds_sum{{{labels}}} 0.034\n\
+         prober_probe_duration_seconds_count{{{labels}}} 2\n\
+         # HELP prober_probe_total [BETA] Cumulative number of a liveness, readiness or startup probe for a container by result.\n\
+         # TYPE prober_probe_total counter\n\
+         prober_probe_total{{container=\"c\",namespace=\"default\",pod=\"web\",pod_uid=\"uid-1\",probe_type=\"Liveness\",result=\"failed\"}} 1\n\
+         prober_probe_total{{container=\"c\",namespace=\"default\",pod=\"web\",pod_uid=\"uid-1\",probe_type=\"Liveness\",result=\"successful\"}} 2\n"
+    );
+    assert_eq!(metrics.probes().await, Ok(expected));
+}
+
+#[tokio::test]
+async fn the_whole_text_is_the_golden_one() {
+    let (_bench, metrics) = small_node().await;
+    let text = metrics.all().await.expect("the stage runs");
+    let probes = metrics.probes().await.expect("the stage runs");
+    let ours = text.strip_suffix(&probes).expect("the kubelet's part is the last");
+    assert_eq!(ours, include_str!("golden.txt"));
+}
+
+#[tokio::test]
+async fn the_series_of_an_ended_worker_and_of_a_removed_pod_vanish() {
+    let (bench, metrics) = small_node().await;
+    stats(&bench, ProbeType::Liveness).await.ended.store(true, Ordering::Relaxed);
+    assert_eq!(metrics.probes().await.as_deref(), Ok(""));
+    bench.input(Input::Removed(PodUid::from("uid-1"))).await;
+    let text = metrics.all().await.expect("the stage runs");
+    assert!(!text.contains("pod=\"web\""), "{text}");
+}
+
+#[tokio::test]
+async fn pods_run_by_others_are_left_to_kube_state_metrics() {
+    let (bench, _) = small_node().await;
+    let facts = Facts { version: "0.1.0", runtime: "none", runs_pods: false, io: Vec::new(), pool: None };
+    let text = Metrics::new(bench.results.clone(), facts).all().await.expect("the stage runs");
+    assert!(!text.contains("kube_pod_") && !text.contains("probe_engine_pool_"), "{text}");
+}
+
+#[tokio::test]
+async fn label_values_of_a_manifest_cannot_forge_series() {
+    let bench = Bench::start(16, 16);
+    let evil: Arc<Pod> = pod("u\"} 1\nforged{x=\"", "web", []);
+    bench.add(&evil, None).await;
+    let facts = Facts { version: "0.1.0", runtime: "process", runs_pods: true, io: Vec::new(), pool: None };
+    let text = Metrics::new(bench.results.clone(), facts).all().await.expect("the stage runs");
+    assert!(text.contains(r#"uid="u\"} 1\nforged{x=\"""#), "{text}");
+    assert!(!text.lines().any(|line| line.starts_with("forged")), "{text}");
+}
+
+#[tokio::test]
+async fn promtool_finds_nothing_to_say() {
+    let (_bench, metrics) = small_node().await;
+    let text = metrics.all().await.expect("the stage runs");
+    let mut promtool = Command::new("promtool");
+    promtool.args(["check", "metrics"]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = match promtool.spawn() {
+        Ok(child) => child,
+        Err(error) => {
+            eprintln!("SKIPPED: promtool is not installed ({error}): the exposition was not checked by it");
+            return;
+        }
+    };
+    child.stdin.take().expect("it is piped").write_all(text.as_bytes()).expect("promtool reads");
+    let output = child.wait_with_output().expect("promtool ends");
+    let said = String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && said.trim().is_empty(), "{said}");
+}
