@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use probe_engine::cli::{self, Cli, guardian, logging};
+use probe_engine::cli::{self, Cli, Command, guardian, logging};
 
 fn main() -> ExitCode {
     // The guardian must work whatever the state of the rest: before arguments, logging and threads.
@@ -11,11 +11,13 @@ fn main() -> ExitCode {
         return guardian::run();
     }
     let cli = Cli::parse();
-    let level = cli.globals.log_level.as_deref();
-    let level = level.unwrap_or(logging::default_level(&cli.command));
-    if let Err(error) = logging::init(level, cli.globals.log_format.unwrap_or_default()) {
-        eprintln!("error: {error}");
-        return error.exit().into();
+    // `run` starts logging itself, once it has read its configuration.
+    if !matches!(cli.command, Command::Run(_)) {
+        let level = cli.globals.log_level.as_deref().unwrap_or(logging::DEFAULT_LEVEL);
+        if let Err(error) = logging::init(level, cli.globals.log_format.unwrap_or_default()) {
+            eprintln!("error: {error}");
+            return error.exit().into();
+        }
     }
     cli::dispatch(&cli)
 }

@@ -4,7 +4,7 @@ use std::fmt::{Display, Write};
 
 use jiff::Timestamp;
 
-use super::link::{self, Link, error_of};
+use super::client::{self, Link, error_of};
 use super::get::DEFAULT_NAMESPACE;
 use super::reference::Reference;
 use super::{CliError, Exit, Globals, age, escape, events, output, pod_list, pods, probes};
@@ -26,7 +26,7 @@ pub struct DescribeArgs {
 /// Describes a pod.
 pub fn run(args: &DescribeArgs, globals: &Globals) -> Result<Exit, CliError> {
     let name = Reference::one_pod(&args.pod)?;
-    link::block_on(async {
+    client::block_on(async {
         let mut link = Link::open(globals).await?;
         let request = v1::GetPodRequest { namespace: args.namespace.clone(), name: name.clone() };
         let answer = link.client.get_pod(request).await.map_err(|s| error_of(&s))?.into_inner();

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::link::{self, Link, error_of};
+use super::client::{self, Link, error_of};
 use super::get::Namespaces;
 use super::output::{self, DataFormat};
 use super::reference::Reference;
@@ -37,7 +37,7 @@ pub fn run(args: &EventsArgs, globals: &Globals) -> Result<Exit, CliError> {
     if args.watch && args.output == Some(DataFormat::Yaml) {
         return Err(CliError::usage("-w writes lines: only -o json may stand beside it"));
     }
-    link::block_on(async {
+    client::block_on(async {
         let mut link = Link::open(globals).await?;
         let request =
             v1::WatchEventsRequest { namespace: args.namespaces.filter(), pod, since: 0, follow: args.watch };

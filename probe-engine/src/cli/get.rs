@@ -8,7 +8,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde_json::json;
 
-use super::link::{self, Link, error_of};
+use super::client::{self, Link, error_of};
 use super::output::{self, DataFormat, Format};
 use super::pods::{self, Columns};
 use super::reference::{Kind, Reference};
@@ -80,7 +80,7 @@ pub fn run(args: &GetArgs, globals: &Globals) -> Result<Exit, CliError> {
     if args.watch && !matches!(args.output, None | Some(Format::Wide)) {
         return Err(CliError::usage("-w shows a table: only -o wide may stand beside it"));
     }
-    link::block_on(async {
+    client::block_on(async {
         let link = Link::open(globals).await?;
         match reference.kind {
             Kind::Pod => Pods { args, names: reference.names, link }.run().await,

@@ -2,10 +2,11 @@
 
 use tracing_subscriber::EnvFilter;
 
-use super::{CliError, Command};
+use super::CliError;
 
 /// `--log-format`
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum LogFormat {
     /// One line per message.
     #[default]
@@ -14,14 +15,8 @@ pub enum LogFormat {
     Json,
 }
 
-/// The level where none is asked for: the daemon tells what changes, the other commands only what matters.
-#[must_use]
-pub const fn default_level(command: &Command) -> &'static str {
-    match command {
-        Command::Run(_) => "info",
-        _ => "warn",
-    }
-}
+/// The level where none is asked for, except for `run`, whose configuration has its own: only what matters.
+pub const DEFAULT_LEVEL: &str = "warn";
 
 /// Starts logging. To be called once; `level` is a level or tracing's directives.
 pub fn init(level: &str, format: LogFormat) -> Result<(), CliError> {

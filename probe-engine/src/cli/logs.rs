@@ -2,7 +2,7 @@
 
 use std::io::{self, IsTerminal, Write};
 
-use super::link::{self, Link, error_of};
+use super::client::{self, Link, error_of};
 use super::get::DEFAULT_NAMESPACE;
 use super::reference::Reference;
 use super::{CliError, Exit, Globals, escape};
@@ -34,7 +34,7 @@ pub struct LogsArgs {
 /// Prints what a container wrote: as it is into a pipe or a file, with control characters escaped on a terminal.
 pub fn run(args: &LogsArgs, globals: &Globals) -> Result<Exit, CliError> {
     let pod = Reference::one_pod(&args.pod)?;
-    link::block_on(async {
+    client::block_on(async {
         let mut link = Link::open(globals).await?;
         let request = v1::StreamLogsRequest {
             namespace: args.namespace.clone(),

@@ -4,7 +4,7 @@
 //! of its target).
 
 pub mod age;
-pub mod link;
+pub mod client;
 pub mod completions;
 pub mod config;
 pub mod demo;

@@ -12,7 +12,7 @@ use probe_core::spec::{Exec, Grpc, Handler, HttpGet, HttpHeader, Port, ProbeSpec
 use serde_json::json;
 
 use self::target::{Host, HttpTarget};
-use super::link::{self, Link, error_of};
+use super::client::{self, Link, error_of};
 use super::get::DEFAULT_NAMESPACE;
 use super::output::{self, DataFormat};
 use super::reference::Reference;
@@ -161,7 +161,7 @@ fn on_pool(
     requests_made: u8,
 ) -> Result<Attempted, CliError> {
     let means = Means { io: Io::Tokio, exec: ExecBy::Host, exec_probe_timeout: true };
-    link::block_on(async {
+    client::block_on(async {
         let local = tokio::task::LocalSet::new();
         Ok(local.run_until(pool::attempt(request, started, resume, requests_made, means)).await)
     })
@@ -234,7 +234,7 @@ fn triggered(args: &ProbeArgs, globals: &Globals) -> Result<Exit, CliError> {
         container: args.container.clone(),
         r#type: probe_type.into(),
     };
-    let answer = link::block_on(async {
+    let answer = client::block_on(async {
         let mut link = Link::open(globals).await?;
         Ok(link.client.trigger_probe(request).await.map_err(|s| error_of(&s))?.into_inner())
     })?;

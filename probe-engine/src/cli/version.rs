@@ -1,6 +1,6 @@
 //! `probe-engine version`
 
-use super::link::{self, Link, VERSION};
+use super::client::{self, Link, VERSION};
 use super::{CliError, Exit, Globals, age, escape, output};
 use crate::api::v1::GetInfoResponse;
 use std::fmt::Write;
@@ -19,7 +19,7 @@ pub fn run(args: &VersionArgs, globals: &Globals) -> Result<Exit, CliError> {
     if args.client {
         return Ok(Exit::Success);
     }
-    let info = link::block_on(async { Ok(Link::open(globals).await?.info) })?;
+    let info = client::block_on(async { Ok(Link::open(globals).await?.info) })?;
     output::print(&daemon_text(&info))?;
     Ok(Exit::Success)
 }
