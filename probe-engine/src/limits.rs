@@ -133,6 +133,7 @@ pub const RESOLVED_ADDRS_MAX: usize = 16;
 
 /// Longest TLS handshake beside the attempt's deadline (net/http's default). Longer: the attempt fails.
 pub const TLS_HANDSHAKE_MAX: Duration = Duration::from_secs(10);
+
 /// Connections waiting to be accepted on the control socket. Full: connect(2) waits.
 pub const API_BACKLOG_LEN: i32 = 64;
 
@@ -247,6 +248,7 @@ pub const POD_INBOX_LEN_MAX: usize = 32;
 
 /// Connections that a test server of `serve` holds at once. More: they wait in its listener's queue.
 pub const SERVE_CONNECTIONS_MAX: usize = 1_024;
+
 /// Levels of lists and maps in a manifest. Deeper: the document is refused with an error.
 pub const MANIFEST_DEPTH_MAX: usize = 64;
 
@@ -261,20 +263,6 @@ pub const MANIFEST_POLL: Duration = Duration::from_secs(10);
 
 /// Problems of one manifest file that are kept for /readyz and logged. More: only counted.
 pub const MANIFEST_PROBLEMS_LEN_MAX: usize = 100;
+
 /// Messages waiting for the lifecycle. Full: the manager and the results stage keep theirs, the latest per pod and probe.
 pub const LIFECYCLE_INPUTS_LEN_MAX: usize = 1_024;
-/// Threads of the pool that run nothing but exec attempts: making a process blocks its thread for as long as
-/// the program's file system does. Stuck: exec attempts queue, nothing else is concerned.
-pub const POOL_EXEC_THREADS: usize = 1;
-
-/// What attempts on the pool get to end by themselves at shutdown. Over: cut off, answered as trouble of our own.
-pub const POOL_SHUTDOWN_MAX: Duration = Duration::from_secs(2);
-
-/// Time that a runtime gets beyond an exec attempt's deadline to say how it ended. Over: the attempt has timed out.
-pub const EXEC_ANSWER_MARGIN: Duration = Duration::from_secs(2);
-
-/// How long a killed exec process is waited for. Over (it hangs in the kernel): reaped when it ends.
-pub const EXEC_REAP_MAX: Duration = Duration::from_secs(1);
-
-/// How long a gRPC connection gets to say goodbye. Over: closed without it.
-pub const GRPC_CLOSE_MAX: Duration = Duration::from_millis(100);
