@@ -11,9 +11,9 @@ fn main() -> ExitCode {
         return guardian::run();
     }
     let cli = Cli::parse();
-    // `run` starts logging itself, once it has read its configuration.
+    // The daemon's logging is a setting, which its config file may hold.
     if !matches!(cli.command, Command::Run(_)) {
-        let level = cli.globals.log_level.as_deref().unwrap_or(logging::DEFAULT_LEVEL);
+        let level = cli.globals.log_level.as_deref().unwrap_or(logging::LEVEL);
         if let Err(error) = logging::init(level, cli.globals.log_format.unwrap_or_default()) {
             eprintln!("error: {error}");
             return error.exit().into();

@@ -15,8 +15,8 @@ pub enum LogFormat {
     Json,
 }
 
-/// The level where none is asked for, except for `run`, whose configuration has its own: only what matters.
-pub const DEFAULT_LEVEL: &str = "warn";
+/// The level of every command but the daemon where none is asked for: only what matters.
+pub const LEVEL: &str = "warn";
 
 /// Starts logging. To be called once; `level` is a level or tracing's directives.
 pub fn init(level: &str, format: LogFormat) -> Result<(), CliError> {

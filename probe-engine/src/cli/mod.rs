@@ -4,7 +4,6 @@
 //! of its target).
 
 pub mod age;
-pub mod client;
 pub mod completions;
 pub mod config;
 pub mod demo;
@@ -14,6 +13,7 @@ pub mod escape;
 pub mod events;
 pub mod get;
 pub mod guardian;
+pub mod client;
 pub mod logging;
 pub mod logs;
 pub mod man;
@@ -162,9 +162,9 @@ pub fn dispatch(cli: &Cli) -> ExitCode {
     let globals = &cli.globals;
     let result = match &cli.command {
         Command::Run(args) => run::run(args, globals),
-        Command::Validate(args) => validate::main(args),
+        Command::Validate(args) => validated(args),
         Command::Demo(args) => demo::run(args),
-        Command::Serve(args) => serve::main(args),
+        Command::Serve(args) => return serve::run(args),
         Command::Config(args) => config::run(args, globals),
         Command::Get(args) => get::run(args, globals),
         Command::Describe(args) => describe::run(args, globals),
@@ -184,6 +184,11 @@ pub fn dispatch(cli: &Cli) -> ExitCode {
         exit
     });
     exit.into()
+}
+
+fn validated(args: &validate::ValidateArgs) -> Result<Exit, CliError> {
+    let code = validate::run(args, &mut io::stdout().lock(), &mut io::stderr())?;
+    Ok(if code == 0 { Exit::Success } else { Exit::Failure })
 }
 
 #[cfg(test)]
