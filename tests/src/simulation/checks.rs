@@ -38,7 +38,6 @@ pub struct Checks {
     right_since: Option<Instant>,
     /// Local trouble that was counted when the calm began.
     drought: Option<Vec<(u64, u64)>>,
-    startups: Vec<bool>,
 }
 
 /// Turns within a second of virtual time, and what there was to do.
@@ -69,7 +68,7 @@ impl Checks {
         if world.net.open_len() == 0 && world.net.files_max.is_none() && world.reads.len > 2 {
             assert!(world.net.has_reserve(), "nothing in flight, and no descriptor in reserve");
         }
-        self.comes_to_rest(world);
+        self.comes_to_rest(shard, world);
         self.results(world);
         self.reports(world);
         self.drought(world);
@@ -79,7 +78,7 @@ impl Checks {
         }
     }
 
-    fn comes_to_rest(&mut self, world: &World) {
+    fn comes_to_rest(&mut self, shard: &Shard<FakeKernel>, world: &World) {
         let work = world.net.completions + world.net.tries + world.pods.commands + 3 * world.pods.jobs_len;
         if world.now >= self.window.until {
             self.window = Window { until: world.now + Duration::from_secs(1), turns: 0, work, cancels: false };
@@ -87,7 +86,14 @@ impl Checks {
         self.window.turns += 1;
         self.window.cancels |= world.net.doomed_len() > 0;
         let allowed = 400 + 40 * (work - self.window.work) + if self.window.cancels { 1_500 } else { 0 };
-        assert!(self.window.turns <= allowed, "{} turns in a second with little to do", self.window.turns);
+        assert!(
+            self.window.turns <= allowed,
+            "{} turns in a second with little to do: {} in flight, {} waiting, next due {:?}",
+            self.window.turns,
+            shard.flights_len(),
+            shard.waiting_len(),
+            shard.scheduler().poll_timeout()
+        );
     }
 
     /// Every result that was counted in this turn.
@@ -157,10 +163,6 @@ impl Checks {
 
     /// In the calm: everything is right, and has been for a while. It may take until `latest`.
     pub fn has_settled(&mut self, shard: &Shard<FakeKernel>, world: &World, plan: &Plan, latest: Instant) -> bool {
-        if self.startups.is_empty() {
-            let settled = |probe: &SimProbe| probe.latest.as_ref().and_then(|p| p.verdict) == Some(Verdict::Success);
-            self.startups = world.pods.probes.iter().map(settled).collect();
-        }
         let wrong = self.wrong(shard, world);
         if !wrong.is_empty() {
             assert!(world.now < latest, "it is calm, and still: {wrong:#?}");
@@ -208,34 +210,13 @@ impl Checks {
                 wrong.push(format!("probe {index}: watches {:?}", view.container_id));
                 continue;
             }
-            let expected = self.expected(world, index);
+            let expected = expected(world, index);
             if !expected.contains(&stored) {
                 let health = world.net.targets[probe.target].health();
                 wrong.push(format!("probe {index}, {}, of a target that is {health:?}: {stored:?}", probe.probe_type));
             }
         }
         wrong
-    }
-
-    /// What the stored verdict may be in the end.
-    fn expected(&self, world: &World, index: usize) -> Vec<Option<Verdict>> {
-        let probe = &world.pods.probes[index];
-        let is_well = world.net.targets[probe.target].health() == Health::Well;
-        let truth = if is_well { Verdict::Success } else { Verdict::Failure };
-        let gate = world.pods.probes.iter().position(|other| {
-            (other.pod, other.container, other.probe_type) == (probe.pod, probe.container, ProbeType::Startup)
-        });
-        let gate = gate.filter(|gate| *gate != index).map(|gate| &world.pods.probes[gate]);
-        let is_gated = gate.is_some_and(|gate| gate.latest.as_ref().and_then(|p| p.verdict) != Some(Verdict::Success));
-        match probe.probe_type {
-            // Once it has succeeded, nobody asks again.
-            ProbeType::Startup if !is_well && self.startups[index] => vec![Some(Verdict::Success), Some(Verdict::Failure)],
-            ProbeType::Readiness if is_gated => vec![Some(Verdict::Failure)],
-            ProbeType::Liveness if is_gated => vec![Some(Verdict::Success)],
-            // A threshold that is never reached.
-            ProbeType::Liveness if probe.spec.failure_threshold > 100 => vec![Some(Verdict::Success)],
-            _ => vec![Some(truth)],
-        }
     }
 
     /// What there is to be accounted for, before the end is asked for.
@@ -280,6 +261,27 @@ impl Checks {
             // A redirect that the pool follows is one attempt and two tries.
             assert!(totals.outcomes <= ledger.attempts, "{} outcomes of {} tries", totals.outcomes, ledger.attempts);
         }
+    }
+}
+
+/// What the stored verdict may be in the end.
+fn expected(world: &World, index: usize) -> Vec<Option<Verdict>> {
+    let probe = &world.pods.probes[index];
+    let is_well = world.net.targets[probe.target].health() == Health::Well;
+    let truth = if is_well { Verdict::Success } else { Verdict::Failure };
+    let gate = world.pods.probes.iter().position(|other| {
+        (other.pod, other.container, other.probe_type) == (probe.pod, probe.container, ProbeType::Startup)
+    });
+    let gate = gate.filter(|gate| *gate != index).map(|gate| &world.pods.probes[gate]);
+    let is_gated = gate.is_some_and(|gate| gate.latest.as_ref().and_then(|p| p.verdict) != Some(Verdict::Success));
+    match probe.probe_type {
+        // Once it has succeeded, nobody asks again.
+        ProbeType::Startup if !is_well => vec![Some(Verdict::Success), Some(Verdict::Failure)],
+        ProbeType::Readiness if is_gated => vec![Some(Verdict::Failure)],
+        ProbeType::Liveness if is_gated => vec![Some(Verdict::Success)],
+        // A threshold that is never reached.
+        ProbeType::Liveness if probe.spec.failure_threshold > 100 => vec![Some(Verdict::Success)],
+        _ => vec![Some(truth)],
     }
 }
 

@@ -343,6 +343,8 @@ impl World {
                     totals.outcomes += latencies.map(|histogram| histogram.len()).sum::<u64>();
                     totals.local += metrics.local.iter().sum::<u64>();
                     totals.dropped += metrics.reports_dropped;
+                    let local = metrics.local;
+                    self.note(28, || format!("local outcomes of the last second: {local:?}"));
                 }
                 Update::ShardEnded { shard: FILLER } => {}
                 Update::ShardEnded { .. } => self.pods.ended += 1,
