@@ -13,9 +13,8 @@ use crate::api::v1::{self, probe_spec::Handler};
 /// An empty table.
 #[must_use]
 pub fn table(wide: bool) -> Table {
-    let mut header = vec![
-        "NAMESPACE", "POD", "CONTAINER", "TYPE", "HANDLER", "VERDICT", "RUN", "LAST", "AGE", "PERIOD",
-    ];
+    let mut header =
+        vec!["NAMESPACE", "POD", "CONTAINER", "TYPE", "HANDLER", "VERDICT", "RUN", "LAST", "AGE", "PERIOD"];
     if wide {
         header.extend(["TOOK", "SUCCEEDED", "FAILED", "DUE"]);
     }
