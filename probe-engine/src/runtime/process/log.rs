@@ -315,7 +315,12 @@ pub(super) fn directory(logs: &Path, pod: &Pod, container: &ContainerName) -> Pa
 
 /// `<state dir>/logs/<namespace>_<pod>_<uid>`
 pub(super) fn pod_directory(logs: &Path, pod: &Pod) -> PathBuf {
-    logs.join(component(&format!("{}_{}_{}", pod.namespace, pod.name, pod.uid)))
+    logs.join(pod_name(pod))
+}
+
+/// The pod's name among directories.
+pub(super) fn pod_name(pod: &Pod) -> String {
+    component(&format!("{}_{}_{}", pod.namespace, pod.name, pod.uid))
 }
 
 /// `text` as one path component: what could leave the directory or be too long is replaced, and a hash keeps
