@@ -83,7 +83,7 @@ impl ProcessConfig {
     }
 }
 
-/// See the module. Dropped without [`ContainerRuntime::shutdown`] it leaves the killing to the guardian.
+/// See the module. Dropped without [`ContainerRuntime::shutdown`] it leaves the killing to the guardian, at once.
 #[derive(Debug)]
 pub struct ProcessRuntime {
     inner: Arc<Inner>,
@@ -168,6 +168,7 @@ impl ProcessRuntime {
 impl Drop for ProcessRuntime {
     fn drop(&mut self) {
         self.reaper.abort();
+        self.inner.guardian.abandon();
     }
 }
 
@@ -201,7 +202,9 @@ impl ContainerRuntime for ProcessRuntime {
 
     fn stop<'a>(&'a self, id: &'a ContainerId, grace: Duration) -> BoxFuture<'a, Result<(), RuntimeError>> {
         Box::pin(async move {
-            let Some(handle) = self.handle(id) else { return Ok(()) };
+            let Some(handle) = self.handle(id) else {
+                return Ok(());
+            };
             if handle.stop(grace).await {
                 return Ok(());
             }
