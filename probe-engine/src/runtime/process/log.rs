@@ -340,7 +340,9 @@ fn component(text: &str) -> String {
 /// Removes the oldest of the pod directories that `is_live` does not know, down to
 /// [`limits::LOG_DEAD_PODS_MAX`]. Blocks.
 pub(super) fn prune(logs: &Path, is_live: &dyn Fn(&Path) -> bool) {
-    let Ok(entries) = fs::read_dir(logs) else { return };
+    let Ok(entries) = fs::read_dir(logs) else {
+        return;
+    };
     let mut dead: Vec<(std::time::SystemTime, PathBuf)> = entries
         .flatten()
         .map(|entry| (entry.metadata().and_then(|m| m.modified()).unwrap_or(std::time::UNIX_EPOCH), entry.path()))

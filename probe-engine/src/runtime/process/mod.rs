@@ -86,7 +86,7 @@ impl ProcessConfig {
     }
 }
 
-/// See the module. Dropped without [`ContainerRuntime::shutdown`] it leaves the killing to the guardian.
+/// See the module. Dropped without [`ContainerRuntime::shutdown`] it leaves the killing to the guardian, at once.
 #[derive(Debug)]
 pub struct ProcessRuntime {
     inner: Arc<Inner>,
@@ -175,6 +175,7 @@ impl ProcessRuntime {
 impl Drop for ProcessRuntime {
     fn drop(&mut self) {
         self.reaper.abort();
+        self.inner.guardian.abandon();
     }
 }
 
@@ -208,7 +209,9 @@ impl ContainerRuntime for ProcessRuntime {
 
     fn stop<'a>(&'a self, id: &'a ContainerId, grace: Duration) -> BoxFuture<'a, Result<(), RuntimeError>> {
         Box::pin(async move {
-            let Some(handle) = self.handle(id) else { return Ok(()) };
+            let Some(handle) = self.handle(id) else {
+                return Ok(());
+            };
             if handle.stop(grace).await {
                 return Ok(());
             }
