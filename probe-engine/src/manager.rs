@@ -31,7 +31,6 @@ use crate::source::PodUpdate;
 /// A shard's entrance.
 pub trait CommandSink: Send + Sync {
     /// Gives the command back when the shard's inbox is full.
-    #[expect(clippy::result_large_err, reason = "the command goes back to its owner, without a box for each")]
     fn send(&self, command: Command) -> Result<(), Command>;
 
     /// The shard has ended: what is kept for it is let go.

@@ -15,7 +15,6 @@ mod stage;
 #[cfg(test)]
 mod tests;
 
-
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
@@ -24,19 +23,15 @@ use probe_core::action::{LocalTooLong, Publish, Report};
 use tokio::sync::Notify;
 
 pub use handle::{Inbox, Input, PendingReport, ResultsError, ResultsHandle, ResultsSender, channel};
-pub use node::{
-    ContainerRecord, LastReport, LocalTrouble, Node, PodRecord, ProbeRecord, ShardTotals, StuckProbe,
-};
 pub(crate) use node::cut;
+pub use node::{ContainerRecord, LastReport, LocalTrouble, Node, PodRecord, ProbeRecord, ShardTotals, StuckProbe};
 pub use stage::{Config, Stage};
 
 use crate::limits;
 use crate::shard::metrics::ShardMetrics;
 
 /// Upper bounds, in seconds, of `prober_probe_duration_seconds` (client_golang's default buckets).
-pub const DURATION_BUCKETS_S: [f64; 11] = [
-    0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
-];
+pub const DURATION_BUCKETS_S: [f64; 11] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
 
 /// Counts of one probe since its worker was made. One shard writes, anyone reads; relaxed throughout.
 #[derive(Debug, Default)]
@@ -73,13 +68,9 @@ impl ProbeStats {
         }
         self.successful.fetch_add(1, Ordering::Relaxed);
         let seconds = duration_ns as f64 / 1e9;
-        let bucket = DURATION_BUCKETS_S
-            .iter()
-            .position(|le| seconds <= *le)
-            .unwrap_or(DURATION_BUCKETS_S.len());
+        let bucket = DURATION_BUCKETS_S.iter().position(|le| seconds <= *le).unwrap_or(DURATION_BUCKETS_S.len());
         self.duration_buckets[bucket].fetch_add(1, Ordering::Relaxed);
-        self.duration_sum_ns
-            .fetch_add(duration_ns, Ordering::Relaxed);
+        self.duration_sum_ns.fetch_add(duration_ns, Ordering::Relaxed);
     }
 
     /// The worker still lives (or has not been made yet).
@@ -119,10 +110,7 @@ impl UpdateQueue {
     /// An empty queue that rings `wake` when something arrives.
     #[must_use]
     pub fn new(wake: Arc<Notify>) -> Self {
-        Self {
-            queue: ArrayQueue::new(limits::UPDATES_LEN_MAX),
-            wake,
-        }
+        Self { queue: ArrayQueue::new(limits::UPDATES_LEN_MAX), wake }
     }
 
     /// Gives the update back when the queue is full.

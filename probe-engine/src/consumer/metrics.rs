@@ -252,8 +252,12 @@ fn write_daemon(text: &mut Text, engine: &EngineSnapshot, facts: &Facts) {
         "Probes with nothing but trouble of the daemon's own for too long.",
     )
     .value(&Labels::none(), engine.stuck);
-    text.family("probe_engine_reports_dropped_total", Kind::Counter, "Reports of attempts for which there was no place.")
-        .value(&Labels::none(), engine.reports_dropped);
+    text.family(
+        "probe_engine_reports_dropped_total",
+        Kind::Counter,
+        "Reports of attempts for which there was no place.",
+    )
+    .value(&Labels::none(), engine.reports_dropped);
     write_shards(text, engine, facts);
 }
 

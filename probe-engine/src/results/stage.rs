@@ -2,11 +2,13 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use probe_core::action::{LocalTooLong, Publish, PublishCause, Report};
 use probe_core::id::{ContainerName, PodUid, ProbeKey, ProbeType};
 use probe_core::outcome::{Outcome, Verdict};
 use probe_core::pod::ConditionStatus;
+use probe_core::spec::Pod;
 use probe_core::status::PodStatus;
 use probe_core::time::Instant;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
@@ -23,6 +25,9 @@ use crate::limits;
 
 /// Bytes of an event's `cause` at most: a column, not a text.
 const CAUSE_BYTES_MAX: usize = 128;
+
+/// How often it is looked, once the manager has gone, whether the shards have ended without a word.
+const ENDED_LOOK: Duration = Duration::from_millis(50);
 
 /// What the stage is made with.
 pub struct Config {
@@ -75,12 +80,19 @@ impl Stage {
                 Some(ask) = self.inbox.asks.recv() => self.handle_ask(ask),
                 () = wake.notified() => self.drain(),
                 () = room(lifecycle.as_ref()), if !self.failures.is_empty() => self.flush_failures(),
+                () = tokio::time::sleep(ENDED_LOOK), if manager_gone => {}
             }
             self.publish_revision();
-            if manager_gone && self.shards_ended == self.config.queues.len() {
+            if manager_gone && self.shards_have_ended() {
                 return;
             }
         }
+    }
+
+    /// All have said so, or (a thread that panicked says nothing) have let go of their queues.
+    fn shards_have_ended(&self) -> bool {
+        let let_go = |queue: &Arc<UpdateQueue>| Arc::strong_count(queue) == 1;
+        self.shards_ended == self.config.queues.len() || self.config.queues.iter().all(let_go)
     }
 
     /// Takes a bounded number of updates from every shard. What the manager sent comes first: it told this
@@ -192,16 +204,7 @@ impl Stage {
         if !probe.publish(publish) {
             return;
         }
-        let pod = &record.pod;
-        info!(
-            pod = %format_args!("{}/{}", pod.namespace, pod.name),
-            container = %publish.container,
-            probe_type = %publish.probe_type,
-            container_id = %publish.container_id,
-            cause = ?publish.cause,
-            verdict = publish.verdict.map_or("none", Verdict::as_str),
-            "verdict changed"
-        );
+        log_verdict(&record.pod, publish);
         self.refresh(&publish.pod);
         self.touch();
         self.tell_lifecycle(publish);
@@ -284,8 +287,12 @@ impl Stage {
         };
         let LocalTooLong { cause, for_ns, at, .. } = *trouble;
         probe.local = Some(LocalTrouble { cause, for_ns, at });
-        let message =
-            format!("{} probe has had no outcome for {} s: {}", trouble.probe_type, for_ns / 1_000_000_000, cause.sentence());
+        let message = format!(
+            "{} probe has had no outcome for {} s: {}",
+            trouble.probe_type,
+            for_ns / 1_000_000_000,
+            cause.sentence()
+        );
         warn!(
             pod = %format_args!("{}/{}", pod.namespace, pod.name),
             container = %trouble.container,
@@ -339,6 +346,21 @@ fn publish_if_newer(sender: &watch::Sender<u64>, revision: u64) {
         *seen = revision;
         is_newer
     });
+}
+
+/// What attempts and the world did is news; what merely begins or ends with a worker is not.
+fn log_verdict(pod: &Pod, publish: &Publish) {
+    let pod = format_args!("{}/{}", pod.namespace, pod.name);
+    let Publish { container, probe_type, container_id, cause, .. } = publish;
+    let verdict = publish.verdict.map_or("none", Verdict::as_str);
+    match cause {
+        PublishCause::Threshold | PublishCause::NotRunning => {
+            info!(%pod, %container, %probe_type, %container_id, ?cause, verdict, "verdict changed");
+        }
+        PublishCause::Initial | PublishCause::Deleting | PublishCause::Removed => {
+            debug!(%pod, %container, %probe_type, %container_id, ?cause, verdict, "verdict changed");
+        }
+    }
 }
 
 /// Waits until lifecycle can take something, or has ended.

@@ -323,3 +323,10 @@ async fn the_stage_ends_after_the_manager_and_every_shard() {
     tokio::time::timeout(SOON, stage).await.expect("in time").expect("no panic");
     assert_eq!(results.read(|_| ()).await, Err(ResultsError::Ended));
 }
+
+#[tokio::test]
+async fn a_shard_that_went_without_a_word_does_not_hold_up_the_end() {
+    let Bench { inputs, results: _results, queue, stage, events: _events, lifecycle: _lifecycle } = bench_of(&[]).await;
+    drop((inputs, queue));
+    tokio::time::timeout(SOON, stage).await.expect("in time").expect("no panic");
+}

@@ -93,12 +93,19 @@ fn local(node: &Node) -> Check {
         .stuck()
         .map(|stuck| {
             let (pod, container, probe) = (stuck.pod, stuck.container, stuck.probe);
-            format!("{}/{} {container} {} ({})", pod.namespace, pod.name, probe.probe_type, stuck.trouble.cause.sentence())
+            format!(
+                "{}/{} {container} {} ({})",
+                pod.namespace,
+                pod.name,
+                probe.probe_type,
+                stuck.trouble.cause.sentence()
+            )
         })
         .collect();
     stuck.sort_unstable();
     let count = stuck.len();
     stuck.truncate(STUCK_SHOWN_MAX);
-    let failure = (count > 0).then(|| format!("{count} probes have no outcome, for reasons of our own: {}", stuck.join("; ")));
+    let failure =
+        (count > 0).then(|| format!("{count} probes have no outcome, for reasons of our own: {}", stuck.join("; ")));
     Check { name: "local".to_owned(), failure }
 }

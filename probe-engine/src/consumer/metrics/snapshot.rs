@@ -53,8 +53,7 @@ pub(super) struct EngineSnapshot {
 }
 
 /// The phases as label values come.
-pub(super) const PHASES: [PodPhase; 4] =
-    [PodPhase::Pending, PodPhase::Running, PodPhase::Succeeded, PodPhase::Failed];
+pub(super) const PHASES: [PodPhase; 4] = [PodPhase::Pending, PodPhase::Running, PodPhase::Succeeded, PodPhase::Failed];
 
 /// All pods, by namespace and name, as client_golang would sort them.
 pub(super) fn pods(node: &Node, with_containers: bool) -> Vec<PodSnapshot> {

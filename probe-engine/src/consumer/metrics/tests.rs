@@ -27,8 +27,7 @@ async fn small_node() -> (Bench, Metrics) {
     liveness.record(false, 1_000_000_000);
     bench.push(Update::Metrics(Box::new(shard_counts())));
     let pool: PoolView = Arc::new(|_| PoolLane { queued: 3, in_flight: 2 });
-    let facts =
-        Facts { version: "0.1.0", runtime: "process", runs_pods: true, io: vec!["io_uring"], pool: Some(pool) };
+    let facts = Facts { version: "0.1.0", runtime: "process", runs_pods: true, io: vec!["io_uring"], pool: Some(pool) };
     let metrics = Metrics::new(bench.results.clone(), facts);
     (bench, metrics)
 }
@@ -58,8 +57,18 @@ async fn the_probes_text_is_what_a_kubelet_serves() {
     let (_bench, metrics) = small_node().await;
     let labels = r#"container="c",namespace="default",pod="web",probe_type="Liveness""#;
     let buckets: String = [
-        ("0.005", 1), ("0.01", 1), ("0.025", 1), ("0.05", 2), ("0.1", 2), ("0.25", 2), ("0.5", 2), ("1", 2), ("2.5", 2),
-        ("5", 2), ("10", 2), ("+Inf", 2),
+        ("0.005", 1),
+        ("0.01", 1),
+        ("0.025", 1),
+        ("0.05", 2),
+        ("0.1", 2),
+        ("0.25", 2),
+        ("0.5", 2),
+        ("1", 2),
+        ("2.5", 2),
+        ("5", 2),
+        ("10", 2),
+        ("+Inf", 2),
     ]
     .iter()
     .map(|(le, count)| format!("prober_probe_duration_seconds_bucket{{{labels},le=\"{le}\"}} {count}\n"))

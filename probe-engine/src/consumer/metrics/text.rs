@@ -161,7 +161,8 @@ impl Family<'_> {
             self.text.push_str(&labels.0);
             if let Some(bound) = le {
                 let comma = if labels.0.is_empty() { "" } else { "," };
-                let bound = std::fmt::from_fn(|f| if bound.is_finite() { write!(f, "{bound}") } else { f.write_str("+Inf") });
+                let bound =
+                    std::fmt::from_fn(|f| if bound.is_finite() { write!(f, "{bound}") } else { f.write_str("+Inf") });
                 write!(self.text, "{comma}le=\"{bound}\"").expect(NEVER);
             }
             self.text.push('}');
