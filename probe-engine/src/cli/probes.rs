@@ -63,13 +63,16 @@ pub fn change_key(of: &v1::ProbeRow) -> (i32, i32, String, String) {
     (probe.verdict, probe.last, run, probe.last_message.clone())
 }
 
-/// `2 of 3`; `<none>` before the first attempt. A run longer than its threshold shows its length.
+/// `2 of 3`; `<none>` before the first attempt; `3 of 3 (7)` where the run is longer than its threshold.
 #[must_use]
 pub fn run(run: u32, threshold: u32) -> String {
     if threshold == 0 {
         return "<none>".to_owned();
     }
-    format!("{run} of {threshold}")
+    match run {
+        run if run > threshold => format!("{threshold} of {threshold} ({run})"),
+        run => format!("{run} of {threshold}"),
+    }
 }
 
 /// `Startup`, `Readiness`, `Liveness`
