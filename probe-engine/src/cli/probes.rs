@@ -58,18 +58,16 @@ pub fn row(of: &v1::ProbeRow, wide: bool, now: Timestamp) -> Vec<String> {
 #[must_use]
 pub fn change_key(of: &v1::ProbeRow) -> (i32, i32, String, String) {
     let Some(probe) = &of.probe else { return (0, 0, String::new(), String::new()) };
-    // A run that has reached its threshold goes on by itself: that is no change.
-    let run = run(probe.run.min(probe.threshold), probe.threshold);
-    (probe.verdict, probe.last, run, probe.last_message.clone())
+    (probe.verdict, probe.last, run(probe.run, probe.threshold), probe.last_message.clone())
 }
 
-/// `2 of 3`; `<none>` before the first attempt. A run longer than its threshold shows its length.
+/// `2 of 3`; `<none>` before the first attempt. A run that has reached its threshold stays there.
 #[must_use]
 pub fn run(run: u32, threshold: u32) -> String {
     if threshold == 0 {
         return "<none>".to_owned();
     }
-    format!("{run} of {threshold}")
+    format!("{} of {threshold}", run.min(threshold))
 }
 
 /// `Startup`, `Readiness`, `Liveness`
@@ -266,7 +264,9 @@ mod tests {
     }
 
     #[test]
-    fn a_run_beyond_its_threshold_is_no_change() {
+    fn a_run_beyond_its_threshold_stays_there_and_is_no_change() {
+        assert_eq!(run(40, 3), "3 of 3");
+        assert_eq!(run(0, 0), "<none>");
         let with_run = |run| v1::ProbeRow {
             probe: Some(v1::Probe { run, threshold: 3, ..v1::Probe::default() }),
             ..v1::ProbeRow::default()
