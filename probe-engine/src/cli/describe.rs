@@ -189,11 +189,7 @@ impl Page {
         }
         self.field(6, "Verdict", verdict);
         if probe.threshold > 0 {
-            let mut run = probes::run(probe.run, probe.threshold);
-            if probe.run > probe.threshold {
-                let _ = write!(run, " ({} in a row)", probe.run);
-            }
-            self.field(6, "Run", run);
+            self.field(6, "Run", probes::run(probe.run, probe.threshold));
         }
         let last = timestamp_from(probe.last_at.as_ref());
         let mut seen = probes::outcome(probe.last()).to_owned();

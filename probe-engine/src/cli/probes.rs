@@ -58,16 +58,21 @@ pub fn row(of: &v1::ProbeRow, wide: bool, now: Timestamp) -> Vec<String> {
 #[must_use]
 pub fn change_key(of: &v1::ProbeRow) -> (i32, i32, String, String) {
     let Some(probe) = &of.probe else { return (0, 0, String::new(), String::new()) };
-    (probe.verdict, probe.last, run(probe.run, probe.threshold), probe.last_message.clone())
+    // A run that has reached its threshold goes on by itself: that is no change.
+    let run = run(probe.run.min(probe.threshold), probe.threshold);
+    (probe.verdict, probe.last, run, probe.last_message.clone())
 }
 
-/// `2 of 3`; `<none>` before the first attempt. A run that has reached its threshold stays there.
+/// `2 of 3`; `<none>` before the first attempt; `3 of 3 (7)` where the run is longer than its threshold.
 #[must_use]
 pub fn run(run: u32, threshold: u32) -> String {
     if threshold == 0 {
         return "<none>".to_owned();
     }
-    format!("{} of {threshold}", run.min(threshold))
+    match run {
+        run if run > threshold => format!("{threshold} of {threshold} ({run})"),
+        run => format!("{run} of {threshold}"),
+    }
 }
 
 /// `Startup`, `Readiness`, `Liveness`
@@ -264,9 +269,8 @@ mod tests {
     }
 
     #[test]
-    fn a_run_beyond_its_threshold_stays_there_and_is_no_change() {
-        assert_eq!(run(40, 3), "3 of 3");
-        assert_eq!(run(0, 0), "<none>");
+    fn a_run_beyond_its_threshold_is_told_beside_it_and_is_no_change() {
+        assert_eq!([run(2, 3), run(7, 3), run(0, 0)], ["2 of 3", "3 of 3 (7)", "<none>"]);
         let with_run = |run| v1::ProbeRow {
             probe: Some(v1::Probe { run, threshold: 3, ..v1::Probe::default() }),
             ..v1::ProbeRow::default()
