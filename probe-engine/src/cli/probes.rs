@@ -269,7 +269,8 @@ mod tests {
     }
 
     #[test]
-    fn a_run_beyond_its_threshold_is_no_change() {
+    fn a_run_beyond_its_threshold_is_told_beside_it_and_is_no_change() {
+        assert_eq!([run(2, 3), run(7, 3), run(0, 0)], ["2 of 3", "3 of 3 (7)", "<none>"]);
         let with_run = |run| v1::ProbeRow {
             probe: Some(v1::Probe { run, threshold: 3, ..v1::Probe::default() }),
             ..v1::ProbeRow::default()
