@@ -9,9 +9,9 @@ use probe_core::outcome::Outcome;
 use probe_core::spec::{Port, TcpSocket};
 use probe_core::time::Instant;
 
+use super::url::join_host_port;
 use super::{Attempted, Phases, dial, errno};
 use crate::clock;
-use super::url::join_host_port;
 
 /// Where one tcpSocket attempt connects to.
 #[derive(Clone, Debug, PartialEq, Eq)]
