@@ -352,7 +352,7 @@ impl Flights {
         if !flight.is_http {
             return self.land(kernel, index, End::Outcome(tcp::success()), look.now);
         }
-        self.give_back(index, look.now - connected, look);
+        self.give_back(index, connected, look.now, look);
         let flight = &mut self.flights[index as usize];
         flight.sent = Some(look.now);
         let request = flight.take_request();
@@ -380,8 +380,7 @@ impl Flights {
     ) {
         let request = request.unwrap_or_default();
         if result.is_ok() {
-            // The kernel takes a request when it is submitted: until then, it waited for us.
-            self.give_back(index, look.now - self.flights[index as usize].touched, look);
+            self.request_taken(kernel, index, look);
         }
         let sent = match result {
             Ok(0) => Err(libc::EPIPE),
@@ -440,7 +439,7 @@ impl Flights {
             // An end of the connection carries no data, but it does carry an acknowledgement.
             if bytes > 0 { info.last_data_age } else { info.last_ack_age }
         });
-        self.give_back(index, age, look);
+        self.give_back(index, look.now.saturating_sub(age), look.now, look);
         let flight = &mut self.flights[index as usize];
         let end = if look.now > limit.max(flight.deadline) {
             // It came too late: the attempt saw what came before.
@@ -458,17 +457,27 @@ impl Flights {
         }
     }
 
-    /// A step that was ready `age` ago waited for our thread since then, or since the look before: the attempt gets
-    /// that time back. If it became ready only as a late look came, it gets back what made the look late. With it the
-    /// flight is in a new step, whose deadline has not been looked at.
-    fn give_back(&mut self, index: u32, age: Duration, look: Look) {
+    /// The kernel takes a request when it gets it, which may be later than we meant: then the request waited for us.
+    fn request_taken<K: Kernel>(&mut self, kernel: &mut K, index: u32, look: Look) {
+        let flight = &self.flights[index as usize];
+        let (asked, socket) = (flight.touched, flight.socket);
+        let may_have_waited = look.now - asked >= limits::GIVE_BACK_MIN;
+        let info = may_have_waited.then(|| kernel.connect_info(socket)).and_then(Result::ok);
+        let taken = info.map_or(look.now, |info| look.now.saturating_sub(info.last_sent_age));
+        self.give_back(index, asked, taken.max(asked), look);
+    }
+
+    /// A step was ready at `ready` and waited for our thread until `taken`, not from before the last look: the attempt
+    /// gets that time back. If it became ready only as a late look came, it gets back what made the look late. With it
+    /// the flight is in a new step, whose deadline has not been looked at.
+    fn give_back(&mut self, index: u32, ready: Instant, taken: Instant, look: Look) {
         let flight = &mut self.flights[index as usize];
-        let waited = age.min(look.now - look.before).min(look.now - flight.touched);
-        flight.touched = look.now;
+        let waited = taken - ready.max(look.before).max(flight.touched);
+        flight.touched = taken;
         if waited >= limits::GIVE_BACK_MIN {
             flight.deadline = flight.deadline + waited;
         }
-        if let Some(late) = flight.late_look.take().filter(|late| late.covers(look.now.saturating_sub(age))) {
+        if let Some(late) = flight.late_look.take().filter(|late| late.covers(ready)) {
             flight.deadline = flight.deadline + late.held_up;
         }
         if flight.look_at != flight.deadline {

@@ -51,6 +51,8 @@ pub struct ConnectInfo {
     pub retransmits: u32,
     /// `tcpi_last_ack_recv`: how long ago the peer's newest ACK came; an upper bound of the age of ESTABLISHED.
     pub last_ack_age: Duration,
+    /// `tcpi_last_data_sent`: how long ago our newest data left; meaningless before any did.
+    pub last_sent_age: Duration,
     /// `tcpi_last_data_recv`: how long ago the peer's newest data came; meaningless before any came.
     pub last_data_age: Duration,
     /// Our end.

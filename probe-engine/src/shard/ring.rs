@@ -430,6 +430,7 @@ pub(super) fn connect_info(socket: &Socket) -> io::Result<ConnectInfo> {
         rtt: Duration::from_micros(info.tcpi_rtt.into()),
         retransmits: info.tcpi_total_retrans,
         last_ack_age: Duration::from_millis(info.tcpi_last_ack_recv.into()),
+        last_sent_age: Duration::from_millis(info.tcpi_last_data_sent.into()),
         last_data_age: Duration::from_millis(info.tcpi_last_data_recv.into()),
         local: socket.local_addr().and_then(address)?,
         peer: socket.peer_addr().and_then(address)?,

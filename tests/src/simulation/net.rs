@@ -14,6 +14,9 @@ use probe_engine::shard::token::{Op, Token};
 use super::target::{Door, Sent, Target, response};
 use super::world::{Event, World};
 
+/// What happens so soon before or after the end of a stall may have been held up together with the shard.
+const NEAR: Duration = Duration::from_millis(60);
+
 /// What trouble of our own looks like.
 const LOCAL_ERRNOS: [i32; 4] = [libc::ENOBUFS, libc::ENOMEM, libc::EMFILE, libc::ENFILE];
 
@@ -56,14 +59,19 @@ pub struct Ended {
     pub starved_until: Option<Instant>,
     /// How often.
     pub starved_len: u32,
-    /// When the handshake was over, and how long a stall had been over then.
-    pub established: Option<(Instant, Duration)>,
-    /// When the last of its response arrived, and how long a stall had been over then.
-    pub arrived: Option<(Instant, Duration)>,
-    /// Stalls before it was made.
-    pub stalls_before: u64,
+    /// When the newest thing happened to it in the network.
+    pub newest: Option<Instant>,
+    /// One of these came within [`NEAR`] of a stall's end.
+    pub was_near_a_stall: bool,
     /// Its socket's.
     pub serial: u64,
+}
+
+impl Ended {
+    fn happened(&mut self, now: Instant, stall_end: Instant) {
+        self.newest = Some(now);
+        self.was_near_a_stall |= now - stall_end <= NEAR;
+    }
 }
 
 #[derive(Debug)]
@@ -75,6 +83,7 @@ struct Socket {
     retransmits: u32,
     rtt: Duration,
     last_ack: Instant,
+    last_sent: Instant,
     last_data: Instant,
     itself: bool,
     /// Since the handshake, or what became of it.
@@ -232,6 +241,13 @@ impl Net {
         }
     }
 
+    /// A stall has ended.
+    pub fn stalled(&mut self, until: Instant) {
+        for socket in self.sockets.iter_mut().flatten() {
+            socket.ended.was_near_a_stall |= socket.ended.newest.is_some_and(|at| until - at <= NEAR);
+        }
+    }
+
     /// The turn that made these sockets has ended.
     pub fn turn_ended(&mut self, end: Instant) {
         for target in std::mem::take(&mut self.created_this_turn) {
@@ -253,6 +269,7 @@ impl Net {
             rtt: socket.rtt,
             retransmits: socket.retransmits,
             last_ack_age: in_ticks(now - socket.last_ack),
+            last_sent_age: in_ticks(now - socket.last_sent),
             last_data_age: in_ticks(now - socket.last_data),
             local: if socket.itself { socket.peer } else { own },
             peer: socket.peer,
@@ -337,9 +354,8 @@ impl World {
             faulted: false,
             starved_until: None,
             starved_len: 0,
-            established: None,
-            arrived: None,
-            stalls_before: self.stalls_len,
+            newest: None,
+            was_near_a_stall: false,
             serial: net.serial,
         };
         net.sockets[index as usize] = Some(Socket {
@@ -350,6 +366,7 @@ impl World {
             retransmits: 0,
             rtt: Duration::ZERO,
             last_ack: now,
+            last_sent: now,
             last_data: now,
             itself: false,
             connected: None,
@@ -523,6 +540,7 @@ impl World {
                 let len = if is_short { self.random.range(1, rest.len() as u64) as usize } else { rest.len() };
                 op.result = Some(if socket.reset { Err(libc::EPIPE) } else { Ok(len) });
                 socket.request.extend_from_slice(&rest[..len]);
+                socket.last_sent = now;
                 let asks = !socket.asked && socket.request.ends_with(b"\r\n\r\n");
                 socket.asked |= asks;
                 let target = socket.target.filter(|_| asks);
@@ -544,7 +562,7 @@ impl World {
 
     /// Something happens to a socket in the network. Never our own thread's doing.
     pub fn net_event(&mut self, key: SocketKey, event: NetEvent) {
-        let (now, stall) = (self.now, self.stall.until);
+        let (now, stall_end) = (self.now, self.stall_end);
         let Some(socket) = self.net.find(key) else { return };
         match event {
             NetEvent::Syn(n) => {
@@ -565,7 +583,7 @@ impl World {
                 socket.rtt = now - socket.submitted;
                 socket.last_ack = now;
                 socket.connected = Some(Ok(()));
-                socket.ended.established = Some((now, now - stall));
+                socket.ended.happened(now, stall_end);
                 if let Some(op) = &mut socket.ops[0] {
                     op.result.get_or_insert(Ok(0));
                 }
@@ -587,7 +605,7 @@ impl World {
                     Sent::Reset => socket.reset = true,
                     Sent::Fin => {}
                 }
-                socket.ended.arrived = Some((now, now - stall));
+                socket.ended.happened(now, stall_end);
                 socket.arrived.push_back(sent);
                 self.net.wake(key, 1);
                 self.note(11, || format!("socket {}: something arrived", key.index));

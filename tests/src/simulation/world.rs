@@ -148,15 +148,6 @@ impl Ord for Entry {
     }
 }
 
-/// A time in which the shard's thread was not scheduled.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Stall {
-    /// Its end.
-    pub until: Instant,
-    /// How long it was.
-    pub length: Duration,
-}
-
 /// What one turn of the shard saw of the clock.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Reads {
@@ -182,10 +173,8 @@ pub struct World {
     pub pods: Pods,
     /// What happened.
     pub transcript: Transcript,
-    /// The newest stall.
-    pub stall: Stall,
-    /// Stalls so far of a millisecond or more.
-    pub stalls_len: u64,
+    /// When the shard's thread was scheduled again after its newest stall.
+    pub stall_end: Instant,
     /// Of the turn that is being made.
     pub reads: Reads,
     /// Somebody rang the shard's waker since it last waited.
@@ -206,8 +195,7 @@ impl World {
             net: Net::default(),
             pods,
             transcript,
-            stall: Stall::default(),
-            stalls_len: 0,
+            stall_end: Instant::ZERO,
             reads: Reads::default(),
             rung: false,
             suspend: None,
@@ -288,18 +276,18 @@ impl World {
             let late = self.random.duration(Duration::from_micros(10), STARVED_MAX);
             self.hold_up(until, until + late);
         }
-        self.stall = Stall { until, length };
-        self.stalls_len += u64::from(length >= Duration::from_millis(1));
+        self.stall_end = until;
         self.advance(until);
+        self.net.stalled(until);
     }
 
-    /// What the kernel would have done before `until` it does at `late`, in the same order.
+    /// What the kernel would have done before `late` it does then, in the same order.
     fn hold_up(&mut self, until: Instant, late: Instant) {
         let mut held: Vec<Entry> = Vec::new();
         let mut rest: Vec<Reverse<Entry>> = Vec::new();
         for Reverse(entry) in self.agenda.drain() {
             match entry.event {
-                Event::Net(..) if entry.at <= until => held.push(entry),
+                Event::Net(..) if entry.at <= late => held.push(entry),
                 _ => rest.push(Reverse(entry)),
             }
         }
