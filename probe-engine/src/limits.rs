@@ -266,3 +266,6 @@ pub const MANIFEST_PROBLEMS_LEN_MAX: usize = 100;
 
 /// Messages waiting for the lifecycle. Full: the manager and the results stage keep theirs, the latest per pod and probe.
 pub const LIFECYCLE_INPUTS_LEN_MAX: usize = 1_024;
+
+/// How long requests to the control API may go on after the daemon was told to end. Longer: cut off.
+pub const API_DRAIN: Duration = Duration::from_secs(2);

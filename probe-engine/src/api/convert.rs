@@ -6,9 +6,7 @@ use jiff::{SignedDuration, Timestamp};
 use probe_core::id::ProbeType;
 use probe_core::outcome::{Outcome, Verdict};
 use probe_core::pod::{Condition, ConditionStatus};
-use probe_core::spec::{
-    Container, ContainerKind, Handler, HttpGet, Port, ProbeSpec, RestartPolicy, Scheme,
-};
+use probe_core::spec::{Container, ContainerKind, Handler, HttpGet, Port, ProbeSpec, RestartPolicy, Scheme};
 use probe_core::status::{ContainerState, PodPhase, Termination};
 use probe_core::time::Instant;
 
@@ -42,11 +40,7 @@ pub fn pod(record: &PodRecord) -> v1::Pod {
         restart_policy: restart_policy(pod.restart_policy).into(),
         termination_grace_period_s: pod.termination_grace_period_seconds,
         readiness_gates: pod.readiness_gates.iter().map(ToString::to_string).collect(),
-        conditions: record
-            .conditions
-            .iter()
-            .map(|(condition_of, since)| condition(condition_of, *since))
-            .collect(),
+        conditions: record.conditions.iter().map(|(condition_of, since)| condition(condition_of, *since)).collect(),
         containers: record
             .containers
             .iter()
@@ -193,10 +187,7 @@ pub fn timestamp_from(at: Option<&prost_types::Timestamp>) -> Option<Timestamp> 
     Timestamp::new(at.seconds, at.nanos).ok()
 }
 
-fn probes<'a>(
-    container: Option<&'a Container>,
-    record: &'a ContainerRecord,
-) -> impl Iterator<Item = v1::Probe> + 'a {
+fn probes<'a>(container: Option<&'a Container>, record: &'a ContainerRecord) -> impl Iterator<Item = v1::Probe> + 'a {
     record.probes.iter().flatten().filter_map(move |of| {
         let spec = container?.probes.by_type(of.probe_type)?;
         Some(probe(of, spec))
@@ -209,20 +200,12 @@ fn container(of: &Container, record: &ContainerRecord) -> v1::Container {
         name: of.name.to_string(),
         kind: container_kind(of.kind).into(),
         image: of.image.to_string(),
-        restart_policy: of
-            .restart_policy
-            .map_or(v1::RestartPolicy::Unspecified, restart_policy)
-            .into(),
+        restart_policy: of.restart_policy.map_or(v1::RestartPolicy::Unspecified, restart_policy).into(),
         command: of.process.command.iter().map(ToString::to_string).collect(),
         args: of.process.args.iter().map(ToString::to_string).collect(),
-        id: status
-            .and_then(|s| s.id.as_ref())
-            .map(ToString::to_string)
-            .unwrap_or_default(),
+        id: status.and_then(|s| s.id.as_ref()).map(ToString::to_string).unwrap_or_default(),
         state: status.map(|s| container_state(&s.state)),
-        last_termination: status
-            .and_then(|s| s.last_termination.as_ref())
-            .map(termination),
+        last_termination: status.and_then(|s| s.last_termination.as_ref()).map(termination),
         restart_count: status.map_or(0, |s| s.restart_count),
         started: record.started,
         ready: record.ready,
@@ -237,11 +220,8 @@ fn probe(of: &ProbeRecord, spec: &ProbeSpec) -> v1::Probe {
         nanos => Some(clock::wall_of(Instant::from_nanos(nanos))),
     };
     // Steady successes are counted and not reported: a count that is newer than the report was one.
-    let unreported = newest_counted.filter(|counted| {
-        of.last
-            .as_ref()
-            .is_none_or(|reported| counted.duration_since(reported.at) > SAME_CALL)
-    });
+    let unreported = newest_counted
+        .filter(|counted| of.last.as_ref().is_none_or(|reported| counted.duration_since(reported.at) > SAME_CALL));
     let (last, last_message, last_at, last_duration_ns) = match (unreported, &of.last) {
         (Some(at), _) => (
             v1::OutcomeKind::Success,
@@ -249,12 +229,9 @@ fn probe(of: &ProbeRecord, spec: &ProbeSpec) -> v1::Probe {
             Some(timestamp(at)),
             stats.last_duration_ns.load(Ordering::Relaxed),
         ),
-        (None, Some(report)) => (
-            outcome_kind(report.kind),
-            report.message.to_string(),
-            Some(timestamp(report.at)),
-            report.duration_ns,
-        ),
+        (None, Some(report)) => {
+            (outcome_kind(report.kind), report.message.to_string(), Some(timestamp(report.at)), report.duration_ns)
+        }
         (None, None) => (v1::OutcomeKind::Unspecified, String::new(), None, 0),
     };
     let due = stats.due_ns.load(Ordering::Relaxed);
@@ -295,13 +272,8 @@ fn handler(of: &Handler) -> v1::probe_spec::Handler {
             host: tcp.host.as_deref().unwrap_or_default().to_owned(),
             port: Some(port(&tcp.port)),
         }),
-        Handler::Grpc(grpc) => Wire::Grpc(v1::Grpc {
-            port: grpc.port.into(),
-            service: grpc.service.to_string(),
-        }),
-        Handler::Exec(exec) => Wire::Exec(v1::Exec {
-            command: exec.command.iter().map(ToString::to_string).collect(),
-        }),
+        Handler::Grpc(grpc) => Wire::Grpc(v1::Grpc { port: grpc.port.into(), service: grpc.service.to_string() }),
+        Handler::Exec(exec) => Wire::Exec(v1::Exec { command: exec.command.iter().map(ToString::to_string).collect() }),
     }
 }
 
@@ -318,10 +290,7 @@ fn http_get(http: &HttpGet) -> v1::HttpGet {
         headers: http
             .headers
             .iter()
-            .map(|h| v1::HttpHeader {
-                name: h.name.to_string(),
-                value: h.value.to_string(),
-            })
+            .map(|h| v1::HttpHeader { name: h.name.to_string(), value: h.value.to_string() })
             .collect(),
     }
 }
@@ -337,13 +306,12 @@ fn port(of: &Port) -> v1::Port {
 fn container_state(of: &ContainerState) -> v1::ContainerState {
     use v1::container_state::State;
     let state = match of {
-        ContainerState::Waiting { reason, message } => State::Waiting(v1::Waiting {
-            reason: reason.to_string(),
-            message: message.to_string(),
-        }),
-        ContainerState::Running { started_at } => State::Running(v1::Running {
-            started_at: Some(timestamp(clock::wall_of(*started_at))),
-        }),
+        ContainerState::Waiting { reason, message } => {
+            State::Waiting(v1::Waiting { reason: reason.to_string(), message: message.to_string() })
+        }
+        ContainerState::Running { started_at } => {
+            State::Running(v1::Running { started_at: Some(timestamp(clock::wall_of(*started_at))) })
+        }
         ContainerState::Terminated(how) => State::Terminated(termination(how)),
     };
     v1::ContainerState { state: Some(state) }
@@ -401,9 +369,7 @@ const fn container_kind(of: ContainerKind) -> v1::ContainerKind {
 }
 
 fn pairs<K: ToString, V: ToString>(of: &[(K, V)]) -> std::collections::HashMap<String, String> {
-    of.iter()
-        .map(|(key, value)| (key.to_string(), value.to_string()))
-        .collect()
+    of.iter().map(|(key, value)| (key.to_string(), value.to_string())).collect()
 }
 
 #[cfg(test)]

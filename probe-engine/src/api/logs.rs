@@ -119,10 +119,7 @@ fn open_all(newest_first: &[PathBuf]) -> io::Result<Vec<LogFile>> {
             Err(error) => return Err(error),
         };
         let metadata = file.metadata()?;
-        open.push(LogFile {
-            file,
-            identity: (metadata.dev(), metadata.ino()),
-        });
+        open.push(LogFile { file, identity: (metadata.dev(), metadata.ino()) });
     }
     Ok(open)
 }

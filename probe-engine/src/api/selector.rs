@@ -12,7 +12,9 @@ pub struct Selector {
 
 /// Why a selector could not be read.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("invalid label selector {selector:?}: {what}; allowed are key=value, key!=value, key in (a,b), key notin (a,b), key, !key, joined by commas")]
+#[error(
+    "invalid label selector {selector:?}: {what}; allowed are key=value, key!=value, key in (a,b), key notin (a,b), key, !key, joined by commas"
+)]
 pub struct SelectorError {
     /// The whole text.
     pub selector: String,
@@ -38,10 +40,8 @@ impl Selector {
         let mut requirements = Vec::new();
         if !text.trim().is_empty() {
             for part in split_outside_parentheses(text) {
-                let requirement = requirement(part.trim()).map_err(|what| SelectorError {
-                    selector: text.to_owned(),
-                    what,
-                })?;
+                let requirement =
+                    requirement(part.trim()).map_err(|what| SelectorError { selector: text.to_owned(), what })?;
                 requirements.push(requirement);
             }
         }
@@ -145,9 +145,8 @@ fn integer(text: &str) -> Result<i64, String> {
 fn checked_key(text: &str) -> Result<String, String> {
     let key = text.trim();
     let (prefix, name) = key.split_once('/').map_or((None, key), |(p, n)| (Some(p), n));
-    let prefix_ok = prefix.is_none_or(|p| {
-        !p.is_empty() && p.len() <= 253 && p.split('.').all(|part| is_word(part, "-"))
-    });
+    let prefix_ok =
+        prefix.is_none_or(|p| !p.is_empty() && p.len() <= 253 && p.split('.').all(|part| is_word(part, "-")));
     if !prefix_ok || name.len() > 63 || !is_word(name, "-_.") {
         return Err(format!("{key:?} is not a label key"));
     }
@@ -168,9 +167,7 @@ fn is_word(text: &str, inner: &str) -> bool {
     let edge = |c: Option<char>| c.is_some_and(|c| c.is_ascii_alphanumeric());
     edge(text.chars().next())
         && edge(text.chars().next_back())
-        && text
-            .chars()
-            .all(|c| c.is_ascii_alphanumeric() || inner.contains(c))
+        && text.chars().all(|c| c.is_ascii_alphanumeric() || inner.contains(c))
 }
 
 impl fmt::Display for Selector {
@@ -232,8 +229,19 @@ mod tests {
     #[test]
     fn a_bad_selector_is_refused_with_its_text() {
         for bad in [
-            "app=web,", ",", "=web", "app in web", "app in (a", "app within (a)", "a b", "-a=b", "app=we b",
-            "!", "n>x", "/a=b", "app=(a)",
+            "app=web,",
+            ",",
+            "=web",
+            "app in web",
+            "app in (a",
+            "app within (a)",
+            "a b",
+            "-a=b",
+            "app=we b",
+            "!",
+            "n>x",
+            "/a=b",
+            "app=(a)",
         ] {
             let error = Selector::parse(bad).expect_err(bad);
             assert_eq!(error.selector, bad);

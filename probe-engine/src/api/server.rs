@@ -4,6 +4,7 @@
 
 use std::future::Future;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -101,32 +102,47 @@ pub struct SourceFacts {
     pub error: Option<String>,
 }
 
-/// Serves until `shutdown`, then ends the streams, lets the requests in hand end and removes the socket.
-pub async fn serve(
-    mut socket: Socket,
-    backend: Backend,
-    shutdown: impl Future<Output = ()>,
-) -> Result<(), tonic::transport::Error> {
+/// Why the API is not served any more.
+#[derive(Debug, thiserror::Error)]
+#[error("the control API on {}: {source}", path.display())]
+pub struct ServeError {
+    path: PathBuf,
+    source: tonic::transport::Error,
+}
+
+/// Serves until `shutdown`, then ends the streams, lets the requests in hand end (at most [`limits::API_DRAIN`])
+/// and removes the socket.
+pub async fn serve(mut socket: Socket, backend: Backend, shutdown: impl Future<Output = ()>) -> Result<(), ServeError> {
     let Some(listener) = socket.take_listener() else { return Ok(()) };
     let (ending, ended) = watch::channel(false);
     let service = ControlServer::new(Service {
         backend,
-        ended,
+        ended: ended.clone(),
         log_streams: Arc::new(Semaphore::new(limits::API_LOG_STREAMS_MAX)),
     })
     .max_decoding_message_size(limits::API_REQUEST_BYTES_MAX)
     .max_encoding_message_size(limits::API_RESPONSE_BYTES_MAX);
     tracing::info!(socket = %socket.path().display(), "control API serving");
-    tonic::transport::Server::builder()
+    let told = async move {
+        shutdown.await;
+        // Streams that follow would never end by themselves.
+        let _ = ending.send(true);
+    };
+    let serving = tonic::transport::Server::builder()
         .timeout(limits::API_DEADLINE)
         .concurrency_limit_per_connection(limits::API_REQUESTS_PER_CONNECTION_MAX)
         .add_service(service)
-        .serve_with_incoming_shutdown(connection::incoming(listener), async move {
-            shutdown.await;
-            // Streams that follow would never end by themselves.
-            let _ = ending.send(true);
-        })
-        .await
+        .serve_with_incoming_shutdown(connection::incoming(listener), told);
+    tokio::select! {
+        served = serving => served.map_err(|source| ServeError { path: socket.path().to_owned(), source }),
+        // A client that reads nothing is not waited for.
+        () = drained(ended) => Ok(()),
+    }
+}
+
+async fn drained(mut ended: watch::Receiver<bool>) {
+    over(&mut ended).await;
+    tokio::time::sleep(limits::API_DRAIN).await;
 }
 
 struct Service {
@@ -211,7 +227,8 @@ impl ControlApi for Service {
         request: Request<v1::WatchEventsRequest>,
     ) -> Result<Response<Self::WatchEventsStream>, Status> {
         let request = request.into_inner();
-        let mut watch = self.backend.events.watch(request.since).await.map_err(|e| Status::unavailable(e.to_string()))?;
+        let mut watch =
+            self.backend.events.watch(request.since).await.map_err(|e| Status::unavailable(e.to_string()))?;
         let mut ended = self.ended.clone();
         let (to, from) = mpsc::channel(limits::API_PARTS_AHEAD_MAX);
         tokio::spawn(async move {
@@ -247,7 +264,10 @@ impl ControlApi for Service {
         // Asked once here, so that what the runtime cannot do is the answer and not the end of a stream.
         let found = runtime.log_files(&pod, &container, previous).map_err(|error| log_error(&error))?;
         if found.is_empty() && previous {
-            return Err(Status::not_found(format!("container {container:?} of pod {:?} has no previous instance", pod.name)));
+            return Err(Status::not_found(format!(
+                "container {container:?} of pod {:?} has no previous instance",
+                pod.name
+            )));
         }
         let place = Arc::clone(&self.log_streams).try_acquire_owned().map_err(|_| {
             Status::resource_exhausted(format!("{} logs are being streamed already", limits::API_LOG_STREAMS_MAX))
@@ -300,11 +320,8 @@ impl Service {
             Outcome::Failure(_) if reached => Some(Verdict::Failure),
             _ => return Ok(triggered.after),
         };
-        let key = ProbeKey {
-            pod: report.pod.clone(),
-            container: report.container.clone(),
-            probe_type: report.probe_type,
-        };
+        let key =
+            ProbeKey { pod: report.pod.clone(), container: report.container.clone(), probe_type: report.probe_type };
         let deadline = clock::now() + VERDICT_WAIT;
         loop {
             let asked = key.clone();
@@ -335,9 +352,8 @@ impl Service {
             pods.sort_unstable_by(|a, b| (&a.namespace, &a.name, &a.uid).cmp(&(&b.namespace, &b.name, &b.uid)));
             for part in pods.chunks(limits::API_PODS_PER_PART) {
                 let uids: Vec<PodUid> = part.iter().map(|pod| pod.uid.clone()).collect();
-                let look = move |node: &Node| {
-                    uids.iter().filter_map(|uid| node.pods.get(uid).cloned()).collect::<Vec<_>>()
-                };
+                let look =
+                    move |node: &Node| uids.iter().filter_map(|uid| node.pods.get(uid).cloned()).collect::<Vec<_>>();
                 let answer = results.read(look).await.map(|records| part_of(&records)).map_err(unavailable);
                 let is_last = answer.is_err();
                 if to.send(answer).await.is_err() || is_last {

@@ -39,7 +39,9 @@ pub enum SocketError {
     #[error("the socket path {} is longer than the {PATH_BYTES_MAX} bytes that unix(7) allows; give a shorter --socket", .0.display())]
     TooLong(PathBuf),
     /// Neither root nor a runtime directory.
-    #[error("no place for the control socket: not root, and XDG_RUNTIME_DIR is not set; give --socket PATH or set {SOCKET_ENV}")]
+    #[error(
+        "no place for the control socket: not root, and XDG_RUNTIME_DIR is not set; give --socket PATH or set {SOCKET_ENV}"
+    )]
     NoDirectory,
     /// The system refused.
     #[error("cannot {what} {}: {source}", path.display())]
@@ -106,19 +108,11 @@ impl Socket {
         let address = SockAddr::unix(path).map_err(failed("use the address", path))?;
         socket.bind(&address).map_err(failed("bind", path))?;
         // Nobody can connect before listen(2), so the mode of bind(2), which the umask decides, is never in force.
-        std::fs::set_permissions(path, Permissions::from_mode(0o600))
-            .map_err(failed("set the mode of", path))?;
+        std::fs::set_permissions(path, Permissions::from_mode(0o600)).map_err(failed("set the mode of", path))?;
         let metadata = std::fs::symlink_metadata(path).map_err(failed("look at", path))?;
-        socket
-            .listen(limits::API_BACKLOG_LEN)
-            .map_err(failed("listen on", path))?;
-        let listener = tokio::net::UnixListener::from_std(socket.into())
-            .map_err(failed("watch", path))?;
-        Ok(Self {
-            listener: Some(listener),
-            path: path.to_owned(),
-            identity: (metadata.dev(), metadata.ino()),
-        })
+        socket.listen(limits::API_BACKLOG_LEN).map_err(failed("listen on", path))?;
+        let listener = tokio::net::UnixListener::from_std(socket.into()).map_err(failed("watch", path))?;
+        Ok(Self { listener: Some(listener), path: path.to_owned(), identity: (metadata.dev(), metadata.ino()) })
     }
 
     /// Where it is.
@@ -135,8 +129,7 @@ impl Socket {
 
 impl Drop for Socket {
     fn drop(&mut self) {
-        let ours = std::fs::symlink_metadata(&self.path)
-            .is_ok_and(|m| (m.dev(), m.ino()) == self.identity);
+        let ours = std::fs::symlink_metadata(&self.path).is_ok_and(|m| (m.dev(), m.ino()) == self.identity);
         if ours && let Err(error) = std::fs::remove_file(&self.path) {
             tracing::warn!(path = %self.path.display(), %error, "cannot remove the control socket");
         }
@@ -144,11 +137,7 @@ impl Drop for Socket {
 }
 
 fn lock(directory: &Path) -> Result<Flock<File>, SocketError> {
-    let failed = |what, source| SocketError::Io {
-        what,
-        path: directory.to_owned(),
-        source,
-    };
+    let failed = |what, source| SocketError::Io { what, path: directory.to_owned(), source };
     let mut file = File::open(directory).map_err(|e| failed("open the directory", e))?;
     for _ in 0..LOCK_TRIES {
         match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
@@ -164,11 +153,7 @@ fn lock(directory: &Path) -> Result<Flock<File>, SocketError> {
 
 /// Makes place at `path`: a dead daemon's socket goes, anything else stays and is an error.
 fn clear(path: &Path) -> Result<(), SocketError> {
-    let failed = |what, source| SocketError::Io {
-        what,
-        path: path.to_owned(),
-        source,
-    };
+    let failed = |what, source| SocketError::Io { what, path: path.to_owned(), source };
     match std::fs::symlink_metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(failed("look at", error)),

@@ -15,7 +15,7 @@ use tokio::process::{Child, Command};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::client::{self, Client};
-use super::{CliError, Exit};
+use super::{CliError, Exit, escape, probes};
 use crate::api::v1;
 use crate::clock;
 use crate::shard::kernel::IoChoice;
@@ -245,9 +245,11 @@ impl Conditions {
 }
 
 fn describe(event: &v1::Event) -> String {
-    let run = if event.threshold > 0 { format!(" ({} of {})", event.run, event.threshold) } else { String::new() };
-    let message = event.message.lines().next().unwrap_or_default();
-    format!("{}{run}: {message}", event.reason)
+    let message = escape::line(event.message.lines().next().unwrap_or_default()).into_owned();
+    match event.threshold {
+        0 => format!("{}: {message}", event.reason),
+        threshold => format!("{} {}: {message}", event.reason, probes::run(event.run, threshold)),
+    }
 }
 
 fn print(start: probe_core::time::Instant, pod: &str, text: &str) {

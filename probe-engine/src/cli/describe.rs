@@ -60,12 +60,8 @@ pub fn text(pod: &v1::Pod, happened: &[v1::Event], node_name: &str, now: Timesta
 }
 
 async fn events_of(link: &mut Link, pod: &v1::Pod) -> Result<Vec<v1::Event>, CliError> {
-    let request = v1::WatchEventsRequest {
-        namespace: pod.namespace.clone(),
-        pod: pod.name.clone(),
-        since: 0,
-        follow: false,
-    };
+    let request =
+        v1::WatchEventsRequest { namespace: pod.namespace.clone(), pod: pod.name.clone(), since: 0, follow: false };
     let mut parts = link.client.watch_events(request).await.map_err(|s| error_of(&s))?.into_inner();
     let mut happened = Vec::new();
     while let Some(part) = parts.message().await.map_err(|s| error_of(&s))? {
@@ -320,7 +316,8 @@ mod tests {
             last_transition_at: at(20),
         }];
         of.ignored_fields = vec!["spec.affinity: not used".to_owned()];
-        let event = v1::Event { at: at(4), reason: "Unhealthy".to_owned(), run: 2, threshold: 3, ..v1::Event::default() };
+        let event =
+            v1::Event { at: at(4), reason: "Unhealthy".to_owned(), run: 2, threshold: 3, ..v1::Event::default() };
         let now = Timestamp::from_second(NOW).expect("in range");
         let text = text(&of, &[event], "node-1", now);
         for line in [

@@ -39,8 +39,7 @@ pub fn run(args: &EventsArgs, globals: &Globals) -> Result<Exit, CliError> {
     }
     client::block_on(async {
         let mut link = Link::open(globals).await?;
-        let request =
-            v1::WatchEventsRequest { namespace: args.namespaces.filter(), pod, since: 0, follow: args.watch };
+        let request = v1::WatchEventsRequest { namespace: args.namespaces.filter(), pod, since: 0, follow: args.watch };
         let answer = link.client.watch_events(request).await.map_err(|s| error_of(&s))?;
         show(answer.into_inner(), args).await
     })
@@ -217,10 +216,8 @@ mod tests {
         table.push(row(&event, true, now));
         assert_eq!(
             table.text(),
-            "NAMESPACE   LAST SEEN            TYPE      REASON      OBJECT        RUN      MESSAGE\n\
-             default     30s (x4 over 2m30s)  Warning   Unhealthy   pod/web:app   2 of 3   Liveness probe failed: \\x1b]0;x\\x07\n"
-                .replace("2m30s)  W", "2m30s)   W")
-                .replace("LAST SEEN            T", "LAST SEEN             T")
+            "NAMESPACE   LAST SEEN             TYPE      REASON      OBJECT        RUN      MESSAGE\n\
+             default     30s (x4 over 2m30s)   Warning   Unhealthy   pod/web:app   2 of 3   Liveness probe failed: \\x1b]0;x\\x07\n"
         );
     }
 }

@@ -144,10 +144,8 @@ impl Pods<'_> {
     }
 
     async fn show(&mut self, first: &[v1::Pod]) -> Result<(), CliError> {
-        let columns = Columns {
-            namespace: self.args.namespaces.all_namespaces,
-            wide: self.args.output == Some(Format::Wide),
-        };
+        let columns =
+            Columns { namespace: self.args.namespaces.all_namespaces, wide: self.args.output == Some(Format::Wide) };
         let node = self.link.info.node_name.clone();
         let mut watch = Watch::new(pods::table(columns), self.args);
         let key = |pod: &v1::Pod| (pod.uid.clone(), pods::change_key(pod));
@@ -168,7 +166,8 @@ impl Pods<'_> {
         let mut text = String::new();
         for name in self.names.iter().filter(|name| !pods.iter().any(|p| p.name == **name)) {
             let separator = if text.is_empty() { "" } else { "\n" };
-            let _ = write!(text, "{separator}pods {name:?} not found in namespace {:?}", self.args.namespaces.namespace);
+            let _ =
+                write!(text, "{separator}pods {name:?} not found in namespace {:?}", self.args.namespaces.namespace);
         }
         if text.is_empty() { Ok(Exit::Success) } else { Err(CliError::Failed(text)) }
     }

@@ -15,10 +15,7 @@ use crate::api::v1::{self, container_state::State, probe_spec::Handler};
 /// Several pods.
 #[must_use]
 pub fn list(pods: &[v1::Pod], node_name: &str) -> k8s_openapi::List<k8s::Pod> {
-    k8s_openapi::List {
-        items: pods.iter().map(|p| pod(p, node_name)).collect(),
-        metadata: ListMeta::default(),
-    }
+    k8s_openapi::List { items: pods.iter().map(|p| pod(p, node_name)).collect(), metadata: ListMeta::default() }
 }
 
 /// One pod.
@@ -52,9 +49,8 @@ pub fn pod(of: &v1::Pod, node_name: &str) -> k8s::Pod {
 }
 
 fn status(of: &v1::Pod, init: &[&v1::Container], regular: &[&v1::Container]) -> k8s::PodStatus {
-    let statuses = |containers: &[&v1::Container]| {
-        some(containers.iter().filter_map(|c| container_status(c)).collect())
-    };
+    let statuses =
+        |containers: &[&v1::Container]| some(containers.iter().filter_map(|c| container_status(c)).collect());
     k8s::PodStatus {
         phase: Some(pods::phase(of.phase()).to_owned()),
         pod_ip: text(&of.pod_ip),
@@ -169,10 +165,10 @@ fn container_status(of: &v1::Container) -> Option<k8s::ContainerStatus> {
         started: Some(of.started),
         restart_count: i32::try_from(of.restart_count).unwrap_or(i32::MAX),
         state: Some(container_state(state.state.as_ref())),
-        last_state: of.last_termination.as_ref().map(|how| k8s::ContainerState {
-            terminated: Some(terminated(how, "")),
-            ..k8s::ContainerState::default()
-        }),
+        last_state: of
+            .last_termination
+            .as_ref()
+            .map(|how| k8s::ContainerState { terminated: Some(terminated(how, "")), ..k8s::ContainerState::default() }),
         ..k8s::ContainerStatus::default()
     })
     .map(|mut status| {

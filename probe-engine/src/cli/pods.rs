@@ -134,9 +134,7 @@ pub fn or_none(text: &str) -> String {
 /// Whether a condition is True.
 #[must_use]
 pub fn is_true(pod: &v1::Pod, condition_type: &str) -> bool {
-    pod.conditions
-        .iter()
-        .any(|c| c.r#type == condition_type && c.status() == v1::ConditionStatus::True)
+    pod.conditions.iter().any(|c| c.r#type == condition_type && c.status() == v1::ConditionStatus::True)
 }
 
 /// True gates of all, `<none>` without any.

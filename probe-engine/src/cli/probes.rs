@@ -13,9 +13,8 @@ use crate::api::v1::{self, probe_spec::Handler};
 /// An empty table.
 #[must_use]
 pub fn table(wide: bool) -> Table {
-    let mut header = vec![
-        "NAMESPACE", "POD", "CONTAINER", "TYPE", "HANDLER", "VERDICT", "RUN", "LAST", "AGE", "PERIOD",
-    ];
+    let mut header =
+        vec!["NAMESPACE", "POD", "CONTAINER", "TYPE", "HANDLER", "VERDICT", "RUN", "LAST", "AGE", "PERIOD"];
     if wide {
         header.extend(["TOOK", "SUCCEEDED", "FAILED", "DUE"]);
     }
@@ -64,13 +63,16 @@ pub fn change_key(of: &v1::ProbeRow) -> (i32, i32, String, String) {
     (probe.verdict, probe.last, run, probe.last_message.clone())
 }
 
-/// `2 of 3`; `<none>` before the first attempt. A run longer than its threshold shows its length.
+/// `2 of 3`; `<none>` before the first attempt; `3 of 3 (7)` where the run is longer than its threshold.
 #[must_use]
 pub fn run(run: u32, threshold: u32) -> String {
     if threshold == 0 {
         return "<none>".to_owned();
     }
-    format!("{run} of {threshold}")
+    match run {
+        run if run > threshold => format!("{threshold} of {threshold} ({run})"),
+        run => format!("{run} of {threshold}"),
+    }
 }
 
 /// `Startup`, `Readiness`, `Liveness`
@@ -267,7 +269,8 @@ mod tests {
     }
 
     #[test]
-    fn a_run_beyond_its_threshold_is_no_change() {
+    fn a_run_beyond_its_threshold_is_told_beside_it_and_is_no_change() {
+        assert_eq!([run(2, 3), run(7, 3), run(0, 0)], ["2 of 3", "3 of 3 (7)", "<none>"]);
         let with_run = |run| v1::ProbeRow {
             probe: Some(v1::Probe { run, threshold: 3, ..v1::Probe::default() }),
             ..v1::ProbeRow::default()

@@ -107,7 +107,8 @@ mod tests {
         ] {
             assert_eq!(read(text).expect(text), (kind, names.to_owned()), "{text}");
         }
-        for bad in ["", "deployments", "pod/web api", "pod web pod/api", "pod/web probe/x", "pod/", "pod/a/b", "svc/x"] {
+        for bad in ["", "deployments", "pod/web api", "pod web pod/api", "pod/web probe/x", "pod/", "pod/a/b", "svc/x"]
+        {
             assert!(matches!(read(bad), Err(CliError::Usage(_))), "{bad}");
         }
     }

@@ -46,7 +46,8 @@ fn daemon_text(info: &GetInfoResponse) -> String {
     let counts = format!("{} pods, {} probes", info.pods_count, info.probes_count);
     line("Holds:", &counts);
     if info.stuck_probes_count > 0 {
-        let stuck = format!("{} probes have nothing but local trouble; see `probe-engine events`", info.stuck_probes_count);
+        let stuck =
+            format!("{} probes have nothing but local trouble; see `probe-engine events`", info.stuck_probes_count);
         line("Trouble:", &stuck);
     }
     for source in &info.sources {

@@ -180,7 +180,9 @@ impl Router {
         match self.pods.get_mut(&pod.uid) {
             None => self.start(pod),
             Some(entry) if entry.ending => entry.successor = Some(pod),
-            Some(_) => tracing::warn!(pod = %pod.name, uid = %pod.uid, "pod is known already; nothing changed"),
+            Some(_) => {
+                tracing::warn!(pod = %pod.name, uid = %pod.uid, "pod is known already; nothing changed")
+            }
         }
     }
 
@@ -226,7 +228,9 @@ impl Router {
             Ok((id, ())) => (*id, false),
             Err(e) => (e.id(), true),
         };
-        let Some(uid) = self.task_pods.remove(&id) else { return };
+        let Some(uid) = self.task_pods.remove(&id) else {
+            return;
+        };
         if panicked {
             tracing::error!(%uid, "a pod's lifecycle panicked; its containers are left as they are");
             self.context.reports.terminated(&uid);

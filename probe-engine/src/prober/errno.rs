@@ -62,7 +62,10 @@ pub fn ports_used_up(peer: &SocketAddr) -> bool {
     match connect() {
         Ok(()) => true,
         // Even datagrams find no port, or we cannot ask: then it is not the target that lacks something.
-        Err(error) => matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM)),
+        Err(error) => matches!(
+            error.raw_os_error(),
+            Some(libc::EAGAIN | libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM)
+        ),
     }
 }
 

@@ -20,7 +20,9 @@ use probe_core::spec::Handler;
 use probe_core::time::Instant;
 use tokio::sync::{Notify, Semaphore, SemaphorePermit, watch};
 
-use super::{Attempted, Phases, Request, exec, grpc, http};
+/// How the runtime under an attempt does its I/O.
+pub use super::stream::StreamKind as Io;
+use super::{Attempted, Phases, Request, exec, grpc, http, tcp, tls};
 use crate::runtime::ContainerRuntime;
 use crate::shard::inbox::PoolReply;
 use crate::shard::metrics::HandlerKind;
@@ -272,15 +274,6 @@ impl PoolHandle {
     }
 }
 
-/// How the runtime under an attempt does its I/O.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Io {
-    /// A tokio-uring runtime.
-    Uring,
-    /// A tokio runtime without a ring.
-    Tokio,
-}
-
 /// Who runs the commands of exec probes.
 #[derive(Clone, Copy)]
 pub enum ExecBy<'a> {
@@ -314,8 +307,8 @@ pub async fn attempt(
 ) -> Attempted {
     let timeout = request.spec.timeout();
     match &request.spec.handler {
-        Handler::HttpGet(_) => https(request, started, resume, requests_made, means.io).await,
-        Handler::TcpSocket(_) => not_here(started, "tcpSocket is not made by the pool"),
+        Handler::HttpGet(_) => tls::attempt(request, started, resume, requests_made, means.io).await,
+        Handler::TcpSocket(probe) => tcp::attempt(probe, request.pod_ip, started, timeout).await,
         Handler::Grpc(probe) => {
             grpc::attempt(request.pod_ip, probe.port, &probe.service, started, timeout).await
         }
@@ -330,27 +323,6 @@ pub async fn attempt(
                 },
             }
         }
-    }
-}
-
-// Until `prober::tls` has its own.
-async fn https(
-    _request: &Request,
-    started: Instant,
-    _resume: Option<http::Target>,
-    _requests_made: u8,
-    _io: Io,
-) -> Attempted {
-    not_here(started, "httpGet is not made by the pool yet")
-}
-
-fn not_here(started: Instant, why: &str) -> Attempted {
-    Attempted {
-        outcome: Outcome::Error(why.into()),
-        phases: Phases {
-            total: clock::now() - started,
-            ..Phases::default()
-        },
     }
 }
 

@@ -3,12 +3,15 @@
 //! Success says nothing (output `""`); every trouble with the connection is a failure in the words of Go's `net`.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::time::Duration;
 
 use probe_core::outcome::Outcome;
 use probe_core::spec::{Port, TcpSocket};
+use probe_core::time::Instant;
 
-use super::errno;
 use super::url::join_host_port;
+use super::{Attempted, Phases, dial, errno};
+use crate::clock;
 
 /// Where one tcpSocket attempt connects to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -62,9 +65,46 @@ pub fn success() -> Outcome {
     Outcome::Success(Box::default())
 }
 
+/// Makes one attempt on the current tokio runtime, for hosts that are names and for the command line; a shard's ring
+/// makes all others.
+pub async fn attempt(tcp: &TcpSocket, pod_ip: Option<IpAddr>, started: Instant, timeout: Duration) -> Attempted {
+    let mut phases = Phases::default();
+    let outcome = match Plan::new(tcp, pod_ip) {
+        Err(text) => Outcome::Error(text.into()),
+        Ok(plan) => match dial::connect_host(&plan.host, plan.port, plan.addr, started + timeout).await {
+            Ok(dialed) => {
+                phases.resolve = dialed.resolve;
+                phases.connect = Some(dialed.connect);
+                success()
+            }
+            Err(error) => match error.local_cause() {
+                Some(cause) => Outcome::Local(cause),
+                None => Outcome::Failure(error.to_string().into()),
+            },
+        },
+    };
+    phases.total = clock::now() - started;
+    Attempted { outcome, phases }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn t01_a_listener_behind_a_name_is_a_success_without_output() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let addr = listener.local_addr().expect("bound");
+        let tcp = TcpSocket { host: Some("localhost".into()), port: Port::Number(addr.port()) };
+        let attempted = attempt(&tcp, None, clock::now(), Duration::from_secs(5)).await;
+        assert_eq!(attempted.outcome, success());
+        assert!(attempted.phases.resolve.is_some() && attempted.phases.connect.is_some());
+        drop(listener);
+        let tcp = TcpSocket { host: None, ..tcp };
+        let attempted = attempt(&tcp, Some(addr.ip()), clock::now(), Duration::from_secs(5)).await;
+        let refused = format!("dial tcp {addr}: connect: connection refused");
+        assert_eq!(attempted.outcome, Outcome::Failure(refused.into()));
+    }
 
     fn tcp(host: Option<&str>) -> TcpSocket {
         TcpSocket { host: host.map(Into::into), port: Port::Number(80) }

@@ -127,7 +127,9 @@ impl Epoll {
     /// A socket is ready: its waiting operations go on.
     fn advance(&mut self, data: u64) {
         let socket = SocketId(data as u32);
-        let Some(endpoint) = self.sockets.get_mut(socket.0 as usize).filter(|endpoint| endpoint.data == data) else { return };
+        let Some(endpoint) = self.sockets.get_mut(socket.0 as usize).filter(|endpoint| endpoint.data == data) else {
+            return;
+        };
         for place in [&mut endpoint.writer, &mut endpoint.reader] {
             if let Some(op) = place
                 && let Some(result) = op.work.resume(&endpoint.socket)
@@ -241,7 +243,13 @@ impl Kernel for Epoll {
         self.submit(socket, op).map_err(|_| Full)
     }
 
-    fn send(&mut self, token: Token, socket: SocketId, buffer: Box<[u8]>, from: usize) -> Result<(), (Full, Box<[u8]>)> {
+    fn send(
+        &mut self,
+        token: Token,
+        socket: SocketId,
+        buffer: Box<[u8]>,
+        from: usize,
+    ) -> Result<(), (Full, Box<[u8]>)> {
         let from = from.min(buffer.len());
         let op = Operation { token, work: Work::Send { buffer, from } };
         self.submit(socket, op).map_err(|work| (Full, work.into_buffer().unwrap_or_default()))

@@ -264,7 +264,8 @@ impl Flights {
     pub fn complete<K: Kernel>(&mut self, kernel: &mut K, completion: Completion, look: Look) {
         let Completion { token, result, buffer } = completion;
         let index = token.index();
-        let Some(flight) = self.flights.get(index as usize).filter(|flight| flight.generation == token.generation()) else {
+        let Some(flight) = self.flights.get(index as usize).filter(|flight| flight.generation == token.generation())
+        else {
             tracing::trace!(?token, "completion of no flight");
             return self.recycle(buffer);
         };
@@ -531,7 +532,8 @@ impl Flight {
     /// The response's next bytes, none at its end. `None` = more must come.
     fn feed(&mut self, bytes: &[u8]) -> Option<End> {
         let (Some(Errand::Http(plan)), Some(response)) = (&self.errand, &mut self.response) else { return None };
-        let progress = if bytes.is_empty() { response.feed_eof().map(|()| Progress::Done) } else { response.feed(bytes) };
+        let progress =
+            if bytes.is_empty() { response.feed_eof().map(|()| Progress::Done) } else { response.feed(bytes) };
         let judgement = match progress {
             Err(error) if error.in_head() => http::Judgement::Final(http::transport_error(plan, error)),
             Err(error) => http::Judgement::Final(http::body_error(plan, error)),

@@ -75,21 +75,11 @@ pub trait Kernel {
     fn connect(&mut self, token: Token, socket: SocketId, peer: SocketAddr) -> Result<(), Full>;
 
     /// Submits send(2) of `buffer[from..]`.
-    fn send(
-        &mut self,
-        token: Token,
-        socket: SocketId,
-        buffer: Box<[u8]>,
-        from: usize,
-    ) -> Result<(), (Full, Box<[u8]>)>;
+    fn send(&mut self, token: Token, socket: SocketId, buffer: Box<[u8]>, from: usize)
+    -> Result<(), (Full, Box<[u8]>)>;
 
     /// Submits recv(2) into `buffer`.
-    fn recv(
-        &mut self,
-        token: Token,
-        socket: SocketId,
-        buffer: Box<[u8]>,
-    ) -> Result<(), (Full, Box<[u8]>)>;
+    fn recv(&mut self, token: Token, socket: SocketId, buffer: Box<[u8]>) -> Result<(), (Full, Box<[u8]>)>;
 
     /// Asks for the operation of this token to end early. Its completion still comes (ECANCELED, or its own
     /// result if that was first). Never fails: a kernel that cannot take it now remembers it.
@@ -100,11 +90,7 @@ pub trait Kernel {
 
     /// Hands submissions to the kernel and appends all completions there are. Waits for at least one, for the
     /// waker, or for `wait` to pass (`None` = do not wait at all).
-    fn flush(
-        &mut self,
-        wait: Option<Duration>,
-        completions: &mut Vec<Completion>,
-    ) -> io::Result<()>;
+    fn flush(&mut self, wait: Option<Duration>, completions: &mut Vec<Completion>) -> io::Result<()>;
 
     /// What is known of a connected socket.
     fn connect_info(&self, socket: SocketId) -> io::Result<ConnectInfo>;

@@ -22,13 +22,8 @@ pub enum HandlerKind {
 
 impl HandlerKind {
     /// Every kind.
-    pub const ALL: [HandlerKind; 5] = [
-        HandlerKind::Tcp,
-        HandlerKind::Http,
-        HandlerKind::Https,
-        HandlerKind::Grpc,
-        HandlerKind::Exec,
-    ];
+    pub const ALL: [HandlerKind; 5] =
+        [HandlerKind::Tcp, HandlerKind::Http, HandlerKind::Https, HandlerKind::Grpc, HandlerKind::Exec];
 
     /// Position in [`HandlerKind::ALL`].
     #[must_use]
@@ -66,13 +61,8 @@ pub enum OutcomeKind {
 
 impl OutcomeKind {
     /// Every kind.
-    pub const ALL: [OutcomeKind; 5] = [
-        OutcomeKind::Success,
-        OutcomeKind::Warning,
-        OutcomeKind::Failure,
-        OutcomeKind::Error,
-        OutcomeKind::Local,
-    ];
+    pub const ALL: [OutcomeKind; 5] =
+        [OutcomeKind::Success, OutcomeKind::Warning, OutcomeKind::Failure, OutcomeKind::Error, OutcomeKind::Local];
 
     /// Position in [`OutcomeKind::ALL`].
     #[must_use]

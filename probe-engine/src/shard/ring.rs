@@ -165,7 +165,13 @@ impl Ring {
     }
 
     /// Puts an operation into the submission queue; gives its memory back where there is no place.
-    fn submit(&mut self, token: Token, socket: SocketId, held: Memory, entry: impl FnOnce(Fd) -> squeue::Entry) -> Result<(), Memory> {
+    fn submit(
+        &mut self,
+        token: Token,
+        socket: SocketId,
+        held: Memory,
+        entry: impl FnOnce(Fd) -> squeue::Entry,
+    ) -> Result<(), Memory> {
         let key = self.ops.vacant_key();
         let generation = self.generation.wrapping_add(1).max(1);
         let user_data = (u64::from(generation) << 32) | key as u64;
@@ -295,11 +301,18 @@ impl Kernel for Ring {
         let len = address.len();
         let held = Held::new(address);
         let pointer = held.0.as_ptr().cast();
-        let submitted = self.submit(token, socket, Memory::Address(held), |fd| opcode::Connect::new(fd, pointer, len).build());
+        let submitted =
+            self.submit(token, socket, Memory::Address(held), |fd| opcode::Connect::new(fd, pointer, len).build());
         submitted.map_err(|_| Full)
     }
 
-    fn send(&mut self, token: Token, socket: SocketId, buffer: Box<[u8]>, from: usize) -> Result<(), (Full, Box<[u8]>)> {
+    fn send(
+        &mut self,
+        token: Token,
+        socket: SocketId,
+        buffer: Box<[u8]>,
+        from: usize,
+    ) -> Result<(), (Full, Box<[u8]>)> {
         let from = from.min(buffer.len());
         let len = u32::try_from(buffer.len() - from).unwrap_or(u32::MAX);
         let held = Held::new(buffer);
@@ -314,7 +327,8 @@ impl Kernel for Ring {
         let len = u32::try_from(buffer.len()).unwrap_or(u32::MAX);
         let held = Held::new(buffer);
         let start = held.0.as_ptr().cast::<u8>();
-        let submitted = self.submit(token, socket, Memory::Buffer(held), |fd| opcode::Recv::new(fd, start, len).build());
+        let submitted =
+            self.submit(token, socket, Memory::Buffer(held), |fd| opcode::Recv::new(fd, start, len).build());
         submitted.map_err(full)
     }
 
@@ -373,7 +387,8 @@ impl Kernel for Ring {
 
 impl Drop for Ring {
     fn drop(&mut self) {
-        let pending: Vec<u64> = self.ops.iter().map(|(_, op)| op.user_data).chain(self.waker_armed.then_some(WAKER)).collect();
+        let pending: Vec<u64> =
+            self.ops.iter().map(|(_, op)| op.user_data).chain(self.waker_armed.then_some(WAKER)).collect();
         pending.into_iter().for_each(|user_data| self.push_cancel(user_data));
         let deadline = crate::clock::now() + DROP_WAIT;
         let mut ended = Vec::new();
@@ -408,7 +423,8 @@ pub(super) fn tcp_socket(peer: &SocketAddr, close: CloseMode) -> io::Result<Sock
 /// What the kernel knows of a connected socket. ENOTCONN where it is none.
 pub(super) fn connect_info(socket: &Socket) -> io::Result<ConnectInfo> {
     let info = tcp_info(socket.as_fd())?;
-    let address = |address: SockAddr| address.as_socket().ok_or_else(|| io::Error::from_raw_os_error(libc::EAFNOSUPPORT));
+    let address =
+        |address: SockAddr| address.as_socket().ok_or_else(|| io::Error::from_raw_os_error(libc::EAFNOSUPPORT));
     let socket = SockRef::from(socket);
     Ok(ConnectInfo {
         rtt: Duration::from_micros(info.tcpi_rtt.into()),
@@ -424,7 +440,9 @@ fn tcp_info(fd: BorrowedFd<'_>) -> io::Result<libc::tcp_info> {
     let mut info = MaybeUninit::<libc::tcp_info>::zeroed();
     let mut len = size_of::<libc::tcp_info>() as libc::socklen_t;
     // SAFETY: `info` has room for `len` bytes, both live through the call, and the kernel writes at most `len` of them.
-    let result = unsafe { libc::getsockopt(fd.as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_INFO, info.as_mut_ptr().cast(), &mut len) };
+    let result = unsafe {
+        libc::getsockopt(fd.as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_INFO, info.as_mut_ptr().cast(), &mut len)
+    };
     if result != 0 {
         return Err(io::Error::last_os_error());
     }
@@ -473,7 +491,9 @@ fn setup_remedy(error: &io::Error) -> &'static str {
     match error.raw_os_error() {
         Some(libc::EPERM) => "refused by kernel.io_uring_disabled, kernel.io_uring_group or a seccomp filter",
         Some(libc::EACCES) => "refused by a security module",
-        Some(libc::ENOSYS) => "this kernel has no io_uring (Linux 5.11 or later, CONFIG_IO_URING), or a seccomp filter hides it",
+        Some(libc::ENOSYS) => {
+            "this kernel has no io_uring (Linux 5.11 or later, CONFIG_IO_URING), or a seccomp filter hides it"
+        }
         Some(libc::ENOMEM) => "the locked-memory limit is too low (LimitMEMLOCK, Linux before 5.12)",
         Some(libc::EMFILE | libc::ENFILE) => "no file descriptor is left",
         _ => "unexpected; --io epoll does without it",

@@ -431,7 +431,8 @@ impl<K: Kernel> Shard<K> {
         self.urgent = Some(start.attempt);
         self.kernel.release_reserve();
         self.launch(start, now);
-        let waits = |slot: &mut Slot| slot.current.as_ref().is_some_and(|current| current.start.attempt == start.attempt);
+        let waits =
+            |slot: &mut Slot| slot.current.as_ref().is_some_and(|current| current.start.attempt == start.attempt);
         if !self.slot(start.attempt.worker).is_some_and(waits) {
             self.urgent = None;
         }
@@ -622,7 +623,9 @@ impl<K: Kernel> Shard<K> {
 
 impl Slot {
     fn new(stats: Arc<ProbeStats>, spec: &ProbeSpec) -> Self {
-        let is_address = |host: &Option<Arc<str>>| host.as_deref().is_none_or(|host| host.is_empty() || host.parse::<std::net::IpAddr>().is_ok());
+        let is_address = |host: &Option<Arc<str>>| {
+            host.as_deref().is_none_or(|host| host.is_empty() || host.parse::<std::net::IpAddr>().is_ok())
+        };
         let (handler, lane) = match &spec.handler {
             Handler::TcpSocket(tcp) if is_address(&tcp.host) => (HandlerKind::Tcp, Lane::Ring),
             Handler::TcpSocket(_) => (HandlerKind::Tcp, Lane::Pool(HandlerKind::Tcp)),
@@ -678,7 +681,8 @@ pub(super) fn errand_of(handler: &Handler, pod_ip: Option<std::net::IpAddr>) -> 
 
 /// Nobody behind the shard shows more than this of a text; 10 KiB each would fill the queue's memory.
 fn cut(outcome: &mut Outcome) {
-    let (Outcome::Success(text) | Outcome::Warning(text) | Outcome::Failure(text) | Outcome::Error(text)) = outcome else {
+    let (Outcome::Success(text) | Outcome::Warning(text) | Outcome::Failure(text) | Outcome::Error(text)) = outcome
+    else {
         return;
     };
     if text.len() > limits::MESSAGE_BYTES_MAX {

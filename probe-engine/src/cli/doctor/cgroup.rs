@@ -155,7 +155,9 @@ mod tests {
 
     #[test]
     fn cgroup_kill_came_with_5_14() {
-        for (release, has) in [("5.14.0", true), ("6.1.0-9-amd64", true), ("5.13.9", false), ("4.19", false), ("x", false)] {
+        for (release, has) in
+            [("5.14.0", true), ("6.1.0-9-amd64", true), ("5.13.9", false), ("4.19", false), ("x", false)]
+        {
             assert_eq!(kernel_has_kill(Some(release)), has, "{release}");
         }
     }

@@ -125,7 +125,8 @@ mod tests {
 
     #[test]
     fn capabilities_are_read_from_the_process_status() {
-        let caps = |hex: &str| capabilities(effective_capabilities(&format!("Name:\tx\nCapEff:\t{hex}\nSeccomp:\t2\n")));
+        let caps =
+            |hex: &str| capabilities(effective_capabilities(&format!("Name:\tx\nCapEff:\t{hex}\nSeccomp:\t2\n")));
         assert_eq!(caps("000001ffffffffff").found, "CAP_SYS_ADMIN");
         assert_eq!(caps("000000c000000000").found, "CAP_BPF and CAP_PERFMON");
         let none = caps("0000000000000000");

@@ -37,21 +37,28 @@ fn disabled(value: Option<&str>) -> Check {
             slower,
             "run the daemon with CAP_SYS_ADMIN or in that group, or `sysctl kernel.io_uring_disabled=0`",
         ),
-        Some(value) => Check::ok(AREA, name, value).lacking(State::Missing, slower, "`sysctl kernel.io_uring_disabled=0`"),
+        Some(value) => {
+            Check::ok(AREA, name, value).lacking(State::Missing, slower, "`sysctl kernel.io_uring_disabled=0`")
+        }
     }
 }
 
 fn refused(error: &io::Error, sysctl: Option<&str>) -> Check {
     let (why, remedy) = match (error.raw_os_error(), sysctl) {
-        (Some(libc::ENOSYS), _) => {
-            ("the kernel has no io_uring, or a seccomp profile hides it", "Linux 5.19 or newer; a seccomp profile that allows io_uring_setup")
+        (Some(libc::ENOSYS), _) => (
+            "the kernel has no io_uring, or a seccomp profile hides it",
+            "Linux 5.19 or newer; a seccomp profile that allows io_uring_setup",
+        ),
+        (Some(libc::EPERM), Some("1" | "2")) => {
+            ("kernel.io_uring_disabled forbids it", "`sysctl kernel.io_uring_disabled=0`")
         }
-        (Some(libc::EPERM), Some("1" | "2")) => ("kernel.io_uring_disabled forbids it", "`sysctl kernel.io_uring_disabled=0`"),
         (Some(libc::EPERM | libc::EACCES), _) => (
             "a seccomp profile or a security module forbids it (container runtimes do by default)",
             "a seccomp profile that allows io_uring_setup, io_uring_enter and io_uring_register",
         ),
-        (Some(libc::ENOMEM), _) => ("RLIMIT_MEMLOCK is too small (kernels before 5.12 count rings)", "raise LimitMEMLOCK"),
+        (Some(libc::ENOMEM), _) => {
+            ("RLIMIT_MEMLOCK is too small (kernels before 5.12 count rings)", "raise LimitMEMLOCK")
+        }
         (Some(libc::EMFILE | libc::ENFILE), _) => ("there are no descriptors left", "raise LimitNOFILE"),
         _ => ("io_uring_setup failed", "see the error"),
     };
@@ -108,7 +115,8 @@ fn operations(ring: &IoUring) -> Check {
         ("ASYNC_CANCEL", opcode::AsyncCancel::CODE),
         ("POLL_ADD", opcode::PollAdd::CODE),
     ];
-    let lacking: Vec<&str> = needed.iter().filter(|(_, code)| !probe.is_supported(*code)).map(|(name, _)| *name).collect();
+    let lacking: Vec<&str> =
+        needed.iter().filter(|(_, code)| !probe.is_supported(*code)).map(|(name, _)| *name).collect();
     if lacking.is_empty() {
         return Check::ok(AREA, "operations", needed.map(|(name, _)| name).join(" "));
     }

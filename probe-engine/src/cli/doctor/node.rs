@@ -126,7 +126,8 @@ fn ports(range: Option<&str>) -> Check {
     };
     let count = u64::from(last - first) + 1;
     let a_second = count / TIME_WAIT_S;
-    let check = Check::ok(AREA, name, format!("{first} {last}: {count} ports, {a_second} attempts a second per target"));
+    let check =
+        Check::ok(AREA, name, format!("{first} {last}: {count} ports, {a_second} attempts a second per target"));
     if count >= 10_000 {
         return check;
     }

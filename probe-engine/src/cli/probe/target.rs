@@ -26,7 +26,8 @@ impl Host {
 
 /// `HOST:PORT`, `[v6]:PORT`; the port may be missing where there is a default.
 pub(super) fn host_port(text: &str, default_port: Option<u16>) -> Result<(Host, u16), CliError> {
-    let wrong = |what: &str| CliError::usage(format!("{text:?}: {what}; give HOST:PORT, an IPv6 address as [::1]:PORT"));
+    let wrong =
+        |what: &str| CliError::usage(format!("{text:?}: {what}; give HOST:PORT, an IPv6 address as [::1]:PORT"));
     let (host, port) = match text.strip_prefix('[') {
         Some(rest) => {
             let (host, port) = rest.split_once(']').ok_or_else(|| wrong("the bracket is not closed"))?;
@@ -116,7 +117,9 @@ mod tests {
 
     #[test]
     fn what_is_no_target_is_refused() {
-        for bad in ["ftp://x/", "http://", "http://user@host/", "http://[::1/", "http://::1/", "http://x:0/", "http://x:y/"] {
+        for bad in
+            ["ftp://x/", "http://", "http://user@host/", "http://[::1/", "http://::1/", "http://x:0/", "http://x:y/"]
+        {
             assert!(HttpTarget::parse(bad).is_err(), "{bad}");
         }
         for bad in ["", "host", ":80", "::1:80", "host:", "host:65536", "[1.2.3.4]:80", "[::1]80"] {

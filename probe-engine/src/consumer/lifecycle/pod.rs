@@ -286,7 +286,9 @@ impl PodWorker {
     }
 
     fn start_next(&mut self) {
-        let Some(index) = self.start_queue.front().copied().filter(|_| !self.starting) else { return };
+        let Some(index) = self.start_queue.front().copied().filter(|_| !self.starting) else {
+            return;
+        };
         self.starting = true;
         let (pod, runtime) = (Arc::clone(&self.pod), Arc::clone(&self.context.runtime));
         let (name, number) = (self.slots[index].name.clone(), self.slots[index].instances);
@@ -355,7 +357,9 @@ impl PodWorker {
     /// Asks for an end of the running instance; what comes of it is told by `Exited`.
     fn stop(&mut self, index: usize, grace: Duration) {
         let slot = &self.slots[index];
-        let (true, Some(id)) = (slot.is_running(), slot.status.id.clone()) else { return };
+        let (true, Some(id)) = (slot.is_running(), slot.status.id.clone()) else {
+            return;
+        };
         let runtime = Arc::clone(&self.context.runtime);
         self.calls.spawn(async move {
             while let Err(error) = runtime.stop(&id, grace).await {

@@ -16,6 +16,9 @@ use crate::consumer::events::EventType;
 use crate::runtime::{BoxFuture, RuntimeError, Started};
 use crate::source::PodUpdate;
 
+/// Of virtual time: longer than any back-off.
+const LIMIT: Duration = Duration::from_secs(3600);
+
 /// Does what a test tells it to, and remembers what it was asked.
 #[derive(Default)]
 struct Fake {
@@ -186,7 +189,7 @@ impl World {
 
     /// The next event, as `Reason: text`.
     async fn event(&mut self) -> String {
-        let event = self.events.recv().await.unwrap();
+        let event = tokio::time::timeout(LIMIT, self.events.recv()).await.expect("an event in time").unwrap();
         format!("{}: {}", event.reason, event.message)
     }
 
@@ -201,7 +204,8 @@ impl World {
     /// The next update that is accepted; others are passed over.
     async fn update(&mut self, is_it: impl Fn(&PodUpdate) -> bool) -> PodUpdate {
         loop {
-            let update = self.updates.recv().await.expect("an update");
+            let update = tokio::time::timeout(LIMIT, self.updates.recv()).await;
+            let update = update.expect("an update in time").expect("an update");
             if is_it(&update) {
                 return update;
             }

@@ -126,7 +126,9 @@ impl Tree {
             let name = format!("{PREFIX}{}-{:08x}", std::process::id(), random().map_err(|e| e.to_string())?);
             let path = place.own.join(name);
             fs::create_dir(&path).map_err(|e| format!("mkdir {}: {e}", path.display()))?;
-            let Ok(lock) = File::open(&path) else { continue };
+            let Ok(lock) = File::open(&path) else {
+                continue;
+            };
             if lock.try_lock().is_ok() && path.is_dir() {
                 tree = Some(Self { path, memory, _lock: lock });
                 break;
@@ -250,19 +252,25 @@ pub(super) fn leaf_name(pod: &str, container: &str, restart_count: u32, id: &str
 }
 
 fn remove_leftovers(own: &Path) {
-    let Ok(entries) = fs::read_dir(own) else { return };
+    let Ok(entries) = fs::read_dir(own) else {
+        return;
+    };
     for entry in entries.flatten() {
         let name = entry.file_name();
         if !name.to_str().is_some_and(|n| n.starts_with(PREFIX)) {
             continue;
         }
         let path = entry.path();
-        let Ok(lock) = File::open(&path) else { continue };
+        let Ok(lock) = File::open(&path) else {
+            continue;
+        };
         if lock.try_lock().is_err() {
             continue;
         }
         match destroy(&path, Duration::from_secs(2)) {
-            Ok(()) => tracing::info!(cgroup = %path.display(), "removed what an earlier daemon left behind"),
+            Ok(()) => {
+                tracing::info!(cgroup = %path.display(), "removed what an earlier daemon left behind")
+            }
             Err(e) => {
                 tracing::warn!(cgroup = %path.display(), error = %e, "cannot remove what an earlier daemon left behind")
             }

@@ -87,6 +87,14 @@ impl Guardian {
         });
     }
 
+    /// The daemon goes without having ended its containers: the guardian does it now.
+    pub(super) fn abandon(&self) {
+        self.shared.with_state(|state| {
+            state.leaving = true;
+            state.pipe = None;
+        });
+    }
+
     /// The daemon ends in order, with nothing left to kill: so does the guardian.
     pub(super) async fn goodbye(&self) {
         self.shared.with_state(|state| {
@@ -158,7 +166,9 @@ async fn keep(shared: Arc<Shared>, mut child: tokio::process::Child) {
             }
             match shared.spawn() {
                 Ok(child) => break child,
-                Err(e) => tracing::warn!(error = %e, program = %shared.program.display(), "cannot start the guardian"),
+                Err(e) => {
+                    tracing::warn!(error = %e, program = %shared.program.display(), "cannot start the guardian")
+                }
             }
         };
     }

@@ -209,7 +209,9 @@ impl Group {
     }
 
     async fn walk(&self, patience: Duration) -> bool {
-        let Group::Session { leader, marker, .. } = self else { return true };
+        let Group::Session { leader, marker, .. } = self else {
+            return true;
+        };
         let (leader, marker) = (leader.cast_signed(), marker.clone());
         let walked = tokio::task::spawn_blocking(move || {
             walk::kill_all(&|p| p.session == leader || p.group == leader || p.carries(&marker), patience)

@@ -315,7 +315,12 @@ pub(super) fn directory(logs: &Path, pod: &Pod, container: &ContainerName) -> Pa
 
 /// `<state dir>/logs/<namespace>_<pod>_<uid>`
 pub(super) fn pod_directory(logs: &Path, pod: &Pod) -> PathBuf {
-    logs.join(component(&format!("{}_{}_{}", pod.namespace, pod.name, pod.uid)))
+    logs.join(pod_name(pod))
+}
+
+/// The pod's name among directories.
+pub(super) fn pod_name(pod: &Pod) -> String {
+    component(&format!("{}_{}_{}", pod.namespace, pod.name, pod.uid))
 }
 
 /// `text` as one path component: what could leave the directory or be too long is replaced, and a hash keeps
@@ -335,7 +340,9 @@ fn component(text: &str) -> String {
 /// Removes the oldest of the pod directories that `is_live` does not know, down to
 /// [`limits::LOG_DEAD_PODS_MAX`]. Blocks.
 pub(super) fn prune(logs: &Path, is_live: &dyn Fn(&Path) -> bool) {
-    let Ok(entries) = fs::read_dir(logs) else { return };
+    let Ok(entries) = fs::read_dir(logs) else {
+        return;
+    };
     let mut dead: Vec<(std::time::SystemTime, PathBuf)> = entries
         .flatten()
         .map(|entry| (entry.metadata().and_then(|m| m.modified()).unwrap_or(std::time::UNIX_EPOCH), entry.path()))

@@ -1,5 +1,5 @@
 //! The embedded runtime: a container is a process group on this host, started from `command`, `args`, `env` and
-//! `workingDir`.
+//! `workingDir` (by default an empty directory of its own below the state directory).
 //!
 //! Each instance gets a cgroup of its own where cgroup v2 is writable, so that all of it can be killed however
 //! it forked; a guardian process does so when the daemon is killed. When the first process ends the rest of
@@ -14,6 +14,7 @@ mod guardian;
 mod instance;
 mod log;
 mod reap;
+mod scratch;
 mod spawn;
 #[cfg(test)]
 mod tests;
@@ -40,11 +41,13 @@ pub use self::guardian::guard;
 use self::guardian::{Guarded, Guardian};
 use self::instance::{Group, Handle, Instance, Instances, Surroundings, lock};
 use self::log::{LogFile, LogThread, Rotation};
+use self::scratch::Scratch;
 use super::{BoxFuture, ContainerRuntime, RuntimeError, RuntimeEvent, Started};
 use crate::prober::exec;
 use crate::{clock, limits};
 
 /// What a container finds programs with where its manifest says nothing (the container runtimes' default).
+/// Behind it stands the folder of our own program, for test servers (`probe-engine serve`).
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 const NO_MEMORY: &str = "no memory limits: the memory controller cannot be enabled for our cgroup";
@@ -83,7 +86,7 @@ impl ProcessConfig {
     }
 }
 
-/// See the module. Dropped without [`ContainerRuntime::shutdown`] it leaves the killing to the guardian.
+/// See the module. Dropped without [`ContainerRuntime::shutdown`] it leaves the killing to the guardian, at once.
 #[derive(Debug)]
 pub struct ProcessRuntime {
     inner: Arc<Inner>,
@@ -95,6 +98,7 @@ pub struct ProcessRuntime {
 struct Inner {
     config: ProcessConfig,
     logs: PathBuf,
+    scratch: Scratch,
     tree: Result<cgroup::Tree, String>,
     guardian: Arc<Guardian>,
     log_thread: LogThread,
@@ -115,6 +119,8 @@ impl ProcessRuntime {
         };
         let logs = config.state_dir.join("logs");
         std::fs::create_dir_all(&logs).map_err(failed(&format!("mkdir {}", logs.display())))?;
+        let scratch = Scratch::open(&config.state_dir)
+            .map_err(failed(&format!("make a scratch directory in {}", config.state_dir.display())))?;
         let tree = match config.cgroups {
             true => cgroup::Tree::create(),
             false => Err("switched off".to_owned()),
@@ -138,6 +144,7 @@ impl ProcessRuntime {
         let inner = Inner {
             config,
             logs,
+            scratch,
             tree,
             guardian: Arc::new(guardian),
             log_thread,
@@ -168,6 +175,7 @@ impl ProcessRuntime {
 impl Drop for ProcessRuntime {
     fn drop(&mut self) {
         self.reaper.abort();
+        self.inner.guardian.abandon();
     }
 }
 
@@ -201,7 +209,9 @@ impl ContainerRuntime for ProcessRuntime {
 
     fn stop<'a>(&'a self, id: &'a ContainerId, grace: Duration) -> BoxFuture<'a, Result<(), RuntimeError>> {
         Box::pin(async move {
-            let Some(handle) = self.handle(id) else { return Ok(()) };
+            let Some(handle) = self.handle(id) else {
+                return Ok(());
+            };
             if handle.stop(grace).await {
                 return Ok(());
             }
@@ -294,6 +304,13 @@ impl Inner {
         let log_file = LogFile::open(&directory, restart_count, rotation)
             .map_err(|e| prepared(&format!("open the log in {}", directory.display()), e))?;
         let credentials = credentials::of(&container.process).map_err(|(what, e)| prepared(&what, e))?;
+        let working_dir = match container.process.working_dir.as_deref() {
+            Some(named) => PathBuf::from(named),
+            None => {
+                let fresh = self.scratch.fresh(&log::pod_name(pod), name, &credentials);
+                fresh.map_err(|e| prepared("make its directory", e))?
+            }
+        };
         let leaf = match &self.tree {
             Ok(tree) => {
                 let leaf = cgroup::leaf_name(&pod.name, name.as_str(), restart_count, &id);
@@ -304,7 +321,7 @@ impl Inner {
         };
         let surroundings = Surroundings {
             env: self.environment(container, &id),
-            working_dir: container.process.working_dir.as_deref().map(PathBuf::from),
+            working_dir: Some(working_dir),
             credentials,
             leaf: leaf.clone(),
         };
@@ -381,7 +398,7 @@ impl Inner {
     fn environment(&self, container: &Container, id: &str) -> Vec<(String, String)> {
         let process = &container.process;
         let mut env: Vec<(String, String)> =
-            vec![("PATH".to_owned(), PATH.to_owned()), ("HOME".to_owned(), credentials::home(process.run_as_user))];
+            vec![("PATH".to_owned(), path()), ("HOME".to_owned(), credentials::home(process.run_as_user))];
         env.extend(process.env.iter().map(|(key, value)| (key.to_string(), value.to_string())));
         if self.tree.is_err() {
             env.push((instance::MARKER.to_owned(), id.to_owned()));
@@ -393,9 +410,16 @@ impl Inner {
     /// The pod's logs are those of a pod that is gone, from now on.
     fn prune_logs(&self, uid: &PodUid) {
         let mut live = lock(&self.live_logs);
-        live.remove(uid);
+        if let Some(name) = live.remove(uid).as_deref().and_then(Path::file_name).and_then(|name| name.to_str()) {
+            self.scratch.remove(name);
+        }
         log::prune(&self.logs, &|path: &Path| live.values().any(|p| p == path));
     }
+}
+
+fn path() -> String {
+    let own = std::env::current_exe().ok().and_then(|program| Some(program.parent()?.to_str()?.to_owned()));
+    own.map_or_else(|| PATH.to_owned(), |own| format!("{PATH}:{own}"))
 }
 
 /// The likely culprit of a failed spawn: all its steps share one errno.

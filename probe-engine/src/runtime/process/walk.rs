@@ -56,16 +56,22 @@ pub(super) fn kill_all(is_meant: &dyn Fn(&Process) -> bool, patience: Duration) 
 
 /// One walk; returns whether any living process was meant.
 fn kill_once(is_meant: &dyn Fn(&Process) -> bool) -> bool {
-    let Ok(entries) = fs::read_dir("/proc") else { return false };
+    let Ok(entries) = fs::read_dir("/proc") else {
+        return false;
+    };
     let own = std::process::id().cast_signed();
     let mut found = false;
     for entry in entries.flatten() {
-        let Some(pid) = entry.file_name().to_str().and_then(|n| n.parse::<i32>().ok()) else { continue };
+        let Some(pid) = entry.file_name().to_str().and_then(|n| n.parse::<i32>().ok()) else {
+            continue;
+        };
         if pid == own || !Process::read(pid).is_some_and(|p| p.is_alive() && is_meant(&p)) {
             continue;
         }
         // The handle first, then the second look: what the handle names is what was looked at.
-        let Ok(handle) = PidFd::open(Pid::from_raw(pid)) else { continue };
+        let Ok(handle) = PidFd::open(Pid::from_raw(pid)) else {
+            continue;
+        };
         if Process::read(pid).is_some_and(|p| p.is_alive() && is_meant(&p)) {
             found = true;
             let _ = handle.kill();

@@ -37,6 +37,8 @@ impl Default for Target {
 #[derive(Default)]
 pub(super) struct World {
     now_ns: Cell<u64>,
+    /// No wait goes beyond.
+    pub(super) end: Cell<Option<Instant>>,
     /// The next waits take so much longer than asked.
     pub(super) oversleeps: RefCell<Vec<Duration>>,
     pub(super) targets: RefCell<BTreeMap<SocketAddr, Target>>,
@@ -160,7 +162,13 @@ impl Kernel for Fake {
         Ok(())
     }
 
-    fn send(&mut self, token: Token, socket: SocketId, buffer: Box<[u8]>, from: usize) -> Result<(), (Full, Box<[u8]>)> {
+    fn send(
+        &mut self,
+        token: Token,
+        socket: SocketId,
+        buffer: Box<[u8]>,
+        from: usize,
+    ) -> Result<(), (Full, Box<[u8]>)> {
         let now = self.world.now();
         let state = self.sockets.get_mut(&socket.0).expect("an open socket");
         let mut at = now;
@@ -201,7 +209,7 @@ impl Kernel for Fake {
         if let Some(wait) = wait {
             let next = self.operations.iter().filter_map(|op| op.at).min();
             let until = next.unwrap_or(Instant::from_nanos(u64::MAX)).min(self.world.now() + wait);
-            self.world.pass(until - self.world.now());
+            self.world.pass(self.world.end.get().map_or(until, |end| until.min(end)) - self.world.now());
             let oversleep = self.world.oversleeps.borrow_mut().pop();
             self.world.pass(oversleep.unwrap_or_default());
         }

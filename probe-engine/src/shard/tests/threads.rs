@@ -49,8 +49,11 @@ fn probes_a_listener_then_shuts_down(io: IoChoice) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
     let port = listener.local_addr().expect("addr").port();
     let status = Some(running(clock::now()));
-    sender.send(Command::AddPod { pod: pod("pod", spec(tcp_socket(port))), slots: Box::default(), status }).expect("room");
-    let is = |verdict| move |update: &Update| matches!(update, Update::Publish(publish) if publish.verdict == Some(verdict));
+    sender
+        .send(Command::AddPod { pod: pod("pod", spec(tcp_socket(port))), slots: Box::default(), status })
+        .expect("room");
+    let is =
+        |verdict| move |update: &Update| matches!(update, Update::Publish(publish) if publish.verdict == Some(verdict));
     await_update(&updates, is(Verdict::Failure));
     await_update(&updates, is(Verdict::Success));
     listener.accept().expect("the attempt");
@@ -89,6 +92,8 @@ fn one_attempt_is_made_without_a_shard() {
         assert!(attempted.phases.connect.is_some_and(|connect| connect <= attempted.phases.total));
     }
     drop(listener);
-    let Ok(Once::Attempted(attempted)) = attempt_once(&request(http_get(port, "/")), IoChoice::Auto) else { panic!("not made") };
+    let Ok(Once::Attempted(attempted)) = attempt_once(&request(http_get(port, "/")), IoChoice::Auto) else {
+        panic!("not made")
+    };
     assert!(matches!(attempted.outcome, Outcome::Failure(_)));
 }

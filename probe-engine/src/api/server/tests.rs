@@ -1,0 +1,355 @@
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use probe_core::spec::ContainerKind;
+use tokio::sync::{mpsc, oneshot, watch};
+use tonic::Code;
+
+use super::*;
+use crate::api::v1::watch_events_response::Item;
+use crate::cli::client::{self, Client};
+use crate::consumer::events::{self, EventSender, EventType, NewEvent};
+use crate::results::Update;
+use crate::results::fixture::{Bench, SOON, container, pod, publish, report, running};
+use crate::runtime::none::NoneRuntime;
+use crate::runtime::{BoxFuture, RuntimeEvent, Started};
+use crate::source::PodUpdate;
+
+/// The server over a results stage that knows two pods, on a socket of its own.
+struct Daemon {
+    bench: Bench,
+    client: Client,
+    path: PathBuf,
+    events: EventSender,
+    updates: mpsc::Receiver<PodUpdate>,
+    end: oneshot::Sender<()>,
+    server: tokio::task::JoinHandle<Result<(), ServeError>>,
+    _dir: tempfile::TempDir,
+    _facts: watch::Sender<Facts>,
+}
+
+impl Daemon {
+    async fn start(runtime: Arc<dyn ContainerRuntime>) -> Self {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let path = dir.path().join("run/api.sock");
+        let bench = Bench::start(16, 16);
+        let web = pod("u1", "web", [container("c", ContainerKind::Regular, &[ProbeType::Liveness])]);
+        let mut labelled = (*web).clone();
+        labelled.labels = Box::new([(Arc::from("app"), Arc::from("web"))]);
+        let web = Arc::new(labelled);
+        bench.add(&web, Some(running(&web, "fake://1"))).await;
+        let two = [ProbeType::Startup, ProbeType::Readiness];
+        let containers = ["c", "d"].map(|name| container(name, ContainerKind::Regular, &two));
+        bench.add(&pod("u2", "api", containers), None).await;
+        let (updates_in, updates) = mpsc::channel(4);
+        let (events_in, events, inbox) = events::channel();
+        tokio::spawn(events::run(inbox));
+        let (facts_in, facts) = watch::channel(facts());
+        let backend = Backend {
+            results: bench.results.clone(),
+            events,
+            control: Control::new(updates_in, bench.results.clone()),
+            runtime,
+            facts,
+        };
+        let socket = Socket::bind(&path).expect("bind");
+        let (end, ended) = oneshot::channel::<()>();
+        let server = tokio::spawn(serve(socket, backend, async {
+            let _ = ended.await;
+        }));
+        let client = client::connect(&path).await.expect("connect");
+        Self { bench, client, path, events: events_in, updates, end, server, _dir: dir, _facts: facts_in }
+    }
+
+    async fn pods(&mut self, filter: v1::PodFilter) -> Result<Vec<String>, Status> {
+        let request = v1::ListPodsRequest { filter: Some(filter) };
+        let mut parts = self.client.list_pods(request).await?.into_inner();
+        let mut names = Vec::new();
+        while let Some(part) = parts.message().await? {
+            names.extend(part.pods.into_iter().map(|pod| pod.name));
+        }
+        Ok(names)
+    }
+
+    async fn tell(&self, reason: &'static str, message: &str) {
+        let event = NewEvent {
+            pod: pod("u1", "web", [container("c", ContainerKind::Regular, &[])]),
+            container: Some(ContainerName::from("c")),
+            event_type: EventType::Warning,
+            reason,
+            message: message.to_owned(),
+            probe_type: Some(ProbeType::Liveness),
+            run: 2,
+            threshold: 3,
+            cause: None,
+            at: clock::now(),
+        };
+        self.events.send(event).await.expect("the stage runs");
+    }
+}
+
+fn facts() -> Facts {
+    Facts {
+        started_at: clock::wall(),
+        started: clock::now(),
+        shards: vec![ShardFacts { io: "epoll", fallback_reason: Some("refused".to_owned()) }],
+        sources: Vec::new(),
+        ebpf: "not built yet".to_owned(),
+        metrics_address: None,
+        node_name: "node-1".to_owned(),
+    }
+}
+
+fn none() -> Arc<dyn ContainerRuntime> {
+    Arc::new(NoneRuntime::default())
+}
+
+/// A runtime with one log file.
+struct Logged(PathBuf);
+
+impl ContainerRuntime for Logged {
+    fn name(&self) -> &'static str {
+        "logged"
+    }
+
+    fn manages_containers(&self) -> bool {
+        false
+    }
+
+    fn pod_ip(&self, _: &Pod) -> Option<std::net::IpAddr> {
+        None
+    }
+
+    fn start<'a>(
+        &'a self,
+        _: &'a Arc<Pod>,
+        _: &'a ContainerName,
+        _: u32,
+    ) -> BoxFuture<'a, Result<Started, RuntimeError>> {
+        unreachable!("nothing is started")
+    }
+
+    fn stop<'a>(&'a self, _: &'a probe_core::id::ContainerId, _: Duration) -> BoxFuture<'a, Result<(), RuntimeError>> {
+        unreachable!("nothing is stopped")
+    }
+
+    fn exec<'a>(
+        &'a self,
+        _: &'a probe_core::id::ContainerId,
+        _: &'a [Box<str>],
+        _: Duration,
+    ) -> BoxFuture<'a, Outcome> {
+        unreachable!("nothing is run")
+    }
+
+    fn remove_pod<'a>(&'a self, _: &'a PodUid) -> BoxFuture<'a, Result<(), RuntimeError>> {
+        unreachable!("nothing is removed")
+    }
+
+    fn log_files(&self, _: &Pod, _: &ContainerName, previous: bool) -> Result<Vec<PathBuf>, RuntimeError> {
+        Ok(if previous { Vec::new() } else { vec![self.0.clone()] })
+    }
+
+    fn take_events(&self) -> Option<mpsc::Receiver<RuntimeEvent>> {
+        None
+    }
+
+    fn shutdown<'a>(&'a self) -> BoxFuture<'a, ()> {
+        Box::pin(async {})
+    }
+}
+
+fn mode(path: &Path) -> u32 {
+    std::fs::metadata(path).expect("metadata").permissions().mode() & 0o7777
+}
+
+#[tokio::test]
+async fn the_daemon_says_who_it_is() {
+    let mut daemon = Daemon::start(none()).await;
+    assert_eq!(mode(&daemon.path), 0o600);
+    let info = daemon.client.get_info(v1::GetInfoRequest {}).await.expect("info").into_inner();
+    assert_eq!(info.version, env!("CARGO_PKG_VERSION"));
+    assert_eq!((info.pods_count, info.probes_count), (2, 5));
+    assert_eq!((info.runtime.as_str(), info.node_name.as_str()), ("none", "node-1"));
+    assert_eq!((info.shards[0].io.as_str(), info.shards[0].fallback_reason.as_str()), ("epoll", "refused"));
+    assert_eq!(info.pid, std::process::id());
+}
+
+#[tokio::test]
+async fn pods_are_listed_by_name_and_selected_by_labels() {
+    let mut daemon = Daemon::start(none()).await;
+    let by = |selector: &str| v1::PodFilter { label_selector: selector.to_owned(), ..v1::PodFilter::default() };
+    assert_eq!(daemon.pods(v1::PodFilter::default()).await.expect("pods"), ["api", "web"]);
+    assert_eq!(daemon.pods(by("app=web")).await.expect("pods"), ["web"]);
+    assert_eq!(daemon.pods(by("!app")).await.expect("pods"), ["api"]);
+    let elsewhere = v1::PodFilter { namespace: "other".to_owned(), ..v1::PodFilter::default() };
+    assert!(daemon.pods(elsewhere).await.expect("pods").is_empty());
+    let refused = daemon.pods(by("app in web")).await.expect_err("no selector");
+    assert_eq!(refused.code(), Code::InvalidArgument);
+}
+
+#[tokio::test]
+async fn a_large_answer_comes_in_parts() {
+    let mut daemon = Daemon::start(none()).await;
+    for number in 0..limits::API_PODS_PER_PART {
+        let name = format!("many-{number}");
+        daemon.bench.add(&pod(&name, &name, [container("c", ContainerKind::Regular, &[])]), None).await;
+    }
+    let mut parts = daemon.client.list_pods(v1::ListPodsRequest::default()).await.expect("pods").into_inner();
+    let mut sizes = Vec::new();
+    while let Some(part) = parts.message().await.expect("part") {
+        sizes.push(part.pods.len());
+    }
+    assert_eq!(sizes, [limits::API_PODS_PER_PART, 2]);
+}
+
+#[tokio::test]
+async fn one_pod_is_found_or_not() {
+    let mut daemon = Daemon::start(none()).await;
+    let named = |name: &str| v1::GetPodRequest { namespace: String::new(), name: name.to_owned() };
+    let pod = daemon.client.get_pod(named("web")).await.expect("web").into_inner().pod.expect("a pod");
+    assert_eq!((pod.uid.as_str(), pod.namespace.as_str(), pod.phase()), ("u1", "default", v1::PodPhase::Running));
+    let container = &pod.containers[0];
+    assert_eq!((container.id.as_str(), container.probes.len()), ("fake://1", 1));
+    assert_eq!(container.probes[0].spec.as_ref().expect("a spec").failure_threshold, 3);
+    let missing = daemon.client.get_pod(named("wbe")).await.expect_err("no such pod");
+    assert_eq!(missing.code(), Code::NotFound);
+    assert!(missing.message().contains("wbe"), "{missing}");
+}
+
+#[tokio::test]
+async fn failing_probes_are_those_whose_verdict_or_last_attempt_is_bad() {
+    let mut daemon = Daemon::start(none()).await;
+    let failing = |failing| v1::ListProbesRequest { filter: None, failing };
+    async fn count(client: &mut Client, request: v1::ListProbesRequest) -> Vec<v1::ProbeRow> {
+        let mut parts = client.list_probes(request).await.expect("probes").into_inner();
+        let mut rows = Vec::new();
+        while let Some(part) = parts.message().await.expect("part") {
+            rows.extend(part.probes);
+        }
+        rows
+    }
+    assert_eq!(count(&mut daemon.client, failing(false)).await.len(), 5);
+    assert!(count(&mut daemon.client, failing(true)).await.is_empty());
+    daemon.bench.push(report("u1", ProbeType::Liveness, Outcome::Failure("no".into())));
+    let rows = count(&mut daemon.client, failing(true)).await;
+    let probe = rows[0].probe.as_ref().expect("a probe");
+    assert_eq!((rows.len(), rows[0].pod.as_str(), probe.last()), (1, "web", v1::OutcomeKind::Failure));
+    assert_eq!(probe.last_message, "no");
+}
+
+#[tokio::test]
+async fn a_trigger_waits_for_the_verdict_that_its_attempt_leads_to() {
+    let mut daemon = Daemon::start(none()).await;
+    let queue = Arc::clone(&daemon.bench.queue);
+    let mut updates = daemon.updates;
+    let results = daemon.bench.results.clone();
+    let shard = tokio::spawn(async move {
+        let Some(PodUpdate::Trigger(uid, ..)) = updates.recv().await else { panic!("no trigger") };
+        let Update::Report(mut report) = report(uid.as_str(), ProbeType::Liveness, Outcome::Failure("no".into()))
+        else {
+            panic!("no report")
+        };
+        report.run = 3;
+        queue.push(Update::Report(report)).expect("room");
+        // The verdict comes after the report has been read.
+        results.read(|_| ()).await.expect("the stage runs");
+        queue.push(publish(uid.as_str(), ProbeType::Liveness, "fake://1", Some(Verdict::Failure))).expect("room");
+    });
+    let request = |pod: &str, container: &str, probe_type: v1::ProbeType| v1::TriggerProbeRequest {
+        namespace: String::new(),
+        pod: pod.to_owned(),
+        container: container.to_owned(),
+        r#type: probe_type.into(),
+    };
+    let answer = daemon.client.trigger_probe(request("web", "", v1::ProbeType::Liveness)).await;
+    let answer = answer.expect("an answer").into_inner();
+    shard.await.expect("no panic");
+    assert_eq!((answer.run, answer.threshold), (3, 3));
+    assert_eq!((answer.outcome(), answer.message.as_str()), (v1::OutcomeKind::Failure, "no"));
+    assert_eq!((answer.verdict_before(), answer.verdict()), (v1::Verdict::Unspecified, v1::Verdict::Failure));
+    for (pod, container, probe_type, code) in [
+        ("wbe", "", v1::ProbeType::Liveness, Code::NotFound),
+        ("web", "", v1::ProbeType::Unspecified, Code::InvalidArgument),
+        ("web", "x", v1::ProbeType::Liveness, Code::NotFound),
+        ("web", "c", v1::ProbeType::Startup, Code::NotFound),
+        ("api", "", v1::ProbeType::Startup, Code::InvalidArgument),
+    ] {
+        let refused = daemon.client.trigger_probe(request(pod, container, probe_type)).await.expect_err(pod);
+        assert_eq!(refused.code(), code, "{pod}/{container}: {refused}");
+    }
+}
+
+#[tokio::test]
+async fn events_are_told_up_to_now_or_followed() {
+    let mut daemon = Daemon::start(none()).await;
+    daemon.tell("Unhealthy", "one").await;
+    daemon.tell("Killing", "two").await;
+    let request =
+        |follow| v1::WatchEventsRequest { pod: "web".to_owned(), follow, ..v1::WatchEventsRequest::default() };
+    let mut followed = daemon.client.watch_events(request(true)).await.expect("events").into_inner();
+    let mut next = async || tokio::time::timeout(SOON, followed.message()).await.expect("in time").expect("item");
+    let mut reasons = Vec::new();
+    loop {
+        match next().await.expect("goes on").item.expect("an item") {
+            Item::Event(event) => reasons.push(event.reason),
+            Item::CaughtUp(_) if reasons.len() == 2 => break,
+            // The stage may take the question before the events.
+            Item::CaughtUp(_) => {}
+            Item::PlaceLost(lost) => panic!("{lost:?}"),
+        }
+        if reasons.len() == 2 {
+            break;
+        }
+    }
+    assert_eq!(reasons, ["Unhealthy", "Killing"]);
+    let mut kept = daemon.client.watch_events(request(false)).await.expect("events").into_inner();
+    let mut runs = Vec::new();
+    while let Some(part) = kept.message().await.expect("part") {
+        let Some(Item::Event(event)) = part.item else { panic!("{part:?}") };
+        runs.push((event.sequence, event.run, event.threshold, event.container));
+    }
+    assert_eq!(runs, [(1, 2, 3, "c".to_owned()), (2, 2, 3, "c".to_owned())]);
+}
+
+#[tokio::test]
+async fn logs_are_streamed_without_their_format_and_refusals_are_answers() {
+    let dir = tempfile::tempdir().expect("tempdir");
+    let log = dir.path().join("0.log");
+    std::fs::write(&log, "2025-01-02T03:04:05Z stdout F hello\n2025-01-02T03:04:05Z stderr F again\n").expect("write");
+    let mut daemon = Daemon::start(Arc::new(Logged(log))).await;
+    let request = |pod: &str, previous| v1::StreamLogsRequest {
+        pod: pod.to_owned(),
+        previous,
+        tail_lines_count: Some(1),
+        ..v1::StreamLogsRequest::default()
+    };
+    let mut parts = daemon.client.stream_logs(request("web", false)).await.expect("logs").into_inner();
+    let mut text = Vec::new();
+    while let Some(part) = parts.message().await.expect("part") {
+        text.extend(part.data);
+    }
+    assert_eq!(text, b"again\n");
+    let previous = daemon.client.stream_logs(request("web", true)).await.expect_err("no previous instance");
+    assert_eq!(previous.code(), Code::NotFound);
+    let ambiguous = daemon.client.stream_logs(request("api", false)).await.expect_err("two containers");
+    assert!(ambiguous.code() == Code::InvalidArgument && ambiguous.message().contains("c, d"), "{ambiguous}");
+
+    let mut daemon = Daemon::start(none()).await;
+    let refused = daemon.client.stream_logs(request("web", false)).await.expect_err("runtime none");
+    assert_eq!(refused.code(), Code::FailedPrecondition);
+}
+
+#[tokio::test]
+async fn the_end_ends_followers_and_removes_the_socket() {
+    let mut daemon = Daemon::start(none()).await;
+    let request = v1::WatchEventsRequest { follow: true, ..v1::WatchEventsRequest::default() };
+    let mut followed = daemon.client.watch_events(request).await.expect("events").into_inner();
+    let first = followed.message().await.expect("item").expect("goes on");
+    assert!(matches!(first.item, Some(Item::CaughtUp(_))));
+    daemon.end.send(()).expect("it serves");
+    tokio::time::timeout(SOON, daemon.server).await.expect("in time").expect("no panic").expect("served");
+    assert!(matches!(followed.message().await, Ok(None) | Err(_)));
+    assert!(!daemon.path.exists());
+}
