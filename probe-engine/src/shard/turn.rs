@@ -324,6 +324,7 @@ impl<K: Kernel> Shard<K> {
             Action::WorkerEnded { worker } => {
                 if let Some(slot) = self.slots.get_mut(worker.0 as usize).and_then(Option::take) {
                     self.stuck_local -= u64::from(slot.stuck);
+                    slot.stats.ended.store(true, Ordering::Relaxed);
                 }
             }
         }
