@@ -140,6 +140,10 @@ impl<K: Kernel> Shard<K> {
         self.flights.judge(&mut self.kernel, now);
         self.reap_cancelled(look);
         self.settle(now);
+        if self.urgent.is_none() {
+            // Before anything else can take the descriptor.
+            self.kernel.restore_reserve();
+        }
         self.start_due(now);
         if self.flights.has_launched() {
             self.flush(None);
@@ -288,9 +292,6 @@ impl<K: Kernel> Shard<K> {
                 break;
             }
             self.reap(look);
-        }
-        if self.urgent.is_none() {
-            self.kernel.restore_reserve();
         }
     }
 

@@ -314,7 +314,8 @@ impl Occupant {
         if let Some(at) = trigger {
             self.schedule.rephase(tick.filter(|_| first).unwrap_or(at));
         }
-        let due = tick.into_iter().chain(trigger).min().unwrap_or(now);
+        // A trigger within the stagger waits for its end: the first step is not late from before it.
+        let due = tick.filter(|_| first).or_else(|| tick.into_iter().chain(trigger).min()).unwrap_or(now);
         // Lateness is not counted from within a back-off that was meant.
         self.local.map_or(due, |local| due.max(local.until.min(now)))
     }

@@ -47,13 +47,17 @@ struct Bench {
 }
 
 impl Bench {
+    /// The manager was started long ago, so nothing is staggered.
     fn new() -> Self {
+        Self::since(probe_core::time::Instant::ZERO)
+    }
+
+    fn since(manager_start: probe_core::time::Instant) -> Self {
         let world = World::new();
         let (sender, inbox) = inbox(Waker::new().expect("an eventfd"));
         let updates = Arc::new(UpdateQueue::new(Arc::new(Notify::new())));
         let pool = Pool::default();
-        // Long ago, so that nothing is staggered.
-        let mut config = ShardConfig::new(3, 1, probe_core::time::Instant::ZERO);
+        let mut config = ShardConfig::new(3, 1, manager_start);
         config.local_ports = 1..=1;
         let sink = Box::new(pool.clone());
         let shard = Shard::new(config, Fake::new(&world), inbox, Arc::clone(&updates), Some(sink), world.now());
@@ -129,6 +133,22 @@ fn steady_successes_are_counted_and_not_told() {
     assert_eq!(stats.successful.load(Ordering::Relaxed), 6);
     assert_eq!(bench.outcomes().len(), 1);
     assert_eq!(bench.count(|metrics| metrics.lateness_us.len()), 6);
+}
+
+#[test]
+fn a_staggered_first_attempt_is_not_late() {
+    let mut bench = Bench::since(World::new().now());
+    for index in 0..50 {
+        bench.add(&format!("pod-{index}"), tcp_socket(80));
+    }
+    bench.run(ms(15_000));
+    assert!(bench.count(|metrics| metrics.lateness_us.len()) >= 50);
+    let latest = |update: &Update| match update {
+        Update::Metrics(metrics) => Some(metrics.lateness_us.max()),
+        _ => None,
+    };
+    let latest_us = bench.told.iter().filter_map(latest).max();
+    assert!(latest_us <= Some(2_000), "{latest_us:?} us");
 }
 
 #[test]
