@@ -33,13 +33,7 @@ mod tests {
     #[test]
     fn ports_of_one_namespace_have_counters_of_their_own() {
         extern crate std;
-        let slots: std::collections::BTreeSet<u32> = (1..=u16::MAX)
-            .map(|port| counter_slot(4_026, port))
-            .collect();
-        assert!(
-            slots.len() > 40_000,
-            "{} slots for 65,535 ports",
-            slots.len()
-        );
+        let slots: std::collections::BTreeSet<u32> = (1..=u16::MAX).map(|port| counter_slot(4_026, port)).collect();
+        assert!(slots.len() > 40_000, "{} slots for 65,535 ports", slots.len());
     }
 }

@@ -155,7 +155,10 @@ fn a_second_signal_does_not_wait_for_the_grace_period() {
     let mark = mark("hurry");
     let mut daemon = Daemon::start("process", &[]);
     let pod = shell_pod("stubborn", &format!("trap '' TERM; : {mark}; while true; do sleep 0.1; done"), "");
-    daemon.manifest("stubborn.yaml", &pod.replace("terminationGracePeriodSeconds: 2", "terminationGracePeriodSeconds: 600"));
+    daemon.manifest(
+        "stubborn.yaml",
+        &pod.replace("terminationGracePeriodSeconds: 2", "terminationGracePeriodSeconds: 600"),
+    );
     daemon.wait_ready("stubborn", "True");
     daemon.signal(Signal::SIGINT);
     daemon.wait_for("the first signal is heard", |daemon| daemon.log().contains("second signal").then_some(()));

@@ -407,7 +407,8 @@ impl World {
 
     /// Asks for an operation to end early.
     pub fn cancel(&mut self, token: Token, socket: SocketId) {
-        let late = if self.random.chance(self.weather.late_cancels) { self.random.pick(&[1, 2, 7, 40, 1_500]) } else { 0 };
+        let late =
+            if self.random.chance(self.weather.late_cancels) { self.random.pick(&[1, 2, 7, 40, 1_500]) } else { 0 };
         let due = self.net.flushes + 1 + late;
         let entry = self.net.live(socket);
         let key = SocketKey { index: socket.0, serial: entry.serial };
@@ -596,7 +597,8 @@ impl World {
         let socket = self.net.find(key)?;
         let Pending { token, work, cancelled, submitted, result, .. } = socket.ops[slot].take()?;
         // A cancelled operation may have had its own result first.
-        let cancelled = cancelled && !(submitted && wins && (result.is_some() || (slot == 1 && !socket.arrived.is_empty())));
+        let cancelled =
+            cancelled && !(submitted && wins && (result.is_some() || (slot == 1 && !socket.arrived.is_empty())));
         let result = if cancelled { Some(Err(libc::ECANCELED)) } else { result };
         let (result, buffer) = match work {
             Work::Connect => (result.unwrap_or(Err(libc::ECANCELED)), None),
