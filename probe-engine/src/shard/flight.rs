@@ -104,6 +104,8 @@ pub struct Flights {
     http_len: usize,
     cancelling: usize,
     buffers_spare: Vec<Box<[u8]>>,
+    /// Boxed, as flights hold them: taking one moves a pointer.
+    #[expect(clippy::vec_box, reason = "a flight holds its response in a box")]
     responses_spare: Vec<Box<Response>>,
     landed: VecDeque<Landed>,
 }
