@@ -4,4 +4,6 @@
 pub mod daemon;
 pub mod model;
 #[cfg(feature = "engine")]
+pub mod simulation;
+#[cfg(feature = "engine")]
 pub mod skip;

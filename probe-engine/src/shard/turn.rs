@@ -119,6 +119,10 @@ impl<K: Kernel> Shard<K> {
         self.flights.judge(&mut self.kernel, now);
         self.reap_cancelled(look);
         self.settle(now);
+        if self.urgent.is_none() {
+            // Before anything else can take the descriptor.
+            self.kernel.restore_reserve();
+        }
         self.start_due(now);
         if self.flights.has_launched() {
             self.flush(None);
@@ -268,9 +272,6 @@ impl<K: Kernel> Shard<K> {
             }
             self.reap(look);
         }
-        if self.urgent.is_none() {
-            self.kernel.restore_reserve();
-        }
     }
 
     /// Carries out what the core asks for and tells it what ended, until neither has more.
@@ -303,6 +304,7 @@ impl<K: Kernel> Shard<K> {
             Action::WorkerEnded { worker } => {
                 if let Some(slot) = self.slots.get_mut(worker.0 as usize).and_then(Option::take) {
                     self.stuck_local -= u64::from(slot.stuck);
+                    slot.stats.ended.store(true, Ordering::Relaxed);
                 }
             }
         }
