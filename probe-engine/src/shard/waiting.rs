@@ -62,7 +62,7 @@ impl Waiting {
 
     /// Attempts waiting, all in all.
     #[must_use]
-    pub fn total_len(&self) -> usize {
+    pub fn attempts_len(&self) -> usize {
         let pool: usize = self.pool.iter().map(VecDeque::len).sum();
         self.ring.len() + self.ring_http.len() + self.urgent.len() + pool
     }
