@@ -8,7 +8,12 @@ pub mod server;
 pub mod socket;
 
 /// The wire contract, generated from `proto/probeengine/v1`.
-#[expect(missing_docs, clippy::allow_attributes_without_reason, reason = "generated; the proto file holds the docs")]
+#[expect(
+    missing_docs,
+    clippy::allow_attributes,
+    clippy::allow_attributes_without_reason,
+    reason = "generated; the proto file holds the docs"
+)]
 pub mod v1 {
     tonic::include_proto!("probeengine.v1");
 }

@@ -348,7 +348,7 @@ impl<K: Kernel> Shard<K> {
         let (lane, handler) = (slot.lane, slot.handler);
         if let Lane::Pool(_) = lane {
             let Some(job) = self.job(attempt, handler) else { return };
-            if self.waiting.is_empty(lane) {
+            if self.waiting.is_lane_empty(lane) {
                 if let Err(job) = self.submit(job, now) {
                     self.wait_for_pool(*job);
                 }
@@ -363,7 +363,7 @@ impl<K: Kernel> Shard<K> {
         let is_http = lane == Lane::RingHttp;
         let full = self.flights.len() >= limits::FLIGHTS_PER_SHARD_MAX
             || (is_http && self.flights.http_len() >= limits::HTTP_FLIGHTS_PER_SHARD_MAX);
-        if full || !self.waiting.is_empty(lane) {
+        if full || !self.waiting.is_lane_empty(lane) {
             self.metrics.rescheduled[handler.index()] += 1;
             self.waiting.push_ring(start, is_http);
         } else {
@@ -458,7 +458,7 @@ impl<K: Kernel> Shard<K> {
         }
         let Some(job) = self.job(attempt, handler) else { return };
         let job = Job { deadline_from: Some(started), resume: Some(target), requests_made: 1, ..job };
-        if !self.waiting.is_empty(Lane::Pool(handler)) {
+        if !self.waiting.is_lane_empty(Lane::Pool(handler)) {
             return self.wait_for_pool(job);
         }
         if let Err(job) = self.submit(job, now) {
