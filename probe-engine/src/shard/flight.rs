@@ -48,7 +48,7 @@ pub struct Landed {
     pub attempt: AttemptId,
     /// The errand, for the next attempt; `None` where the kernel still holds part of it.
     pub errand: Option<Errand>,
-    /// When it began.
+    /// When it began; later by the time that it waited for our thread.
     pub started: Instant,
     /// How long its parts took.
     pub phases: Phases,
@@ -65,12 +65,13 @@ pub enum End {
     Redirect(http::Target),
 }
 
-/// One look at the completion queue: everything that had completed by `now` was there.
+/// One look at the completion queue.
 #[derive(Clone, Copy, Debug)]
 pub struct Look {
-    /// When the clock was read.
+    /// For a completion: the clock after it was taken from the queue. For a judgement: the clock before the queue was found
+    /// empty, so everything that had completed by then has been taken on.
     pub now: Instant,
-    /// The same of the look before: what became ready since may have waited that long at most.
+    /// When the queue was found empty before: what has become ready since may have waited that long at most.
     pub before: Instant,
 }
 
@@ -109,14 +110,26 @@ struct Flight {
     response: Option<Response>,
     started: Instant,
     submitted: Instant,
+    timeout: Duration,
     deadline: Instant,
     /// Its entry in `looks`.
     look_at: Instant,
-    /// The look was late, and is the second one now.
-    second_look: bool,
+    /// The look at its deadline came late: there is a second one.
+    late_look: Option<LateLook>,
+    /// When its present operation was submitted.
+    touched: Instant,
     connected: Option<Instant>,
     sent: Option<Instant>,
     first_byte: Option<Instant>,
+}
+
+/// A look more than [`limits::LATE_LOOK`] after a deadline. What held us up may have held up the kernel's softirqs too, and
+/// they catch up about now.
+#[derive(Clone, Copy)]
+struct LateLook {
+    at: Instant,
+    /// For so long, at most, the flight had nobody.
+    held_up: Duration,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -213,9 +226,11 @@ impl Flights {
             response: None,
             started: now,
             submitted: now,
+            timeout,
             deadline,
             look_at: deadline,
-            second_look: false,
+            late_look: None,
+            touched: now,
             connected: None,
             sent: None,
             first_byte: None,
@@ -241,6 +256,7 @@ impl Flights {
                     && flight.step == Step::Connecting
                 {
                     flight.submitted = flight.submitted + delay;
+                    flight.touched = flight.submitted;
                     flight.deadline = flight.deadline + delay;
                     let at = flight.deadline;
                     self.look_at(*index, at);
@@ -272,15 +288,15 @@ impl Flights {
         }
     }
 
-    /// Gives up what is past its deadline. To be called when every completion there was at `now` has been taken on.
-    pub fn judge<K: Kernel>(&mut self, kernel: &mut K, now: Instant) {
+    /// Gives up what is past its deadline. To be called when every completion there was at `look.now` has been taken on.
+    pub fn judge<K: Kernel>(&mut self, kernel: &mut K, look: Look) {
+        let now = look.now;
         while let Some(&(at, index)) = self.looks.first()
             && at <= now
         {
             let flight = &mut self.flights[index as usize];
-            if now - at > limits::LATE_LOOK && !flight.second_look {
-                // The kernel's own work may have been held up together with us.
-                flight.second_look = true;
+            if now - at > limits::LATE_LOOK && flight.late_look.is_none() {
+                flight.note_look(look);
                 self.look_at(index, now + limits::LATE_LOOK);
                 continue;
             }
@@ -307,7 +323,9 @@ impl Flights {
             let outcome = flight.dial_outcome("connect", errno, used_up);
             return self.land(kernel, index, End::Outcome(outcome), look.now);
         }
-        let late = look.now > flight.deadline;
+        // Without what was given back: the kernel knows better how long the handshake took.
+        let late = look.now > flight.started + flight.timeout;
+        flight.note_look(look);
         let may_be_itself = self.rules.local_ports.contains(&peer_port);
         let may_have_waited = flight.is_http && look.now - look.before >= limits::GIVE_BACK_MIN;
         let info = (late || may_be_itself || may_have_waited).then(|| kernel.connect_info(flight.socket));
@@ -317,7 +335,7 @@ impl Flights {
             return self.land(kernel, index, End::Outcome(outcome), look.now);
         }
         let connected = info.map_or(look.now, |info| established_at(&info, flight.submitted, look.now));
-        if connected > flight.limit() {
+        if !flight.is_in_time(info.as_ref(), connected) {
             let outcome = flight.timed_out();
             return self.land(kernel, index, End::Outcome(outcome), look.now);
         }
@@ -352,6 +370,10 @@ impl Flights {
         look: Look,
     ) {
         let request = request.unwrap_or_default();
+        if result.is_ok() {
+            // The kernel takes a request when it is submitted: until then, it waited for us.
+            self.give_back(index, look.now - self.flights[index as usize].touched, look);
+        }
         let sent = match result {
             Ok(0) => Err(libc::EPIPE),
             Ok(bytes) => Ok(before.saturating_add(bytes)),
@@ -401,15 +423,17 @@ impl Flights {
                 return self.land_broken(kernel, index, "read", errno, look);
             }
         };
-        if look.now - look.before >= limits::GIVE_BACK_MIN
-            && let Ok(info) = kernel.connect_info(self.flights[index as usize].socket)
-        {
+        let limit = self.flights[index as usize].limit();
+        self.flights[index as usize].note_look(look);
+        let may_have_waited = look.now - look.before >= limits::GIVE_BACK_MIN;
+        let info = may_have_waited.then(|| kernel.connect_info(self.flights[index as usize].socket));
+        let age = info.and_then(Result::ok).map_or(Duration::ZERO, |info| {
             // An end of the connection carries no data, but it does carry an acknowledgement.
-            let age = if bytes > 0 { info.last_data_age } else { info.last_ack_age };
-            self.give_back(index, age, look);
-        }
+            if bytes > 0 { info.last_data_age } else { info.last_ack_age }
+        });
+        self.give_back(index, age, look);
         let flight = &mut self.flights[index as usize];
-        let end = if look.now > flight.limit() {
+        let end = if look.now > limit.max(flight.deadline) {
             // It came too late: the attempt saw what came before.
             Some(End::Outcome(flight.timed_out()))
         } else {
@@ -426,15 +450,19 @@ impl Flights {
     }
 
     /// A step that was ready `age` ago waited for our thread since then, or since the look before: the attempt gets
-    /// that time back. With it the flight is in a new step, whose deadline has not been looked at.
+    /// that time back. If it became ready only as a late look came, it gets back what made the look late. With it the
+    /// flight is in a new step, whose deadline has not been looked at.
     fn give_back(&mut self, index: u32, age: Duration, look: Look) {
-        let waited = age.min(look.now - look.before);
         let flight = &mut self.flights[index as usize];
+        let waited = age.min(look.now - look.before).min(look.now - flight.touched);
+        flight.touched = look.now;
         if waited >= limits::GIVE_BACK_MIN {
             flight.deadline = flight.deadline + waited;
         }
+        if let Some(late) = flight.late_look.take().filter(|late| late.covers(look.now.saturating_sub(age))) {
+            flight.deadline = flight.deadline + late.held_up;
+        }
         if flight.look_at != flight.deadline {
-            flight.second_look = false;
             let at = flight.deadline;
             self.look_at(index, at);
         }
@@ -539,10 +567,28 @@ impl Flight {
         })
     }
 
+    /// The first late look at it is remembered.
+    fn note_look(&mut self, look: Look) {
+        if look.now - self.deadline > limits::LATE_LOOK && self.late_look.is_none() {
+            let held_up = (look.now - look.before).min(look.now - self.touched);
+            self.late_look = Some(LateLook { at: look.now, held_up });
+        }
+    }
+
     /// Until when a step counts. Between a late look and the second one the kernel's clock of it is no evidence: what
     /// held us up may have held up its softirqs, which read that clock.
     fn limit(&self) -> Instant {
-        if self.second_look { self.look_at.max(self.deadline) } else { self.deadline }
+        self.late_look.map_or(self.deadline, |late| self.deadline.max(late.at + limits::LATE_LOOK))
+    }
+
+    /// A handshake was over at `connected`. Where the kernel measured it, neither when we submitted it nor when we look
+    /// matters.
+    fn is_in_time(&self, info: Option<&ConnectInfo>, connected: Instant) -> bool {
+        let in_time = match info {
+            Some(info) if info.retransmits == 0 => info.rtt <= self.timeout,
+            _ => connected <= self.deadline,
+        };
+        in_time || self.late_look.is_some_and(|late| late.covers(connected))
     }
 
     /// What the attempt saw when its deadline passed.
@@ -590,7 +636,14 @@ impl Flight {
             total: now - self.started,
             ..Phases::default()
         };
-        Landed { attempt: self.attempt, errand, started: self.started, phases, end }
+        Landed { attempt: self.attempt, errand, started: self.deadline.saturating_sub(self.timeout), phases, end }
+    }
+}
+
+impl LateLook {
+    /// What became ready at this time may have been held up together with us.
+    fn covers(&self, at: Instant) -> bool {
+        (self.at.saturating_sub(limits::LATE_LOOK)..=self.at + limits::LATE_LOOK).contains(&at)
     }
 }
 

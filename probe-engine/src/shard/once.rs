@@ -91,7 +91,7 @@ fn fly<K: Kernel>(mut kernel: K, launch: Launch) -> Result<Once, OnceError> {
             .map_err(|source| OnceError::Flush { kernel: name, source })?;
         before = now;
         completions.drain(..).for_each(|completion| flights.complete(&mut kernel, completion, look));
-        flights.judge(&mut kernel, now);
+        flights.judge(&mut kernel, look);
     }
     let Some(landed) = landed.or_else(|| flights.poll_landed()) else {
         let outcome = Outcome::Local(LocalCause::RingFull);

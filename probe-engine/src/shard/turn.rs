@@ -1,6 +1,6 @@
 //! One turn of a shard: wait, take commands, reap, judge, start, submit.
 //!
-//! The clock is read once for everything that is decided in a turn, and *before* the look at the completions that
+//! The clock is read once for everything that is decided in a turn, and *before* the last look at the completions that
 //! decisions rest on: what had completed by then has been seen when a deadline is judged.
 
 use std::sync::Arc;
@@ -108,16 +108,15 @@ impl<K: Kernel> Shard<K> {
         let wait = self.wait(clock());
         self.flush(wait);
         let now = clock();
-        let look = Look { now, before: self.looked_at };
-        self.looked_at = now;
         self.take_commands(now);
         self.take_replies(now);
-        self.reap(look);
+        let look = self.reap(now, clock);
+        let now = look.now;
         if let Some(latest) = self.ending {
             return self.wind_up(now, latest);
         }
-        self.flights.judge(&mut self.kernel, now);
-        self.reap_cancelled(look);
+        self.flights.judge(&mut self.kernel, look);
+        self.reap_cancelled(now, clock);
         self.settle(now);
         if self.urgent.is_none() {
             // Before anything else can take the descriptor.
@@ -168,7 +167,7 @@ impl<K: Kernel> Shard<K> {
         }
         let again = self.ending.is_some() || self.flights.cancelling() > 0;
         let times = [
-            Some(self.metrics_at),
+            Some(self.metrics_at).filter(|_| self.ending.is_none()),
             self.scheduler.poll_timeout().filter(|_| self.ending.is_none()),
             self.flights.poll_timeout(),
             again.then(|| now + LOOK_AGAIN),
@@ -248,29 +247,34 @@ impl<K: Kernel> Shard<K> {
         }
     }
 
-    /// Takes completions on until there are none; what they lead to is submitted as it comes.
-    fn reap(&mut self, look: Look) {
+    /// Takes completions on until there are none; what they lead to is submitted as it comes. `now`: the clock after the
+    /// last flush. It is read again after each further one that gave something, since our thread may have been held up in
+    /// any of them. Returns the look that nothing is left of.
+    fn reap(&mut self, mut now: Instant, clock: &mut dyn FnMut() -> Instant) -> Look {
+        let before = self.looked_at;
         loop {
-            self.flush(None);
-            if self.completions.is_empty() {
-                return;
-            }
             let mut completions = std::mem::take(&mut self.completions);
             for completion in completions.drain(..) {
-                self.flights.complete(&mut self.kernel, completion, look);
+                self.flights.complete(&mut self.kernel, completion, Look { now, before });
             }
             // The same memory again.
             self.completions = completions;
+            self.flush(None);
+            if self.completions.is_empty() {
+                self.looked_at = now;
+                return Look { now, before };
+            }
+            now = clock();
         }
     }
 
     /// A cancelled connect holds its socket until its completion was reaped: not later than this turn.
-    fn reap_cancelled(&mut self, look: Look) {
+    fn reap_cancelled(&mut self, mut now: Instant, clock: &mut dyn FnMut() -> Instant) {
         for _ in 0..CANCEL_FLUSHES_MAX {
             if self.flights.cancelling() == 0 {
                 break;
             }
-            self.reap(look);
+            now = self.reap(now, clock).now;
         }
     }
 

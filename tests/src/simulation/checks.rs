@@ -46,7 +46,8 @@ struct Window {
     until: Instant,
     turns: u64,
     work: u64,
-    cancels: bool,
+    /// Cancels, or the end: it looks once a millisecond.
+    looks_again: bool,
 }
 
 /// What the shard must have told of when it ends.
@@ -81,11 +82,11 @@ impl Checks {
     fn comes_to_rest(&mut self, shard: &Shard<FakeKernel>, world: &World) {
         let work = world.net.completions + world.net.tries + world.pods.commands + 3 * world.pods.jobs_len;
         if world.now >= self.window.until {
-            self.window = Window { until: world.now + Duration::from_secs(1), turns: 0, work, cancels: false };
+            self.window = Window { until: world.now + Duration::from_secs(1), turns: 0, work, looks_again: false };
         }
         self.window.turns += 1;
-        self.window.cancels |= world.net.doomed_len() > 0;
-        let allowed = 400 + 40 * (work - self.window.work) + if self.window.cancels { 1_500 } else { 0 };
+        self.window.looks_again |= world.net.doomed_len() > 0 || world.pods.is_ending;
+        let allowed = 400 + 40 * (work - self.window.work) + if self.window.looks_again { 1_500 } else { 0 };
         assert!(
             self.window.turns <= allowed,
             "{} turns in a second with little to do: {} in flight, {} waiting, next due {:?}",
@@ -107,15 +108,12 @@ impl Checks {
             }
             let (passed, failed) = (counts.0 > seen.0, counts.1 > seen.1);
             assert!(counts.0 + counts.1 == seen.0 + seen.1 + 1, "probe {index}: more than one result in a turn");
-            world.note(30 + u64::from(failed), || {
-                format!("probe {index}: {}", if passed { "success" } else { "failure" })
-            });
+            world.note(30 + u64::from(failed), || format!("probe {index}: {}", if passed { "success" } else { "failure" }));
             let probe = &world.pods.probes[index];
             if probe.is_pooled {
                 continue;
             }
-            let ended =
-                world.net.ended[probe.target].as_ref().filter(|ended| ended.epoch == world.net.epochs[probe.target]);
+            let ended = world.net.ended[probe.target].as_ref().filter(|ended| ended.epoch == world.net.epochs[probe.target]);
             let Some(ended) = ended else { panic!("probe {index}: a result without an attempt") };
             assert!(ended.serial > self.answered[index], "probe {index}: two results of one attempt");
             self.answered[index] = ended.serial;
@@ -133,7 +131,7 @@ impl Checks {
             let Some(index) = world.pods.probe_at(&report.pod, &report.container, report.probe_type) else { continue };
             let probe = &world.pods.probes[index];
             // Read long after it was written: what it rests on may be gone.
-            if report.at != world.reads.now || probe.is_pooled {
+            if report.at < world.reads.now || probe.is_pooled {
                 continue;
             }
             let target = &world.net.targets[probe.target];
@@ -151,8 +149,7 @@ impl Checks {
     /// Without descriptors, each probe has its turn with the one in reserve.
     fn drought(&mut self, world: &World) {
         let is_dry = world.net.files_max == Some(1);
-        if is_dry && self.drought.is_none() && !world.pods.probes.iter().any(|probe| probe.spec.failure_threshold < 100)
-        {
+        if is_dry && self.drought.is_none() && !world.pods.probes.iter().any(|probe| probe.spec.failure_threshold < 100) {
             self.drought = Some(world.pods.probes.iter().map(SimProbe::counts).collect());
         }
         if !is_dry && let Some(before) = self.drought.take() {
@@ -184,8 +181,8 @@ impl Checks {
     fn has_started_all(&self, shard: &Shard<FakeKernel>, world: &World) -> bool {
         let due = |index| shard.scheduler().worker(WorkerIndex(index)).and_then(|view| view.due);
         let workers_len = world.pods.probes.len() as u32 * 2;
-        let all_later = (0..workers_len).filter_map(due).all(|due| due > world.reads.now);
-        all_later && shard.scheduler().poll_timeout().is_none_or(|at| at > world.reads.now)
+        let all_later = (0..workers_len).filter_map(due).all(|due| due > world.reads.end);
+        all_later && shard.scheduler().poll_timeout().is_none_or(|at| at > world.reads.end)
     }
 
     fn wrong(&self, shard: &Shard<FakeKernel>, world: &World) -> Vec<String> {
@@ -227,7 +224,7 @@ impl Checks {
     pub fn ledger(&self, shard: &Shard<FakeKernel>, world: &World, plan: &Plan) -> Ledger {
         let is_quiet = shard.flights_len() == 0 && shard.waiting_len() == 0 && !plan.ends_in_storm;
         let is_whole = plan.kind != Kind::Life;
-        let now = world.reads.now;
+        let now = world.reads.end;
         let due = |probe: &SimProbe| match probe.made {
             Some(made) if is_whole => (now - made).as_nanos() / probe.spec.period().as_nanos() + 1,
             _ => 0,
@@ -296,8 +293,9 @@ fn success_is_deserved(world: &World, index: usize, probe: &SimProbe, ended: &En
         return;
     }
     // Too slow, but the clock by which it was stood still together with us: the second look could not tell.
+    let most = SECOND_LOOK + Duration::from_millis(10);
     let is_near = |event: Option<(Instant, Duration)>| {
-        event.is_some_and(|(_, after)| after <= SECOND_LOOK + Duration::from_millis(10))
+        event.is_some_and(|(at, after)| after <= most || (world.stall.until > at && world.stall.until - at <= most))
     };
     let was_held_up = world.stalls_len > ended.stalls_before && (is_near(ended.established) || is_near(ended.arrived));
     let is_slow = target.is_slow();

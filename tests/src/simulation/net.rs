@@ -252,8 +252,8 @@ impl Net {
         Some(ConnectInfo {
             rtt: socket.rtt,
             retransmits: socket.retransmits,
-            last_ack_age: now - socket.last_ack,
-            last_data_age: now - socket.last_data,
+            last_ack_age: in_ticks(now - socket.last_ack),
+            last_data_age: in_ticks(now - socket.last_data),
             local: if socket.itself { socket.peer } else { own },
             peer: socket.peer,
         })
@@ -407,14 +407,19 @@ impl World {
 
     /// Asks for an operation to end early.
     pub fn cancel(&mut self, token: Token, socket: SocketId) {
-        let late =
-            if self.random.chance(self.weather.late_cancels) { self.random.pick(&[1, 2, 7, 40, 1_500]) } else { 0 };
+        let is_late = self.random.chance(self.weather.late_cancels);
+        // Beyond what a turn waits for; but not where each of so many flushes takes long.
+        let latest = if self.weather.stalls > 0 { 40 } else { 1_500 };
+        let late = if is_late { self.random.pick(&[1, 2, 7, 20, latest]) } else { 0 };
         let due = self.net.flushes + 1 + late;
         let entry = self.net.live(socket);
         let key = SocketKey { index: socket.0, serial: entry.serial };
-        let slot = entry.ops.iter().position(|op| op.as_ref().is_some_and(|op| op.token == token));
-        let slot = slot.expect("a cancel of an operation that is not pending");
+        let Some(slot) = entry.ops.iter().position(Option::is_some) else {
+            // Its completion is in the shard's hands already.
+            return self.net.note_end(socket.0);
+        };
         let Some(op) = &mut entry.ops[slot] else { return };
+        assert_eq!(op.token, token, "a cancel of an operation that is not pending");
         assert!(!op.cancelled, "a second cancel of {token:?}");
         op.cancelled = true;
         if !op.is_ready {
@@ -597,8 +602,7 @@ impl World {
         let socket = self.net.find(key)?;
         let Pending { token, work, cancelled, submitted, result, .. } = socket.ops[slot].take()?;
         // A cancelled operation may have had its own result first.
-        let cancelled =
-            cancelled && !(submitted && wins && (result.is_some() || (slot == 1 && !socket.arrived.is_empty())));
+        let cancelled = cancelled && !(submitted && wins && (result.is_some() || (slot == 1 && !socket.arrived.is_empty())));
         let result = if cancelled { Some(Err(libc::ECANCELED)) } else { result };
         let (result, buffer) = match work {
             Work::Connect => (result.unwrap_or(Err(libc::ECANCELED)), None),
@@ -619,6 +623,11 @@ impl World {
         self.note(12 + code, || format!("{token:?} on socket {} completes: {result:?}", key.index));
         Some(Completion { token, result, buffer })
     }
+}
+
+/// The kernel counts ages in ticks of its own, 4 ms at 250 Hz.
+fn in_ticks(age: Duration) -> Duration {
+    Duration::from_millis(age.as_millis() as u64 / 4 * 4)
 }
 
 fn read(arrived: &mut VecDeque<Sent>, buffer: &mut [u8]) -> Result<usize, i32> {

@@ -86,8 +86,11 @@ impl Plan {
         world.read_updates();
         for target in 0..world.net.targets.len() {
             let (is_http, timeout) = (world.net.targets[target].is_http, world.net.targets[target].timeout);
-            // A moment without an attempt in flight must come, to balance the books.
-            let behaviour = if self.kind != Kind::Life || world.random.below(5) < 3 {
+            let behaviour = if self.kind != Kind::Life {
+                // A moment without an attempt in flight must come, to balance the books.
+                let quick = Duration::from_micros(300);
+                Behaviour { latency: quick, answer_latency: quick, ..Behaviour::well(&mut world.random, timeout) }
+            } else if world.random.below(5) < 3 {
                 Behaviour::well(&mut world.random, timeout)
             } else {
                 Behaviour::bad(&mut world.random, is_http, timeout)

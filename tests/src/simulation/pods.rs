@@ -130,6 +130,8 @@ pub struct Pods {
     pub is_paused: bool,
     /// Targets stay as they are: what failed for good is not restarted.
     pub is_calm: bool,
+    /// The shard was told to end.
+    pub is_ending: bool,
     /// Attempts of the pool that have no reply yet, by worker.
     pub jobs: Vec<Job>,
     /// Sums of what the shard counted.
@@ -170,6 +172,7 @@ impl Pods {
             queue,
             is_paused: false,
             is_calm: false,
+            is_ending: false,
             jobs: Vec::new(),
             totals: Totals::default(),
             reports: Vec::new(),
@@ -303,7 +306,10 @@ impl World {
             Act::Reply(reply, pod) => self.reply(reply, pod),
             // When the shard's thread runs next: the agenda is being worked through now.
             Act::Suspend(length) => self.suspend = Some(length),
-            Act::Shutdown => self.send(Command::Shutdown),
+            Act::Shutdown => {
+                self.pods.is_ending = true;
+                self.send(Command::Shutdown);
+            }
         }
     }
 

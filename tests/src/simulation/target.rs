@@ -112,7 +112,9 @@ impl Target {
             return Health::Bad;
         }
         let total = if self.is_http { latency + answer_latency } else { latency };
-        if total >= self.timeout * 3 / 2 {
+        // Of these, the end is not waited for.
+        let may_end_early = matches!(answer, Answer::Long | Answer::RedirectAway | Answer::RedirectHome);
+        if total >= self.timeout * 3 / 2 && !(self.is_http && may_end_early) {
             return Health::Bad;
         }
         if total > self.timeout / 2 {
@@ -151,13 +153,17 @@ impl Behaviour {
     /// One that is bad in any way there is.
     pub fn bad(random: &mut Random, is_http: bool, timeout: Duration) -> Self {
         let mut behaviour = Self::well(random, timeout);
-        let kinds = if is_http { 11 } else { 5 };
+        let kinds = if is_http { 11 } else { 6 };
         match random.below(kinds) {
             0 | 1 => behaviour.door = Door::Refuse,
             2 => behaviour.door = Door::Drop,
             3 => behaviour.door = Door::Itself,
-            4 => behaviour.latency = random.duration(timeout * 3 / 2, timeout * 4),
-            5 => behaviour.answer_latency = random.duration(timeout * 3 / 2, timeout * 4),
+            4 | 5 => {
+                let late = random.duration(timeout * 3 / 2, timeout * 4);
+                let is_answer = is_http && random.below(2) == 0;
+                *(if is_answer { &mut behaviour.answer_latency } else { &mut behaviour.latency }) = late;
+                behaviour.answer = Answer::Status(200);
+            }
             6 => behaviour.answer = Answer::Nothing,
             7 => behaviour.answer = Answer::Garbage,
             8 => behaviour.answer = Answer::BrokenHead { reset: random.below(2) == 0 },

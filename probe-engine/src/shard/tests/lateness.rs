@@ -50,7 +50,7 @@ fn attempt(world: &Rc<World>, handler: &Handler, target: Target, looks_ms: &[u64
             }
             completions.drain(..).for_each(|completion| flights.complete(&mut kernel, completion, look));
         }
-        flights.judge(&mut kernel, look.now);
+        flights.judge(&mut kernel, look);
     }
     panic!("it does not land");
 }

@@ -397,7 +397,7 @@ fn land_all<K: Kernel>(kernel: &mut K, flights: &mut Flights) -> Vec<Landed> {
         for completion in completions.drain(..) {
             flights.complete(kernel, completion, Look { now, before });
         }
-        flights.judge(kernel, now);
+        flights.judge(kernel, Look { now, before });
         before = now;
     }
 }
