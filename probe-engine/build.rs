@@ -7,6 +7,6 @@ fn main() -> Result<(), Box<dyn Error>> {
     let descriptors = protox::compile(["proto/probeengine/v1/control.proto"], ["proto"])?;
     tonic_prost_build::configure().compile_fds(descriptors)?;
     // What `version` and GetInfo say of the build.
-    println!("cargo::rustc-env=PROBE_ENGINE_TARGET={}", std::env::var("TARGET")?);
+    println!("cargo::rustc-env=BUILD_TARGET={}", std::env::var("TARGET")?);
     Ok(())
 }

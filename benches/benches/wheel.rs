@@ -1,6 +1,3 @@
-<<<<<<< HEAD
-fn main() {}
-=======
 //! The timing wheel at a million timers: what one insert, one cancel and one fired timer cost.
 
 use std::hint::black_box;
@@ -71,4 +68,3 @@ fn wheel(c: &mut Criterion) {
 
 criterion_group!(benches, wheel);
 criterion_main!(benches);
->>>>>>> core

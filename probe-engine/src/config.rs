@@ -211,9 +211,7 @@ fn default_state_dir() -> PathBuf {
         return PathBuf::from("/var/lib/probe-engine");
     }
     let home = std::env::var_os("HOME").map_or_else(std::env::temp_dir, PathBuf::from);
-    std::env::var_os("XDG_STATE_HOME")
-        .map_or_else(|| home.join(".local/state"), PathBuf::from)
-        .join("probe-engine")
+    std::env::var_os("XDG_STATE_HOME").map_or_else(|| home.join(".local/state"), PathBuf::from).join("probe-engine")
 }
 
 fn defaults() -> Settings {
@@ -241,21 +239,15 @@ fn defaults() -> Settings {
 /// What a layer says lies over what was there.
 fn overlay(merged: &mut BTreeMap<String, (Value, String)>, layer: &Settings, origin: &str) {
     let value = serde_json::to_value(layer).expect("settings are plain data");
-    let Value::Object(map) = value else {
-        unreachable!("a struct serialises to an object")
-    };
+    let Value::Object(map) = value else { unreachable!("a struct serialises to an object") };
     for (key, value) in map {
         merged.insert(key, (value, origin.to_owned()));
     }
 }
 
 fn effective(merged: BTreeMap<String, (Value, String)>) -> Result<Config, ConfigError> {
-    let map = merged
-        .iter()
-        .map(|(key, (value, _))| (key.clone(), value.clone()))
-        .collect();
-    let settings: Settings =
-        serde_json::from_value(Value::Object(map)).expect("every layer was parsed by type");
+    let map = merged.iter().map(|(key, (value, _))| (key.clone(), value.clone())).collect();
+    let settings: Settings = serde_json::from_value(Value::Object(map)).expect("every layer was parsed by type");
     let listen = settings.metrics_listen.expect("has a default");
     Ok(Config {
         manifests: settings.manifests.expect("has a default"),
@@ -273,27 +265,16 @@ fn effective(merged: BTreeMap<String, (Value, String)>) -> Result<Config, Config
         exec_concurrent_max: usize::from(settings.exec_concurrent_max.expect("has a default")),
         https_concurrent_max: usize::from(settings.https_concurrent_max.expect("has a default")),
         grpc_concurrent_max: usize::from(settings.grpc_concurrent_max.expect("has a default")),
-        crash_loop_back_off_max_seconds: settings
-            .crash_loop_back_off_max_seconds
-            .expect("has a default"),
+        crash_loop_back_off_max_seconds: settings.crash_loop_back_off_max_seconds.expect("has a default"),
         log_level: settings.log_level.expect("has a default"),
         log_format: settings.log_format.expect("has a default"),
-        origins: merged
-            .into_iter()
-            .map(|(key, (value, origin))| (key, value, origin))
-            .collect(),
+        origins: merged.into_iter().map(|(key, (value, origin))| (key, value, origin)).collect(),
     })
 }
 
 fn from_file(path: &Path) -> Result<Settings, ConfigError> {
-    let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read {
-        path: path.into(),
-        source,
-    })?;
-    let syntax = |message: String| ConfigError::Syntax {
-        path: path.into(),
-        message,
-    };
+    let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.into(), source })?;
+    let syntax = |message: String| ConfigError::Syntax { path: path.into(), message };
     if text.trim().is_empty() {
         return Ok(Settings::default());
     }
@@ -306,12 +287,8 @@ fn from_file(path: &Path) -> Result<Settings, ConfigError> {
     let mut arguments = Vec::new();
     for (key, value) in map {
         let origin = path.display().to_string();
-        let long = long_of_key(&key)
-            .ok_or_else(|| unknown(&origin, &key, known().iter().map(|k| k.key.clone())))?;
-        for text in scalars(&key, value).map_err(|message| ConfigError::Value {
-            origin: origin.clone(),
-            message,
-        })? {
+        let long = long_of_key(&key).ok_or_else(|| unknown(&origin, &key, known().iter().map(|k| k.key.clone())))?;
+        for text in scalars(&key, value).map_err(|message| ConfigError::Value { origin: origin.clone(), message })? {
             arguments.push(format!("--{long}={text}"));
         }
     }
@@ -325,8 +302,7 @@ fn scalars(key: &str, value: Value) -> Result<Vec<String>, String> {
         Value::Number(number) => Ok(vec![number.to_string()]),
         Value::Bool(flag) => Ok(vec![flag.to_string()]),
         Value::Array(items) if key == "manifests" => {
-            let nested: Result<Vec<_>, _> =
-                items.into_iter().map(|item| scalars("", item)).collect();
+            let nested: Result<Vec<_>, _> = items.into_iter().map(|item| scalars("", item)).collect();
             Ok(nested?.concat())
         }
         other => Err(format!("key `{key}`: {other} is not a plain value")),
@@ -336,24 +312,10 @@ fn scalars(key: &str, value: Value) -> Result<Vec<String>, String> {
 fn from_variable(name: &str, value: &str) -> Result<Settings, ConfigError> {
     let known = known();
     let Some(setting) = known.iter().find(|setting| setting.env == name) else {
-        return Err(unknown(
-            "environment",
-            name,
-            known.iter().map(|k| k.env.clone()),
-        ));
+        return Err(unknown("environment", name, known.iter().map(|k| k.env.clone())));
     };
-    let values: Vec<&str> = if setting.key == "manifests" {
-        value.split(':').collect()
-    } else {
-        vec![value]
-    };
-    parse_layer(
-        name,
-        values
-            .iter()
-            .map(|value| format!("--{}={value}", setting.long))
-            .collect(),
-    )
+    let values: Vec<&str> = if setting.key == "manifests" { value.split(':').collect() } else { vec![value] };
+    parse_layer(name, values.iter().map(|value| format!("--{}={value}", setting.long)).collect())
 }
 
 /// Reads a layer with the flags' own parser.
@@ -370,9 +332,7 @@ fn parse_layer(origin: &str, arguments: Vec<String>) -> Result<Settings, ConfigE
             .join(" "),
     };
     let command = Settings::augment_args(Command::new("settings").no_binary_name(true));
-    let matches = command
-        .try_get_matches_from(arguments)
-        .map_err(value_error)?;
+    let matches = command.try_get_matches_from(arguments).map_err(value_error)?;
     Settings::from_arg_matches(&matches).map_err(value_error)
 }
 
@@ -385,9 +345,7 @@ struct Names {
 
 fn known() -> Vec<Names> {
     let command = Settings::augment_args(Command::new("settings"));
-    let longs = command
-        .get_arguments()
-        .filter_map(|argument| argument.get_long());
+    let longs = command.get_arguments().filter_map(|argument| argument.get_long());
     longs
         .map(|long| Names {
             long: long.to_owned(),
@@ -398,10 +356,7 @@ fn known() -> Vec<Names> {
 }
 
 fn long_of_key(key: &str) -> Option<String> {
-    known()
-        .into_iter()
-        .find(|setting| setting.key == key)
-        .map(|setting| setting.long)
+    known().into_iter().find(|setting| setting.key == key).map(|setting| setting.long)
 }
 
 fn camel(long: &str) -> String {
@@ -416,27 +371,19 @@ fn camel(long: &str) -> String {
 }
 
 fn unknown(origin: &str, key: &str, known: impl Iterator<Item = String>) -> ConfigError {
-    let nearest = known
-        .map(|name| (strsim::damerau_levenshtein(&name, key), name))
-        .min();
+    let nearest = known.map(|name| (strsim::damerau_levenshtein(&name, key), name)).min();
     let hint = match nearest {
         Some((distance, name)) if distance <= 4 => format!("; did you mean `{name}`?"),
         _ => "; `probe-engine config show` lists all".to_owned(),
     };
-    ConfigError::UnknownKey {
-        origin: origin.to_owned(),
-        key: key.to_owned(),
-        hint,
-    }
+    ConfigError::UnknownKey { origin: origin.to_owned(), key: key.to_owned(), hint }
 }
 
 fn parse_listen(text: &str) -> Result<String, String> {
     if text == "off" || text.parse::<SocketAddr>().is_ok() {
         return Ok(text.to_owned());
     }
-    Err(format!(
-        "`{text}` is neither an IP address with a port (127.0.0.1:9750, [::1]:9750) nor `off`"
-    ))
+    Err(format!("`{text}` is neither an IP address with a port (127.0.0.1:9750, [::1]:9750) nor `off`"))
 }
 
 #[cfg(test)]
@@ -444,10 +391,7 @@ mod tests {
     use super::*;
 
     fn file(text: &str) -> tempfile::NamedTempFile {
-        let file = tempfile::Builder::new()
-            .suffix(".yaml")
-            .tempfile()
-            .expect("a temporary file");
+        let file = tempfile::Builder::new().suffix(".yaml").tempfile().expect("a temporary file");
         std::fs::write(file.path(), text).expect("written");
         file
     }
@@ -455,25 +399,12 @@ mod tests {
     #[test]
     fn a_flag_lies_over_the_file_and_the_file_over_the_default() {
         let file = file("io: epoll\nshards: 2\nmanifests: [a.yaml, b]\n");
-        let flags = Settings {
-            io: Some(IoChoice::Uring),
-            ..Settings::default()
-        };
+        let flags = Settings { io: Some(IoChoice::Uring), ..Settings::default() };
         let config = Config::load(&flags, Some(file.path())).expect("valid");
         assert_eq!(config.io, IoChoice::Uring);
         assert_eq!(config.shards, 2);
-        assert_eq!(
-            config.manifests,
-            [PathBuf::from("a.yaml"), PathBuf::from("b")]
-        );
-        let origin = |key: &str| {
-            config
-                .origins
-                .iter()
-                .find(|o| o.0 == key)
-                .map(|o| o.2.clone())
-                .expect("listed")
-        };
+        assert_eq!(config.manifests, [PathBuf::from("a.yaml"), PathBuf::from("b")]);
+        let origin = |key: &str| config.origins.iter().find(|o| o.0 == key).map(|o| o.2.clone()).expect("listed");
         assert_eq!(origin("io"), "flag");
         assert_eq!(origin("shards"), file.path().display().to_string());
         assert_eq!(origin("close"), "default");
@@ -484,49 +415,25 @@ mod tests {
         let file = file("metricListen: 127.0.0.1:1\n");
         let error = Config::load(&Settings::default(), Some(file.path())).expect_err("unknown key");
         let text = error.to_string();
-        assert!(
-            text.contains("unknown key `metricListen`; did you mean `metricsListen`?"),
-            "{text}"
-        );
+        assert!(text.contains("unknown key `metricListen`; did you mean `metricsListen`?"), "{text}");
     }
 
     #[test]
     fn a_wrong_value_names_the_setting_the_value_and_what_is_allowed() {
         let file = file("io: kqueue\n");
-        let text = Config::load(&Settings::default(), Some(file.path()))
-            .expect_err("wrong value")
-            .to_string();
-        assert!(
-            text.contains("kqueue") && text.contains("--io") && text.contains("epoll"),
-            "{text}"
-        );
-        let text = from_variable("PROBE_ENGINE_SHARDS", "9")
-            .expect_err("too many")
-            .to_string();
-        assert!(
-            text.contains("PROBE_ENGINE_SHARDS") && text.contains('9') && text.contains("1..=4"),
-            "{text}"
-        );
-        let text = from_variable("PROBE_ENGINE_SHARD", "1")
-            .expect_err("unknown")
-            .to_string();
-        assert!(
-            text.contains("did you mean `PROBE_ENGINE_SHARDS`?"),
-            "{text}"
-        );
+        let text = Config::load(&Settings::default(), Some(file.path())).expect_err("wrong value").to_string();
+        assert!(text.contains("kqueue") && text.contains("--io") && text.contains("epoll"), "{text}");
+        let text = from_variable("PROBE_ENGINE_SHARDS", "9").expect_err("too many").to_string();
+        assert!(text.contains("PROBE_ENGINE_SHARDS") && text.contains('9') && text.contains("1..=4"), "{text}");
+        let text = from_variable("PROBE_ENGINE_SHARD", "1").expect_err("unknown").to_string();
+        assert!(text.contains("did you mean `PROBE_ENGINE_SHARDS`?"), "{text}");
     }
 
     #[test]
     fn keys_are_the_flags_in_camel_case() {
         let settings = known();
-        let metrics = settings
-            .iter()
-            .find(|s| s.long == "metrics-listen")
-            .expect("there");
-        assert_eq!(
-            (metrics.key.as_str(), metrics.env.as_str()),
-            ("metricsListen", "PROBE_ENGINE_METRICS_LISTEN")
-        );
+        let metrics = settings.iter().find(|s| s.long == "metrics-listen").expect("there");
+        assert_eq!((metrics.key.as_str(), metrics.env.as_str()), ("metricsListen", "PROBE_ENGINE_METRICS_LISTEN"));
     }
 
     #[test]

@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use probe_core::backoff;
 use probe_core::time::Instant;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::net::TcpListener;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinHandle;
 use tracing::{error, info, warn};
@@ -35,8 +35,8 @@ use crate::runtime::{ContainerRuntime, RuntimeError};
 use crate::shard::inbox::{Command, PoolReply, ShardSender};
 use crate::shard::kernel::{IoChoice, Waker};
 use crate::shard::{self, ShardConfig, ShardThread, SpawnError};
-use crate::source::control::Control;
 use crate::source::PodUpdateSender;
+use crate::source::control::Control;
 use crate::source::manifest::{self, ManifestConfig, SourceStatus};
 use crate::source::parse::{RuntimeKind, Strictness};
 use crate::{clock, limits};
@@ -186,8 +186,7 @@ impl Engine {
         };
         let (runtime, memory_limits) = open_runtime(&config, choice)?;
         let Entrances { wakers, senders, inboxes, queues, wake } = Entrances::new(config.shards)?;
-        let pool =
-            Pool::start(pool_config(&config), Some(Arc::clone(&runtime)), Arc::new(Replies(senders.clone())))?;
+        let pool = Pool::start(pool_config(&config), Some(Arc::clone(&runtime)), Arc::new(Replies(senders.clone())))?;
         let shards = start_shards(&config, manager_start, &pool, wakers, inboxes, &queues)?;
 
         let mut stages = Vec::new();
@@ -406,11 +405,7 @@ fn start_shards(
     let seed = manager_start.as_nanos();
     let mut threads = Vec::new();
     for (index, (waker, inbox)) in wakers.into_iter().zip(inboxes).enumerate() {
-        let shard = ShardConfig {
-            io: config.io,
-            close: config.close,
-            ..ShardConfig::new(index, seed, manager_start)
-        };
+        let shard = ShardConfig { io: config.io, close: config.close, ..ShardConfig::new(index, seed, manager_start) };
         threads.push(shard::spawn(shard, waker, inbox, Arc::clone(&queues[index]), Some(pool.handle()))?);
     }
     Ok(threads)

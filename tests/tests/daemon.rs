@@ -49,7 +49,7 @@ fn without_a_runtime_nothing_runs_and_both_are_explained() {
 fn a_pod_appears_is_replaced_and_goes_with_its_manifest() {
     let mark = mark("replace");
     let mut daemon = Daemon::start("process", &[]);
-    let pod = |n: u32| shell_pod("web", &format!("exec sleep 600 {mark}{n}"), "").replace("sleep 600 ", "sleep 600; : ");
+    let pod = |n: u32| shell_pod("web", &format!("sleep 600; : {mark}{n}"), "");
     daemon.manifest("web.yaml", &pod(1));
     daemon.wait_for("the first one's process", |_| (processes(&format!("{mark}1")).len() == 1).then_some(()));
     let first = daemon.wait_ready("web", "True");
@@ -97,7 +97,7 @@ fn a_startup_probe_holds_the_others_back_and_readiness_follows_at_once() {
       failureThreshold: 30
     readinessProbe:
       exec: {command: [test, -e, started]}
-      periodSeconds: 20
+      periodSeconds: 8
     livenessProbe:
       exec: {command: [test, -e, started]}
       periodSeconds: 1
@@ -155,7 +155,10 @@ fn a_second_signal_does_not_wait_for_the_grace_period() {
     let mark = mark("hurry");
     let mut daemon = Daemon::start("process", &[]);
     let pod = shell_pod("stubborn", &format!("trap '' TERM; : {mark}; while true; do sleep 0.1; done"), "");
-    daemon.manifest("stubborn.yaml", &pod.replace("terminationGracePeriodSeconds: 2", "terminationGracePeriodSeconds: 600"));
+    daemon.manifest(
+        "stubborn.yaml",
+        &pod.replace("terminationGracePeriodSeconds: 2", "terminationGracePeriodSeconds: 600"),
+    );
     daemon.wait_ready("stubborn", "True");
     daemon.signal(Signal::SIGINT);
     daemon.wait_for("the first signal is heard", |daemon| daemon.log().contains("second signal").then_some(()));
@@ -224,7 +227,7 @@ fn the_runtime_none_only_watches() {
 #[test]
 fn a_probe_of_a_running_pod_can_be_made_now() {
     let mut daemon = Daemon::start("process", &[]);
-    let probes = "    readinessProbe:\n      exec: {command: [test, -e, up]}\n      periodSeconds: 600\n";
+    let probes = "    readinessProbe:\n      exec: {command: [test, -e, up]}\n      periodSeconds: 2\n";
     daemon.manifest("web.yaml", &shell_pod("web", "touch up; sleep 600 & wait", probes));
     daemon.wait_ready("web", "True");
     let text = daemon.says(&["probe", "pod/web", "-c", "main", "--type", "readiness"]);

@@ -10,6 +10,7 @@ pub mod socket;
 /// The wire contract, generated from `proto/probeengine/v1`.
 #[expect(
     missing_docs,
+    clippy::allow_attributes,
     clippy::allow_attributes_without_reason,
     reason = "generated; the proto file holds the docs"
 )]

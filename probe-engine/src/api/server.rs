@@ -32,9 +32,9 @@ mod connection;
 
 /// Profile, architecture and system of this program.
 pub const BUILD: &str = if cfg!(debug_assertions) {
-    concat!("debug ", env!("PROBE_ENGINE_TARGET"))
+    concat!("debug ", env!("BUILD_TARGET"))
 } else {
-    concat!("release ", env!("PROBE_ENGINE_TARGET"))
+    concat!("release ", env!("BUILD_TARGET"))
 };
 
 /// The namespace where none is said.

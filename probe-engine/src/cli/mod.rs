@@ -4,6 +4,7 @@
 //! of its target).
 
 pub mod age;
+pub mod client;
 pub mod completions;
 pub mod config;
 pub mod demo;
@@ -13,7 +14,6 @@ pub mod escape;
 pub mod events;
 pub mod get;
 pub mod guardian;
-pub mod client;
 pub mod logging;
 pub mod logs;
 pub mod man;
@@ -37,7 +37,14 @@ use clap::{Args, Parser, Subcommand};
 
 /// Kubernetes probes for nodes with very many of them.
 #[derive(Debug, Parser)]
-#[command(name = "probe-engine", version, about, propagate_version = false, subcommand_required = true, arg_required_else_help = true)]
+#[command(
+    name = "probe-engine",
+    version,
+    about,
+    propagate_version = false,
+    subcommand_required = true,
+    arg_required_else_help = true
+)]
 pub struct Cli {
     /// What every subcommand takes.
     #[command(flatten)]

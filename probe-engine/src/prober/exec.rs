@@ -33,18 +33,12 @@ use crate::limits;
 /// command that cannot be run is an error, a system without room for a process is trouble of our own.
 pub async fn run(command: Command, shown: &[Box<str>], limit: Option<Duration>) -> Outcome {
     match run_for_status(command, limit).await {
-        Ok(Ended::Exited { status, output }) if status.success() => {
-            Outcome::Success(output.into_text())
-        }
+        Ok(Ended::Exited { status, output }) if status.success() => Outcome::Success(output.into_text()),
         Ok(Ended::Exited { output, .. }) => Outcome::Failure(output.into_text()),
         Ok(Ended::TimedOut { after }) => Outcome::Failure(timeout_text(shown, after)),
         Err(NotRun::Local(cause)) => Outcome::Local(cause),
         Err(NotRun::Command { why }) => Outcome::Error(
-            format!(
-                "failed to start exec: exec: \"{}\": {why}",
-                shown.first().map_or("", |program| program)
-            )
-            .into(),
+            format!("failed to start exec: exec: \"{}\": {why}", shown.first().map_or("", |program| program)).into(),
         ),
     }
 }
@@ -52,9 +46,7 @@ pub async fn run(command: Command, shown: &[Box<str>], limit: Option<Duration>) 
 /// The command of an exec probe, to be run on this host as this user.
 #[must_use]
 pub fn host_command(command: &[Box<str>]) -> Command {
-    let (program, arguments) = command
-        .split_first()
-        .map_or(("", &[][..]), |(p, a)| (&**p, a));
+    let (program, arguments) = command.split_first().map_or(("", &[][..]), |(p, a)| (&**p, a));
     let mut host = Command::new(program);
     host.args(arguments.iter().map(|argument| &**argument));
     host
@@ -64,12 +56,7 @@ pub fn host_command(command: &[Box<str>]) -> Command {
 /// it too: by it the pool knows a timeout from another failure.
 #[must_use]
 pub fn timeout_text(shown: &[Box<str>], after: Duration) -> Box<str> {
-    format!(
-        "command timed out: \"{}\" timed out after {}",
-        shown.join(" "),
-        GoDuration(after)
-    )
-    .into()
+    format!("command timed out: \"{}\" timed out after {}", shown.join(" "), GoDuration(after)).into()
 }
 
 /// How a command that ran ended.
@@ -87,10 +74,7 @@ enum NotRun {
 async fn run_for_status(mut command: Command, limit: Option<Duration>) -> Result<Ended, NotRun> {
     let (mut stdout, stdout_writer) = Captured::pipe()?;
     let (mut stderr, stderr_writer) = Captured::pipe()?;
-    command
-        .stdin(Stdio::null())
-        .stdout(stdout_writer)
-        .stderr(stderr_writer);
+    command.stdin(Stdio::null()).stdout(stdout_writer).stderr(stderr_writer);
     std::os::unix::process::CommandExt::process_group(&mut command, 0);
     let mut child = {
         // The command holds the writing ends: it must go, or the pipes never end.
@@ -131,9 +115,7 @@ async fn run_for_status(mut command: Command, limit: Option<Duration>) -> Result
             let output = Output { stdout, stderr };
             Ok(Ended::Exited { status, output })
         }
-        Some(Err(error)) => Err(NotRun::Command {
-            why: format!("cannot wait for it: {error}"),
-        }),
+        Some(Err(error)) => Err(NotRun::Command { why: format!("cannot wait for it: {error}") }),
         None => {
             group.kill();
             // Longer than this only where it hangs in the kernel: then tokio reaps it when it ends.

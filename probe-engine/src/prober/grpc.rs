@@ -36,10 +36,8 @@ use super::{Attempted, Phases, errno};
 use crate::{clock, limits};
 
 /// Starts with the kubelet's (rule 3.4); the library's own token follows, as grpc-go's does there.
-const USER_AGENT: HeaderValue = HeaderValue::from_static(concat!(
-    "kube-probe/1.34 probe-engine/",
-    env!("CARGO_PKG_VERSION")
-));
+const USER_AGENT: HeaderValue =
+    HeaderValue::from_static(concat!("kube-probe/1.34 probe-engine/", env!("CARGO_PKG_VERSION")));
 
 /// grpc-go's `backoff.DefaultConfig`: first wait, factor, longest wait. Its jitter is left out: the probes'
 /// due times are staggered already.
@@ -80,11 +78,7 @@ impl Target {
         match pod_ip {
             Some(ip) => {
                 let peer = SocketAddr::new(ip, port);
-                Self {
-                    peer,
-                    shown: peer.to_string(),
-                    authority: peer.to_string(),
-                }
+                Self { peer, shown: peer.to_string(), authority: peer.to_string() }
             }
             None => Self {
                 peer: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port),
@@ -117,25 +111,15 @@ async fn check(
     let connected = clock::now();
     phases.connect = Some(connected - started);
 
-    let origin = match Uri::builder()
-        .scheme("http")
-        .authority(target.authority.as_str())
-        .path_and_query("/")
-        .build()
-    {
+    let origin = match Uri::builder().scheme("http").authority(target.authority.as_str()).path_and_query("/").build() {
         Ok(origin) => origin,
         Err(error) => {
-            return failure(format!(
-                "error: failed to connect service at \"{}\": {error}",
-                target.shown
-            ));
+            return failure(format!("error: failed to connect service at \"{}\": {error}", target.shown));
         }
     };
     let Connection { sender, tasks } = connection;
     let mut client = HealthClient::with_origin(Sender(sender), origin);
-    let mut request = tonic::Request::new(HealthCheckRequest {
-        service: service.to_owned(),
-    });
+    let mut request = tonic::Request::new(HealthCheckRequest { service: service.to_owned() });
     request.set_timeout(clock::until(deadline));
     let answer = timeout(clock::until(deadline), client.check(request)).await;
     let answered = clock::now();
@@ -149,11 +133,7 @@ async fn check(
         }
         Ok(Err(status)) if status.source_is_absent() => {
             phases.first_byte = Some(answered - connected);
-            judge_status(
-                &status,
-                within,
-                answered + SERVER_DEADLINE_SLACK >= deadline,
-            )
+            judge_status(&status, within, answered + SERVER_DEADLINE_SLACK >= deadline)
         }
         Ok(Err(status)) => judge_status(&status, within, false),
         Err(_elapsed) => rpc_timeout(within),
@@ -174,15 +154,9 @@ impl StatusOrigin for Status {
 fn judge_response(response: HealthCheckResponse) -> Outcome {
     match ServingStatus::try_from(response.status) {
         Ok(ServingStatus::Serving) => Outcome::Success("service healthy".into()),
-        Ok(status) => failure(format!(
-            "service unhealthy (responded with \"{}\")",
-            status.as_str_name()
-        )),
+        Ok(status) => failure(format!("service unhealthy (responded with \"{}\")", status.as_str_name())),
         // protobuf-go prints a number that the enum does not have as the number.
-        Err(_unknown) => failure(format!(
-            "service unhealthy (responded with \"{}\")",
-            response.status
-        )),
+        Err(_unknown) => failure(format!("service unhealthy (responded with \"{}\")", response.status)),
     }
 }
 
@@ -198,22 +172,15 @@ fn judge_status(status: &Status, within: GoDuration, at_deadline: bool) -> Outco
         code => {
             let (code, message) = match std::error::Error::source(status) {
                 None => (code_name(code), status.message().to_owned()),
-                Some(broken) => (
-                    "Unavailable",
-                    format!("error reading from server: {broken}"),
-                ),
+                Some(broken) => ("Unavailable", format!("error reading from server: {broken}")),
             };
-            failure(format!(
-                "error: health rpc probe failed: rpc error: code = {code} desc = {message}"
-            ))
+            failure(format!("error: health rpc probe failed: rpc error: code = {code} desc = {message}"))
         }
     }
 }
 
 fn rpc_timeout(within: GoDuration) -> Outcome {
-    failure(format!(
-        "timeout: health rpc did not complete within {within}"
-    ))
+    failure(format!("timeout: health rpc did not complete within {within}"))
 }
 
 /// The text is partly the server's: bounded as every outcome's.
@@ -285,10 +252,9 @@ async fn connect_once(peer: SocketAddr) -> Result<Connection, NotConnected> {
 
     let (preface, seen) = oneshot::channel();
     let tasks = Tasks::default();
-    let (sender, driver) =
-        http2::handshake(tasks.clone(), TokioIo::new(Preface::new(stream, preface)))
-            .await
-            .map_err(|_broken| NotConnected::Target)?;
+    let (sender, driver) = http2::handshake(tasks.clone(), TokioIo::new(Preface::new(stream, preface)))
+        .await
+        .map_err(|_broken| NotConnected::Target)?;
     tasks.spawn(async move {
         // Its error reaches the call too.
         let _ = driver.await;
@@ -337,10 +303,7 @@ impl Tasks {
 
 impl Clone for Tasks {
     fn clone(&self) -> Self {
-        Self {
-            set: Arc::clone(&self.set),
-            clone: true,
-        }
+        Self { set: Arc::clone(&self.set), clone: true }
     }
 }
 
@@ -392,12 +355,7 @@ struct Preface {
 
 impl Preface {
     fn new(stream: TcpStream, seen: oneshot::Sender<bool>) -> Self {
-        Self {
-            stream,
-            head: [0; FRAME_HEAD_BYTES],
-            len: 0,
-            seen: Some(seen),
-        }
+        Self { stream, head: [0; FRAME_HEAD_BYTES], len: 0, seen: Some(seen) }
     }
 
     fn look(&mut self, new: &[u8]) {
@@ -415,11 +373,7 @@ impl Preface {
 }
 
 impl AsyncRead for Preface {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
         ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
         if self.seen.is_some() {
@@ -430,11 +384,7 @@ impl AsyncRead for Preface {
 }
 
 impl AsyncWrite for Preface {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.stream).poll_write(cx, bytes)
     }
 

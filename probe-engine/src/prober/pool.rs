@@ -96,9 +96,7 @@ impl Default for PoolConfig {
 #[derive(Debug, thiserror::Error)]
 pub enum PoolError {
     /// No thread.
-    #[error(
-        "cannot start pool thread {name}: {source} (a limit on threads or processes, TasksMax?)"
-    )]
+    #[error("cannot start pool thread {name}: {source} (a limit on threads or processes, TasksMax?)")]
     Thread {
         /// Its name.
         name: String,
@@ -160,26 +158,13 @@ impl Pool {
         });
         let (closing, watched) = watch::channel(false);
         let (alive, ended) = mpsc::channel();
-        let mut pool = Self {
-            shared,
-            closing,
-            threads: Vec::new(),
-            ended,
-        };
+        let mut pool = Self { shared, closing, threads: Vec::new(), ended };
         let network = [LaneKind::Https, LaneKind::Grpc].as_slice();
-        let lanes = std::iter::repeat_n(network, config.threads).chain(std::iter::repeat_n(
-            [LaneKind::Exec].as_slice(),
-            config.exec_threads,
-        ));
+        let lanes = std::iter::repeat_n(network, config.threads)
+            .chain(std::iter::repeat_n([LaneKind::Exec].as_slice(), config.exec_threads));
         for (index, lanes) in lanes.enumerate() {
-            let spawned = thread::spawn(
-                index,
-                lanes,
-                config.uring,
-                Arc::clone(&pool.shared),
-                watched.clone(),
-                alive.clone(),
-            );
+            let spawned =
+                thread::spawn(index, lanes, config.uring, Arc::clone(&pool.shared), watched.clone(), alive.clone());
             match spawned {
                 Ok(thread) => pool.threads.push(thread),
                 Err(error) => {
@@ -195,9 +180,7 @@ impl Pool {
     /// What shards submit through.
     #[must_use]
     pub fn handle(&self) -> PoolHandle {
-        PoolHandle {
-            shared: Arc::clone(&self.shared),
-        }
+        PoolHandle { shared: Arc::clone(&self.shared) }
     }
 
     /// Ends the pool: what waits is answered [`LocalCause::Pool`] at once, what is at work gets
@@ -216,10 +199,7 @@ impl Drop for Pool {
         let _ = self.closing.send(true);
         let patience = limits::POOL_SHUTDOWN_MAX * 2;
         if self.ended.recv_timeout(patience) == Err(mpsc::RecvTimeoutError::Timeout) {
-            tracing::warn!(
-                ?patience,
-                "a pool thread does not end; leaving it behind (a system call that hangs?)"
-            );
+            tracing::warn!(?patience, "a pool thread does not end; leaving it behind (a system call that hangs?)");
             return;
         }
         for thread in self.threads.drain(..) {
@@ -238,19 +218,14 @@ pub struct PoolHandle {
 
 impl PoolHandle {
     /// Queues a job; gives it back when its lane's queue is full, or the pool has ended.
-    #[expect(
-        clippy::result_large_err,
-        reason = "the job goes back to its owner, without a box for each"
-    )]
+    #[expect(clippy::result_large_err, reason = "the job goes back to its owner, without a box for each")]
     pub fn try_submit(&self, job: Job) -> Result<(), Job> {
         if self.shared.closed.load(Ordering::SeqCst) {
             return Err(job);
         }
         let lane = self.shared.lane(LaneKind::of(job.handler));
         let queued_at = clock::now();
-        lane.queue
-            .push(Queued { job, queued_at })
-            .map_err(|queued| queued.job)?;
+        lane.queue.push(Queued { job, queued_at }).map_err(|queued| queued.job)?;
         lane.arrived.notify_one();
         fence(Ordering::SeqCst);
         if self.shared.closed.load(Ordering::SeqCst) {
@@ -309,29 +284,16 @@ pub async fn attempt(
     match &request.spec.handler {
         Handler::HttpGet(_) => tls::attempt(request, started, resume, requests_made, means.io).await,
         Handler::TcpSocket(probe) => tcp::attempt(probe, request.pod_ip, started, timeout).await,
-        Handler::Grpc(probe) => {
-            grpc::attempt(request.pod_ip, probe.port, &probe.service, started, timeout).await
-        }
+        Handler::Grpc(probe) => grpc::attempt(request.pod_ip, probe.port, &probe.service, started, timeout).await,
         Handler::Exec(probe) => {
             let outcome = execute(request, &probe.command, started, means).await;
             let total = clock::now() - started;
-            Attempted {
-                outcome,
-                phases: Phases {
-                    total,
-                    ..Phases::default()
-                },
-            }
+            Attempted { outcome, phases: Phases { total, ..Phases::default() } }
         }
     }
 }
 
-async fn execute(
-    request: &Request,
-    command: &[Box<str>],
-    started: Instant,
-    means: Means<'_>,
-) -> Outcome {
+async fn execute(request: &Request, command: &[Box<str>], started: Instant, means: Means<'_>) -> Outcome {
     let timeout = request.spec.timeout();
     let left = clock::until(started + timeout);
     let outcome = match (means.exec, &request.container_id) {
@@ -343,17 +305,13 @@ async fn execute(
                 .await
                 .unwrap_or_else(|_elapsed| Outcome::Failure(exec::timeout_text(command, timeout)))
         }
-        (ExecBy::Runtime(_), None) => {
-            Outcome::Error(format!("container of {} is not running", request.label).into())
+        (ExecBy::Runtime(_), None) => Outcome::Error(format!("container of {} is not running", request.label).into()),
+        (ExecBy::Nobody, _) => {
+            Outcome::Error("exec probes need a container runtime; this daemon runs with none".into())
         }
-        (ExecBy::Nobody, _) => Outcome::Error(
-            "exec probes need a container runtime; this daemon runs with none".into(),
-        ),
     };
     match outcome {
-        Outcome::Failure(text)
-            if !means.exec_probe_timeout && text == exec::timeout_text(command, timeout) =>
-        {
+        Outcome::Failure(text) if !means.exec_probe_timeout && text == exec::timeout_text(command, timeout) => {
             Outcome::Error(text)
         }
         outcome => outcome,
@@ -407,11 +365,7 @@ impl Lane {
 
     /// The next job and a place for it. Cancel-safe: a job is taken in the last step.
     async fn next(&self) -> (Queued, SemaphorePermit<'_>) {
-        let place = self
-            .places
-            .acquire()
-            .await
-            .expect("the semaphore is never closed");
+        let place = self.places.acquire().await.expect("the semaphore is never closed");
         loop {
             if let Some(queued) = self.queue.pop() {
                 return (queued, place);
@@ -445,11 +399,8 @@ impl Shared {
     fn refuse_queued(&self) {
         for kind in LaneKind::ALL {
             while let Some(Queued { job, .. }) = self.lane(kind).queue.pop() {
-                let reply = PoolReply::Done {
-                    attempt: job.attempt,
-                    outcome: Outcome::Local(LocalCause::Pool),
-                    latency_ns: 0,
-                };
+                let reply =
+                    PoolReply::Done { attempt: job.attempt, outcome: Outcome::Local(LocalCause::Pool), latency_ns: 0 };
                 self.sink.reply(job.shard, reply);
             }
         }

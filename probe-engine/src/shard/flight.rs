@@ -18,24 +18,15 @@ use std::time::Duration;
 
 use probe_core::action::AttemptId;
 use probe_core::outcome::{LocalCause, Outcome};
-use probe_core::spec::Scheme;
 use probe_core::time::Instant;
 use slab::Slab;
 
+use super::errand::Errand;
 use super::kernel::{CloseMode, Completion, ConnectInfo, Kernel, SocketId};
 use super::token::{Op, Token};
 use crate::limits;
 use crate::prober::http1::{Progress, Response};
 use crate::prober::{Phases, errno, http, tcp};
-
-/// What an attempt does on its connection. Kept by the worker between attempts, so that nothing is built twice.
-#[derive(Debug)]
-pub enum Errand {
-    /// Connect, and no more.
-    Tcp(Box<tcp::Plan>),
-    /// Connect, send the request, read the response.
-    Http(Box<http::Plan>),
-}
 
 /// An attempt to start.
 #[derive(Debug)]
@@ -105,7 +96,7 @@ pub struct Flights {
     http_len: usize,
     cancelling: usize,
     buffers_spare: Vec<Box<[u8]>>,
-    responses_spare: Vec<Box<Response>>,
+    responses_spare: Vec<Response>,
     landed: VecDeque<Landed>,
 }
 
@@ -116,7 +107,7 @@ struct Flight {
     step: Step,
     errand: Option<Errand>,
     is_http: bool,
-    response: Option<Box<Response>>,
+    response: Option<Response>,
     started: Instant,
     submitted: Instant,
     timeout: Duration,
@@ -210,7 +201,7 @@ impl Flights {
             Ok(socket) => socket,
             Err(error) => {
                 let errno = error.raw_os_error().unwrap_or(libc::EIO);
-                let outcome = dial_outcome(&errand, "socket", errno, || kernel.ports_used_up(&peer));
+                let outcome = errand.dial_outcome("socket", errno, || kernel.ports_used_up(&peer));
                 return self.land_unstarted(attempt, errand, now, outcome);
             }
         };
@@ -355,7 +346,7 @@ impl Flights {
         self.give_back(index, connected, look.now, look);
         let flight = &mut self.flights[index as usize];
         flight.sent = Some(look.now);
-        let request = flight.take_request();
+        let request = flight.errand.as_mut().map(Errand::take_request).unwrap_or_default();
         self.send(kernel, index, request, 0, look);
     }
 
@@ -612,50 +603,37 @@ impl Flight {
     /// What the attempt saw when its deadline passed.
     fn timed_out(&self) -> Outcome {
         match &self.errand {
-            Some(Errand::Tcp(plan)) => Outcome::Failure(tcp::timeout_cause(&plan.authority()).into()),
-            Some(Errand::Http(plan)) if self.connected.is_none() => {
-                http::transport_error(plan, tcp::timeout_cause(&plan.dial_address()))
-            }
-            Some(Errand::Http(plan)) if self.head_done() => http::body_error(plan, http::TIMEOUT_IN_BODY),
-            Some(Errand::Http(plan)) => http::transport_error(plan, http::TIMEOUT_IN_HEAD),
+            Some(errand) => errand.timed_out(self.connected.is_some(), self.head_done()),
+            None => Outcome::Local(LocalCause::RingFull),
+        }
+    }
+
+    fn dial_outcome(&self, call: &str, errno: i32, used_up: impl FnOnce() -> bool) -> Outcome {
+        match &self.errand {
+            Some(errand) => errand.dial_outcome(call, errno, used_up),
             None => Outcome::Local(LocalCause::RingFull),
         }
     }
 
     fn broken(&self, cause: fmt::Arguments<'_>) -> Outcome {
         match &self.errand {
-            Some(Errand::Http(plan)) if self.head_done() => http::body_error(plan, cause),
-            Some(Errand::Http(plan)) => http::transport_error(plan, cause),
-            _ => Outcome::Failure(cause.to_string().into()),
-        }
-    }
-
-    fn dial_outcome(&self, call: &str, errno: i32, used_up: impl FnOnce() -> bool) -> Outcome {
-        match &self.errand {
-            Some(errand) => dial_outcome(errand, call, errno, used_up),
+            Some(errand) => errand.broken(self.head_done(), cause),
             None => Outcome::Local(LocalCause::RingFull),
         }
     }
 
+    fn put_request(&mut self, request: Box<[u8]>) {
+        if let Some(errand) = &mut self.errand {
+            errand.put_request(request);
+        }
+    }
+
     fn head_done(&self) -> bool {
-        self.response.as_ref().is_some_and(|response| response.head_done())
+        self.response.as_ref().is_some_and(Response::head_done)
     }
 
     fn peer(&self) -> Option<SocketAddr> {
         self.errand.as_ref().and_then(Errand::addr)
-    }
-
-    fn take_request(&mut self) -> Box<[u8]> {
-        match &mut self.errand {
-            Some(Errand::Http(plan)) => std::mem::take(&mut plan.request),
-            _ => Box::default(),
-        }
-    }
-
-    fn put_request(&mut self, request: Box<[u8]>) {
-        if let Some(Errand::Http(plan)) = &mut self.errand {
-            plan.request = request;
-        }
     }
 
     fn landed(&self, errand: Option<Errand>, end: End, now: Instant) -> Landed {
@@ -675,44 +653,6 @@ impl LateLook {
     /// What became ready at this time may have been held up together with us.
     fn covers(&self, at: Instant) -> bool {
         (self.at.saturating_sub(limits::LATE_LOOK)..=self.at + limits::LATE_LOOK).contains(&at)
-    }
-}
-
-impl Errand {
-    /// Where it connects to; `None` where a name has to be resolved first.
-    #[must_use]
-    pub fn addr(&self) -> Option<SocketAddr> {
-        match self {
-            Errand::Tcp(plan) => plan.addr,
-            Errand::Http(plan) => plan.addr,
-        }
-    }
-
-    /// No TLS comes first.
-    #[must_use]
-    pub fn is_plain(&self) -> bool {
-        match self {
-            Errand::Tcp(_) => true,
-            Errand::Http(plan) => plan.scheme == Scheme::Http,
-        }
-    }
-
-    fn port(&self) -> u16 {
-        match self {
-            Errand::Tcp(plan) => plan.port,
-            Errand::Http(plan) => plan.port,
-        }
-    }
-}
-
-/// What a failed socket(2) or connect(2) means.
-fn dial_outcome(errand: &Errand, call: &str, errno: i32, used_up: impl FnOnce() -> bool) -> Outcome {
-    if let Some(cause) = errno::local_cause(errno, used_up) {
-        return Outcome::Local(cause);
-    }
-    match errand {
-        Errand::Tcp(plan) => Outcome::Failure(tcp::dial_cause(&plan.authority(), call, errno).into()),
-        Errand::Http(plan) => http::transport_error(plan, tcp::dial_cause(&plan.dial_address(), call, errno)),
     }
 }
 

@@ -126,7 +126,6 @@ pub fn inbox(waker: Waker) -> (ShardSender, Inbox) {
 
 impl ShardSender {
     /// Gives the command back when the inbox is full (the sender waits, or tries later) or the shard has ended.
-    #[expect(clippy::result_large_err, reason = "the command goes back to its owner, without a box for each")]
     pub fn send(&self, command: Command) -> Result<(), Command> {
         if self.is_closed() {
             return Err(command);

@@ -4,6 +4,7 @@
 //! **Invariant:** nothing in a turn blocks but the wait at its beginning.
 
 pub mod epoll;
+pub mod errand;
 pub mod flight;
 pub mod inbox;
 pub mod kernel;
@@ -11,6 +12,7 @@ pub mod metrics;
 pub mod once;
 pub mod outbox;
 pub mod ring;
+mod slot;
 pub mod token;
 pub mod turn;
 pub mod waiting;

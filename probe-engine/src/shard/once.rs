@@ -5,10 +5,10 @@ use std::time::Duration;
 use probe_core::action::{AttemptId, WorkerIndex};
 use probe_core::outcome::{LocalCause, Outcome};
 
+use super::errand::Errand;
 use super::flight::{End, Flights, Launch, Look, Rules};
 use super::kernel::{CloseMode, IoChoice, Kernel, Opened, Waker, open};
 use super::local_port_range;
-use super::turn::errand_of;
 use crate::clock;
 use crate::prober::{Attempted, Phases, Request, http};
 
@@ -52,7 +52,7 @@ pub enum Once {
 /// # Errors
 /// Where it could not be made at all; an attempt that failed is a value.
 pub fn attempt_once(request: &Request, io: IoChoice) -> Result<Once, OnceError> {
-    let errand = match errand_of(&request.spec.handler, request.pod_ip) {
+    let errand = match Errand::new(&request.spec.handler, request.pod_ip) {
         Ok(errand) if errand.is_plain() => errand,
         Ok(_) => return Ok(Once::Pool),
         Err(_) if !is_for_ring(request) => return Ok(Once::Pool),

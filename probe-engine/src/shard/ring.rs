@@ -124,7 +124,8 @@ impl<T: ?Sized> Held<T> {
 impl<T: ?Sized> Drop for Held<T> {
     fn drop(&mut self) {
         // SAFETY: `self.0` came from `Box::leak` in `new`, and `into_box` forgets `self`, so this runs once. That the
-        // kernel is done with it is `Ring`'s invariant: entries are dropped when reaped, or by `Ring::drop` after the last.
+        // kernel is done with it is `Ring`'s invariant: entries are dropped when reaped, or by `Ring::drop` after the
+        // last.
         drop(unsafe { Box::from_raw(self.0.as_ptr()) });
     }
 }
@@ -193,8 +194,8 @@ impl Ring {
 
     /// Returns false when the submission queue stays full.
     fn push(&mut self, entry: &squeue::Entry) -> bool {
-        // SAFETY: all pointers in `entry` are into memory held by `ops` or `waker_count`, until its completion is reaped
-        // (the module's invariant); a cancel entry has none.
+        // SAFETY: all pointers in `entry` are into memory held by `ops` or `waker_count`, until its completion is
+        // reaped (the module's invariant); a cancel entry has none.
         if unsafe { self.ring.submission().push(entry) }.is_ok() {
             return true;
         }

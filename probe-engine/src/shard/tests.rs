@@ -20,8 +20,8 @@ use probe_core::spec::{
 use probe_core::status::{ContainerState, ContainerStatus, PodPhase, PodStatus};
 use probe_core::time::Instant;
 
-use super::flight::{Errand, Launch};
-use super::turn::errand_of;
+use super::errand::Errand;
+use super::flight::Launch;
 
 const CONTAINER: &str = "main";
 
@@ -35,7 +35,7 @@ fn http_get(port: u16, path: &str) -> Handler {
 }
 
 fn launch(handler: &Handler, pod_ip: IpAddr, timeout: Duration) -> Launch {
-    let errand: Errand = errand_of(handler, Some(pod_ip)).expect("an errand");
+    let errand: Errand = Errand::new(handler, Some(pod_ip)).expect("an errand");
     let peer: SocketAddr = errand.addr().expect("an address");
     let attempt = AttemptId { worker: WorkerIndex(0), generation: 1 };
     Launch { attempt, errand, peer, timeout }

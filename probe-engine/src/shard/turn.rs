@@ -9,22 +9,23 @@ use std::time::Duration;
 
 use probe_core::action::{Action, AttemptId, Publish, Report, Start, WorkerIndex};
 use probe_core::outcome::{LocalCause, Outcome};
-use probe_core::scheduler::{Scheduler, Target};
-use probe_core::spec::{Handler, Pod, ProbeSpec, Scheme};
+use probe_core::scheduler::Scheduler;
+use probe_core::spec::Pod;
 use probe_core::status::PodStatus;
 use probe_core::time::Instant;
 
-use super::flight::{End, Errand, Flights, Landed, Launch, Look, Rules};
+use super::flight::{End, Flights, Landed, Launch, Look, Rules};
 use super::inbox::{Command, Inbox, PoolReply, ProbeSlot};
 use super::kernel::{Completion, Kernel};
 use super::metrics::{HandlerKind, ShardMetrics};
 use super::outbox::Outbox;
+use super::slot::{Current, Slot};
 use super::waiting::{Lane, Waiting};
 use super::{JobSink, ShardConfig};
 use crate::limits;
 use crate::prober::pool::Job;
-use crate::prober::{Request, http, tcp};
-use crate::results::{ProbeStats, Update, UpdateQueue};
+use crate::prober::{Request, http};
+use crate::results::{Update, UpdateQueue};
 
 /// How often a shard hands its counts over, and turns at least.
 const METRICS_PERIOD: Duration = Duration::from_secs(1);
@@ -68,28 +69,6 @@ pub struct Shard<K> {
     ending: Option<Instant>,
 }
 
-/// What a shard keeps of each of its workers beside what the scheduler does.
-struct Slot {
-    stats: Arc<ProbeStats>,
-    handler: HandlerKind,
-    lane: Lane,
-    /// Of an earlier attempt, still right as long as it has the same address.
-    errand: Option<Errand>,
-    /// The attempt that was asked for last, until it ends.
-    current: Option<Current>,
-    /// Somebody asked for an attempt: its report is of interest.
-    triggered: bool,
-    /// It had nothing but local trouble for too long.
-    stuck: bool,
-}
-
-struct Current {
-    start: Start,
-    began: Option<Instant>,
-    /// Begun here, handed to the pool.
-    redirected: bool,
-}
-
 impl<K: Kernel> Shard<K> {
     /// A shard without workers. `pool` is `None` where there is none: its attempts are then local trouble.
     #[must_use]
@@ -123,8 +102,8 @@ impl<K: Kernel> Shard<K> {
         }
     }
 
-    /// One turn, which waits for something to do first, for a second at most. `clock` is read before the wait, once after
-    /// it for all that is decided, and at the end.
+    /// One turn, which waits for something to do first, for a second at most. `clock` is read before the wait, once
+    /// after it for all that is decided, and at the end.
     pub fn turn(&mut self, clock: &mut dyn FnMut() -> Instant) -> Turn {
         let wait = self.wait(clock());
         self.flush(wait);
@@ -178,7 +157,7 @@ impl<K: Kernel> Shard<K> {
     /// Attempts that are due and have no place.
     #[must_use]
     pub fn waiting_len(&self) -> usize {
-        self.waiting.len()
+        self.waiting.attempts_len()
     }
 
     /// How long there is nothing to do; `None` = there is something now.
@@ -329,6 +308,7 @@ impl<K: Kernel> Shard<K> {
             Action::WorkerEnded { worker } => {
                 if let Some(slot) = self.slots.get_mut(worker.0 as usize).and_then(Option::take) {
                     self.stuck_local -= u64::from(slot.stuck);
+                    slot.stats.ended.store(true, Ordering::Relaxed);
                 }
             }
         }
@@ -372,7 +352,7 @@ impl<K: Kernel> Shard<K> {
         let (lane, handler) = (slot.lane, slot.handler);
         if let Lane::Pool(_) = lane {
             let Some(job) = self.job(attempt, handler) else { return };
-            if self.waiting.is_empty(lane) {
+            if self.waiting.is_lane_empty(lane) {
                 if let Err(job) = self.submit(job, now) {
                     self.wait_for_pool(*job);
                 }
@@ -387,7 +367,7 @@ impl<K: Kernel> Shard<K> {
         let is_http = lane == Lane::RingHttp;
         let full = self.flights.len() >= limits::FLIGHTS_PER_SHARD_MAX
             || (is_http && self.flights.http_len() >= limits::HTTP_FLIGHTS_PER_SHARD_MAX);
-        if full || !self.waiting.is_empty(lane) {
+        if full || !self.waiting.is_lane_empty(lane) {
             self.metrics.rescheduled[handler.index()] += 1;
             self.waiting.push_ring(start, is_http);
         } else {
@@ -401,7 +381,7 @@ impl<K: Kernel> Shard<K> {
         let timeout = target.spec.timeout();
         let Some(slot) = self.slots.get_mut(attempt.worker.0 as usize).and_then(Option::as_mut) else { return };
         // Overtaken: the worker ended while its attempt waited, and another has its place.
-        if slot.current.as_ref().is_none_or(|current| current.start.attempt != attempt) {
+        if !slot.is_current(attempt) {
             return;
         }
         let errand = match slot.errand(&target) {
@@ -460,7 +440,7 @@ impl<K: Kernel> Shard<K> {
         let Landed { attempt, errand, started, phases, end } = landed;
         tracing::trace!(?attempt, ?phases, ?end, "attempt ended");
         if let Some(slot) = self.slot(attempt.worker)
-            && slot.current.as_ref().is_some_and(|current| current.start.attempt == attempt)
+            && slot.is_current(attempt)
         {
             slot.errand = errand;
         }
@@ -482,7 +462,7 @@ impl<K: Kernel> Shard<K> {
         }
         let Some(job) = self.job(attempt, handler) else { return };
         let job = Job { deadline_from: Some(started), resume: Some(target), requests_made: 1, ..job };
-        if !self.waiting.is_empty(Lane::Pool(handler)) {
+        if !self.waiting.is_lane_empty(Lane::Pool(handler)) {
             return self.wait_for_pool(job);
         }
         if let Err(job) = self.submit(job, now) {
@@ -504,12 +484,11 @@ impl<K: Kernel> Shard<K> {
         Some(Job { shard, attempt, handler, request, deadline_from: None, resume: None, requests_made: 0 })
     }
 
-    /// Gives the job back (boxed: it is rare) where the pool has no place for it. One that nobody waits for any more, or whose deadline passed
-    /// while it waited for a place, is done with.
+    /// Gives the job back (boxed: it is rare) where the pool has no place for it. One that nobody waits for any more, or
+    /// whose deadline passed while it waited for a place, is done with.
     fn submit(&mut self, job: Job, now: Instant) -> Result<(), Box<Job>> {
         let attempt = job.attempt;
-        let current = self.slot(attempt.worker).and_then(|slot| slot.current.as_ref());
-        if current.is_none_or(|current| current.start.attempt != attempt) {
+        if !self.is_current(attempt) {
             return Ok(());
         }
         let expired = job.deadline_from.is_some_and(|from| from + job.request.spec.timeout() <= now);
@@ -576,6 +555,10 @@ impl<K: Kernel> Shard<K> {
         }
     }
 
+    fn is_current(&mut self, attempt: AttemptId) -> bool {
+        self.slot(attempt.worker).is_some_and(|slot| slot.is_current(attempt))
+    }
+
     fn slot(&mut self, worker: WorkerIndex) -> Option<&mut Slot> {
         self.slots.get_mut(worker.0 as usize)?.as_mut()
     }
@@ -622,64 +605,6 @@ impl<K: Kernel> Shard<K> {
             return Turn::Ended;
         }
         Turn::Again
-    }
-}
-
-impl Slot {
-    fn new(stats: Arc<ProbeStats>, spec: &ProbeSpec) -> Self {
-        let is_address = |host: &Option<Arc<str>>| {
-            host.as_deref().is_none_or(|host| host.is_empty() || host.parse::<std::net::IpAddr>().is_ok())
-        };
-        let (handler, lane) = match &spec.handler {
-            Handler::TcpSocket(tcp) if is_address(&tcp.host) => (HandlerKind::Tcp, Lane::Ring),
-            Handler::TcpSocket(_) => (HandlerKind::Tcp, Lane::Pool(HandlerKind::Tcp)),
-            Handler::HttpGet(get) => match get.scheme {
-                Scheme::Https => (HandlerKind::Https, Lane::Pool(HandlerKind::Https)),
-                Scheme::Http if is_address(&get.host) => (HandlerKind::Http, Lane::RingHttp),
-                Scheme::Http => (HandlerKind::Http, Lane::Pool(HandlerKind::Http)),
-            },
-            Handler::Grpc(_) => (HandlerKind::Grpc, Lane::Pool(HandlerKind::Grpc)),
-            Handler::Exec(_) => (HandlerKind::Exec, Lane::Pool(HandlerKind::Exec)),
-        };
-        Self { stats, handler, lane, errand: None, current: None, triggered: false, stuck: false }
-    }
-
-    /// What the attempt does: the kept errand where it still leads to the pod.
-    fn errand(&mut self, target: &Target<'_>) -> Result<Errand, Outcome> {
-        let own_host = match &target.spec.handler {
-            Handler::TcpSocket(tcp) => tcp.host.as_deref(),
-            Handler::HttpGet(get) => get.host.as_deref(),
-            Handler::Grpc(_) | Handler::Exec(_) => None,
-        };
-        let unmoved = |errand: &Errand| {
-            let leads_to = errand.addr().map(|addr| addr.ip());
-            own_host.is_some_and(|host| !host.is_empty()) || (leads_to.is_some() && leads_to == target.pod_ip)
-        };
-        match self.errand.take().filter(unmoved) {
-            Some(errand) => Ok(errand),
-            None => errand_of(&target.spec.handler, target.pod_ip),
-        }
-    }
-
-    fn record(&self, report: &Report) {
-        let stats = &self.stats;
-        stats.record(!matches!(report.outcome, Outcome::Failure(_)), report.duration_ns);
-        stats.last_at_ns.store(report.at.as_nanos(), Ordering::Relaxed);
-        stats.last_duration_ns.store(report.duration_ns, Ordering::Relaxed);
-        stats.run.store(report.run, Ordering::Relaxed);
-        stats.threshold.store(report.threshold, Ordering::Relaxed);
-    }
-}
-
-/// What an attempt on the ring does, or the outcome where it cannot even be described.
-pub(super) fn errand_of(handler: &Handler, pod_ip: Option<std::net::IpAddr>) -> Result<Errand, Outcome> {
-    match handler {
-        Handler::TcpSocket(tcp) => match tcp::Plan::new(tcp, pod_ip) {
-            Ok(plan) => Ok(Errand::Tcp(Box::new(plan))),
-            Err(text) => Err(Outcome::Error(text.into())),
-        },
-        Handler::HttpGet(get) => http::Plan::new(get, pod_ip).map(|plan| Errand::Http(Box::new(plan))),
-        Handler::Grpc(_) | Handler::Exec(_) => Err(Outcome::Error("not made on a ring".into())),
     }
 }
 

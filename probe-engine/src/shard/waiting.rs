@@ -34,7 +34,7 @@ pub struct Waiting {
 impl Waiting {
     /// None waits in this lane.
     #[must_use]
-    pub fn is_empty(&self, lane: Lane) -> bool {
+    pub fn is_lane_empty(&self, lane: Lane) -> bool {
         match lane {
             Lane::Ring => self.ring.is_empty(),
             Lane::RingHttp => self.ring_http.is_empty(),
@@ -62,7 +62,7 @@ impl Waiting {
 
     /// Attempts waiting, all in all.
     #[must_use]
-    pub fn len(&self) -> usize {
+    pub fn attempts_len(&self) -> usize {
         let pool: usize = self.pool.iter().map(VecDeque::len).sum();
         self.ring.len() + self.ring_http.len() + self.urgent.len() + pool
     }

@@ -108,12 +108,15 @@ impl Checks {
             }
             let (passed, failed) = (counts.0 > seen.0, counts.1 > seen.1);
             assert!(counts.0 + counts.1 == seen.0 + seen.1 + 1, "probe {index}: more than one result in a turn");
-            world.note(30 + u64::from(failed), || format!("probe {index}: {}", if passed { "success" } else { "failure" }));
+            world.note(30 + u64::from(failed), || {
+                format!("probe {index}: {}", if passed { "success" } else { "failure" })
+            });
             let probe = &world.pods.probes[index];
             if probe.is_pooled {
                 continue;
             }
-            let ended = world.net.ended[probe.target].as_ref().filter(|ended| ended.epoch == world.net.epochs[probe.target]);
+            let ended =
+                world.net.ended[probe.target].as_ref().filter(|ended| ended.epoch == world.net.epochs[probe.target]);
             let Some(ended) = ended else { panic!("probe {index}: a result without an attempt") };
             assert!(ended.serial > self.answered[index], "probe {index}: two results of one attempt");
             self.answered[index] = ended.serial;
@@ -149,7 +152,8 @@ impl Checks {
     /// Without descriptors, each probe has its turn with the one in reserve.
     fn drought(&mut self, world: &World) {
         let is_dry = world.net.files_max == Some(1);
-        if is_dry && self.drought.is_none() && !world.pods.probes.iter().any(|probe| probe.spec.failure_threshold < 100) {
+        if is_dry && self.drought.is_none() && !world.pods.probes.iter().any(|probe| probe.spec.failure_threshold < 100)
+        {
             self.drought = Some(world.pods.probes.iter().map(SimProbe::counts).collect());
         }
         if !is_dry && let Some(before) = self.drought.take() {

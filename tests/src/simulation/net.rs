@@ -620,7 +620,8 @@ impl World {
         let socket = self.net.find(key)?;
         let Pending { token, work, cancelled, submitted, result, .. } = socket.ops[slot].take()?;
         // A cancelled operation may have had its own result first.
-        let cancelled = cancelled && !(submitted && wins && (result.is_some() || (slot == 1 && !socket.arrived.is_empty())));
+        let cancelled =
+            cancelled && !(submitted && wins && (result.is_some() || (slot == 1 && !socket.arrived.is_empty())));
         let result = if cancelled { Some(Err(libc::ECANCELED)) } else { result };
         let (result, buffer) = match work {
             Work::Connect => (result.unwrap_or(Err(libc::ECANCELED)), None),

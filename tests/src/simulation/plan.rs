@@ -68,7 +68,8 @@ impl Plan {
                 plan.ledger(world);
             }
             Kind::Drought => {
-                weather = Weather { batch_max: weather.batch_max, late_cancels: weather.late_cancels, ..Weather::default() };
+                weather =
+                    Weather { batch_max: weather.batch_max, late_cancels: weather.late_cancels, ..Weather::default() };
                 plan.drought(world);
             }
         }
@@ -268,4 +269,3 @@ fn probes(random: &mut Random) -> Vec<(ProbeType, ProbeSpec, Behaviour)> {
     };
     wanted.map(make).collect()
 }
-

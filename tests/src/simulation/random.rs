@@ -14,6 +14,7 @@ impl Random {
     }
 
     /// Any number.
+    #[expect(clippy::should_implement_trait, reason = "the field's word for it, and no iterator ends never")]
     pub fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;

@@ -1,17 +1,13 @@
 use std::fs;
 use std::future::Future;
 use std::os::fd::{AsFd, AsRawFd};
-use std::time::Instant;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::*;
 
 fn block_on<T>(future: impl Future<Output = T>) -> T {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .expect("a runtime");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     let bounded = async { timeout(Duration::from_secs(30), future).await };
     runtime.block_on(bounded).expect("the test is over in time")
 }
@@ -84,8 +80,7 @@ fn stdout_comes_before_stderr_whatever_was_written_first() {
 
 #[test]
 fn the_cut_counts_both_outputs_together() {
-    let outcome =
-        shell("head -c 10000 /dev/zero | tr '\\0' o; head -c 10000 /dev/zero | tr '\\0' e >&2");
+    let outcome = shell("head -c 10000 /dev/zero | tr '\\0' o; head -c 10000 /dev/zero | tr '\\0' e >&2");
     let Outcome::Success(text) = outcome else {
         panic!("{outcome:?}");
     };
@@ -109,24 +104,18 @@ fn stdin_is_empty() {
 
 #[test]
 fn death_by_a_signal_is_a_failure() {
-    assert_eq!(
-        shell("echo last words; kill -9 $$"),
-        Outcome::Failure("last words\n".into())
-    );
+    assert_eq!(shell("echo last words; kill -9 $$"), Outcome::Failure("last words\n".into()));
 }
 
 #[test]
 fn a_background_child_that_holds_the_pipes_does_not_delay_the_verdict_and_lives_on() {
     let (reader, writer) = held_pipe();
-    let started = Instant::now();
+    let started = crate::clock::now();
     let script = format!("exec 9>{}; sleep 60 & echo $!; exit 1", fd_path(&writer));
     let outcome = shell(&script);
     drop(writer);
-    assert!(
-        started.elapsed() < Duration::from_secs(20),
-        "{:?}",
-        started.elapsed()
-    );
+    let took = crate::clock::now() - started;
+    assert!(took < Duration::from_secs(20), "{took:?}");
     let Outcome::Failure(text) = outcome else {
         panic!("{outcome:?}");
     };
@@ -148,16 +137,9 @@ fn a_background_child_that_writes_without_end_does_not_hold_the_attempt() {
 #[test]
 fn the_timeout_kills_the_whole_group() {
     let (reader, writer) = held_pipe();
-    let script = format!(
-        "exec 9>{}; trap '' TERM; sleep 60 & sleep 60",
-        fd_path(&writer)
-    );
+    let script = format!("exec 9>{}; trap '' TERM; sleep 60 & sleep 60", fd_path(&writer));
     let command = argv(&["/bin/sh", "-c", &script]);
-    let outcome = block_on(run(
-        host_command(&command),
-        &command,
-        Some(Duration::from_millis(300)),
-    ));
+    let outcome = block_on(run(host_command(&command), &command, Some(Duration::from_millis(300))));
     drop(writer);
     assert!(matches!(outcome, Outcome::Failure(_)), "{outcome:?}");
     assert!(ends(&reader));
@@ -167,11 +149,7 @@ fn the_timeout_kills_the_whole_group() {
 fn giving_up_kills_the_whole_group_and_leaves_no_zombie() {
     let (reader, writer) = held_pipe();
     let file = tempfile::NamedTempFile::new().expect("a file");
-    let script = format!(
-        "exec 9>{}; sleep 60 & echo $$ > {}; sleep 60",
-        fd_path(&writer),
-        file.path().display()
-    );
+    let script = format!("exec 9>{}; sleep 60 & echo $$ > {}; sleep 60", fd_path(&writer), file.path().display());
     let command = argv(&["/bin/sh", "-c", &script]);
     block_on(async {
         let pid_written = async {
@@ -195,11 +173,8 @@ fn giving_up_kills_the_whole_group_and_leaves_no_zombie() {
 }
 
 fn is_zombie(pid: &str) -> bool {
-    fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| {
-        stat.rsplit(") ")
-            .next()
-            .is_some_and(|rest| rest.starts_with('Z'))
-    })
+    fs::read_to_string(format!("/proc/{pid}/stat"))
+        .is_ok_and(|stat| stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with('Z')))
 }
 
 #[test]

@@ -12,10 +12,7 @@ use tonic_health::pb::health_server::{Health, HealthServer};
 use super::*;
 
 fn block_on<T>(future: impl Future<Output = T>) -> T {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .expect("a runtime");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     let bounded = async { timeout(Duration::from_secs(30), future).await };
     runtime.block_on(bounded).expect("the test is over in time")
 }
@@ -31,15 +28,9 @@ async fn health_server() -> SocketAddr {
     let (listener, address) = listen().await;
     let (reporter, service) = tonic_health::server::health_reporter();
     reporter.set_service_status("", Serving::Serving).await;
-    reporter
-        .set_service_status("ill", Serving::NotServing)
-        .await;
-    reporter
-        .set_service_status("unsure", Serving::Unknown)
-        .await;
-    let server = Server::builder()
-        .add_service(service)
-        .serve_with_incoming(TcpListenerStream::new(listener));
+    reporter.set_service_status("ill", Serving::NotServing).await;
+    reporter.set_service_status("unsure", Serving::Unknown).await;
+    let server = Server::builder().add_service(service).serve_with_incoming(TcpListenerStream::new(listener));
     tokio::spawn(server);
     address
 }
@@ -56,9 +47,7 @@ impl Health for Fixed {
         let agent = request.metadata().get("user-agent").cloned();
         assert!(agent.is_some_and(|agent| agent.as_bytes().starts_with(b"kube-probe/1.34 ")));
         match &self.0 {
-            Some(Ok(status)) => Ok(tonic::Response::new(HealthCheckResponse {
-                status: *status,
-            })),
+            Some(Ok(status)) => Ok(tonic::Response::new(HealthCheckResponse { status: *status })),
             Some(Err(status)) => Err(status.clone()),
             None => std::future::pending().await,
         }
@@ -99,8 +88,7 @@ fn failed(text: &str) -> Outcome {
 
 /// A port that is taken, so that nobody else listens on it, and refuses connections.
 fn refusing_port() -> (socket2::Socket, u16) {
-    let socket =
-        socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
     let any: SocketAddr = "127.0.0.1:0".parse().expect("an address");
     socket.bind(&any.into()).expect("bind");
     let address = socket.local_addr().expect("its address");
@@ -113,9 +101,7 @@ fn g01_a_closed_port_takes_the_whole_timeout_and_reports_it_without_a_host() {
     let (_socket, port) = refusing_port();
     let started = clock::now();
     let attempted = block_on(attempt(None, port, "", started, Duration::from_secs(1)));
-    let text = format!(
-        "timeout: failed to connect service \":{port}\" within 1s: context deadline exceeded"
-    );
+    let text = format!("timeout: failed to connect service \":{port}\" within 1s: context deadline exceeded");
     assert_eq!(attempted.outcome, failed(&text));
     assert!(attempted.phases.total >= Duration::from_secs(1));
     assert_eq!(attempted.phases.connect, None);
@@ -139,14 +125,8 @@ fn g01_the_text_names_the_address_and_a_long_timeout_as_go_does() {
 fn g04_not_serving_is_a_failure_that_names_the_status() {
     block_on(async {
         let address = health_server().await;
-        assert_eq!(
-            probe_2s(address, "ill").await,
-            failed("service unhealthy (responded with \"NOT_SERVING\")")
-        );
-        assert_eq!(
-            probe_2s(address, "unsure").await,
-            failed("service unhealthy (responded with \"UNKNOWN\")")
-        );
+        assert_eq!(probe_2s(address, "ill").await, failed("service unhealthy (responded with \"NOT_SERVING\")"));
+        assert_eq!(probe_2s(address, "unsure").await, failed("service unhealthy (responded with \"UNKNOWN\")"));
     });
 }
 
@@ -155,10 +135,7 @@ fn g05_an_rpc_that_is_too_slow_is_a_timeout_of_the_rpc() {
     block_on(async {
         let address = fixed_server(None).await;
         let started = clock::now();
-        assert_eq!(
-            probe_2s(address, "").await,
-            failed("timeout: health rpc did not complete within 2s")
-        );
+        assert_eq!(probe_2s(address, "").await, failed("timeout: health rpc did not complete within 2s"));
         assert!(clock::now() - started < Duration::from_secs(10));
     });
 }
@@ -167,24 +144,9 @@ fn g05_an_rpc_that_is_too_slow_is_a_timeout_of_the_rpc() {
 fn g06_serving_is_a_success() {
     block_on(async {
         let address = health_server().await;
-        let attempted = attempt(
-            Some(address.ip()),
-            address.port(),
-            "",
-            clock::now(),
-            Duration::from_secs(2),
-        )
-        .await;
-        assert_eq!(
-            attempted.outcome,
-            Outcome::Success("service healthy".into())
-        );
-        let Phases {
-            connect,
-            first_byte,
-            total,
-            ..
-        } = attempted.phases;
+        let attempted = attempt(Some(address.ip()), address.port(), "", clock::now(), Duration::from_secs(2)).await;
+        assert_eq!(attempted.outcome, Outcome::Success("service healthy".into()));
+        let Phases { connect, first_byte, total, .. } = attempted.phases;
         assert!(connect.is_some_and(|connect| connect <= total));
         assert!(first_byte.is_some_and(|first_byte| first_byte <= total));
     });
@@ -221,29 +183,14 @@ fn a_server_without_the_health_service_is_named_as_such() {
 fn statuses_are_written_as_grpc_go_writes_them() {
     let within = GoDuration(Duration::from_secs(1));
     let table = [
-        (
-            Code::Cancelled,
-            "error: health rpc probe failed: rpc error: code = Canceled desc = x",
-        ),
-        (
-            Code::Unavailable,
-            "error: health rpc probe failed: rpc error: code = Unavailable desc = x",
-        ),
-        (
-            Code::DeadlineExceeded,
-            "timeout: health rpc did not complete within 1s",
-        ),
+        (Code::Cancelled, "error: health rpc probe failed: rpc error: code = Canceled desc = x"),
+        (Code::Unavailable, "error: health rpc probe failed: rpc error: code = Unavailable desc = x"),
+        (Code::DeadlineExceeded, "timeout: health rpc did not complete within 1s"),
     ];
     for (code, text) in table {
-        assert_eq!(
-            judge_status(&Status::new(code, "x"), within, false),
-            failed(text)
-        );
+        assert_eq!(judge_status(&Status::new(code, "x"), within, false), failed(text));
     }
-    assert_eq!(
-        judge_status(&Status::cancelled("Timeout expired"), within, true),
-        rpc_timeout(within)
-    );
+    assert_eq!(judge_status(&Status::cancelled("Timeout expired"), within, true), rpc_timeout(within));
 }
 
 #[test]
@@ -257,10 +204,7 @@ fn the_user_agent_starts_as_that_of_httpget() {
 fn a_status_number_that_nobody_knows_is_a_failure_with_the_number() {
     block_on(async {
         let address = fixed_server(Some(Ok(7))).await;
-        assert_eq!(
-            probe_2s(address, "").await,
-            failed("service unhealthy (responded with \"7\")")
-        );
+        assert_eq!(probe_2s(address, "").await, failed("service unhealthy (responded with \"7\")"));
     });
 }
 
@@ -300,13 +244,7 @@ fn a_server_of_another_protocol_was_never_connected() {
 fn a_port_that_opens_within_the_timeout_is_reached() {
     block_on(async {
         let (socket, port) = refusing_port();
-        let prober = tokio::spawn(attempt(
-            None,
-            port,
-            "",
-            clock::now(),
-            Duration::from_secs(20),
-        ));
+        let prober = tokio::spawn(attempt(None, port, "", clock::now(), Duration::from_secs(20)));
         // The first connect is refused before this task goes on; the second comes a second later.
         tokio::time::sleep(Duration::from_millis(50)).await;
         socket.listen(16).expect("listen");
@@ -317,10 +255,7 @@ fn a_port_that_opens_within_the_timeout_is_reached() {
             .serve_with_incoming(TcpIncoming::from(listener));
         tokio::spawn(server);
         let attempted = prober.await.expect("no panic");
-        assert_eq!(
-            attempted.outcome,
-            Outcome::Success("service healthy".into())
-        );
+        assert_eq!(attempted.outcome, Outcome::Success("service healthy".into()));
     });
 }
 
@@ -331,10 +266,7 @@ fn a_connection_that_breaks_under_the_call_is_unavailable() {
         tokio::spawn(async move {
             let (mut stream, _) = listener.accept().await.expect("a connection");
             // An empty SETTINGS frame, and the end after the request came.
-            stream
-                .write_all(&[0, 0, 0, 4, 0, 0, 0, 0, 0])
-                .await
-                .expect("write");
+            stream.write_all(&[0, 0, 0, 4, 0, 0, 0, 0, 0]).await.expect("write");
             let mut buffer = [0; 4096];
             let mut seen = Vec::new();
             while !seen.windows(13).any(|bytes| bytes == b"kube-probe/1.") && seen.len() < 200 {
@@ -416,9 +348,7 @@ fn a_success_leaves_no_task_behind() {
 fn a_deadline_that_has_passed_is_a_failure_at_once() {
     block_on(async {
         let (_socket, port) = refusing_port();
-        let outcome = attempt(None, port, "", Instant::ZERO, Duration::from_secs(1))
-            .await
-            .outcome;
+        let outcome = attempt(None, port, "", Instant::ZERO, Duration::from_secs(1)).await.outcome;
         assert!(matches!(outcome, Outcome::Failure(_)), "{outcome:?}");
     });
 }

@@ -33,10 +33,7 @@ impl Sink {
     /// Waits until `enough` of what came holds.
     fn wait(&self, enough: impl Fn(&[PoolReply]) -> bool) {
         let seen = self.seen.lock().expect("the sink");
-        let (seen, timeout) = self
-            .arrived
-            .wait_timeout_while(seen, PATIENCE, |seen| !enough(seen))
-            .expect("the sink");
+        let (seen, timeout) = self.arrived.wait_timeout_while(seen, PATIENCE, |seen| !enough(seen)).expect("the sink");
         assert!(!timeout.timed_out(), "only {seen:?}");
     }
 
@@ -52,10 +49,7 @@ impl Sink {
     fn outcomes(&self) -> HashMap<u32, Outcome> {
         let mut outcomes = HashMap::new();
         for reply in &*self.seen.lock().expect("the sink") {
-            if let PoolReply::Done {
-                attempt, outcome, ..
-            } = reply
-            {
+            if let PoolReply::Done { attempt, outcome, .. } = reply {
                 let before = outcomes.insert(attempt.worker.0, outcome.clone());
                 assert!(before.is_none(), "attempt {attempt:?} was answered twice");
             }
@@ -93,20 +87,11 @@ impl ContainerRuntime for HostRuntime {
         unreachable!("the pool starts nothing")
     }
 
-    fn stop<'a>(
-        &'a self,
-        _id: &'a ContainerId,
-        _grace: Duration,
-    ) -> BoxFuture<'a, Result<(), RuntimeError>> {
+    fn stop<'a>(&'a self, _id: &'a ContainerId, _grace: Duration) -> BoxFuture<'a, Result<(), RuntimeError>> {
         unreachable!("the pool stops nothing")
     }
 
-    fn exec<'a>(
-        &'a self,
-        _id: &'a ContainerId,
-        command: &'a [Box<str>],
-        timeout: Duration,
-    ) -> BoxFuture<'a, Outcome> {
+    fn exec<'a>(&'a self, _id: &'a ContainerId, command: &'a [Box<str>], timeout: Duration) -> BoxFuture<'a, Outcome> {
         Box::pin(async move {
             assert_ne!(&*command[0], "panic", "as asked for");
             exec::run(exec::host_command(command), command, Some(timeout)).await
@@ -117,12 +102,7 @@ impl ContainerRuntime for HostRuntime {
         unreachable!("the pool removes nothing")
     }
 
-    fn log_files(
-        &self,
-        _pod: &Pod,
-        _container: &ContainerName,
-        _previous: bool,
-    ) -> Result<Vec<PathBuf>, RuntimeError> {
+    fn log_files(&self, _pod: &Pod, _container: &ContainerName, _previous: bool) -> Result<Vec<PathBuf>, RuntimeError> {
         Ok(Vec::new())
     }
 
@@ -138,11 +118,7 @@ impl ContainerRuntime for HostRuntime {
 fn pool(config: PoolConfig) -> (Pool, Arc<Sink>) {
     let sink = Arc::new(Sink::default());
     let runtime: Arc<dyn ContainerRuntime> = Arc::new(HostRuntime);
-    let pool = Pool::start(
-        config,
-        Some(runtime),
-        Arc::clone(&sink) as Arc<dyn ReplySink>,
-    );
+    let pool = Pool::start(config, Some(runtime), Arc::clone(&sink) as Arc<dyn ReplySink>);
     (pool.expect("a pool"), sink)
 }
 
@@ -166,10 +142,7 @@ fn request(handler: Handler, timeout_seconds: u32) -> Request {
 fn job(number: u32, handler: HandlerKind, request: Request) -> Job {
     Job {
         shard: 3,
-        attempt: AttemptId {
-            worker: WorkerIndex(number),
-            generation: 0,
-        },
+        attempt: AttemptId { worker: WorkerIndex(number), generation: 0 },
         handler,
         request,
         deadline_from: None,
@@ -180,17 +153,12 @@ fn job(number: u32, handler: HandlerKind, request: Request) -> Job {
 
 fn exec_job(number: u32, script: &str, timeout_seconds: u32) -> Job {
     let command = ["/bin/sh", "-c", script].map(Box::from);
-    let handler = Handler::Exec(Exec {
-        command: Box::new(command),
-    });
+    let handler = Handler::Exec(Exec { command: Box::new(command) });
     job(number, HandlerKind::Exec, request(handler, timeout_seconds))
 }
 
 fn grpc_job(number: u32, port: u16, timeout_seconds: u32) -> Job {
-    let handler = Handler::Grpc(Grpc {
-        port,
-        service: "".into(),
-    });
+    let handler = Handler::Grpc(Grpc { port, service: "".into() });
     job(number, HandlerKind::Grpc, request(handler, timeout_seconds))
 }
 
@@ -199,19 +167,12 @@ fn health_server() -> (u16, tokio::sync::oneshot::Sender<()>) {
     let (end, ended) = tokio::sync::oneshot::channel::<()>();
     let (tell, port) = mpsc::channel();
     std::thread::spawn(move || {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         runtime.expect("a runtime").block_on(async move {
-            let listener = tokio::net::TcpListener::bind("127.0.0.1:0")
-                .await
-                .expect("a listener");
-            tell.send(listener.local_addr().expect("its address").port())
-                .expect("the test waits");
+            let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a listener");
+            tell.send(listener.local_addr().expect("its address").port()).expect("the test waits");
             let (reporter, service) = tonic_health::server::health_reporter();
-            reporter
-                .set_service_status("", tonic_health::ServingStatus::Serving)
-                .await;
+            reporter.set_service_status("", tonic_health::ServingStatus::Serving).await;
             let server = tonic::transport::Server::builder()
                 .add_service(service)
                 .serve_with_incoming(tonic::transport::server::TcpIncoming::from(listener));
@@ -230,10 +191,7 @@ fn submit(handle: &PoolHandle, job: Job) {
 
 fn on_both_runtimes(test: impl Fn(PoolConfig)) {
     for uring in [true, false] {
-        test(PoolConfig {
-            uring,
-            ..PoolConfig::default()
-        });
+        test(PoolConfig { uring, ..PoolConfig::default() });
     }
 }
 
@@ -259,14 +217,7 @@ fn started_comes_before_done_and_latency_counts_from_there() {
     submit(&pool.handle(), exec_job(1, "true", 10));
     sink.wait_done(1);
     let seen = sink.seen.lock().expect("the sink");
-    let [
-        PoolReply::Started { attempt, at },
-        PoolReply::Done {
-            attempt: done,
-            latency_ns,
-            ..
-        },
-    ] = seen.as_slice()
+    let [PoolReply::Started { attempt, at }, PoolReply::Done { attempt: done, latency_ns, .. }] = seen.as_slice()
     else {
         panic!("{seen:?}");
     };
@@ -276,11 +227,7 @@ fn started_comes_before_done_and_latency_counts_from_there() {
 
 #[test]
 fn a_full_queue_gives_the_job_back_and_bounds_hold() {
-    let (pool, sink) = pool(PoolConfig {
-        queue_len_max: 2,
-        exec_concurrent_max: 1,
-        ..PoolConfig::default()
-    });
+    let (pool, sink) = pool(PoolConfig { queue_len_max: 2, exec_concurrent_max: 1, ..PoolConfig::default() });
     let handle = pool.handle();
     let gate = tempfile::tempdir().expect("a directory");
     let open = gate.path().join("open");
@@ -289,47 +236,24 @@ fn a_full_queue_gives_the_job_back_and_bounds_hold() {
     sink.wait_started(1);
     submit(&handle, exec_job(2, "true", 20));
     submit(&handle, exec_job(3, "true", 20));
-    assert_eq!(
-        (
-            handle.queue_len(HandlerKind::Exec),
-            handle.in_flight(HandlerKind::Exec)
-        ),
-        (2, 1)
-    );
-    let back = handle
-        .try_submit(exec_job(4, "true", 20))
-        .expect_err("a full queue");
+    assert_eq!((handle.queue_len(HandlerKind::Exec), handle.in_flight(HandlerKind::Exec)), (2, 1));
+    let back = handle.try_submit(exec_job(4, "true", 20)).expect_err("a full queue");
     assert_eq!(back.attempt.worker, WorkerIndex(4));
     assert_eq!(handle.in_flight(HandlerKind::Grpc), 0);
 
     fs::write(open, "").expect("a file");
     sink.wait_done(3);
-    assert_eq!(
-        (
-            handle.queue_len(HandlerKind::Exec),
-            handle.in_flight(HandlerKind::Exec)
-        ),
-        (0, 0)
-    );
+    assert_eq!((handle.queue_len(HandlerKind::Exec), handle.in_flight(HandlerKind::Exec)), (0, 0));
     // One at a time: each start comes after the end before it.
     let seen = sink.seen.lock().expect("the sink");
-    assert!(
-        seen.iter()
-            .map(is_done)
-            .eq([false, true, false, true, false, true]),
-        "{seen:?}"
-    );
+    assert!(seen.iter().map(is_done).eq([false, true, false, true, false, true]), "{seen:?}");
 }
 
 #[test]
 fn a_stuck_exec_delays_no_grpc() {
     on_both_runtimes(|config| {
         let (port, _end) = health_server();
-        let (pool, sink) = pool(PoolConfig {
-            threads: 1,
-            exec_concurrent_max: 2,
-            ..config
-        });
+        let (pool, sink) = pool(PoolConfig { threads: 1, exec_concurrent_max: 2, ..config });
         let handle = pool.handle();
         for number in 0..10 {
             submit(&handle, exec_job(number, "sleep 60", 60));
@@ -350,10 +274,7 @@ fn a_stuck_exec_delays_no_grpc() {
 #[test]
 fn shutdown_answers_what_waits_and_what_is_at_work() {
     on_both_runtimes(|config| {
-        let (pool, sink) = pool(PoolConfig {
-            exec_concurrent_max: 2,
-            ..config
-        });
+        let (pool, sink) = pool(PoolConfig { exec_concurrent_max: 2, ..config });
         let handle = pool.handle();
         for number in 0..6 {
             submit(&handle, exec_job(number, "sleep 60", 60));
@@ -362,11 +283,7 @@ fn shutdown_answers_what_waits_and_what_is_at_work() {
         pool.shutdown();
         let outcomes = sink.outcomes();
         assert_eq!(outcomes.len(), 6);
-        assert!(
-            outcomes
-                .values()
-                .all(|outcome| *outcome == Outcome::Local(LocalCause::Pool))
-        );
+        assert!(outcomes.values().all(|outcome| *outcome == Outcome::Local(LocalCause::Pool)));
         assert!(handle.try_submit(exec_job(7, "true", 1)).is_err());
         assert_eq!(handle.in_flight(HandlerKind::Exec), 0);
     });
@@ -400,9 +317,7 @@ fn submitting_while_the_pool_ends_loses_no_job() {
 fn a_panic_in_an_attempt_is_answered_and_the_pool_goes_on() {
     let (pool, sink) = pool(PoolConfig::default());
     let handle = pool.handle();
-    let handler = Handler::Exec(Exec {
-        command: Box::new(["panic".into()]),
-    });
+    let handler = Handler::Exec(Exec { command: Box::new(["panic".into()]) });
     submit(&handle, job(1, HandlerKind::Exec, request(handler, 1)));
     sink.wait_done(1);
     assert_eq!(sink.outcomes()[&1], Outcome::Local(LocalCause::Pool));
@@ -414,14 +329,10 @@ fn a_panic_in_an_attempt_is_answered_and_the_pool_goes_on() {
 #[test]
 fn x07_with_exec_probe_timeout_off_a_timeout_is_an_error() {
     let text: Box<str> = "command timed out: \"/bin/sh -c sleep 60\" timed out after 1s".into();
-    for (exec_probe_timeout, expected) in [
-        (false, Outcome::Error(text.clone())),
-        (true, Outcome::Failure(text.clone())),
-    ] {
-        let (pool, sink) = pool(PoolConfig {
-            exec_probe_timeout,
-            ..PoolConfig::default()
-        });
+    for (exec_probe_timeout, expected) in
+        [(false, Outcome::Error(text.clone())), (true, Outcome::Failure(text.clone()))]
+    {
+        let (pool, sink) = pool(PoolConfig { exec_probe_timeout, ..PoolConfig::default() });
         submit(&pool.handle(), exec_job(1, "sleep 60", 1));
         sink.wait_done(1);
         assert_eq!(sink.outcomes()[&1], expected);
@@ -431,11 +342,7 @@ fn x07_with_exec_probe_timeout_off_a_timeout_is_an_error() {
 #[test]
 fn exec_without_a_runtime_or_a_container_is_an_error() {
     let sink = Arc::new(Sink::default());
-    let pool = Pool::start(
-        PoolConfig::default(),
-        None,
-        Arc::clone(&sink) as Arc<dyn ReplySink>,
-    );
+    let pool = Pool::start(PoolConfig::default(), None, Arc::clone(&sink) as Arc<dyn ReplySink>);
     let pool = pool.expect("a pool");
     submit(&pool.handle(), exec_job(1, "true", 1));
     sink.wait_done(1);
@@ -452,11 +359,7 @@ fn exec_without_a_runtime_or_a_container_is_an_error() {
 
 #[test]
 fn time_in_the_queue_is_given_back_to_an_attempt_that_a_shard_began() {
-    let (pool, sink) = pool(PoolConfig {
-        grpc_concurrent_max: 1,
-        threads: 1,
-        ..PoolConfig::default()
-    });
+    let (pool, sink) = pool(PoolConfig { grpc_concurrent_max: 1, threads: 1, ..PoolConfig::default() });
     let (port, _end) = health_server();
     let stalls = std::net::TcpListener::bind("127.0.0.1:0").expect("a listener");
     let stalls_port = stalls.local_addr().expect("its address").port();
@@ -466,24 +369,15 @@ fn time_in_the_queue_is_given_back_to_an_attempt_that_a_shard_began() {
     second.deadline_from = Some(clock::now());
     submit(&pool.handle(), second);
     sink.wait_done(2);
-    assert_eq!(
-        sink.outcomes()[&2],
-        Outcome::Success("service healthy".into())
-    );
+    assert_eq!(sink.outcomes()[&2], Outcome::Success("service healthy".into()));
 }
 
 #[test]
 fn a_size_of_nothing_is_refused_with_its_name() {
-    let config = PoolConfig {
-        exec_concurrent_max: 0,
-        ..PoolConfig::default()
-    };
+    let config = PoolConfig { exec_concurrent_max: 0, ..PoolConfig::default() };
     let error = Pool::start(config, None, Arc::new(Sink::default())).err();
     let text = error.map(|error| error.to_string());
-    assert_eq!(
-        text.as_deref(),
-        Some("pool exec_concurrent_max is 0; it must be 1 or more")
-    );
+    assert_eq!(text.as_deref(), Some("pool exec_concurrent_max is 0; it must be 1 or more"));
 }
 
 fn descriptors() -> usize {
@@ -511,8 +405,7 @@ fn two_hundred_attempts_leave_no_descriptor_and_no_zombie() {
     }
     on_both_runtimes(|config| {
         let (port, _end) = health_server();
-        let refusing = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None)
-            .expect("a socket");
+        let refusing = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
         let (pool, sink) = pool(config);
         let handle = pool.handle();
         let round = |from: u32, count: u32| {
@@ -537,11 +430,7 @@ fn two_hundred_attempts_leave_no_descriptor_and_no_zombie() {
         // The server's ends of the connections close after ours.
         let start = clock::now();
         while descriptors() > before {
-            assert!(
-                clock::now() - start < PATIENCE,
-                "{} > {before}",
-                descriptors()
-            );
+            assert!(clock::now() - start < PATIENCE, "{} > {before}", descriptors());
             std::thread::yield_now();
         }
         assert_eq!(children(), 0);

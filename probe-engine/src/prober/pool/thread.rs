@@ -45,13 +45,8 @@ pub(super) fn spawn(
                 }
             }
         })
-        .map_err(|source| PoolError::Thread {
-            name: name.clone(),
-            source,
-        })?;
-    let made = made
-        .recv()
-        .unwrap_or_else(|_gone| Err(io::Error::other("its thread panicked")));
+        .map_err(|source| PoolError::Thread { name: name.clone(), source })?;
+    let made = made.recv().unwrap_or_else(|_gone| Err(io::Error::other("its thread panicked")));
     made.map_err(|source| PoolError::Runtime { name, source })?;
     Ok(thread)
 }
@@ -73,9 +68,7 @@ impl Driver {
                 }
             }
         }
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         Ok(Driver::Tokio(runtime, LocalSet::new()))
     }
 
@@ -95,12 +88,7 @@ impl Driver {
 }
 
 /// Until the pool closes and what is at work has ended.
-async fn serve(
-    shared: Arc<Shared>,
-    lanes: &'static [LaneKind],
-    io: Io,
-    closing: watch::Receiver<bool>,
-) {
+async fn serve(shared: Arc<Shared>, lanes: &'static [LaneKind], io: Io, closing: watch::Receiver<bool>) {
     let mut takers = JoinSet::new();
     for &kind in lanes {
         takers.spawn_local(take(Arc::clone(&shared), kind, io, closing.clone()));
@@ -133,10 +121,7 @@ async fn take(shared: Arc<Shared>, kind: LaneKind, io: Io, mut closing: watch::R
             log_panic(ended);
         }
     };
-    if tokio::time::timeout(limits::POOL_SHUTDOWN_MAX, rest)
-        .await
-        .is_err()
-    {
+    if tokio::time::timeout(limits::POOL_SHUTDOWN_MAX, rest).await.is_err() {
         at_work.shutdown().await;
     }
 }
@@ -164,44 +149,22 @@ impl Errand {
         let Queued { job, queued_at } = queued;
         let now = clock::now();
         // The time in our queue is not the target's.
-        let started = job
-            .deadline_from
-            .map_or(now, |from| from + (now - queued_at));
+        let started = job.deadline_from.map_or(now, |from| from + (now - queued_at));
         shared.lane(kind).in_flight.fetch_add(1, Ordering::Relaxed);
-        let reply = PoolReply::Started {
-            attempt: job.attempt,
-            at: now,
-        };
+        let reply = PoolReply::Started { attempt: job.attempt, at: now };
         shared.sink.reply(job.shard, reply);
-        Self {
-            shared,
-            kind,
-            job,
-            started,
-            answered: false,
-        }
+        Self { shared, kind, job, started, answered: false }
     }
 
     async fn run(mut self, io: Io) {
         let resume = self.job.resume.take();
         let means = Means {
             io,
-            exec: self
-                .shared
-                .runtime
-                .as_deref()
-                .map_or(ExecBy::Nobody, ExecBy::Runtime),
+            exec: self.shared.runtime.as_deref().map_or(ExecBy::Nobody, ExecBy::Runtime),
             exec_probe_timeout: self.shared.exec_probe_timeout,
         };
         let requests_made = self.job.requests_made;
-        let attempted = attempt(
-            &self.job.request,
-            self.started,
-            resume,
-            requests_made,
-            means,
-        )
-        .await;
+        let attempted = attempt(&self.job.request, self.started, resume, requests_made, means).await;
         self.answer(attempted.outcome);
     }
 

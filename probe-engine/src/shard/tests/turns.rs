@@ -313,11 +313,12 @@ fn a_failed_body_is_tried_three_times_and_then_discarded() {
 fn late_completions_of_a_removed_pod_change_nothing() {
     let mut bench = Bench::new();
     bench.world.target(80, Target { connect: Some(ms(300)), ..Target::default() });
-    bench.add("pod", tcp_socket(80));
+    let removed = bench.add("pod", tcp_socket(80));
     bench.run(ms(100));
     bench.sender.send(Command::RemovePod { uid: "pod".into() }).expect("room");
-    bench.add("pod", tcp_socket(81));
+    let added = bench.add("pod", tcp_socket(81));
     bench.run(ms(500));
+    assert!(!removed.is_live() && added.is_live());
     assert_eq!(bench.world.open.get(), 0);
     assert_eq!(bench.shard.scheduler().workers_len(), 1);
 }
