@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use nix::libc;
 use probe_core::time::Instant;
+use probe_engine::limits;
 use probe_engine::shard::kernel::{Completion, ConnectInfo, SocketId};
 use probe_engine::shard::token::{Op, Token};
 
@@ -59,6 +60,8 @@ pub struct Ended {
     pub starved_until: Option<Instant>,
     /// How often.
     pub starved_len: u32,
+    /// The shard was held up between reading the clock and asking how old things are.
+    pub asked_late: bool,
     /// When the newest thing happened to it in the network.
     pub newest: Option<Instant>,
     /// One of these came within [`NEAR`] of a stall's end, or before the shard had seen the clock after it.
@@ -263,10 +266,11 @@ impl Net {
         }
     }
 
-    /// What is known of a connected socket.
-    pub fn connect_info(&self, socket: SocketId, now: Instant) -> Option<ConnectInfo> {
-        let socket = self.sockets.get(socket.0 as usize)?.as_ref()?;
+    /// What is known of a connected socket at `now`, by somebody who thinks that it is `read`.
+    pub fn connect_info(&mut self, socket: SocketId, now: Instant, read: Instant) -> Option<ConnectInfo> {
+        let socket = self.sockets.get_mut(socket.0 as usize)?.as_mut()?;
         socket.connected?.ok()?;
+        socket.ended.asked_late |= now - read >= limits::GIVE_BACK_MIN;
         let own = SocketAddr::from((Ipv4Addr::new(10, 255, 0, 1), 40_000));
         Some(ConnectInfo {
             rtt: socket.rtt,
@@ -357,6 +361,7 @@ impl World {
             faulted: false,
             starved_until: None,
             starved_len: 0,
+            asked_late: false,
             newest: None,
             was_near_a_stall: false,
             serial: net.serial,

@@ -281,10 +281,11 @@ impl World {
             let late = self.random.duration(Duration::from_micros(10), STARVED_MAX);
             self.hold_up(until, until + late);
         }
-        self.stall_end = until;
-        self.is_unaware = true;
+        self.is_unaware = false;
         self.advance(until);
         self.net.stalled(until);
+        self.stall_end = until;
+        self.is_unaware = true;
     }
 
     /// What the kernel would have done before `late` it does then, in the same order.
