@@ -66,7 +66,7 @@ impl Checks {
         }
         assert_eq!(shard.flights_len(), world.net.open_len(), "every flight has a socket, and every socket a flight");
         assert!(shard.flights_len() <= limits::FLIGHTS_PER_SHARD_MAX, "{} in flight", shard.flights_len());
-        if world.net.open_len() == 0 && world.net.files_max.is_none() && world.reads.len > 2 {
+        if world.net.open_len() == 0 && world.net.files_max.is_none() && !world.pods.is_ending {
             assert!(world.net.has_reserve(), "nothing in flight, and no descriptor in reserve");
         }
         self.comes_to_rest(shard, world);
@@ -145,7 +145,7 @@ impl Checks {
             }
         }
         let local = world.pods.totals.local;
-        let faults = world.net.local_faults;
+        let faults = world.net.local_faults + world.net.redirects;
         assert!(local <= faults, "{local} local outcomes of {faults} local faults");
     }
 

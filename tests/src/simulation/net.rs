@@ -11,7 +11,7 @@ use probe_core::time::Instant;
 use probe_engine::shard::kernel::{Completion, ConnectInfo, SocketId};
 use probe_engine::shard::token::{Op, Token};
 
-use super::target::{Door, Sent, Target, response};
+use super::target::{Answer, Door, Sent, Target, response};
 use super::world::{Event, World};
 
 /// What happens so soon before or after the end of a stall may have been held up together with the shard.
@@ -155,6 +155,8 @@ pub struct Net {
     pub tries: u64,
     /// Troubles of our own that were made up.
     pub local_faults: u64,
+    /// Redirects that lead to the pool: held up until their deadline has passed, they are trouble of our own.
+    pub redirects: u64,
     /// Completions given out.
     pub completions: u64,
     /// The most sockets that were open at once.
@@ -183,6 +185,7 @@ impl Default for Net {
             created_this_turn: Vec::new(),
             tries: 0,
             local_faults: 0,
+            redirects: 0,
             completions: 0,
             open_most: 0,
         }
@@ -547,6 +550,7 @@ impl World {
                 self.net.wake(key, slot);
                 if let Some(target) = target.map(|target| &self.net.targets[target]).filter(|target| target.is_http) {
                     let answers = response(&mut self.random, &target.behaviour);
+                    self.net.redirects += u64::from(target.behaviour.answer == Answer::RedirectHome);
                     for (after, sent) in answers {
                         self.schedule(now + after, Event::Net(key, NetEvent::Arrived(sent)));
                     }

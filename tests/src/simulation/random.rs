@@ -14,8 +14,7 @@ impl Random {
     }
 
     /// Any number.
-    #[expect(clippy::should_implement_trait, reason = "the field's word for it, and no iterator ends never")]
-    pub fn next(&mut self) -> u64 {
+    pub fn draw(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -25,7 +24,7 @@ impl Random {
 
     /// 0 to `end`, without it; 0 where `end` is 0.
     pub fn below(&mut self, end: u64) -> u64 {
-        if end == 0 { 0 } else { self.next() % end }
+        if end == 0 { 0 } else { self.draw() % end }
     }
 
     /// `first` to `last`, with both.

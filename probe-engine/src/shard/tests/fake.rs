@@ -84,6 +84,7 @@ struct Socket {
     submitted: Instant,
     /// When which piece arrives.
     arrivals: Vec<(Instant, Vec<u8>)>,
+    sent: Instant,
     last_data: Instant,
 }
 
@@ -148,7 +149,7 @@ impl Kernel for Fake {
         self.next += 1;
         let now = self.world.now();
         let (arrivals, connected_at) = (Vec::new(), None);
-        let socket = Socket { peer: *peer, target, connected_at, submitted: now, arrivals, last_data: now };
+        let socket = Socket { peer: *peer, target, connected_at, submitted: now, arrivals, sent: now, last_data: now };
         self.sockets.insert(self.next, socket);
         self.world.open.set(self.world.open.get() + 1);
         self.world.opened.set(self.world.opened.get() + 1);
@@ -176,6 +177,7 @@ impl Kernel for Fake {
             at = at + after;
             state.arrivals.push((at, piece));
         }
+        state.sent = now;
         self.operations.push(Operation { token, socket, at: Some(now), kind: Kind::Send(buffer, from) });
         Ok(())
     }
@@ -227,6 +229,7 @@ impl Kernel for Fake {
             rtt: if state.target.retransmits == 0 { connected_at - state.submitted } else { ms(1) },
             retransmits: state.target.retransmits,
             last_ack_age: now - connected_at.max(state.last_data),
+            last_sent_age: now - state.sent,
             last_data_age: now - state.last_data,
             local,
             peer: state.peer,
