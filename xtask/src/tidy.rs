@@ -118,6 +118,10 @@ fn core_is_pure() -> anyhow::Result<Vec<String>> {
             findings.push(format!("probe-engine/core/src/lib.rs: {attribute} is missing"));
         }
     }
+    // no_std by itself forbids `std::`; only this would let it in again.
+    if !lib.contains("#[cfg(test)]\nextern crate std;") || lib.matches("extern crate std").count() != 1 {
+        findings.push("probe-engine/core/src/lib.rs: std is for tests alone".to_owned());
+    }
     let manifest = fs::read_to_string(shell::root().join("probe-engine/core/Cargo.toml"))?;
     let dependencies = section(&manifest, "[dependencies]");
     for line in dependencies.iter().filter(|line| !line.trim().is_empty() && !line.starts_with('#')) {
