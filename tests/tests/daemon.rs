@@ -246,6 +246,24 @@ fn a_container_s_output_can_be_read_and_followed() {
 }
 
 #[test]
+fn a_daemon_whose_log_nobody_reads_any_more_goes_on() {
+    let folder = tempfile::tempdir().expect("a temporary directory");
+    let mut daemon = Daemon::start_unheard(folder, "none");
+    assert!(daemon.page("/healthz").is_some());
+    daemon.signal(Signal::SIGTERM);
+    let status = daemon.wait_end();
+    assert!(status.success(), "{status}");
+}
+
+#[test]
+fn probes_of_a_pod_that_is_not_there_are_an_error() {
+    let daemon = Daemon::start("none", &[]);
+    let output = daemon.cli(&["get", "probes", "nobody"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("\"nobody\" not found"), "{output:?}");
+}
+
+#[test]
 fn a_second_daemon_on_the_same_socket_is_refused() {
     let daemon = Daemon::start("none", &[]);
     let output = Command::new(binary())

@@ -25,7 +25,9 @@ pub fn init(level: &str, format: LogFormat) -> Result<(), CliError> {
             "--log-level {level:?}: {error}; allowed are error, warn, info, debug, trace, or directives such as probe_engine::shard=debug"
         ))
     })?;
-    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    // What cannot be written is lost: tracing's own word on it goes to standard error too, and panics when that is gone.
+    let subscriber =
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).log_internal_errors(false);
     let started = match format {
         LogFormat::Text => subscriber.with_ansi(false).with_target(false).try_init(),
         LogFormat::Json => subscriber.json().try_init(),

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use super::{CliError, Exit, Globals, logging};
+use crate::api::socket;
 use crate::config::{Config, RuntimeChoice, Settings};
 use crate::engine;
 
@@ -28,7 +29,7 @@ impl RunArgs {
     pub fn load(&self, globals: &Globals) -> Result<Config, CliError> {
         let mut flags = self.settings.clone();
         let unless_variable = |name: &str| std::env::var_os(name).is_none();
-        if flags.socket.is_none() && unless_variable(crate::api::socket::SOCKET_ENV) {
+        if flags.socket.is_none() && unless_variable(socket::SOCKET_ENV) {
             flags.socket.clone_from(&globals.socket);
         }
         if flags.log_level.is_none() && unless_variable("PROBE_ENGINE_LOG_LEVEL") {
@@ -47,6 +48,10 @@ pub fn run(args: &RunArgs, globals: &Globals) -> Result<Exit, CliError> {
     let runtime: RuntimeChoice = config.runtime.ok_or_else(|| CliError::usage(RUNTIMES))?;
     if config.manifests.is_empty() {
         return Err(CliError::usage("--manifests is missing: name a manifest file, or a directory to watch"));
+    }
+    if config.socket.is_none() {
+        // Says what is missing.
+        socket::default_path().map_err(|error| CliError::usage(error.to_string()))?;
     }
     logging::init(&config.log_level, config.log_format)?;
     engine::run(config, runtime).map_err(|error| CliError::Failed(error.to_string()))?;
