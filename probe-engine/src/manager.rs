@@ -212,8 +212,9 @@ impl Manager {
         let slots = slots_of(&pod);
         let status = (!self.runtime.manages_containers).then(|| self.status_without_runtime(&pod));
         info!(pod = %label(&pod), uid = %pod.uid, probes = slots.len(), "pod added");
-        self.tell_results(Input::Added { pod: Arc::clone(&pod), slots: slots.clone(), status: status.clone() }).await?;
         let shard = (!slots.is_empty()).then(|| self.least_loaded());
+        let added = Input::Added { pod: Arc::clone(&pod), slots: slots.clone(), shard, status: status.clone() };
+        self.tell_results(added).await?;
         let managed = Managed {
             pod: Arc::clone(&pod),
             shard,

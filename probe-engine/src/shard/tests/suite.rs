@@ -61,6 +61,7 @@ on_both_kernels! {
     a_reset_before_the_head_is_a_failure_and_an_end_in_the_body_an_error
     a_close_before_the_head_is_a_failure_eof
     a_redirect_lands_for_somebody_else_to_follow
+    a_redirect_with_a_broken_body_is_followed_all_the_same
     a_port_that_answers_itself_is_refused
     a_hundred_timeouts_at_once_are_reaped_and_closed
     linger_zero_leaves_no_time_wait
@@ -179,6 +180,12 @@ fn a_close_before_the_head_is_a_failure_eof(kernel: &mut impl Kernel, _: &Waker)
 
 fn a_redirect_lands_for_somebody_else_to_follow(kernel: &mut impl Kernel, _: &Waker) {
     let landed = ask(kernel, b"HTTP/1.1 302 Found\r\nLocation: /next\r\nContent-Length: 100\r\n\r\n");
+    let End::Redirect(target) = &landed.end else { panic!("{landed:?}") };
+    assert!(target.url().ends_with("/next"), "{target:?}");
+}
+
+fn a_redirect_with_a_broken_body_is_followed_all_the_same(kernel: &mut impl Kernel, _: &Waker) {
+    let landed = ask(kernel, b"HTTP/1.1 302 Found\r\nLocation: /next\r\nTransfer-Encoding: chunked\r\n\r\nno size\r\n");
     let End::Redirect(target) = &landed.end else { panic!("{landed:?}") };
     assert!(target.url().ends_with("/next"), "{target:?}");
 }
