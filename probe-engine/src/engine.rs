@@ -1,6 +1,6 @@
 //! The daemon: its stages wired to each other, their start against the flow and their end along it.
 //!
-//! Start: runtime, pool, shards, consumers, results, manager, API, sources. End: sources, pods (gracefully), API,
+//! Start: runtime, pool, shards, consumers, results, manager, sources, servers. End: sources, pods (gracefully), servers,
 //! manager, shards, pool, results. **Invariant:** a stage ends only after everything that sends to it has ended.
 
 use std::future::Future;
