@@ -320,6 +320,8 @@ fn scalars(key: &str, value: Value) -> Result<Vec<String>, String> {
     match value {
         Value::String(text) => Ok(vec![text]),
         Value::Number(number) => Ok(vec![number.to_string()]),
+        // YAML reads an `off` without quotes as a boolean.
+        Value::Bool(false) if key == "metricsListen" => Ok(vec!["off".to_owned()]),
         Value::Bool(flag) => Ok(vec![flag.to_string()]),
         Value::Array(items) if key == "manifests" => {
             let nested: Result<Vec<_>, _> = items.into_iter().map(|item| scalars("", item)).collect();
@@ -348,6 +350,7 @@ fn parse_layer(origin: &str, arguments: Vec<String>) -> Result<Settings, ConfigE
             .lines()
             .take(2)
             .map(str::trim)
+            .filter(|line| !line.is_empty())
             .collect::<Vec<_>>()
             .join(" "),
     };
@@ -428,6 +431,14 @@ mod tests {
         assert_eq!(origin("io"), "flag");
         assert_eq!(origin("shards"), file.path().display().to_string());
         assert_eq!(origin("close"), "default");
+    }
+
+    #[test]
+    fn metrics_can_be_switched_off_with_and_without_quotes() {
+        for text in ["metricsListen: off\n", "metricsListen: 'off'\n"] {
+            let config = Config::load(&Settings::default(), Some(file(text).path())).expect("valid");
+            assert_eq!(config.metrics_listen, None, "{text}");
+        }
     }
 
     #[test]

@@ -46,6 +46,27 @@ fn without_a_runtime_nothing_runs_and_both_are_explained() {
 }
 
 #[test]
+fn flags_lie_over_variables_wherever_they_stand_and_config_show_tells_which_it_was() {
+    let shown = |words: &[&str]| {
+        let mut command = Command::new(binary());
+        command.args(words).env("PROBE_ENGINE_SOCKET", "/of/variable").env("PROBE_ENGINE_LOG_FORMAT", "json");
+        let output = command.stdin(Stdio::null()).output().expect("it runs");
+        assert!(output.status.success(), "{output:?}");
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let line = |key: &str| {
+            let words = text.lines().find(|line| line.starts_with(key)).expect("every key").split_whitespace();
+            words.skip(1).collect::<Vec<_>>().join(" ")
+        };
+        [line("socket:"), line("logFormat:")]
+    };
+    let of_variables = ["/of/variable # PROBE_ENGINE_SOCKET", "json # PROBE_ENGINE_LOG_FORMAT"];
+    assert_eq!(shown(&["config", "show"]), of_variables);
+    let of_flags = ["/of/flag # flag", "text # flag"];
+    assert_eq!(shown(&["--socket", "/of/flag", "--log-format", "text", "config", "show"]), of_flags);
+    assert_eq!(shown(&["config", "show", "--log-format", "text", "--socket", "/of/flag"]), of_flags);
+}
+
+#[test]
 fn a_pod_appears_is_replaced_and_goes_with_its_manifest() {
     let mark = mark("replace");
     let mut daemon = Daemon::start("process", &[]);

@@ -15,6 +15,17 @@ pub enum LogFormat {
     Json,
 }
 
+impl LogFormat {
+    /// As `--log-format` takes it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            LogFormat::Text => "text",
+            LogFormat::Json => "json",
+        }
+    }
+}
+
 /// The level of every command but the daemon where none is asked for: only what matters.
 pub const LEVEL: &str = "warn";
 
