@@ -139,6 +139,67 @@ fn g05_an_rpc_that_is_too_slow_is_a_timeout_of_the_rpc() {
     });
 }
 
+/// Says that it was asked, and answers when it may.
+struct OnDemand {
+    asked: Mutex<Option<oneshot::Sender<()>>>,
+    may_answer: Mutex<Option<oneshot::Receiver<()>>>,
+}
+
+#[tonic::async_trait]
+impl Health for OnDemand {
+    async fn check(
+        &self,
+        _request: tonic::Request<HealthCheckRequest>,
+    ) -> Result<tonic::Response<HealthCheckResponse>, Status> {
+        let asked = self.asked.lock().expect("no panic").take().expect("asked once");
+        let may_answer = self.may_answer.lock().expect("no panic").take().expect("asked once");
+        asked.send(()).expect("the test listens");
+        may_answer.await.expect("the test says so");
+        Ok(tonic::Response::new(HealthCheckResponse { status: ServingStatus::Serving.into() }))
+    }
+
+    type WatchStream = tokio_stream::Empty<Result<HealthCheckResponse, Status>>;
+
+    async fn watch(
+        &self,
+        _request: tonic::Request<HealthCheckRequest>,
+    ) -> Result<tonic::Response<Self::WatchStream>, Status> {
+        Err(Status::unimplemented("watch"))
+    }
+}
+
+/// On the runtime of a pool thread, which polls the attempt before the tasks that drive its connection.
+#[test]
+fn an_answer_that_came_while_our_thread_was_held_up_is_not_late() {
+    let (asked, was_asked) = oneshot::channel();
+    let (answer, may_answer) = oneshot::channel();
+    let service = OnDemand { asked: Mutex::new(Some(asked)), may_answer: Mutex::new(Some(may_answer)) };
+    let (bound, binding) = std::sync::mpsc::channel();
+    let (end, ended) = oneshot::channel::<()>();
+    let server = std::thread::spawn(move || {
+        block_on(async {
+            let (listener, address) = listen().await;
+            bound.send(address).expect("the test listens");
+            let served = Server::builder().add_service(HealthServer::new(service));
+            let ended = async { drop(ended.await) };
+            served.serve_with_incoming_shutdown(TcpIncoming::from(listener), ended).await.expect("it serves");
+        });
+    });
+    let address = binding.recv().expect("a server");
+    let limit = Duration::from_secs(1);
+    let outcome = tokio_uring::start(async {
+        let deadline = clock::now() + limit;
+        let attempt = tokio::task::spawn_local(probe(address, "", limit));
+        was_asked.await.expect("the server is asked");
+        answer.send(()).expect("the server waits");
+        std::thread::sleep(clock::until(deadline) + Duration::from_millis(50)); // tidy: what is tested is a thread held up
+        attempt.await.expect("no panic")
+    });
+    assert_eq!(outcome, Outcome::Success("service healthy".into()));
+    drop(end);
+    server.join().expect("no panic");
+}
+
 #[test]
 fn g06_serving_is_a_success() {
     block_on(async {
