@@ -658,9 +658,9 @@ impl LateLook {
     }
 }
 
-/// The kernel's time of a handshake, at most `now`: from its own measurement where that is of this very SYN, else from
-/// the newest acknowledgement, which is not before it.
+/// The kernel's time of a handshake, at most `now`: not after the newest acknowledgement, and where nothing was
+/// retransmitted not after our latest time of the SYN and what its answer took.
 fn established_at(info: &ConnectInfo, submitted: Instant, now: Instant) -> Instant {
-    let at = if info.retransmits == 0 { submitted + info.rtt } else { now.saturating_sub(info.last_ack_age) };
-    at.min(now)
+    let acknowledged = now.saturating_sub(info.last_ack_age);
+    if info.retransmits == 0 { acknowledged.min(submitted + info.rtt) } else { acknowledged }
 }

@@ -309,7 +309,8 @@ fn failure_is_deserved(world: &World, index: usize, probe: &SimProbe, ended: &En
         Health::Mute => target.since <= ended.created,
         Health::Bad | Health::Unclear => false,
     };
-    if !is_constant || ended.faulted {
+    // Held up right between the clock and its question, the shard takes ages for longer than they are.
+    if !is_constant || ended.faulted || ended.asked_late {
         return;
     }
     // Its softirqs were held up, but the look at its deadline was hardly late: then the deadline counts. Or the shard was held

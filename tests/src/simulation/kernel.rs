@@ -57,8 +57,8 @@ impl Kernel for FakeKernel {
     }
 
     fn connect_info(&self, socket: SocketId) -> io::Result<ConnectInfo> {
-        let world = self.0.borrow();
-        let info = world.net.connect_info(socket, world.now);
+        let world = &mut *self.0.borrow_mut();
+        let info = world.net.connect_info(socket, world.now, world.reads.end);
         info.ok_or_else(|| io::Error::from_raw_os_error(libc::ENOTCONN))
     }
 

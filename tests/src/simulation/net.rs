@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use nix::libc;
 use probe_core::time::Instant;
+use probe_engine::limits;
 use probe_engine::shard::kernel::{Completion, ConnectInfo, SocketId};
 use probe_engine::shard::token::{Op, Token};
 
@@ -59,18 +60,20 @@ pub struct Ended {
     pub starved_until: Option<Instant>,
     /// How often.
     pub starved_len: u32,
+    /// The shard was held up between reading the clock and asking how old things are.
+    pub asked_late: bool,
     /// When the newest thing happened to it in the network.
     pub newest: Option<Instant>,
-    /// One of these came within [`NEAR`] of a stall's end.
+    /// One of these came within [`NEAR`] of a stall's end, or before the shard had seen the clock after it.
     pub was_near_a_stall: bool,
     /// Its socket's.
     pub serial: u64,
 }
 
 impl Ended {
-    fn happened(&mut self, now: Instant, stall_end: Instant) {
+    fn happened(&mut self, now: Instant, is_near: bool) {
         self.newest = Some(now);
-        self.was_near_a_stall |= now - stall_end <= NEAR;
+        self.was_near_a_stall |= is_near;
     }
 }
 
@@ -263,10 +266,11 @@ impl Net {
         }
     }
 
-    /// What is known of a connected socket.
-    pub fn connect_info(&self, socket: SocketId, now: Instant) -> Option<ConnectInfo> {
-        let socket = self.sockets.get(socket.0 as usize)?.as_ref()?;
+    /// What is known of a connected socket at `now`, by somebody who thinks that it is `read`.
+    pub fn connect_info(&mut self, socket: SocketId, now: Instant, read: Instant) -> Option<ConnectInfo> {
+        let socket = self.sockets.get_mut(socket.0 as usize)?.as_mut()?;
         socket.connected?.ok()?;
+        socket.ended.asked_late |= now - read >= limits::GIVE_BACK_MIN;
         let own = SocketAddr::from((Ipv4Addr::new(10, 255, 0, 1), 40_000));
         Some(ConnectInfo {
             rtt: socket.rtt,
@@ -357,6 +361,7 @@ impl World {
             faulted: false,
             starved_until: None,
             starved_len: 0,
+            asked_late: false,
             newest: None,
             was_near_a_stall: false,
             serial: net.serial,
@@ -517,6 +522,10 @@ impl World {
         let (now, is_short) = (self.now, self.random.chance(self.weather.short));
         let local = self.random.chance(self.weather.local_errors);
         let reset = self.random.chance(self.weather.resets);
+        if self.random.chance(self.weather.stalls) {
+            // While something is in flight, it hurts most.
+            self.suspend = Some(self.random.duration(Duration::from_millis(1), self.weather.stall_max));
+        }
         let Some(socket) = self.net.sockets[index as usize].as_mut() else { return };
         let key = SocketKey { index, serial: socket.serial };
         let Some(op) = socket.ops[slot].as_mut().filter(|op| !op.cancelled) else { return };
@@ -538,6 +547,8 @@ impl World {
                 socket.submitted = now;
                 self.net_event(key, NetEvent::Syn(0));
             }
+            Work::Send { .. }
+                if socket.target.is_some_and(|target| self.net.targets[target].behaviour.answer == Answer::Deaf) => {}
             Work::Send { buffer, from } => {
                 let rest = &buffer[*from..];
                 let len = if is_short { self.random.range(1, rest.len() as u64) as usize } else { rest.len() };
@@ -566,7 +577,7 @@ impl World {
 
     /// Something happens to a socket in the network. Never our own thread's doing.
     pub fn net_event(&mut self, key: SocketKey, event: NetEvent) {
-        let (now, stall_end) = (self.now, self.stall_end);
+        let (now, is_near) = (self.now, self.is_unaware || self.now - self.stall_end <= NEAR);
         let Some(socket) = self.net.find(key) else { return };
         match event {
             NetEvent::Syn(n) => {
@@ -587,7 +598,7 @@ impl World {
                 socket.rtt = now - socket.submitted;
                 socket.last_ack = now;
                 socket.connected = Some(Ok(()));
-                socket.ended.happened(now, stall_end);
+                socket.ended.happened(now, is_near);
                 if let Some(op) = &mut socket.ops[0] {
                     op.result.get_or_insert(Ok(0));
                 }
@@ -609,7 +620,7 @@ impl World {
                     Sent::Reset => socket.reset = true,
                     Sent::Fin => {}
                 }
-                socket.ended.happened(now, stall_end);
+                socket.ended.happened(now, is_near);
                 socket.arrived.push_back(sent);
                 self.net.wake(key, 1);
                 self.note(11, || format!("socket {}: something arrived", key.index));

@@ -33,6 +33,8 @@ pub enum Answer {
     RedirectAway,
     /// To the same host: followed by the pool.
     RedirectHome,
+    /// Its window stays closed: not even the request is taken.
+    Deaf,
     /// FIN without a byte.
     Nothing,
     /// Something that is not HTTP.
@@ -127,7 +129,7 @@ impl Target {
             Answer::Status(200..=299) | Answer::Long | Answer::RedirectAway => Health::Well,
             Answer::RedirectHome => Health::Unclear,
             Answer::BrokenBody(_) => Health::Mute,
-            Answer::Status(_) | Answer::Nothing | Answer::Garbage | Answer::BrokenHead { .. } => Health::Bad,
+            Answer::Status(_) | Answer::Deaf | Answer::Nothing | Answer::Garbage | Answer::BrokenHead { .. } => Health::Bad,
         }
     }
 }
@@ -164,7 +166,7 @@ impl Behaviour {
                 *(if is_answer { &mut behaviour.answer_latency } else { &mut behaviour.latency }) = late;
                 behaviour.answer = Answer::Status(200);
             }
-            6 => behaviour.answer = Answer::Nothing,
+            6 => behaviour.answer = random.pick(&[Answer::Nothing, Answer::Deaf]),
             7 => behaviour.answer = Answer::Garbage,
             8 => behaviour.answer = Answer::BrokenHead { reset: random.below(2) == 0 },
             _ => behaviour.answer = Answer::Status(random.pick(&[404, 500, 503])),
@@ -240,7 +242,7 @@ fn whole(random: &mut Random, answer: Answer) -> (Vec<u8>, Option<Sent>) {
         }
         Answer::RedirectAway => body(random, &mut bytes, 302, "Location: http://192.0.2.1/\r\n", 5),
         Answer::RedirectHome => body(random, &mut bytes, 302, "Location: /elsewhere\r\n", 5),
-        Answer::Nothing => bytes.clear(),
+        Answer::Nothing | Answer::Deaf => bytes.clear(),
         Answer::Garbage => bytes = b"SSH-2.0-OpenSSH_9.2\r\n\r\n\r\n".to_vec(),
         Answer::BrokenHead { reset } => {
             bytes.extend_from_slice(b"HTTP/1.1 200 OK\r\nContent-Len");

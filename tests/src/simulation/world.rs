@@ -175,6 +175,8 @@ pub struct World {
     pub transcript: Transcript,
     /// When the shard's thread was scheduled again after its newest stall.
     pub stall_end: Instant,
+    /// It has not seen the clock since.
+    pub is_unaware: bool,
     /// Of the turn that is being made.
     pub reads: Reads,
     /// Somebody rang the shard's waker since it last waited.
@@ -196,6 +198,7 @@ impl World {
             pods,
             transcript,
             stall_end: Instant::ZERO,
+            is_unaware: false,
             reads: Reads::default(),
             rung: false,
             suspend: None,
@@ -240,6 +243,7 @@ impl World {
         self.now = self.now + STEP;
         self.may_stall();
         let read = self.now;
+        self.is_unaware = false;
         self.reads.len += 1;
         self.reads.end = read;
         if self.reads.len == 2 {
@@ -256,7 +260,8 @@ impl World {
     pub fn may_stall(&mut self) {
         self.now = self.now + STEP;
         if let Some(length) = self.suspend.take() {
-            return self.stall(length, true);
+            let starves = length > self.weather.stall_max || self.random.chance(self.weather.starves);
+            return self.stall(length, starves);
         }
         if !self.random.chance(self.weather.stalls) {
             return;
@@ -276,9 +281,11 @@ impl World {
             let late = self.random.duration(Duration::from_micros(10), STARVED_MAX);
             self.hold_up(until, until + late);
         }
-        self.stall_end = until;
+        self.is_unaware = false;
         self.advance(until);
         self.net.stalled(until);
+        self.stall_end = until;
+        self.is_unaware = true;
     }
 
     /// What the kernel would have done before `late` it does then, in the same order.
