@@ -5,6 +5,7 @@
 //! parser, so a wrong value is refused in the same words wherever it stands.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
@@ -20,8 +21,8 @@ use crate::shard::kernel::{CloseMode, IoChoice};
 /// Prefix of every variable.
 const ENV_PREFIX: &str = "PROBE_ENGINE_";
 
-/// Variables of this prefix that are no settings of `run`.
-const ENV_OTHER: [&str; 1] = ["PROBE_ENGINE_CONFIG"];
+/// Variables of this prefix that are no settings of `run`; the last two mark containers of the process runtime.
+const ENV_OTHER: [&str; 3] = ["PROBE_ENGINE_CONFIG", "PROBE_ENGINE_CONTAINER", "PROBE_ENGINE_DAEMON"];
 
 /// Why there is no configuration.
 #[derive(Debug, thiserror::Error)]
@@ -188,11 +189,7 @@ pub struct Config {
 impl Config {
     /// Flags over environment over `file` over defaults. Errors name the origin, the setting and what is allowed.
     pub fn load(flags: &Settings, file: Option<&Path>) -> Result<Config, ConfigError> {
-        let env = std::env::vars().filter(|(name, _)| {
-            name.starts_with(ENV_PREFIX)
-                && !ENV_OTHER.contains(&name.as_str())
-                && !name.starts_with("PROBE_ENGINE_TEST_")
-        });
+        let env = environment(std::env::vars_os())?;
         let mut merged = BTreeMap::new();
         overlay(&mut merged, &defaults(), "default");
         if let Some(path) = file {
@@ -204,6 +201,29 @@ impl Config {
         overlay(&mut merged, flags, "flag");
         effective(merged)
     }
+}
+
+/// The settings among the variables of this process.
+fn environment(variables: impl Iterator<Item = (OsString, OsString)>) -> Result<Vec<(String, String)>, ConfigError> {
+    let mut settings = Vec::new();
+    for (name, value) in variables {
+        // Ours are all text; of the others nothing is asked.
+        let Some(name) = name.to_str().filter(|name| is_setting(name)) else { continue };
+        let value = value.into_string().map_err(|value| ConfigError::Value {
+            origin: name.to_owned(),
+            message: format!("{value:?} is not UTF-8 text"),
+        })?;
+        settings.push((name.to_owned(), value));
+    }
+    Ok(settings)
+}
+
+/// Kubernetes tells every pod of a Service named `probe-engine` by variables of our prefix
+/// (`PROBE_ENGINE_SERVICE_HOST`, `PROBE_ENGINE_PORT_9750_TCP`; `pkg/kubelet/envvars/envvars.go`): no settings.
+fn is_setting(name: &str) -> bool {
+    let Some(rest) = name.strip_prefix(ENV_PREFIX) else { return false };
+    let of_service = rest == "PORT" || ["SERVICE_HOST", "SERVICE_PORT", "PORT_"].iter().any(|p| rest.starts_with(p));
+    !ENV_OTHER.contains(&name) && !of_service && !rest.starts_with("TEST_")
 }
 
 fn default_state_dir() -> PathBuf {
@@ -300,6 +320,8 @@ fn scalars(key: &str, value: Value) -> Result<Vec<String>, String> {
     match value {
         Value::String(text) => Ok(vec![text]),
         Value::Number(number) => Ok(vec![number.to_string()]),
+        // YAML reads an `off` without quotes as a boolean.
+        Value::Bool(false) if key == "metricsListen" => Ok(vec!["off".to_owned()]),
         Value::Bool(flag) => Ok(vec![flag.to_string()]),
         Value::Array(items) if key == "manifests" => {
             let nested: Result<Vec<_>, _> = items.into_iter().map(|item| scalars("", item)).collect();
@@ -328,6 +350,7 @@ fn parse_layer(origin: &str, arguments: Vec<String>) -> Result<Settings, ConfigE
             .lines()
             .take(2)
             .map(str::trim)
+            .filter(|line| !line.is_empty())
             .collect::<Vec<_>>()
             .join(" "),
     };
@@ -411,6 +434,14 @@ mod tests {
     }
 
     #[test]
+    fn metrics_can_be_switched_off_with_and_without_quotes() {
+        for text in ["metricsListen: off\n", "metricsListen: 'off'\n"] {
+            let config = Config::load(&Settings::default(), Some(file(text).path())).expect("valid");
+            assert_eq!(config.metrics_listen, None, "{text}");
+        }
+    }
+
+    #[test]
     fn an_unknown_key_is_an_error_with_the_nearest_name() {
         let file = file("metricListen: 127.0.0.1:1\n");
         let error = Config::load(&Settings::default(), Some(file.path())).expect_err("unknown key");
@@ -427,6 +458,28 @@ mod tests {
         assert!(text.contains("PROBE_ENGINE_SHARDS") && text.contains('9') && text.contains("1..=4"), "{text}");
         let text = from_variable("PROBE_ENGINE_SHARD", "1").expect_err("unknown").to_string();
         assert!(text.contains("did you mean `PROBE_ENGINE_SHARDS`?"), "{text}");
+    }
+
+    #[test]
+    fn of_the_environment_only_settings_are_read() {
+        use std::os::unix::ffi::OsStringExt;
+        let variable = |name: &str, value: &[u8]| (OsString::from(name), OsString::from_vec(value.to_vec()));
+        let read = |variables: Vec<(OsString, OsString)>| environment(variables.into_iter());
+        let settings = read(vec![
+            (OsString::from_vec(b"\xff".to_vec()), OsString::from("x")),
+            variable("LANG", b"\xff"),
+            variable("PROBE_ENGINE_SERVICE_HOST", b"10.0.0.1"),
+            variable("PROBE_ENGINE_SERVICE_PORT_METRICS", b"9750"),
+            variable("PROBE_ENGINE_PORT", b"tcp://10.0.0.1:9750"),
+            variable("PROBE_ENGINE_PORT_9750_TCP_ADDR", b"10.0.0.1"),
+            variable("PROBE_ENGINE_CONTAINER", b"0"),
+            variable("PROBE_ENGINE_IO", b"epoll"),
+            variable("PROBE_ENGINE_TYPO", b"x"),
+        ]);
+        let names: Vec<String> = settings.expect("text").into_iter().map(|(name, _)| name).collect();
+        assert_eq!(names, ["PROBE_ENGINE_IO", "PROBE_ENGINE_TYPO"]);
+        let text = read(vec![variable("PROBE_ENGINE_IO", b"\xff")]).expect_err("no text").to_string();
+        assert!(text.contains("PROBE_ENGINE_IO") && text.contains("UTF-8"), "{text}");
     }
 
     #[test]

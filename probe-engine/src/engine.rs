@@ -1,6 +1,6 @@
 //! The daemon: its stages wired to each other, their start against the flow and their end along it.
 //!
-//! Start: runtime, pool, shards, consumers, results, manager, API, sources. End: sources, pods (gracefully), API,
+//! Start: runtime, pool, shards, consumers, results, manager, sources, servers. End: sources, pods (gracefully), servers,
 //! manager, shards, pool, results. **Invariant:** a stage ends only after everything that sends to it has ended.
 
 use std::future::Future;
@@ -176,7 +176,7 @@ impl Entrances {
 }
 
 impl Engine {
-    async fn start(config: Config, choice: RuntimeChoice) -> Result<Self, EngineError> {
+    async fn start(mut config: Config, choice: RuntimeChoice) -> Result<Self, EngineError> {
         let manager_start = clock::now();
         // Both before anything is started: a second daemon must fail without touching the first one's pods.
         let socket = Socket::bind(config.socket.as_deref().ok_or(EngineError::NoSocket)?)?;
@@ -184,6 +184,10 @@ impl Engine {
             Some(address) => Some(admin::bind(address).await?),
             None => None,
         };
+        if let Some(Ok(bound)) = admin.as_ref().map(TcpListener::local_addr) {
+            // Port 0 was any free one: from here on it is known which.
+            config.metrics_listen = Some(bound);
+        }
         let (runtime, memory_limits) = open_runtime(&config, choice)?;
         let Entrances { wakers, senders, inboxes, queues, wake } = Entrances::new(config.shards)?;
         let pool = Pool::start(pool_config(&config), Some(Arc::clone(&runtime)), Arc::new(Replies(senders.clone())))?;

@@ -33,3 +33,8 @@ pub mod api;
 
 pub mod cli;
 pub mod engine;
+
+/// How a test says that it could not run; the suites of `tests/` share it.
+#[cfg(test)]
+#[path = "../../tests/src/skip.rs"]
+pub mod skip;

@@ -258,7 +258,7 @@ pub const MANIFEST_ALIAS_NODES_MAX: usize = 100_000;
 /// Wait after a change in a manifest directory, so that a file is read when its editor is done with it.
 pub const MANIFEST_SETTLE: Duration = Duration::from_millis(100);
 
-/// Time between two looks at the manifests where inotify cannot be used.
+/// Time between two looks at the manifests where inotify cannot be used, or links lead to where it is not.
 pub const MANIFEST_POLL: Duration = Duration::from_secs(10);
 
 /// Problems of one manifest file that are kept for /readyz and logged. More: only counted.

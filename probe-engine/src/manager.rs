@@ -103,8 +103,8 @@ struct Managed {
     workers_len: usize,
     /// Lifecycle is ending it.
     terminating: bool,
-    /// Added under the same name or UID while this one terminates: takes its place afterwards.
-    successor: Option<Arc<Pod>>,
+    /// Added under the same name or UID while this one terminates: they come in afterwards. No two of one name.
+    successors: Vec<Arc<Pod>>,
 }
 
 struct Shard {
@@ -212,10 +212,16 @@ impl Manager {
         let slots = slots_of(&pod);
         let status = (!self.runtime.manages_containers).then(|| self.status_without_runtime(&pod));
         info!(pod = %label(&pod), uid = %pod.uid, probes = slots.len(), "pod added");
-        self.tell_results(Input::Added { pod: Arc::clone(&pod), slots: slots.clone(), status: status.clone() }).await?;
         let shard = (!slots.is_empty()).then(|| self.least_loaded());
-        let managed =
-            Managed { pod: Arc::clone(&pod), shard, workers_len: slots.len(), terminating: false, successor: None };
+        let added = Input::Added { pod: Arc::clone(&pod), slots: slots.clone(), shard, status: status.clone() };
+        self.tell_results(added).await?;
+        let managed = Managed {
+            pod: Arc::clone(&pod),
+            shard,
+            workers_len: slots.len(),
+            terminating: false,
+            successors: Vec::new(),
+        };
         if let Some(shard) = shard {
             self.shards[shard].workers_len += slots.len();
         }
@@ -239,15 +245,17 @@ impl Manager {
             }
             return;
         }
-        match &managed.successor {
-            Some(first) if first.uid != pod.uid => warn!(
+        let is_other = |first: &&Arc<Pod>| first.uid != pod.uid && name_of(first) == name_of(&pod);
+        match managed.successors.iter().find(is_other) {
+            Some(first) => warn!(
                 pod = %label(&pod), uid = %pod.uid, held_by = %first.uid,
                 "pod refused: another pod waits for its namespace and name already"
             ),
-            _ => {
+            None => {
                 info!(pod = %label(&pod), uid = %pod.uid, waits_for = %holder, "pod waits for the end of the one before it");
                 self.successors.insert(pod.uid.clone(), holder.clone());
-                managed.successor = Some(pod);
+                managed.successors.retain(|known| known.uid != pod.uid);
+                managed.successors.push(pod);
             }
         }
     }
@@ -256,7 +264,7 @@ impl Manager {
     async fn remove_pod(&mut self, uid: &PodUid) -> Result<(), ResultsGone> {
         if let Some(holder) = self.successors.remove(uid) {
             if let Some(managed) = self.pods.get_mut(&holder) {
-                managed.successor = None;
+                managed.successors.retain(|known| known.uid != *uid);
             }
             if holder != *uid {
                 return Ok(());
@@ -311,13 +319,11 @@ impl Manager {
         }
         info!(pod = %label(&managed.pod), %uid, "pod removed");
         self.tell_results(Input::Removed(uid.clone())).await?;
-        match managed.successor {
-            Some(successor) => {
-                self.successors.remove(&successor.uid);
-                Box::pin(self.add_pod(successor)).await
-            }
-            None => Ok(()),
+        for successor in managed.successors {
+            self.successors.remove(&successor.uid);
+            Box::pin(self.add_pod(successor)).await?;
         }
+        Ok(())
     }
 
     async fn tell_results(&self, input: Input) -> Result<(), ResultsGone> {

@@ -184,6 +184,20 @@ async fn paths_may_appear_vanish_and_come_back() {
     source.end().await;
 }
 
+// Paused: the clock runs on by itself while everything waits.
+#[tokio::test(start_paused = true)]
+async fn a_change_behind_a_symbolic_link_is_found_by_looking() {
+    let (_guard, dir) = directory();
+    let (_elsewhere_guard, elsewhere) = directory();
+    fs::write(elsewhere.join("real"), pod("a", "1")).unwrap();
+    std::os::unix::fs::symlink(elsewhere.join("real"), dir.join("a.yaml")).unwrap();
+    let mut source = Source::of(&[dir]);
+    source.expect(&["+a@1", "synced manifests"]).await;
+    replace(&elsewhere.join("real"), &pod("a", "2"));
+    source.expect(&["-1", "+a@2"]).await;
+    source.end().await;
+}
+
 #[tokio::test]
 async fn what_the_runtime_cannot_do_is_refused_or_with_the_flag_left_out() {
     let (_guard, dir) = directory();

@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -49,10 +50,21 @@ impl Daemon {
     /// The same in a directory that may hold manifests already.
     #[must_use]
     pub fn start_in(folder: tempfile::TempDir, runtime: &str, flags: &[&str]) -> Daemon {
+        let log = fs::File::create(folder.path().join("log")).expect("a log file");
+        Self::start_logging_to(log.into(), folder, runtime, flags)
+    }
+
+    /// The same with a standard error that is a pipe whose reader has gone.
+    #[must_use]
+    pub fn start_unheard(folder: tempfile::TempDir, runtime: &str) -> Daemon {
+        let (_, writer) = std::io::pipe().expect("a pipe");
+        Self::start_logging_to(writer.into(), folder, runtime, &[])
+    }
+
+    fn start_logging_to(log: OwnedFd, folder: tempfile::TempDir, runtime: &str, flags: &[&str]) -> Daemon {
         let manifests = folder.path().join("manifests");
         fs::create_dir_all(&manifests).expect("a directory for manifests");
         let metrics = free_port();
-        let log = fs::File::create(folder.path().join("log")).expect("a log file");
         let child = Command::new(binary())
             .args(["run", "--runtime", runtime, "--metrics-listen", &metrics.to_string()])
             .arg("--manifests")
@@ -63,7 +75,7 @@ impl Daemon {
             .arg(folder.path().join("state"))
             .args(flags)
             .stdin(Stdio::null())
-            .stdout(log.try_clone().expect("the log file twice"))
+            .stdout(log.try_clone().expect("the log twice"))
             .stderr(log)
             .spawn()
             .expect("the daemon starts");

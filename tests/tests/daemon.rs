@@ -46,6 +46,27 @@ fn without_a_runtime_nothing_runs_and_both_are_explained() {
 }
 
 #[test]
+fn flags_lie_over_variables_wherever_they_stand_and_config_show_tells_which_it_was() {
+    let shown = |words: &[&str]| {
+        let mut command = Command::new(binary());
+        command.args(words).env("PROBE_ENGINE_SOCKET", "/of/variable").env("PROBE_ENGINE_LOG_FORMAT", "json");
+        let output = command.stdin(Stdio::null()).output().expect("it runs");
+        assert!(output.status.success(), "{output:?}");
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let line = |key: &str| {
+            let words = text.lines().find(|line| line.starts_with(key)).expect("every key").split_whitespace();
+            words.skip(1).collect::<Vec<_>>().join(" ")
+        };
+        [line("socket:"), line("logFormat:")]
+    };
+    let of_variables = ["/of/variable # PROBE_ENGINE_SOCKET", "json # PROBE_ENGINE_LOG_FORMAT"];
+    assert_eq!(shown(&["config", "show"]), of_variables);
+    let of_flags = ["/of/flag # flag", "text # flag"];
+    assert_eq!(shown(&["--socket", "/of/flag", "--log-format", "text", "config", "show"]), of_flags);
+    assert_eq!(shown(&["config", "show", "--log-format", "text", "--socket", "/of/flag"]), of_flags);
+}
+
+#[test]
 fn a_pod_appears_is_replaced_and_goes_with_its_manifest() {
     let mark = mark("replace");
     let mut daemon = Daemon::start("process", &[]);
@@ -243,6 +264,24 @@ fn a_container_s_output_can_be_read_and_followed() {
         let logs = daemon.says(&["logs", "talk"]);
         (logs.contains("to-stdout") && logs.contains("to-stderr")).then_some(())
     });
+}
+
+#[test]
+fn a_daemon_whose_log_nobody_reads_any_more_goes_on() {
+    let folder = tempfile::tempdir().expect("a temporary directory");
+    let mut daemon = Daemon::start_unheard(folder, "none");
+    assert!(daemon.page("/healthz").is_some());
+    daemon.signal(Signal::SIGTERM);
+    let status = daemon.wait_end();
+    assert!(status.success(), "{status}");
+}
+
+#[test]
+fn probes_of_a_pod_that_is_not_there_are_an_error() {
+    let daemon = Daemon::start("none", &[]);
+    let output = daemon.cli(&["get", "probes", "nobody"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("\"nobody\" not found"), "{output:?}");
 }
 
 #[test]

@@ -7,7 +7,7 @@ use anyhow::{Context, bail};
 
 use crate::shell;
 
-/// The file to which a skipped test appends one line (`probe_tests::skip`).
+/// The file to which a skipped test appends one line (`tests/src/skip.rs`).
 const SKIPS_ENV: &str = "PROBE_ENGINE_TEST_SKIPS";
 
 #[derive(clap::Args, Default)]

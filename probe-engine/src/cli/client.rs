@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use hyper_util::rt::TokioIo;
 use tonic::transport::{Channel, Endpoint, Uri};
@@ -15,6 +16,9 @@ use crate::limits;
 
 /// This program's version; the daemon's should be the same.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// How long the daemon has to say who it is: one that is stopped or stuck still has a socket that takes connections.
+const ANSWER_WAIT: Duration = Duration::from_secs(10);
 
 /// A client of the control API.
 pub type Client = ControlClient<Channel>;
@@ -41,9 +45,12 @@ impl Link {
 
     /// The same at a given path, without a warning.
     pub async fn open_at(path: &Path) -> Result<Self, CliError> {
-        let mut client = connect(path).await?;
-        let info = client.get_info(v1::GetInfoRequest {}).await.map_err(|status| error_of(&status))?;
-        Ok(Self { client, info: info.into_inner() })
+        let asked = async {
+            let mut client = connect(path).await?;
+            let info = client.get_info(v1::GetInfoRequest {}).await.map_err(|status| error_of(&status))?;
+            Ok(Self { client, info: info.into_inner() })
+        };
+        tokio::time::timeout(ANSWER_WAIT, asked).await.unwrap_or_else(|_| Err(CliError::Unknown(silent_text(path))))
     }
 }
 
@@ -122,6 +129,14 @@ fn unreachable_text(path: &Path, cause: &(dyn std::error::Error + 'static)) -> S
     format!("cannot reach the daemon at {path}: {cause}; {remedy}")
 }
 
+fn silent_text(path: &Path) -> String {
+    format!(
+        "the daemon at {} takes connections and does not answer within {} s: it is stopped, stuck or starved; see its log, its /livez, and the state of its process (`ps`)",
+        path.display(),
+        ANSWER_WAIT.as_secs()
+    )
+}
+
 fn root_cause<'a>(error: &'a (dyn std::error::Error + 'static)) -> &'a (dyn std::error::Error + 'static) {
     let mut cause = error;
     while let Some(deeper) = cause.source() {
@@ -145,6 +160,17 @@ mod tests {
         for part in [path.to_str().expect("utf-8"), "probe-engine run", SOCKET_ENV, "No such file"] {
             assert!(text.contains(part), "{part} in {text}");
         }
+    }
+
+    // Paused: the wait is over at once.
+    #[tokio::test(start_paused = true)]
+    async fn a_daemon_that_does_not_answer_is_unknown_after_a_while() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let path = dir.path().join("api.sock");
+        let _silent = std::os::unix::net::UnixListener::bind(&path).expect("bind");
+        let error = Link::open_at(&path).await.expect_err("nobody answers");
+        assert_eq!(error.exit(), Exit::Unknown);
+        assert!(error.to_string().contains("does not answer"), "{error}");
     }
 
     #[test]

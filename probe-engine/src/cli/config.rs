@@ -4,7 +4,7 @@ use clap::Subcommand;
 use serde_json::Value;
 
 use super::run::RunArgs;
-use super::{CliError, Exit, Globals, output};
+use super::{CliError, Exit, output};
 
 /// Arguments of `config`.
 #[derive(Debug, clap::Args)]
@@ -20,9 +20,9 @@ enum ConfigCommand {
 }
 
 /// Prints the configuration.
-pub fn run(args: &ConfigArgs, globals: &Globals) -> Result<Exit, CliError> {
+pub fn run(args: &ConfigArgs) -> Result<Exit, CliError> {
     let ConfigCommand::Show(args) = &args.command;
-    let config = args.load(globals)?;
+    let config = args.load()?;
     let mut text = String::new();
     for (key, value, origin) in &config.origins {
         // One line per key: JSON's flow style is YAML too.

@@ -4,7 +4,6 @@
 //! was asked of it over its socket. With `--check`, a milestone that is missing or out of order is a failure.
 
 use std::collections::BTreeMap;
-use std::io::ErrorKind;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -15,7 +14,7 @@ use tokio::process::{Child, Command};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::client::{self, Client};
-use super::{CliError, Exit, escape, probes};
+use super::{CliError, Exit, escape, output, probes};
 use crate::api::v1;
 use crate::clock;
 use crate::shard::kernel::IoChoice;
@@ -67,7 +66,7 @@ async fn demonstrate(args: &DemoArgs) -> anyhow::Result<Exit> {
     introduce(&daemon);
     let told = tokio::select! {
         told = tell(&mut daemon, args.check) => told,
-        _ = interrupt.recv() => { println!("\nCtrl-C: ending the pods within their grace periods ..."); Ok(Exit::Success) }
+        _ = interrupt.recv() => { say("\nCtrl-C: ending the pods within their grace periods ..."); Ok(Exit::Success) }
         _ = terminate.recv() => Ok(Exit::Success),
     };
     let ended = daemon.end().await;
@@ -155,7 +154,7 @@ fn free_ports(count: usize) -> anyhow::Result<Vec<u16>> {
 }
 
 fn introduce(daemon: &Daemon) {
-    println!(
+    say(&format!(
         "probe-engine demo: seven pods, as processes of this machine, under the real daemon.
 
 What to expect in the next 40 s:
@@ -173,7 +172,7 @@ Where to look meanwhile:
 ",
         socket = daemon.socket.display(),
         metrics = daemon.metrics
-    );
+    ));
 }
 
 /// Prints what happens; returns when the milestones are reached and `check` is set, or when they cannot be any more.
@@ -205,11 +204,11 @@ async fn tell(daemon: &mut Daemon, check: bool) -> anyhow::Result<Exit> {
         }
         if milestones.all_reached() && !told {
             told = true;
-            println!("\nEvery milestone was reached after {:.1} s.", (clock::now() - start).as_secs_f64());
+            say(&format!("\nEvery milestone was reached after {:.1} s.", (clock::now() - start).as_secs_f64()));
             if check {
                 return Ok(Exit::Success);
             }
-            println!("The daemon goes on; Ctrl-C ends it.\n");
+            say("The daemon goes on; Ctrl-C ends it.\n");
         }
         if check && clock::now() - start > CHECK {
             for missing in milestones.missing() {
@@ -253,11 +252,10 @@ fn describe(event: &v1::Event) -> String {
 }
 
 fn print(start: probe_core::time::Instant, pod: &str, text: &str) {
-    use std::io::Write;
-    let line = format!("{:6.1}s  {pod:<16} {text}", (clock::now() - start).as_secs_f64());
-    match writeln!(std::io::stdout(), "{line}") {
-        // The reader has gone (`| head`): nobody to tell.
-        Err(error) if error.kind() == ErrorKind::BrokenPipe => {}
-        _ => {}
-    }
+    say(&format!("{:6.1}s  {pod:<16} {text}", (clock::now() - start).as_secs_f64()));
+}
+
+fn say(text: &str) {
+    // Where the reader has gone (`| head`) there is nobody to tell; the demo goes on and ends its pods in order.
+    let _ = output::print(&format!("{text}\n"));
 }

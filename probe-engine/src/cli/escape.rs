@@ -9,7 +9,7 @@ pub fn line(text: &str) -> Cow<'_, str> {
     escape(text, |_| false)
 }
 
-/// For several lines: as [`line`], with line ends and tabs kept.
+/// For several lines: as [`line()`], with line ends and tabs kept.
 #[must_use]
 pub fn block(text: &str) -> Cow<'_, str> {
     escape(text, |c| matches!(c, '\n' | '\t'))

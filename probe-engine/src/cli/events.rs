@@ -11,6 +11,7 @@ use super::{CliError, Exit, Globals, age, probes};
 use crate::api::convert::timestamp_from;
 use crate::api::v1::{self, watch_events_response::Item};
 use crate::clock;
+use crate::consumer::events::SOURCE_COMPONENT;
 
 /// Arguments of `events`.
 #[derive(Debug, clap::Args)]
@@ -187,6 +188,7 @@ fn value(event: &v1::Event) -> serde_json::Value {
         "run": event.run,
         "threshold": event.threshold,
         "cause": event.cause,
+        "source": { "component": SOURCE_COMPONENT },
     })
 }
 
@@ -214,6 +216,7 @@ mod tests {
         let now = jiff::Timestamp::from_second(NOW).expect("in range");
         let mut table = table(true);
         table.push(row(&event, true, now));
+        assert_eq!(value(&event)["source"]["component"], "probe-engine");
         assert_eq!(
             table.text(),
             "NAMESPACE   LAST SEEN             TYPE      REASON      OBJECT        RUN      MESSAGE\n\

@@ -1,7 +1,6 @@
 //! `probe-engine get pods|probes`
 
 use std::collections::HashMap;
-use std::fmt::Write;
 use std::hash::Hash;
 use std::time::Duration;
 
@@ -163,13 +162,9 @@ impl Pods<'_> {
     }
 
     fn missing(&self, pods: &[v1::Pod]) -> Result<Exit, CliError> {
-        let mut text = String::new();
-        for name in self.names.iter().filter(|name| !pods.iter().any(|p| p.name == **name)) {
-            let separator = if text.is_empty() { "" } else { "\n" };
-            let _ =
-                write!(text, "{separator}pods {name:?} not found in namespace {:?}", self.args.namespaces.namespace);
-        }
-        if text.is_empty() { Ok(Exit::Success) } else { Err(CliError::Failed(text)) }
+        let is_there = |name: &&String| pods.iter().any(|p| p.name == **name);
+        let names: Vec<String> = self.names.iter().filter(|name| !is_there(name)).cloned().collect();
+        if names.is_empty() { Ok(Exit::Success) } else { Err(not_found(&names, &self.args.namespaces)) }
     }
 }
 
@@ -183,6 +178,11 @@ struct Probes<'a> {
 impl Probes<'_> {
     async fn run(mut self) -> Result<Exit, CliError> {
         let rows = self.list().await?;
+        // A pod without such probes is there all the same.
+        let missing = self.missing(&rows).await?;
+        if rows.is_empty() && !missing.is_empty() {
+            return Err(not_found(&missing, &self.args.namespaces));
+        }
         match self.args.output {
             None | Some(Format::Wide) => self.show(&rows).await?,
             Some(Format::Name) => {
@@ -192,7 +192,19 @@ impl Probes<'_> {
             Some(Format::Json) => output::print_data(&objects(&rows), DataFormat::Json)?,
             Some(Format::Yaml) => output::print_data(&objects(&rows), DataFormat::Yaml)?,
         }
-        Ok(Exit::Success)
+        if missing.is_empty() { Ok(Exit::Success) } else { Err(not_found(&missing, &self.args.namespaces)) }
+    }
+
+    /// The named pods that do not exist.
+    async fn missing(&mut self, rows: &[v1::ProbeRow]) -> Result<Vec<String>, CliError> {
+        let mut names: Vec<String> =
+            self.names.iter().filter(|name| !rows.iter().any(|row| row.pod == **name)).cloned().collect();
+        if !names.is_empty() {
+            let filter = v1::PodFilter { namespace: self.args.namespaces.filter(), ..v1::PodFilter::default() };
+            let pods = list_pods(&mut self.link, filter).await?;
+            names.retain(|name| !pods.iter().any(|pod| pod.name == *name));
+        }
+        Ok(names)
     }
 
     async fn list(&mut self) -> Result<Vec<v1::ProbeRow>, CliError> {
@@ -304,6 +316,11 @@ fn only(names: &[String]) -> String {
         [name] => name.clone(),
         _ => String::new(),
     }
+}
+
+fn not_found(names: &[String], namespaces: &Namespaces) -> CliError {
+    let line = |name: &String| format!("pods {name:?} not found in namespace {:?}", namespaces.namespace);
+    CliError::Failed(names.iter().map(line).collect::<Vec<_>>().join("\n"))
 }
 
 fn nothing(what: &str, namespaces: &Namespaces) {

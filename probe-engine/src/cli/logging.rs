@@ -15,6 +15,17 @@ pub enum LogFormat {
     Json,
 }
 
+impl LogFormat {
+    /// As `--log-format` takes it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            LogFormat::Text => "text",
+            LogFormat::Json => "json",
+        }
+    }
+}
+
 /// The level of every command but the daemon where none is asked for: only what matters.
 pub const LEVEL: &str = "warn";
 
@@ -25,7 +36,9 @@ pub fn init(level: &str, format: LogFormat) -> Result<(), CliError> {
             "--log-level {level:?}: {error}; allowed are error, warn, info, debug, trace, or directives such as probe_engine::shard=debug"
         ))
     })?;
-    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    // What cannot be written is lost: tracing's own word on it goes to standard error too, and panics when that is gone.
+    let subscriber =
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).log_internal_errors(false);
     let started = match format {
         LogFormat::Text => subscriber.with_ansi(false).with_target(false).try_init(),
         LogFormat::Json => subscriber.json().try_init(),

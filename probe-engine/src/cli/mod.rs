@@ -168,11 +168,11 @@ impl CliError {
 pub fn dispatch(cli: &Cli) -> ExitCode {
     let globals = &cli.globals;
     let result = match &cli.command {
-        Command::Run(args) => run::run(args, globals),
+        Command::Run(args) => run::run(args),
         Command::Validate(args) => validated(args),
         Command::Demo(args) => demo::run(args),
         Command::Serve(args) => return serve::run(args),
-        Command::Config(args) => config::run(args, globals),
+        Command::Config(args) => config::run(args),
         Command::Get(args) => get::run(args, globals),
         Command::Describe(args) => describe::run(args, globals),
         Command::Logs(args) => logs::run(args, globals),

@@ -1,8 +1,10 @@
 //! `probe-engine run`: the daemon.
 
+use std::ffi::OsStr;
 use std::path::PathBuf;
 
-use super::{CliError, Exit, Globals, logging};
+use super::{CliError, Exit, logging};
+use crate::api::socket;
 use crate::config::{Config, RuntimeChoice, Settings};
 use crate::engine;
 
@@ -24,29 +26,28 @@ pub struct RunArgs {
 }
 
 impl RunArgs {
-    /// The effective configuration. Flags that every subcommand takes may stand before `run` too.
-    pub fn load(&self, globals: &Globals) -> Result<Config, CliError> {
+    /// The effective configuration.
+    pub fn load(&self) -> Result<Config, CliError> {
         let mut flags = self.settings.clone();
-        let unless_variable = |name: &str| std::env::var_os(name).is_none();
-        if flags.socket.is_none() && unless_variable(crate::api::socket::SOCKET_ENV) {
-            flags.socket.clone_from(&globals.socket);
-        }
-        if flags.log_level.is_none() && unless_variable("PROBE_ENGINE_LOG_LEVEL") {
-            flags.log_level.clone_from(&globals.log_level);
-        }
-        if flags.log_format.is_none() && unless_variable("PROBE_ENGINE_LOG_FORMAT") {
-            flags.log_format = globals.log_format;
-        }
+        // Flags of every subcommand take their variables in too, which have a layer and a name of their own here.
+        let is_variable = |name: &str, value: &OsStr| std::env::var_os(name).is_some_and(|variable| variable == value);
+        flags.socket.take_if(|socket| is_variable(socket::SOCKET_ENV, socket.as_os_str()));
+        flags.log_level.take_if(|level| is_variable("PROBE_ENGINE_LOG_LEVEL", level.as_ref()));
+        flags.log_format.take_if(|format| is_variable("PROBE_ENGINE_LOG_FORMAT", format.as_str().as_ref()));
         Config::load(&flags, self.config.as_deref()).map_err(|error| CliError::Usage(error.to_string()))
     }
 }
 
 /// Runs the daemon until a signal ends it.
-pub fn run(args: &RunArgs, globals: &Globals) -> Result<Exit, CliError> {
-    let config = args.load(globals)?;
+pub fn run(args: &RunArgs) -> Result<Exit, CliError> {
+    let config = args.load()?;
     let runtime: RuntimeChoice = config.runtime.ok_or_else(|| CliError::usage(RUNTIMES))?;
     if config.manifests.is_empty() {
         return Err(CliError::usage("--manifests is missing: name a manifest file, or a directory to watch"));
+    }
+    if config.socket.is_none() {
+        // Says what is missing.
+        socket::default_path().map_err(|error| CliError::usage(error.to_string()))?;
     }
     logging::init(&config.log_level, config.log_format)?;
     engine::run(config, runtime).map_err(|error| CliError::Failed(error.to_string()))?;

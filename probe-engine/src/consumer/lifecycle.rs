@@ -1,5 +1,5 @@
 //! Pods' lives: containers started, killed and restarted through the runtime. What happens is decided by
-//! `probe_core::restart`; here is one state machine per pod ([`pod`]) and the way of messages to it.
+//! `probe_core::restart`; here is one state machine per pod (`pod`) and the way of messages to it.
 //!
 //! **Invariant:** neither a pod nor this stage ever waits for a stage that may wait for it: states go through
 //! [`source::runtime`](crate::source::runtime), events are dropped (and told) when their stage is behind.

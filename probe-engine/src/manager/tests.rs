@@ -257,6 +257,34 @@ async fn a_pod_that_comes_back_under_its_uid_while_it_terminates_starts_again_af
 }
 
 #[tokio::test]
+async fn one_pod_may_wait_for_the_name_and_another_for_the_uid_of_the_same() {
+    let mut bench = Bench::new(1, true);
+    let of = |uid, name| pod(uid, name, [container("c", ContainerKind::Regular, &ProbeType::ALL)]);
+    bench.add(&of("1", "a")).await;
+    bench.send(PodUpdate::Remove(PodUid::from("1"))).await;
+    bench.add(&of("2", "a")).await;
+    bench.add(&of("1", "b")).await;
+    bench.send(PodUpdate::Terminated(PodUid::from("1"))).await;
+    assert_eq!(bench.told_results(), ["added 1", "deleting 1", "removed 1", "added 2", "added 1"]);
+}
+
+#[tokio::test]
+async fn two_pods_that_swap_their_uids_both_come_back() {
+    let mut bench = Bench::new(1, true);
+    let of = |uid, name| pod(uid, name, [container("c", ContainerKind::Regular, &ProbeType::ALL)]);
+    bench.add(&of("1", "a")).await;
+    bench.add(&of("2", "b")).await;
+    bench.send(PodUpdate::Remove(PodUid::from("1"))).await;
+    bench.send(PodUpdate::Remove(PodUid::from("2"))).await;
+    bench.add(&of("2", "a")).await;
+    bench.add(&of("1", "b")).await;
+    bench.send(PodUpdate::Terminated(PodUid::from("1"))).await;
+    bench.send(PodUpdate::Terminated(PodUid::from("2"))).await;
+    let told = bench.told_results();
+    assert_eq!(told[told.len() - 2..], ["added 1", "added 2"], "{told:?}");
+}
+
+#[tokio::test]
 async fn a_waiting_pod_that_is_removed_never_comes() {
     let mut bench = Bench::new(1, true);
     bench.add(&three("a")).await;

@@ -6,10 +6,10 @@
 //!
 //! Invariant: when an attempt's future ends or is dropped, its connection and the tasks that drive it end.
 
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -47,6 +47,10 @@ const RETRY_MAX: Duration = Duration::from_secs(120);
 
 /// A server that keeps the call's deadline itself may be this much earlier than we are.
 const SERVER_DEADLINE_SLACK: Duration = Duration::from_millis(10);
+
+/// Turns of the runtime that an answer gets at its deadline: one to look at the sockets, one for the tasks that read
+/// them, one to spare.
+const LAST_LOOKS: usize = 3;
 
 /// One attempt. `started` is where the timeout counts from; `pod_ip` `None` dials the local host and prints
 /// as `:port`. Local trouble is `Outcome::Local`; otherwise success or failure with the kubelet's texts.
@@ -121,23 +125,39 @@ async fn check(
     let mut client = HealthClient::with_origin(Sender(sender), origin);
     let mut request = tonic::Request::new(HealthCheckRequest { service: service.to_owned() });
     request.set_timeout(clock::until(deadline));
-    let answer = timeout(clock::until(deadline), client.check(request)).await;
+    let answer = by(deadline, client.check(request)).await;
     let answered = clock::now();
     drop(client);
     tasks.close().await;
 
     match answer {
-        Ok(Ok(response)) => {
+        Some(Ok(response)) => {
             phases.first_byte = Some(answered - connected);
             judge_response(*response.get_ref())
         }
-        Ok(Err(status)) if status.source_is_absent() => {
+        Some(Err(status)) if status.source_is_absent() => {
             phases.first_byte = Some(answered - connected);
             judge_status(&status, within, answered + SERVER_DEADLINE_SLACK >= deadline)
         }
-        Ok(Err(status)) => judge_status(&status, within, false),
-        Err(_elapsed) => rpc_timeout(within),
+        Some(Err(status)) => judge_status(&status, within, false),
+        None => rpc_timeout(within),
     }
+}
+
+/// What `answer` is by `deadline`. A thread that was held up finds its timers and its sockets ready together, and the
+/// tasks that drive the connection run after this one: they get to take in what is there before that is too late.
+async fn by<T>(deadline: Instant, answer: impl Future<Output = T>) -> Option<T> {
+    let mut answer = pin!(answer);
+    if let Ok(answer) = timeout(clock::until(deadline), &mut answer).await {
+        return Some(answer);
+    }
+    for _ in 0..LAST_LOOKS {
+        tokio::task::yield_now().await;
+        if let Poll::Ready(answer) = poll_fn(|cx| Poll::Ready(answer.as_mut().poll(cx))).await {
+            return Some(answer);
+        }
+    }
+    None
 }
 
 /// Whether a status came from the server (`false` = the connection broke under the call).

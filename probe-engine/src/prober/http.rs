@@ -514,18 +514,35 @@ mod tests {
         assert_eq!(hosts, ["Host: muffins.cupcakes.org"]);
     }
 
+    /// The URL, and the target of the request line.
+    fn url_and_target(scheme: Scheme, path: &str) -> (String, String) {
+        let plan = plan_of(&HttpGet { scheme, ..get("localhost", 93, path, &[]) });
+        assert_eq!(plan.addr, None, "a name has to be resolved");
+        let request = String::from_utf8_lossy(&plan.request).into_owned();
+        (plan.url, request.split(' ').nth(1).expect("a target").to_owned())
+    }
+
     #[test]
-    fn u01_to_u04_urls_are_those_of_the_kubelet() {
-        for (scheme, path, want) in [
-            (Scheme::Http, "", "http://localhost:93"),
-            (Scheme::Https, "/path", "https://localhost:93/path"),
-            (Scheme::Http, "?foo", "http://localhost:93?foo"),
-            (Scheme::Https, "/path?bar", "https://localhost:93/path?bar"),
-        ] {
-            let get = HttpGet { scheme, ..get("localhost", 93, path, &[]) };
-            assert_eq!(plan_of(&get).url, want);
-            assert_eq!(plan_of(&get).addr, None);
-        }
+    fn u01_without_a_path_the_url_ends_with_the_port() {
+        assert_eq!(url_and_target(Scheme::Http, ""), ("http://localhost:93".into(), "/".into()));
+    }
+
+    #[test]
+    fn u02_scheme_host_port_and_path_make_the_url() {
+        assert_eq!(url_and_target(Scheme::Https, "/path"), ("https://localhost:93/path".into(), "/path".into()));
+    }
+
+    #[test]
+    fn u04_a_query_is_kept() {
+        let made = url_and_target(Scheme::Https, "/path?bar");
+        assert_eq!(made, ("https://localhost:93/path?bar".into(), "/path?bar".into()));
+        assert_eq!(url_and_target(Scheme::Http, "?foo"), ("http://localhost:93?foo".into(), "/?foo".into()));
+    }
+
+    #[test]
+    fn a_fragment_is_not_sent_and_a_path_gets_its_slash() {
+        assert_eq!(url_and_target(Scheme::Http, "/a#f"), ("http://localhost:93/a#f".into(), "/a".into()));
+        assert_eq!(url_and_target(Scheme::Http, "bar"), ("http://localhost:93/bar".into(), "/bar".into()));
     }
 
     #[test]

@@ -3,8 +3,8 @@
 //! It reads one response to one GET on one connection that is closed afterwards, with the verdicts of Go's
 //! `net/http` (`response.go`, `transfer.go`, `internal/chunked.go`), which the kubelet probes with.
 //!
-//! Bounds: [`HTTP_HEAD_BYTES_MAX`], [`HTTP_HEADERS_MAX`], [`HTTP_INTERIM_MAX`], [`HTTP_BODY_BYTES_MAX`] and
-//! [`CHUNK_LINE_BYTES_MAX`]. **Invariant:** the result depends on the bytes only, never on how they were split.
+//! Bounds: [`HTTP_HEAD_BYTES_MAX`], [`HTTP_HEADERS_MAX`], [`HTTP_INTERIM_MAX`], [`HTTP_BODY_BYTES_MAX`],
+//! [`CHUNK_LINE_BYTES_MAX`] and [`CHUNK_EXCESS_BYTES_MAX`]. **Invariant:** the result depends on the bytes only, never on how they were split.
 
 use crate::limits::{HTTP_BODY_BYTES_MAX, HTTP_HEAD_BYTES_MAX, HTTP_HEADERS_MAX, HTTP_INTERIM_MAX};
 
@@ -12,6 +12,10 @@ use super::quote::quoted;
 
 /// Bytes of one chunk-size or trailer line (Go's `maxLineLength`). More: the attempt fails in its body.
 pub const CHUNK_LINE_BYTES_MAX: usize = 4_096;
+
+/// Bytes of chunk-size lines (their extensions, that is) beyond 16 a chunk and two for each byte of its data (Go's
+/// `chunkedReader`). More: the attempt fails in its body; else 10 KiB of body could be 40 MiB to read.
+pub const CHUNK_EXCESS_BYTES_MAX: u64 = 16 * 1024;
 
 /// Whether a response is complete.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -99,6 +103,9 @@ pub enum BodyFault {
     /// A chunk-size or trailer line above [`CHUNK_LINE_BYTES_MAX`].
     #[error("header line too long")]
     LineTooLong,
+    /// Chunk extensions above [`CHUNK_EXCESS_BYTES_MAX`] in all.
+    #[error("chunked encoding contains too much non-data")]
+    ChunkExcess,
     /// Trailers above [`HTTP_HEAD_BYTES_MAX`] in all.
     #[error("http: suspiciously long trailer after chunked body")]
     TrailerTooLong,
@@ -117,6 +124,8 @@ pub struct Response {
     body: Vec<u8>,
     /// The chunk-size or trailer line being read.
     line: Vec<u8>,
+    /// See [`CHUNK_EXCESS_BYTES_MAX`].
+    chunk_excess: u64,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -152,6 +161,7 @@ impl Response {
             location: None,
             body: Vec::new(),
             line: Vec::new(),
+            chunk_excess: 0,
         }
     }
 
@@ -165,6 +175,7 @@ impl Response {
         self.location = None;
         self.body.clear();
         self.line.clear();
+        self.chunk_excess = 0;
     }
 
     /// Takes the next bytes. After `Done` further bytes are ignored; after an error the same error comes again.
@@ -389,12 +400,21 @@ impl Response {
     }
 
     fn chunk_state(&mut self) -> Result<State, BodyFault> {
+        // The line, and the line end behind the data.
+        let overhead = self.line.len() as u64 + 2;
         let len = trim_line_end(&self.line).len();
         self.line.truncate(len);
         self.line.extend_from_slice(b"\r\n");
         match httparse::parse_chunk_size(&self.line) {
             Ok(httparse::Status::Complete((_, 0))) => Ok(State::Trailer(0)),
-            Ok(httparse::Status::Complete((_, size))) => Ok(State::ChunkData(size)),
+            Ok(httparse::Status::Complete((_, size))) => {
+                let allowed = size.saturating_mul(2).saturating_add(16);
+                self.chunk_excess = (self.chunk_excess + overhead).saturating_sub(allowed);
+                if self.chunk_excess > CHUNK_EXCESS_BYTES_MAX {
+                    return Err(BodyFault::ChunkExcess);
+                }
+                Ok(State::ChunkData(size))
+            }
             Ok(httparse::Status::Partial) | Err(_) => Err(BodyFault::ChunkSize),
         }
     }
@@ -732,6 +752,7 @@ mod tests {
     fn broken_bodies_are_errors_of_the_body() {
         let chunked = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
         let line = format!("{chunked}1;{}\r\n", "x".repeat(CHUNK_LINE_BYTES_MAX));
+        let excess = format!("{chunked}{}", format!("1;{}\r\nx\r\n", "x".repeat(4_000)).repeat(5));
         let trailer = format!("{chunked}0\r\n{}", format!("a: {}\r\n", "x".repeat(1000)).repeat(66));
         for (text, want) in [
             ("HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nab", BodyFault::UnexpectedEof),
@@ -742,10 +763,18 @@ mod tests {
             (&format!("{chunked}11111111111111111\r\n"), BodyFault::ChunkSize),
             (&format!("{chunked}1\r\nabc\r\n"), BodyFault::ChunkEnd),
             (&line, BodyFault::LineTooLong),
+            (&excess, BodyFault::ChunkExcess),
             (&trailer, BodyFault::TrailerTooLong),
         ] {
             assert_eq!(read(&[text.as_bytes()]), Err(want.into()), "{text:.80}");
         }
+    }
+
+    #[test]
+    fn a_byte_per_chunk_is_no_excess() {
+        let chunks = "1\r\nx\r\n".repeat(HTTP_BODY_BYTES_MAX - 1);
+        let text = format!("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n{chunks}0\r\n\r\n");
+        assert_eq!(body_of(&text).len(), HTTP_BODY_BYTES_MAX - 1);
     }
 
     #[test]

@@ -164,7 +164,7 @@ impl Bench {
     }
 
     pub(crate) async fn add(&self, pod: &Arc<Pod>, status: Option<PodStatus>) {
-        self.input(Input::Added { pod: Arc::clone(pod), slots: slots_of(pod), status }).await;
+        self.input(Input::Added { pod: Arc::clone(pod), slots: slots_of(pod), shard: Some(0), status }).await;
     }
 
     pub(crate) async fn input(&self, input: Input) {

@@ -40,6 +40,9 @@ pub enum Input {
         pod: Arc<Pod>,
         /// One entry per probe.
         slots: Box<[ProbeSlot]>,
+        /// Which shard it goes to; `None` where it has no probes. Another shard may still be ending an earlier pod of
+        /// this UID.
+        shard: Option<usize>,
         /// Its state, where it is known already.
         status: Option<PodStatus>,
     },

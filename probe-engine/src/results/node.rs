@@ -90,6 +90,8 @@ pub struct StuckProbe<'a> {
 pub struct PodRecord {
     /// As parsed.
     pub pod: Arc<Pod>,
+    /// Where its workers live: nobody else's word on it counts.
+    pub shard: Option<usize>,
     /// When the daemon first saw it.
     pub added_at: Timestamp,
     /// The runtime's newest word.
@@ -109,15 +111,12 @@ pub struct PodRecord {
 impl PodRecord {
     /// A pod of which nothing is known but what it asks for.
     #[must_use]
-    pub fn new(pod: Arc<Pod>, slots: &[ProbeSlot], status: Option<PodStatus>, now: Timestamp) -> Self {
+    pub fn new(pod: Arc<Pod>, slots: &[ProbeSlot], shard: Option<usize>, now: Timestamp) -> Self {
         let containers = pod.all_containers().map(|container| ContainerRecord::new(&container.name, slots)).collect();
-        let status = status.unwrap_or_else(|| PodStatus {
-            phase: PodPhase::Pending,
-            deleting: false,
-            pod_ip: pod.pod_ip,
-            containers: Vec::new(),
-        });
+        let status =
+            PodStatus { phase: PodPhase::Pending, deleting: false, pod_ip: pod.pod_ip, containers: Vec::new() };
         Self {
+            shard,
             added_at: now,
             phase: status.phase,
             deleting: status.deleting,

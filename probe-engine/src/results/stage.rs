@@ -134,9 +134,9 @@ impl Stage {
 
     fn handle_input(&mut self, input: Input) {
         match input {
-            Input::Added { pod, slots, status } => {
+            Input::Added { pod, slots, shard, status } => {
                 let uid = pod.uid.clone();
-                let mut record = PodRecord::new(pod, &slots, None, clock::wall());
+                let mut record = PodRecord::new(pod, &slots, shard, clock::wall());
                 if let Some(status) = status {
                     status::accept(&mut record, status);
                 }
@@ -186,8 +186,14 @@ impl Stage {
         self.touch();
     }
 
+    /// What a shard says of a pod that lives elsewhere by now (removed, and added again to another shard) is late.
     fn handle_update(&mut self, shard: usize, update: Update) {
+        let is_late = |uid: &PodUid| self.node.pods.get(uid).is_some_and(|record| record.shard != Some(shard));
         match update {
+            Update::Publish(Publish { pod, .. })
+            | Update::Report(Report { pod, .. })
+            | Update::LocalTooLong(LocalTooLong { pod, .. })
+                if is_late(&pod) => {}
             Update::Publish(publish) => self.handle_publish(&publish),
             Update::Report(report) => self.handle_report(report),
             Update::LocalTooLong(trouble) => self.handle_local_too_long(&trouble),

@@ -13,6 +13,7 @@ use crate::clock;
 use crate::consumer::events::EventType;
 use crate::consumer::lifecycle::LifecycleInput;
 use crate::limits;
+use crate::manager::slots_of;
 use crate::shard::metrics::{HandlerKind, OutcomeKind, ShardMetrics};
 
 const ID: &str = "fake://1";
@@ -68,6 +69,17 @@ async fn r07_readiness_goes_from_the_initial_failure_to_success_and_the_pod_with
     bench.push(publish("a", ProbeType::Readiness, ID, Some(Verdict::Success)));
     assert_eq!(bench.verdict("a", ProbeType::Readiness).await, Some(Verdict::Success));
     assert!(ready(&bench).await);
+}
+
+#[tokio::test]
+async fn a_shard_that_still_ends_an_earlier_pod_of_the_uid_is_not_heard() {
+    let mut bench = Bench::start(16, 16);
+    let pod = simple_pod("a", &[ProbeType::Liveness]);
+    let (slots, status) = (slots_of(&pod), Some(running(&pod, ID)));
+    bench.input(Input::Added { pod, slots, shard: Some(1), status }).await;
+    bench.push(publish("a", ProbeType::Liveness, ID, Some(Verdict::Failure)));
+    assert_eq!(bench.verdict("a", ProbeType::Liveness).await, None);
+    assert!(bench.lifecycle.try_recv().is_err());
 }
 
 #[tokio::test]

@@ -564,7 +564,9 @@ impl Flight {
             if bytes.is_empty() { response.feed_eof().map(|()| Progress::Done) } else { response.feed(bytes) };
         let judgement = match progress {
             Err(error) if error.in_head() => http::Judgement::Final(http::transport_error(plan, error)),
-            Err(error) => http::Judgement::Final(http::body_error(plan, error)),
+            // A redirect's body is nobody's business.
+            Err(error) => http::judge_head(plan, response)
+                .unwrap_or_else(|| http::Judgement::Final(http::body_error(plan, error))),
             Ok(Progress::Done) => http::judge(plan, response),
             // Nobody waits for the body of a redirect.
             Ok(Progress::NeedMore) if response.head_done() => http::judge_head(plan, response)?,

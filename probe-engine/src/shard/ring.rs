@@ -20,7 +20,7 @@ use std::time::Duration;
 use io_uring::types::{Fd, SubmitArgs, Timespec};
 use io_uring::{EnterFlags, IoUring, opcode, squeue};
 use slab::Slab;
-use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
+use socket2::{Domain, Protocol, SockAddr, SockAddrStorage, SockRef, Socket, Type};
 
 use super::kernel::{CloseMode, Completion, ConnectInfo, Full, Kernel, Reserve, SocketId, Waker};
 use super::token::Token;
@@ -65,7 +65,7 @@ pub struct Ring {
     generation: u32,
     /// Operations to cancel that the submission queue had no place for.
     cancels_waiting: Vec<u64>,
-    addresses_spare: Vec<Held<SockAddr>>,
+    addresses_spare: Vec<Held<SockAddrStorage>>,
     waker: Waker,
     waker_count: Held<u64>,
     waker_armed: bool,
@@ -100,7 +100,8 @@ struct Operation {
 
 /// What the kernel may touch on behalf of an operation.
 enum Memory {
-    Address(Held<SockAddr>),
+    /// The storage alone, which is laid out as C's: a `SockAddr` has its length beside it, in whatever order.
+    Address(Held<SockAddrStorage>),
     Buffer(Held<[u8]>),
 }
 
@@ -291,15 +292,16 @@ impl Kernel for Ring {
     }
 
     fn connect(&mut self, token: Token, socket: SocketId, peer: SocketAddr) -> Result<(), Full> {
+        let peer = SockAddr::from(peer);
+        let len = peer.len();
         let address = match self.addresses_spare.pop() {
             Some(spare) => {
                 let mut address = spare.into_box();
-                *address = peer.into();
+                *address = peer.as_storage();
                 address
             }
-            None => Box::new(peer.into()),
+            None => Box::new(peer.as_storage()),
         };
-        let len = address.len();
         let held = Held::new(address);
         let pointer = held.0.as_ptr().cast();
         let submitted =

@@ -538,6 +538,8 @@ impl<K: Kernel> Shard<K> {
             of_interest |= std::mem::take(&mut slot.triggered);
             if counted {
                 slot.record(&report);
+            }
+            if !matches!(report.outcome, Outcome::Local(_)) {
                 let was_stuck = std::mem::take(&mut slot.stuck);
                 self.stuck_local -= u64::from(was_stuck);
             }

@@ -10,7 +10,7 @@ use crate::fixture::{
     with_probe,
 };
 use crate::outcome::LocalCause;
-use crate::spec::{Container, ContainerKind, RestartPolicy};
+use crate::spec::{Container, ContainerKind, Grpc, Handler, HttpGet, Port, RestartPolicy, Scheme, TcpSocket};
 use crate::status::{ContainerState, PodPhase};
 use ProbeType::{Liveness, Readiness, Startup};
 use Verdict::{Failure, Success, Unknown};
@@ -244,6 +244,39 @@ fn w26_errors_change_nothing_and_do_not_break_the_run() {
     world.pass(10_000);
     world.answer(failure());
     assert_eq!(world.verdict("c", Liveness), Some(Failure));
+}
+
+#[test]
+fn p12_a_failure_is_not_tried_again() {
+    let mut world = World::running(one(Liveness, thresholds(1, 3)));
+    world.pass(10_000);
+    assert_eq!(world.answer(failure()).retry, 0);
+    assert!(world.starts.is_empty(), "one try");
+    assert_eq!(world.reports.len(), 1);
+}
+
+#[test]
+fn p14_an_outcome_means_the_same_whatever_the_handler() {
+    let http =
+        HttpGet { host: None, port: Port::Number(80), path: "/".into(), scheme: Scheme::Http, headers: [].into() };
+    let handlers = [
+        Handler::HttpGet(http),
+        Handler::TcpSocket(TcpSocket { host: None, port: Port::Number(80) }),
+        Handler::Grpc(Grpc { port: 80, service: "".into() }),
+    ];
+    let warning = Outcome::Warning("redirected".into());
+    let table = [(success(), 1, Success), (warning, 1, Success), (failure(), 1, Failure), (error(), 3, Unknown)];
+    for handler in handlers {
+        for (outcome, tries, verdict) in &table {
+            let spec = ProbeSpec { handler: handler.clone(), ..thresholds(1, 1) };
+            let mut world = World::running(one(Startup, spec));
+            world.pass(10_000);
+            (0..*tries).for_each(|_| _ = world.answer(outcome.clone()));
+            assert!(world.starts.is_empty());
+            assert_eq!(world.verdict("c", Startup), Some(*verdict), "{handler:?} {outcome:?}");
+            assert_eq!(world.reports.len(), 1);
+        }
+    }
 }
 
 #[test]

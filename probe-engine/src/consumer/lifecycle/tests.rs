@@ -96,6 +96,7 @@ impl ContainerRuntime for Fake {
             let id = ContainerId::new(format!("fake://{container}.{restart_count}"));
             if is(&self.hasty) {
                 self.exit(&pod.uid, &id, 1).await;
+                // tidy: paused time, in which all that is ready runs first: the end is heard before the start
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
             Ok(Started { id, started_at: self.clock.get().unwrap().now(), pid: None })
@@ -107,7 +108,9 @@ impl ContainerRuntime for Fake {
             self.note(format!("stop {id} {grace:?}"));
             let container = id.as_str().split(['/', '.']).nth(2).unwrap();
             let stubborn = self.stubborn.lock().unwrap().contains(container);
-            tokio::time::sleep(if stubborn { grace } else { Duration::from_millis(1).min(grace) }).await;
+            let takes = if stubborn { grace } else { Duration::from_millis(1).min(grace) };
+            // tidy: what the container takes to end, in paused time
+            tokio::time::sleep(takes).await;
             self.exit(&"uid-1".into(), id, if stubborn { 137 } else { 143 }).await;
             Ok(())
         })
@@ -398,6 +401,7 @@ async fn after_a_kill_the_end_before_it_sets_the_back_off() {
     world.instance(0).await;
     // Seconds that each instance lives, and that pass from its kill to the next start.
     for (n, (lives, waits)) in (0..).zip([(1, 0), (1, 0), (3, 10), (60, 0)]) {
+        // tidy: how long the instance lives, in paused time
         tokio::time::sleep(Duration::from_secs(lives)).await;
         let killed_at = world.clock.now();
         world.fail("a", &format!("fake://a.{n}"), ProbeType::Liveness).await;

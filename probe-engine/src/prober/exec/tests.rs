@@ -74,6 +74,18 @@ fn x06_a_timeout_is_a_failure_with_the_error_as_output() {
 }
 
 #[test]
+fn p15_arguments_are_passed_as_they_are_without_a_shell() {
+    let outcome = run_words(&["printf", "%s|", "some", "script", "a  b", "$HOME", "*", ""], None);
+    assert_eq!(outcome, success("some|script|a  b|$HOME|*||"));
+}
+
+#[test]
+fn p17_of_11_kib_of_output_the_first_10_are_kept() {
+    let outcome = shell("head -c 10240 /dev/zero | tr '\\0' a; head -c 1024 /dev/zero | tr '\\0' b");
+    assert_eq!(outcome, success(&"a".repeat(10_240)));
+}
+
+#[test]
 fn stdout_comes_before_stderr_whatever_was_written_first() {
     assert_eq!(shell("echo err >&2; echo out"), success("out\nerr\n"));
 }
@@ -154,6 +166,7 @@ fn giving_up_kills_the_whole_group_and_leaves_no_zombie() {
     block_on(async {
         let pid_written = async {
             while !fs::read_to_string(file.path()).is_ok_and(|pid| pid.ends_with('\n')) {
+                // tidy: the content of a file has no event here
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
         };
@@ -167,6 +180,7 @@ fn giving_up_kills_the_whole_group_and_leaves_no_zombie() {
         let pid = pid.trim();
         // tokio reaps what was dropped whenever its runtime turns.
         while is_zombie(pid) {
+            // tidy: that somebody else has reaped a process has no event
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     });

@@ -1,8 +1,7 @@
-use std::sync::atomic::{AtomicUsize, Ordering};
-
 use probe_core::time::Instant;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
@@ -140,6 +139,67 @@ fn g05_an_rpc_that_is_too_slow_is_a_timeout_of_the_rpc() {
     });
 }
 
+/// Says that it was asked, and answers when it may.
+struct OnDemand {
+    asked: Mutex<Option<oneshot::Sender<()>>>,
+    may_answer: Mutex<Option<oneshot::Receiver<()>>>,
+}
+
+#[tonic::async_trait]
+impl Health for OnDemand {
+    async fn check(
+        &self,
+        _request: tonic::Request<HealthCheckRequest>,
+    ) -> Result<tonic::Response<HealthCheckResponse>, Status> {
+        let asked = self.asked.lock().expect("no panic").take().expect("asked once");
+        let may_answer = self.may_answer.lock().expect("no panic").take().expect("asked once");
+        asked.send(()).expect("the test listens");
+        may_answer.await.expect("the test says so");
+        Ok(tonic::Response::new(HealthCheckResponse { status: ServingStatus::Serving.into() }))
+    }
+
+    type WatchStream = tokio_stream::Empty<Result<HealthCheckResponse, Status>>;
+
+    async fn watch(
+        &self,
+        _request: tonic::Request<HealthCheckRequest>,
+    ) -> Result<tonic::Response<Self::WatchStream>, Status> {
+        Err(Status::unimplemented("watch"))
+    }
+}
+
+/// On the runtime of a pool thread, which polls the attempt before the tasks that drive its connection.
+#[test]
+fn an_answer_that_came_while_our_thread_was_held_up_is_not_late() {
+    let (asked, was_asked) = oneshot::channel();
+    let (answer, may_answer) = oneshot::channel();
+    let service = OnDemand { asked: Mutex::new(Some(asked)), may_answer: Mutex::new(Some(may_answer)) };
+    let (bound, binding) = std::sync::mpsc::channel();
+    let (end, ended) = oneshot::channel::<()>();
+    let server = std::thread::spawn(move || {
+        block_on(async {
+            let (listener, address) = listen().await;
+            bound.send(address).expect("the test listens");
+            let served = Server::builder().add_service(HealthServer::new(service));
+            let ended = async { drop(ended.await) };
+            served.serve_with_incoming_shutdown(TcpIncoming::from(listener), ended).await.expect("it serves");
+        });
+    });
+    let address = binding.recv().expect("a server");
+    let limit = Duration::from_secs(1);
+    let outcome = tokio_uring::start(async {
+        let deadline = clock::now() + limit;
+        let attempt = tokio::task::spawn_local(probe(address, "", limit));
+        was_asked.await.expect("the server is asked");
+        answer.send(()).expect("the server waits");
+        std::thread::sleep(clock::until(deadline) + Duration::from_millis(50)); // tidy: what is tested is a thread held up
+        attempt.await.expect("no panic")
+    });
+    assert_eq!(outcome, Outcome::Success("service healthy".into()));
+    drop(end);
+    server.join().expect("no panic");
+}
+
 #[test]
 fn g06_serving_is_a_success() {
     block_on(async {
@@ -245,8 +305,8 @@ fn a_port_that_opens_within_the_timeout_is_reached() {
     block_on(async {
         let (socket, port) = refusing_port();
         let prober = tokio::spawn(attempt(None, port, "", clock::now(), Duration::from_secs(20)));
-        // The first connect is refused before this task goes on; the second comes a second later.
-        tokio::time::sleep(Duration::from_millis(50)).await;
+        // The first connect(2) is made, and refused, before this task goes on; the second comes a second later.
+        tokio::task::yield_now().await;
         socket.listen(16).expect("listen");
         socket.set_nonblocking(true).expect("non-blocking");
         let listener = TcpListener::from_std(socket.into()).expect("a listener");
@@ -256,6 +316,7 @@ fn a_port_that_opens_within_the_timeout_is_reached() {
         tokio::spawn(server);
         let attempted = prober.await.expect("no panic");
         assert_eq!(attempted.outcome, Outcome::Success("service healthy".into()));
+        assert!(attempted.phases.connect >= Some(RETRY_FIRST), "{:?}", attempted.phases);
     });
 }
 
@@ -285,45 +346,45 @@ fn a_connection_that_breaks_under_the_call_is_unavailable() {
     });
 }
 
-/// Accepts for ever, speaks nothing but an empty SETTINGS frame, counts connections and their ends.
-async fn counting_server(speaks: bool) -> (SocketAddr, Arc<AtomicUsize>, Arc<AtomicUsize>) {
+/// Connections that a server has accepted, and how many of them have ended.
+#[derive(Default)]
+struct Connections {
+    opened: usize,
+    closed: usize,
+}
+
+/// Accepts for ever, speaks nothing but an empty SETTINGS frame, counts.
+async fn counting_server(speaks: bool) -> (SocketAddr, watch::Receiver<Connections>) {
     let (listener, address) = listen().await;
-    let (opened, closed) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
-    let counts = (Arc::clone(&opened), Arc::clone(&closed));
+    let (counts, counted) = watch::channel(Connections::default());
     tokio::spawn(async move {
         while let Ok((mut stream, _)) = listener.accept().await {
-            counts.0.fetch_add(1, Ordering::Relaxed);
-            let closed = Arc::clone(&counts.1);
+            counts.send_modify(|counts| counts.opened += 1);
+            let counts = counts.clone();
             tokio::spawn(async move {
                 if speaks {
                     let _ = stream.write_all(&[0, 0, 0, 4, 0, 0, 0, 0, 0]).await;
                 }
                 let mut buffer = [0; 4096];
                 while matches!(stream.read(&mut buffer).await, Ok(1..)) {}
-                closed.fetch_add(1, Ordering::Relaxed);
+                counts.send_modify(|counts| counts.closed += 1);
             });
         }
     });
-    (address, opened, closed)
-}
-
-async fn until_equal(left: &AtomicUsize, right: &AtomicUsize) {
-    while left.load(Ordering::Relaxed) != right.load(Ordering::Relaxed) {
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
+    (address, counted)
 }
 
 #[test]
 fn connections_close_however_the_attempt_ends() {
     block_on(async {
         for speaks in [false, true] {
-            let (address, opened, closed) = counting_server(speaks).await;
+            let (address, mut counted) = counting_server(speaks).await;
             // Timed out while connecting, or while calling; and dropped in the middle.
             probe(address, "", Duration::from_millis(50)).await;
             let dropped = probe(address, "", Duration::from_secs(20));
             assert!(timeout(Duration::from_millis(50), dropped).await.is_err());
-            until_equal(&opened, &closed).await;
-            assert_eq!(opened.load(Ordering::Relaxed), 2);
+            let all = counted.wait_for(|counts| counts.closed == 2).await.expect("the server runs");
+            assert_eq!(all.opened, 2);
         }
     });
 }
@@ -339,6 +400,7 @@ fn a_success_leaves_no_task_behind() {
             assert!(matches!(probe_2s(address, "").await, Outcome::Success(_)));
         }
         while metrics.num_alive_tasks() > before {
+            // tidy: the runtime's count of tasks has no event
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     });

@@ -501,14 +501,13 @@ fn a_tls_handshake_that_stalls_ends_at_the_deadline() {
 
 #[test]
 fn an_attempt_that_is_dropped_closes_its_socket() {
-    let (sender, closed) = std::sync::mpsc::channel();
-    let sender = Mutex::new(sender);
+    let (sender, mut closed) = tokio::sync::mpsc::unbounded_channel();
     let (ready, mut accepted) = tokio::sync::mpsc::unbounded_channel();
     let server = Server::raw(move |mut stream| {
         let _ = read_request(&mut stream);
         let _ = ready.send(());
         linger(&mut stream);
-        let _ = sender.lock().expect("no panic").send(());
+        let _ = sender.send(());
     });
     for kind in kinds() {
         let request = request(Scheme::Http, server.addr, "/", &[]);
@@ -518,8 +517,8 @@ fn an_attempt_that_is_dropped_closes_its_socket() {
                 _ = accepted.recv() => {}
             }
             // The runtime is still at work; the socket must not wait for its end.
-            tokio::time::sleep(Duration::from_millis(1)).await;
-            closed.recv_timeout(Duration::from_secs(5)).expect("the server sees the end");
+            let seen = tokio::time::timeout(Duration::from_secs(5), closed.recv()).await;
+            assert_eq!(seen, Ok(Some(())), "the server sees the end");
         };
         match kind {
             StreamKind::Uring => tokio_uring::start(attempt),

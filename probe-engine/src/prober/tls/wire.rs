@@ -372,3 +372,17 @@ fn alert_words(alert: AlertDescription) -> String {
     };
     words.to_owned()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_asked_for_and_an_address_is_not() {
+        let name = ServerName::try_from("example.com").expect("a name");
+        assert_eq!([server_name("example.com"), server_name("example.com.")], [name.clone(), name]);
+        for host in ["10.0.0.1", "::1", "no name"] {
+            assert!(matches!(server_name(host), ServerName::IpAddress(_)), "{host}");
+        }
+    }
+}

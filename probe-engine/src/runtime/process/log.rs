@@ -193,14 +193,14 @@ pub(super) struct LogFile {
 }
 
 impl LogFile {
-    /// Opens the log of instance `restart_count`; logs of instances before the previous one go, and so do those
-    /// of later ones, which an earlier daemon left.
+    /// Opens the log of instance `restart_count`, empty; logs of instances before the previous one go, and so do
+    /// those of this number and of later ones, which an earlier daemon left.
     pub(super) fn open(directory: &Path, restart_count: u32, rotation: Rotation) -> io::Result<Self> {
         fs::DirBuilder::new().recursive(true).mode(0o750).create(directory)?;
         for (number, path) in
             instances(directory)?.into_iter().flat_map(|(n, files)| files.into_iter().map(move |f| (n, f)))
         {
-            if number > restart_count || number + 1 < restart_count {
+            if number >= restart_count || number + 1 < restart_count {
                 let _ = fs::remove_file(path);
             }
         }
@@ -442,8 +442,13 @@ mod tests {
         assert_eq!(files_of(dir.path(), false).unwrap(), [dir.path().join("2.log")]);
         assert_eq!(files_of(dir.path(), true).unwrap(), [dir.path().join("1.log")]);
         assert!(!dir.path().join("0.log").exists());
+        fs::write(dir.path().join("0.log.1"), "of an earlier daemon\n").unwrap();
+        fs::write(dir.path().join("0.log"), "of an earlier daemon\n").unwrap();
         drop(LogFile::open(dir.path(), 0, SMALL).unwrap());
         assert!(files_of(dir.path(), true).unwrap().is_empty(), "an earlier daemon's instances are gone");
+        let files = files_of(dir.path(), false).unwrap();
+        assert_eq!(files, [dir.path().join("0.log")]);
+        assert_eq!(fs::metadata(&files[0]).unwrap().len(), 0, "and its output with them");
     }
 
     #[test]

@@ -1,9 +1,10 @@
 //! Where a container runs whose manifest names no `workingDir`: a directory of its own, empty at each start (as an
 //! image's file system would be) and gone with its pod.
 //!
-//! Bound: one directory per container of a running pod; what a killed daemon left is removed by the next one.
+//! Bound: one directory per container of a running pod; what a killed daemon left is removed by the next one. The
+//! state directory is locked for as long as a daemon uses it: two would take each other's directories and logs away.
 
-use std::fs::{self, DirBuilder};
+use std::fs::{self, DirBuilder, File, TryLockError};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, chown};
 use std::path::{Path, PathBuf};
@@ -12,30 +13,36 @@ use probe_core::id::ContainerName;
 
 use super::spawn::Credentials;
 
-/// Directories of this name and a pid belong to the daemon of that pid.
+/// Directories of this name and a pid belong to the daemon of that pid; of one that has gone, if it is not ours.
 const PREFIX: &str = "scratch-";
 
 /// The scratch directories of one daemon.
 #[derive(Debug)]
 pub(super) struct Scratch {
     root: PathBuf,
+    /// Of the state directory.
+    _lock: File,
 }
 
 impl Scratch {
-    /// Below `state_dir`. Removes those of daemons that are gone.
+    /// Below `state_dir`. Removes those of daemons that are gone. `ResourceBusy` = another daemon uses it.
     pub(super) fn open(state_dir: &Path) -> io::Result<Self> {
+        let lock = File::open(state_dir)?;
+        lock.try_lock().map_err(|error| match error {
+            TryLockError::WouldBlock => {
+                io::Error::new(io::ErrorKind::ResourceBusy, "another daemon uses it; give this one its own --state-dir")
+            }
+            TryLockError::Error(error) => error,
+        })?;
         for entry in fs::read_dir(state_dir)?.flatten() {
-            let name = entry.file_name();
-            let pid = name.to_str().and_then(|name| name.strip_prefix(PREFIX)).and_then(|pid| pid.parse::<u32>().ok());
-            let gone = |pid: u32| pid == std::process::id() || !Path::new("/proc").join(pid.to_string()).exists();
-            if pid.is_some_and(gone) {
+            if entry.file_name().to_str().is_some_and(|name| name.starts_with(PREFIX)) {
                 fs::remove_dir_all(entry.path())?;
             }
         }
         let root = state_dir.join(format!("{PREFIX}{}", std::process::id()));
         // Containers of other users must be able to reach their own directory, nobody to list the others.
         DirBuilder::new().mode(0o711).create(&root)?;
-        Ok(Self { root: fs::canonicalize(root)? })
+        Ok(Self { root: fs::canonicalize(root)?, _lock: lock })
     }
 
     /// An empty directory for the next instance of a container, owned by the user that it runs as.
@@ -85,6 +92,8 @@ mod tests {
         fs::create_dir(&dead).expect("what a dead daemon left");
         let scratch = Scratch::open(state.path()).expect("a scratch directory");
         assert!(!dead.exists());
+        let second = Scratch::open(state.path()).expect_err("a second daemon");
+        assert_eq!(second.kind(), io::ErrorKind::ResourceBusy);
         let name = ContainerName::from("main");
         let first = scratch.fresh("default_web_1", &name, &Credentials::default()).expect("fresh");
         fs::write(first.join("healthy"), "").expect("written");

@@ -1,5 +1,6 @@
 //! What both kernels do alike, on real sockets of the loopback interface.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
@@ -34,7 +35,7 @@ macro_rules! on_both_kernels {
                 let waker = super::Waker::new().expect("an eventfd");
                 match super::Ring::new(&waker) {
                     Ok(mut ring) => super::$test(&mut ring, &waker),
-                    Err(error) => eprintln!("not run: {error}"),
+                    Err(error) => crate::skip::skip(concat!("uring::", stringify!($test)), &error.to_string()),
                 }
             })*
         }
@@ -61,6 +62,7 @@ on_both_kernels! {
     a_reset_before_the_head_is_a_failure_and_an_end_in_the_body_an_error
     a_close_before_the_head_is_a_failure_eof
     a_redirect_lands_for_somebody_else_to_follow
+    a_redirect_with_a_broken_body_is_followed_all_the_same
     a_port_that_answers_itself_is_refused
     a_hundred_timeouts_at_once_are_reaped_and_closed
     linger_zero_leaves_no_time_wait
@@ -73,10 +75,11 @@ on_both_kernels! {
 fn t01_a_listening_port_is_a_success_that_says_nothing(kernel: &mut impl Kernel, _: &Waker) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
     let port = listener.local_addr().expect("addr").port();
+    let held = held_towards(port);
     let landed = fly(kernel, launch(&tcp_socket(port), LOCALHOST, SECOND));
     assert_eq!(outcome(&landed), &Outcome::Success("".into()));
     assert!(landed.phases.connect.is_some());
-    assert_eq!(held_towards(port), 0);
+    assert!(held_towards(port).is_subset(&held));
 }
 
 fn t03_a_closed_port_is_a_failure_connection_refused(kernel: &mut impl Kernel, _: &Waker) {
@@ -93,11 +96,13 @@ fn t04_a_target_that_drops_syns_fails_after_the_timeout_and_leaves_no_socket(ker
     assert_eq!(failure_text(outcome(&landed)), format!("dial tcp 127.0.0.1:{}: i/o timeout", hole.port));
     assert!(landed.phases.total >= SECOND && landed.phases.total < 2 * SECOND, "{:?}", landed.phases.total);
     assert_eq!(sockets_towards(hole.port, SYN_SENT), 0);
-    assert_eq!(held_towards(hole.port), held);
+    assert!(held_towards(hole.port).is_subset(&held));
 }
 
 fn t06_an_ipv6_listener_is_a_success(kernel: &mut impl Kernel, _: &Waker) {
-    let Ok(listener) = TcpListener::bind("[::1]:0") else { return eprintln!("not run: no IPv6 here") };
+    let Ok(listener) = TcpListener::bind("[::1]:0") else {
+        return crate::skip::skip("t06_an_ipv6_listener_is_a_success", "no IPv6 on the loopback interface");
+    };
     let port = listener.local_addr().expect("addr").port();
     let landed = fly(kernel, launch(&tcp_socket(port), IpAddr::V6(Ipv6Addr::LOCALHOST), SECOND));
     assert_eq!(outcome(&landed), &Outcome::Success("".into()));
@@ -183,6 +188,12 @@ fn a_redirect_lands_for_somebody_else_to_follow(kernel: &mut impl Kernel, _: &Wa
     assert!(target.url().ends_with("/next"), "{target:?}");
 }
 
+fn a_redirect_with_a_broken_body_is_followed_all_the_same(kernel: &mut impl Kernel, _: &Waker) {
+    let landed = ask(kernel, b"HTTP/1.1 302 Found\r\nLocation: /next\r\nTransfer-Encoding: chunked\r\n\r\nno size\r\n");
+    let End::Redirect(target) = &landed.end else { panic!("{landed:?}") };
+    assert!(target.url().ends_with("/next"), "{target:?}");
+}
+
 /// The kernel goes through the ephemeral ports in steps of two, so a closed one of the right parity is met sooner or
 /// later; what then connects is the attempt's own SYN.
 fn a_port_that_answers_itself_is_refused(kernel: &mut impl Kernel, _: &Waker) {
@@ -220,7 +231,7 @@ fn a_hundred_timeouts_at_once_are_reaped_and_closed(kernel: &mut impl Kernel, _:
     assert!(landed.iter().all(|landed| failure_text(outcome(landed)).ends_with("i/o timeout")));
     assert_eq!(kernel.pending(), 0);
     assert_eq!(sockets_towards(hole.port, SYN_SENT), 0);
-    assert_eq!(held_towards(hole.port), held);
+    assert!(held_towards(hole.port).is_subset(&held));
 }
 
 fn linger_zero_leaves_no_time_wait(kernel: &mut impl Kernel, _: &Waker) {
@@ -231,11 +242,13 @@ fn linger_zero_leaves_no_time_wait(kernel: &mut impl Kernel, _: &Waker) {
         flights.start(kernel, launch(&tcp_socket(port), LOCALHOST, SECOND), clock::now());
         land_all(kernel, &mut flights);
         // Our FIN, or RST, is answered by the other end's close.
-        let (mut accepted, _) = listener.accept().expect("accept");
+        let (mut accepted, ours) = listener.accept().expect("accept");
         let end = accepted.read(&mut [0]);
         assert_eq!(end.is_err(), close == CloseMode::Rst, "{end:?}");
         drop(accepted);
-        wait_until(|| sockets_towards(port, TIME_WAIT) == time_waits);
+        // By both ports: the TIME_WAIT sockets of an earlier listener on this port are still there.
+        let is_ours = |row: &Row| row.local_port == ours.port() && row.state == TIME_WAIT;
+        wait_until(|| rows_towards(port).iter().filter(|row| is_ours(row)).count() == time_waits);
     }
 }
 
@@ -308,14 +321,16 @@ fn a_socket_closed_too_early_is_closed_when_its_operation_has_ended(kernel: &mut
     kernel.close(socket);
     assert_eq!(one(kernel).result, Err(libc::ECANCELED));
     assert_eq!(sockets_towards(hole.port, SYN_SENT), 0);
-    assert_eq!(held_towards(hole.port), held);
+    assert!(held_towards(hole.port).is_subset(&held));
     assert!(kernel.connect(Token::new(0, 1, Op::Connect), socket, peer).is_err());
 }
 
 #[test]
 fn a_ring_dropped_in_mid_air_leaves_no_socket() {
     let waker = Waker::new().expect("an eventfd");
-    let Ok(mut ring) = Ring::new(&waker) else { return };
+    let Ok(mut ring) = Ring::new(&waker) else {
+        return crate::skip::skip("a_ring_dropped_in_mid_air_leaves_no_socket", "io_uring is refused here");
+    };
     let hole = Blackhole::new();
     let peer = SocketAddr::new(LOCALHOST, hole.port);
     for generation in 0..50 {
@@ -513,12 +528,14 @@ fn sockets_towards(port: u16, state: u8) -> usize {
     rows_towards(port).into_iter().filter(|row| row.state == state).count()
 }
 
-/// Sockets whose other end has this port and that a descriptor holds.
-fn held_towards(port: u16) -> usize {
-    rows_towards(port).into_iter().filter(|row| row.inode != 0).count()
+/// Near ports of the sockets whose other end has this port and that are held, by a descriptor or by an operation. Those of
+/// an earlier owner of the port may be among them: compare with what was there before.
+fn held_towards(port: u16) -> BTreeSet<u16> {
+    rows_towards(port).into_iter().filter(|row| row.inode != 0).map(|row| row.local_port).collect()
 }
 
 struct Row {
+    local_port: u16,
     state: u8,
     inode: u64,
 }
@@ -528,10 +545,11 @@ fn rows_towards(port: u16) -> Vec<Row> {
     let text = rows_of("/proc/self/net/tcp") + &rows_of("/proc/self/net/tcp6");
     let row = |line: &str| {
         let fields: Vec<&str> = line.split_whitespace().collect();
-        let remote = u16::from_str_radix(fields.get(2)?.rsplit(':').next()?, 16).ok()?;
+        let port_of = |field: Option<&&str>| u16::from_str_radix(field?.rsplit(':').next()?, 16).ok();
+        let (local_port, remote_port) = (port_of(fields.get(1))?, port_of(fields.get(2))?);
         let state = u8::from_str_radix(fields.get(3)?, 16).ok()?;
         let inode = fields.get(9)?.parse().ok()?;
-        (remote == port).then_some(Row { state, inode })
+        (remote_port == port).then_some(Row { local_port, state, inode })
     };
     text.lines().filter_map(row).collect()
 }

@@ -229,6 +229,10 @@ impl<'a> Next<'a> {
 impl File {
     /// Reads the file again; true = its pods may have changed.
     fn read(&mut self, path: &Path, config: &ManifestConfig) -> bool {
+        if self.digest.is_some() && path.metadata().is_ok_and(|metadata| !metadata.is_file()) {
+            // A pipe (`--manifests /dev/stdin`) gives what it has once.
+            return false;
+        }
         let mut bytes = read_file(path);
         if !self.pods.is_empty() && bytes.as_ref().is_ok_and(Vec::is_empty) {
             // Between an editor's truncation and its write; an emptied file is still empty a moment later.

@@ -1,7 +1,9 @@
-//! Tells that something may have changed below the given paths: by inotify, or by the clock where that fails.
+//! Tells that something may have changed below the given paths: by inotify, or by the clock where that fails and
+//! where symbolic links lead out of what is watched.
 //! Says no more than that; whoever asks reads everything again.
 
 use std::collections::BTreeMap;
+use std::fs::DirEntry;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -11,6 +13,7 @@ use tokio::sync::mpsc;
 use tokio::time;
 use tracing::warn;
 
+use super::is_manifest;
 use crate::limits;
 
 /// See the module.
@@ -22,6 +25,8 @@ pub(super) struct Watch {
     changed: mpsc::Receiver<()>,
     notify: mpsc::Sender<()>,
     has_warned: bool,
+    /// What a link leads to changes elsewhere, unseen from here.
+    has_links: bool,
 }
 
 impl Watch {
@@ -36,6 +41,7 @@ impl Watch {
             changed,
             notify,
             has_warned: false,
+            has_links: false,
         }
     }
 
@@ -43,6 +49,7 @@ impl Watch {
     pub(super) fn arm(&mut self) {
         // What was told until now is seen by the reading that follows.
         while self.changed.try_recv().is_ok() {}
+        self.has_links = self.paths.iter().any(|path| has_links(path));
         let directories = directories(&self.paths);
         if self.watcher.is_some() && directories == self.watched {
             return;
@@ -68,11 +75,11 @@ impl Watch {
 
     /// Returns when something may have changed since the last call of [`Watch::arm`].
     pub(super) async fn changed(&mut self) {
-        if self.watcher.is_some() {
+        let is_polled = self.watcher.is_none() || self.has_links;
+        tokio::select! {
             // Never `None`: the other end is in self.
-            let _ = self.changed.recv().await;
-        } else {
-            time::sleep(limits::MANIFEST_POLL).await;
+            _ = self.changed.recv(), if self.watcher.is_some() => {}
+            () = time::sleep(limits::MANIFEST_POLL), if is_polled => {}
         }
     }
 
@@ -109,6 +116,12 @@ fn directories(paths: &[PathBuf]) -> BTreeMap<PathBuf, (u64, u64)> {
         let _ = above.find(|path| add(path));
     }
     directories
+}
+
+/// Whether the path is a symbolic link, or a directory with manifests that are.
+fn has_links(path: &Path) -> bool {
+    let is_link = |entry: &DirEntry| entry.file_type().is_ok_and(|t| t.is_symlink()) && is_manifest(&entry.path());
+    path.is_symlink() || std::fs::read_dir(path).is_ok_and(|entries| entries.flatten().any(|entry| is_link(&entry)))
 }
 
 /// Whether an event can have changed what would be read. Our own reading must not.
