@@ -8,6 +8,13 @@
 //! world (time, agenda, weather) -- kernel (trait Kernel) -- net (sockets, segments) -- target (behaviours, responses)
 //!                               \- pods (commands, statuses, pool, updates)
 //! ```
+//!
+//! Not held against the shard, because nobody could tell from where it stands: a target too slow whose last word came
+//! within 60 ms of the end of a stall, or before the shard had seen the clock after it (the second look cannot tell softirqs
+//! that were held up from a target that is late); softirqs held up although the shard looked in time, or twice in one
+//! attempt; and a stall right between reading the clock and asking the kernel how old something is.
+//!
+//! That it bites: `tests/data/planted-shard-bugs` holds bugs that it must catch (`cargo xtask planted --shard`).
 
 pub mod checks;
 pub mod kernel;

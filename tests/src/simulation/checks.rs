@@ -36,7 +36,7 @@ pub struct Checks {
     answered: Vec<u64>,
     window: Window,
     right_since: Option<Instant>,
-    /// Local trouble that was counted when the calm began.
+    /// What each probe had counted when the drought began.
     drought: Option<Vec<(u64, u64)>>,
 }
 

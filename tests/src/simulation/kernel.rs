@@ -1,4 +1,7 @@
 //! [`Kernel`] over the simulated world. What a shard does against the contract of that trait is a panic here.
+//!
+//! A flush may give fewer completions than there are, but never none while there is one: a shard asks until it gets none.
+//! Only those of cancelled operations may come some flushes later, as under DEFER_TASKRUN.
 
 use std::cell::RefCell;
 use std::io;

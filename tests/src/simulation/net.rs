@@ -162,8 +162,6 @@ pub struct Net {
     pub redirects: u64,
     /// Completions given out.
     pub completions: u64,
-    /// The most sockets that were open at once.
-    pub open_most: usize,
 }
 
 impl Default for Net {
@@ -190,7 +188,6 @@ impl Default for Net {
             local_faults: 0,
             redirects: 0,
             completions: 0,
-            open_most: 0,
         }
     }
 }
@@ -350,7 +347,6 @@ impl World {
         }
         net.serial += 1;
         net.open += 1;
-        net.open_most = net.open_most.max(net.open);
         let target = net.addrs.get(&peer).copied();
         let now = self.now;
         let ended = Ended {

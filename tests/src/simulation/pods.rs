@@ -49,8 +49,6 @@ pub struct SimProbe {
     pub latest: Option<Publish>,
     /// When the shard made the present worker.
     pub made: Option<Instant>,
-    /// It got a command that changes its grid or its life.
-    pub disturbed: bool,
     /// The shard told that it has nothing but local trouble.
     pub told_unknown: u64,
 }
@@ -110,12 +108,6 @@ pub enum Act {
     Shutdown,
 }
 
-/// A command that the shard has not taken yet.
-enum Untaken {
-    Made(usize),
-    Other,
-}
-
 /// See the module.
 pub struct Pods {
     /// All there will be.
@@ -144,7 +136,8 @@ pub struct Pods {
     pub jobs_len: u64,
     /// Commands sent.
     pub commands: u64,
-    untaken: Vec<Untaken>,
+    /// Pods that were added since the shard looked at its inbox.
+    untaken: Vec<usize>,
 }
 
 /// Sums over a shard's metrics.
@@ -243,7 +236,6 @@ impl World {
                     seen: (0, 0),
                     latest: None,
                     made: None,
-                    disturbed: false,
                     told_unknown: 0,
                 });
             }
@@ -291,7 +283,6 @@ impl World {
             Act::Trigger(probe) => {
                 let SimProbe { pod, container, probe_type, .. } = self.pods.probes[probe];
                 if self.pods.pods[pod].is_present {
-                    self.pods.probes[probe].disturbed = true;
                     let container = self.pods.pods[pod].containers[container].name.clone();
                     self.send(Command::Trigger { uid: self.uid(pod), container, probe_type });
                 }
@@ -313,10 +304,9 @@ impl World {
         }
     }
 
-    /// The commands that were sent before the shard looked at its inbox are taken now.
+    /// The pods that were added before the shard looked at its inbox are made now.
     pub fn take_notice_of_commands(&mut self, now: Instant) {
-        for untaken in std::mem::take(&mut self.pods.untaken) {
-            let Untaken::Made(pod) = untaken else { continue };
+        for pod in std::mem::take(&mut self.pods.untaken) {
             for probe in self.pods.probes.iter_mut().filter(|probe| probe.pod == pod) {
                 probe.made = Some(now);
                 self.net.epochs[probe.target] += 1;
@@ -372,7 +362,6 @@ impl World {
 
     fn send(&mut self, command: Command) {
         self.pods.commands += 1;
-        self.pods.untaken.push(Untaken::Other);
         assert!(self.pods.sender.send(command).is_ok() || self.pods.sender.is_closed(), "the inbox is full");
         self.rung = true;
     }
@@ -390,7 +379,7 @@ impl World {
         });
         let slots = slots.collect();
         self.send(Command::AddPod { pod: Arc::clone(&self.pods.pods[pod].pod), slots, status });
-        self.pods.untaken.push(Untaken::Made(pod));
+        self.pods.untaken.push(pod);
     }
 
     /// What the lifecycle consumer would do: a container whose liveness or startup probe failed is started anew.
