@@ -47,6 +47,9 @@ const CONTROL_THREADS: usize = 2;
 /// How long a command for a full shard inbox is offered again at shutdown.
 const SHUTDOWN_OFFER: Duration = Duration::from_millis(5);
 
+/// How long calls that block in the control runtime are waited for when all else has ended.
+const BLOCKED_WAIT: Duration = Duration::from_secs(1);
+
 /// Why the daemon did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {
@@ -95,14 +98,17 @@ pub fn run(config: Config, runtime: RuntimeChoice) -> Result<(), EngineError> {
         .enable_all()
         .build()
         .map_err(EngineError::Control)?;
-    control.block_on(async {
+    let ended = control.block_on(async {
         let mut signals = Signals::new()?;
         let engine = Engine::start(config, runtime).await?;
         signals.wait().await;
         info!("ending: pods get their grace periods; a second signal kills them at once");
         engine.end(signals.wait()).await;
         Ok(())
-    })
+    });
+    // A call that blocks for ever (a manifest on a dead file system, a pipe nobody writes to) ends with the process.
+    control.shutdown_timeout(BLOCKED_WAIT);
+    ended
 }
 
 /// SIGTERM and SIGINT.
