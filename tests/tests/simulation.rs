@@ -9,7 +9,7 @@ use std::thread;
 use probe_tests::simulation::{self, Broken};
 
 /// Takes less than 20 seconds in a debug build on two cores.
-const SEEDS_LEN: u64 = 3_000;
+const SEEDS_LEN: u64 = 6_000;
 
 #[test]
 fn every_seed_keeps_every_promise() {

@@ -1,7 +1,8 @@
-//! `cargo xtask planted`: does the reference model catch bugs?
+//! `cargo xtask planted`: does the reference model catch bugs, and with `--shard`, does the simulation?
 //!
-//! Each file of `tests/data/planted-bugs` changes one place of the core. In a copy of the checkout, each is
-//! planted alone; the copy must still compile, and `tests/tests/model.rs` must fail on it.
+//! Each file of `tests/data/planted-bugs` changes one place of the core, each of `tests/data/planted-shard-bugs` one of
+//! the shard. In a copy of the checkout, each is planted alone; the copy must still compile, and `tests/tests/model.rs`
+//! or `tests/tests/simulation.rs` must fail on it.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -15,7 +16,19 @@ use crate::shell;
 pub(crate) struct Args {
     /// Only bugs whose file name contains this
     filter: Option<String>,
+    /// Bugs of the shard, for the simulation (the copy builds the whole engine: minutes at first)
+    #[arg(long)]
+    shard: bool,
 }
+
+/// Bugs, and the test that has to catch them.
+struct Suite {
+    folder: &'static str,
+    test: &'static [&'static str],
+}
+
+const MODEL: Suite = Suite { folder: "tests/data/planted-bugs", test: &["--no-default-features", "--test", "model"] };
+const SIMULATION: Suite = Suite { folder: "tests/data/planted-shard-bugs", test: &["--test", "simulation"] };
 
 /// One bug: in `file`, the one place that reads `find` becomes `replace`.
 struct Bug {
@@ -27,11 +40,12 @@ struct Bug {
 
 /// Fails when a bug survives, when one does not compile, or when the copy without bugs fails.
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
+    let suite = if args.shard { SIMULATION } else { MODEL };
     let bugs: Vec<Bug> =
-        bugs()?.into_iter().filter(|bug| args.filter.as_ref().is_none_or(|filter| bug.name.contains(filter))).collect();
+        bugs(&suite)?.into_iter().filter(|bug| args.filter.as_ref().is_none_or(|filter| bug.name.contains(filter))).collect();
     ensure!(!bugs.is_empty(), "no planted bug of that name");
     let copy = copy_checkout()?;
-    ensure!(passes(&copy)?, "the model's tests fail without any planted bug");
+    ensure!(passes(&copy, &suite)?, "the tests fail without any planted bug");
     let mut survived = Vec::new();
     for bug in &bugs {
         let path = copy.join(&bug.file);
@@ -39,7 +53,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         let places = original.matches(&bug.find).count();
         ensure!(places == 1, "bug {}: its text stands {places} times in {}, not once", bug.name, bug.file);
         fs::write(&path, original.replacen(&bug.find, &bug.replace, 1))?;
-        let survives = passes(&copy).with_context(|| format!("bug {}", bug.name))?;
+        let survives = passes(&copy, &suite).with_context(|| format!("bug {}", bug.name))?;
         fs::write(&path, original)?;
         eprintln!("planted {}: {}", bug.name, if survives { "SURVIVED" } else { "caught" });
         if survives {
@@ -53,14 +67,15 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Builds the model's tests (an error where that fails) and runs them.
-fn passes(copy: &Path) -> anyhow::Result<bool> {
+/// Builds the suite's tests (an error where that fails) and runs them.
+fn passes(copy: &Path, suite: &Suite) -> anyhow::Result<bool> {
     let test = |extra: &[&str]| {
         let mut command = shell::cargo();
         command
             .current_dir(copy)
             .env("CARGO_TARGET_DIR", copy.join("target"))
-            .args(["test", "--quiet", "--package", "probe-tests", "--no-default-features", "--test", "model"])
+            .args(["test", "--quiet", "--package", "probe-tests"])
+            .args(suite.test)
             .args(extra)
             .stdin(Stdio::null())
             .output()
@@ -94,8 +109,8 @@ fn copy_checkout() -> anyhow::Result<PathBuf> {
     Ok(copy)
 }
 
-fn bugs() -> anyhow::Result<Vec<Bug>> {
-    let folder = shell::root().join("tests/data/planted-bugs");
+fn bugs(suite: &Suite) -> anyhow::Result<Vec<Bug>> {
+    let folder = shell::root().join(suite.folder);
     let mut paths: Vec<PathBuf> = fs::read_dir(&folder)
         .with_context(|| format!("cannot read {}", folder.display()))?
         .map(|entry| entry.map(|entry| entry.path()))

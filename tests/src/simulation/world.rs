@@ -66,7 +66,7 @@ impl Weather {
             pool_full: rate(3, 5_000),
             batch_max: rate(2, 4),
         };
-        weather.stall_max = random.pick(&[20, 60, 400, 1_500, 5_000].map(Duration::from_millis));
+        weather.stall_max = random.pick(&[30, 400, 1_500, 3_000, 6_000].map(Duration::from_millis));
         weather
     }
 

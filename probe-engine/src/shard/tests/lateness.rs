@@ -207,3 +207,62 @@ fn time_between_the_start_and_its_submission_is_ours() {
     flights.submitted(ms(400));
     assert_eq!(flights.poll_timeout(), Some(start + ms(1_400)));
 }
+
+#[test]
+fn a_handshake_is_measured_by_the_kernel_however_late_it_was_submitted() {
+    let world = World::new();
+    world.target(PORT, connects_after(1_100));
+    let mut kernel = Fake::new(&world);
+    let mut flights = Flights::new(Rules { close: CloseMode::Fin, local_ports: PORT..=PORT });
+    let start: Instant = world.now();
+    flights.start(&mut kernel, launch(&tcp_socket(PORT), [127, 0, 0, 1].into(), ms(1_000)), start);
+    flights.submitted(ms(400));
+    world.pass(ms(1_200));
+    let mut completions = Vec::new();
+    kernel.flush(None, &mut completions).expect("flush");
+    let look = Look { now: world.now(), before: start };
+    completions.drain(..).for_each(|completion| flights.complete(&mut kernel, completion, look));
+    let landed = flights.poll_landed().expect("it landed");
+    assert_eq!(failure_text(outcome(&landed)), "dial tcp 127.0.0.1:8080: i/o timeout");
+}
+
+#[test]
+fn a_step_between_the_two_looks_gets_back_what_made_the_first_one_late() {
+    let target = Target { connect: Some(ms(5_020)), ..answers_after(300) };
+    assert_eq!(get(target, &[5_000, 5_030]), (Outcome::Success("ok".into()), 6_010));
+}
+
+#[test]
+fn a_request_that_left_late_gets_that_time_back() {
+    let world = World::new();
+    world.target(PORT, answers_after(500));
+    let mut kernel = Fake::new(&world);
+    let mut flights = Flights::new(Rules { close: CloseMode::Fin, local_ports: PORT..=PORT });
+    let start: Instant = world.now();
+    flights.start(&mut kernel, launch(&http_get(PORT, "/"), [127, 0, 0, 1].into(), ms(1_000)), start);
+    let mut completions = Vec::new();
+    world.pass(ms(1));
+    kernel.flush(None, &mut completions).expect("flush");
+    // Connected, and we see it at 1 ms; then we are held up before the request leaves, at 900 ms.
+    world.pass(ms(899));
+    for (seen_ms, before_ms) in [(1, 0), (900, 0), (1_400, 900)] {
+        world.pass(start + ms(seen_ms) - world.now());
+        kernel.flush(None, &mut completions).expect("flush");
+        let look = Look { now: start + ms(seen_ms), before: start + ms(before_ms) };
+        completions.drain(..).for_each(|completion| flights.complete(&mut kernel, completion, look));
+        flights.judge(&mut kernel, look);
+    }
+    let landed = flights.poll_landed().expect("it landed");
+    assert_eq!(outcome(&landed), &Outcome::Success("ok".into()));
+}
+
+#[test]
+fn a_redirect_is_handed_on_with_what_was_given_back() {
+    let answer = b"HTTP/1.1 302 Found\r\nLocation: /next\r\n\r\n".to_vec();
+    let target = Target { pieces: vec![(ms(500), answer)], ..Target::default() };
+    let world = World::new();
+    let start: Instant = world.now();
+    let (landed, _) = attempt(&world, &http_get(PORT, "/"), target, &[900, 1_400]);
+    assert!(matches!(landed.end, End::Redirect(_)));
+    assert_eq!(landed.started - start, ms(899), "the request waited for us from 1 ms to 900 ms");
+}

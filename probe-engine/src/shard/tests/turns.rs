@@ -338,3 +338,20 @@ fn shutdown_closes_everything_and_says_so_last() {
     assert!(matches!(bench.told.last(), Some(Update::ShardEnded { shard: 3 })));
     assert_eq!(bench.outcomes(), [], "what was cut off is no outcome");
 }
+
+#[test]
+fn a_shard_that_cannot_tell_its_end_waits_without_spinning() {
+    let mut bench = Bench::new();
+    while bench.updates.push(Update::ShardEnded { shard: 0 }).is_ok() {}
+    bench.sender.send(Command::Shutdown).expect("room");
+    let world = Rc::clone(&bench.world);
+    let mut turn = || bench.shard.turn(&mut || world.now());
+    assert_eq!(turn(), Turn::Again);
+    // Longer than the shard's counts wait to be told.
+    world.pass(ms(2_000));
+    let before = world.now();
+    for _ in 0..10 {
+        assert_eq!(turn(), Turn::Again);
+    }
+    assert!(world.now() - before >= ms(9), "it looked again at once");
+}
