@@ -90,7 +90,7 @@ pub enum EngineError {
     Waker(#[source] io::Error),
 }
 
-/// Runs the daemon until SIGTERM or SIGINT has ended it.
+/// Runs the daemon until SIGTERM, SIGINT or SIGHUP has ended it.
 pub fn run(config: Config, runtime: RuntimeChoice) -> Result<(), EngineError> {
     let control = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(CONTROL_THREADS)
@@ -111,23 +111,26 @@ pub fn run(config: Config, runtime: RuntimeChoice) -> Result<(), EngineError> {
     ended
 }
 
-/// SIGTERM and SIGINT.
+/// SIGTERM, SIGINT, and SIGHUP of a terminal that closes.
 struct Signals {
     terminate: Signal,
     interrupt: Signal,
+    hang_up: Signal,
 }
 
 impl Signals {
     fn new() -> Result<Self, EngineError> {
         let terminate = signal(SignalKind::terminate()).map_err(EngineError::Signals)?;
         let interrupt = signal(SignalKind::interrupt()).map_err(EngineError::Signals)?;
-        Ok(Self { terminate, interrupt })
+        let hang_up = signal(SignalKind::hangup()).map_err(EngineError::Signals)?;
+        Ok(Self { terminate, interrupt, hang_up })
     }
 
     async fn wait(&mut self) {
         tokio::select! {
             _ = self.terminate.recv() => {}
             _ = self.interrupt.recv() => {}
+            _ = self.hang_up.recv() => {}
         }
     }
 }

@@ -41,8 +41,10 @@ struct Bug {
 /// Fails when a bug survives, when one does not compile, or when the copy without bugs fails.
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let suite = if args.shard { SIMULATION } else { MODEL };
-    let bugs: Vec<Bug> =
-        bugs(&suite)?.into_iter().filter(|bug| args.filter.as_ref().is_none_or(|filter| bug.name.contains(filter))).collect();
+    let bugs: Vec<Bug> = bugs(&suite)?
+        .into_iter()
+        .filter(|bug| args.filter.as_ref().is_none_or(|filter| bug.name.contains(filter)))
+        .collect();
     ensure!(!bugs.is_empty(), "no planted bug of that name");
     let copy = copy_checkout()?;
     ensure!(passes(&copy, &suite)?, "the tests fail without any planted bug");

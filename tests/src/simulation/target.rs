@@ -129,7 +129,9 @@ impl Target {
             Answer::Status(200..=299) | Answer::Long | Answer::RedirectAway => Health::Well,
             Answer::RedirectHome => Health::Unclear,
             Answer::BrokenBody(_) => Health::Mute,
-            Answer::Status(_) | Answer::Deaf | Answer::Nothing | Answer::Garbage | Answer::BrokenHead { .. } => Health::Bad,
+            Answer::Status(_) | Answer::Deaf | Answer::Nothing | Answer::Garbage | Answer::BrokenHead { .. } => {
+                Health::Bad
+            }
         }
     }
 }
