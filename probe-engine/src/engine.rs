@@ -47,6 +47,9 @@ const CONTROL_THREADS: usize = 2;
 /// How long a command for a full shard inbox is offered again at shutdown.
 const SHUTDOWN_OFFER: Duration = Duration::from_millis(5);
 
+/// How long calls that block in the control runtime are waited for when all else has ended.
+const BLOCKED_WAIT: Duration = Duration::from_secs(1);
+
 /// Why the daemon did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {
@@ -87,7 +90,7 @@ pub enum EngineError {
     Waker(#[source] io::Error),
 }
 
-/// Runs the daemon until SIGTERM or SIGINT has ended it.
+/// Runs the daemon until SIGTERM, SIGINT or SIGHUP has ended it.
 pub fn run(config: Config, runtime: RuntimeChoice) -> Result<(), EngineError> {
     let control = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(CONTROL_THREADS)
@@ -95,33 +98,39 @@ pub fn run(config: Config, runtime: RuntimeChoice) -> Result<(), EngineError> {
         .enable_all()
         .build()
         .map_err(EngineError::Control)?;
-    control.block_on(async {
+    let ended = control.block_on(async {
         let mut signals = Signals::new()?;
         let engine = Engine::start(config, runtime).await?;
         signals.wait().await;
         info!("ending: pods get their grace periods; a second signal kills them at once");
         engine.end(signals.wait()).await;
         Ok(())
-    })
+    });
+    // A call that blocks for ever (a manifest on a dead file system, a pipe nobody writes to) ends with the process.
+    control.shutdown_timeout(BLOCKED_WAIT);
+    ended
 }
 
-/// SIGTERM and SIGINT.
+/// SIGTERM, SIGINT, and SIGHUP of a terminal that closes.
 struct Signals {
     terminate: Signal,
     interrupt: Signal,
+    hang_up: Signal,
 }
 
 impl Signals {
     fn new() -> Result<Self, EngineError> {
         let terminate = signal(SignalKind::terminate()).map_err(EngineError::Signals)?;
         let interrupt = signal(SignalKind::interrupt()).map_err(EngineError::Signals)?;
-        Ok(Self { terminate, interrupt })
+        let hang_up = signal(SignalKind::hangup()).map_err(EngineError::Signals)?;
+        Ok(Self { terminate, interrupt, hang_up })
     }
 
     async fn wait(&mut self) {
         tokio::select! {
             _ = self.terminate.recv() => {}
             _ = self.interrupt.recv() => {}
+            _ = self.hang_up.recv() => {}
         }
     }
 }

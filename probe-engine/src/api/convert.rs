@@ -1,6 +1,7 @@
 //! Between the words of the core and those of the wire. Nothing else knows both.
 
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use probe_core::id::ProbeType;
@@ -20,6 +21,9 @@ use crate::source::control::Triggered;
 /// A report and a count of the same call are stamped through two readings of the clock: closer than this,
 /// they are one. Due times are a second or more apart.
 const SAME_CALL: SignedDuration = SignedDuration::from_millis(50);
+
+/// A due time that lies further back is an old one.
+const DUE_PAST_MAX: Duration = Duration::from_secs(1);
 
 /// A pod as it stands.
 #[must_use]
@@ -234,7 +238,6 @@ fn probe(of: &ProbeRecord, spec: &ProbeSpec) -> v1::Probe {
         }
         (None, None) => (v1::OutcomeKind::Unspecified, String::new(), None, 0),
     };
-    let due = stats.due_ns.load(Ordering::Relaxed);
     v1::Probe {
         r#type: probe_type(of.probe_type).into(),
         spec: Some(probe_spec(spec)),
@@ -248,8 +251,15 @@ fn probe(of: &ProbeRecord, spec: &ProbeSpec) -> v1::Probe {
         last_duration_ns,
         successful_count: stats.successful.load(Ordering::Relaxed),
         failed_count: stats.failed.load(Ordering::Relaxed),
-        due_at: (due != 0).then(|| timestamp(clock::wall_of(Instant::from_nanos(due)))),
+        due_at: due(stats.due_ns.load(Ordering::Relaxed), clock::now()).map(|at| timestamp(clock::wall_of(at))),
     }
+}
+
+/// The next due time, as it was told with the newest report. Long past = no report since: the container does not
+/// run, so nothing is due.
+fn due(nanos: u64, now: Instant) -> Option<Instant> {
+    let due = Instant::from_nanos(nanos);
+    (nanos != 0 && now <= due + DUE_PAST_MAX).then_some(due)
 }
 
 fn probe_spec(spec: &ProbeSpec) -> v1::ProbeSpec {
@@ -375,6 +385,15 @@ fn pairs<K: ToString, V: ToString>(of: &[(K, V)]) -> std::collections::HashMap<S
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_due_time_that_is_long_past_is_none() {
+        let at = |seconds: u64| Instant::from_nanos(seconds * 1_000_000_000);
+        assert_eq!(due(at(5).as_nanos(), at(3)), Some(at(5)));
+        assert_eq!(due(at(5).as_nanos(), at(6)), Some(at(5)), "a little late");
+        assert_eq!(due(at(5).as_nanos(), at(7)), None);
+        assert_eq!(due(0, at(0)), None);
+    }
 
     #[test]
     fn types_of_probes_survive_the_wire() {

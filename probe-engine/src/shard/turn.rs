@@ -551,7 +551,7 @@ impl<K: Kernel> Shard<K> {
     }
 
     fn note_due(&mut self, worker: WorkerIndex) {
-        let due = self.scheduler.worker(worker).and_then(|view| view.due);
+        let due = self.scheduler.worker(worker).filter(|view| !view.on_hold).and_then(|view| view.due);
         if let Some(slot) = self.slot(worker) {
             slot.stats.due_ns.store(due.map_or(0, Instant::as_nanos), Ordering::Relaxed);
         }

@@ -64,7 +64,7 @@ pub struct Ended {
     pub asked_late: bool,
     /// When the newest thing happened to it in the network.
     pub newest: Option<Instant>,
-    /// One of these came within [`NEAR`] of a stall's end, or before the shard had seen the clock after it.
+    /// One of these came within `NEAR` of a stall's end, or before the shard had seen the clock after it.
     pub was_near_a_stall: bool,
     /// Its socket's.
     pub serial: u64,
