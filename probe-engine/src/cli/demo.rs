@@ -222,7 +222,13 @@ async fn tell(daemon: &mut Daemon, check: bool) -> anyhow::Result<Exit> {
 /// The Ready condition of every pod, to see it flip.
 #[derive(Default)]
 struct Conditions {
-    ready: BTreeMap<String, bool>,
+    pods: BTreeMap<String, PodState>,
+}
+
+#[derive(Clone, Copy, Default, PartialEq)]
+struct PodState {
+    ready: bool,
+    restarts: u32,
 }
 
 impl Conditions {
@@ -233,13 +239,19 @@ impl Conditions {
             for pod in page.pods {
                 let is_true = |c: &v1::Condition| c.r#type == "Ready" && c.status() == v1::ConditionStatus::True;
                 let ready = pod.conditions.iter().any(is_true);
-                let before = self.ready.insert(pod.name.clone(), ready);
-                if before.unwrap_or(false) != ready {
+                let restarts = pod.containers.iter().map(|container| container.restart_count).sum();
+                if self.is_flip(&pod.name, PodState { ready, restarts }) {
                     flips.push((pod.name, ready));
                 }
             }
         }
         Ok(flips)
+    }
+
+    /// A pod that is Ready after a restart was not Ready in between, even if that was too short to be seen.
+    fn is_flip(&mut self, pod: &str, now: PodState) -> bool {
+        let before = self.pods.insert(pod.to_owned(), now).unwrap_or_default();
+        now.ready != before.ready || (now.ready && now.restarts > before.restarts)
     }
 }
 
@@ -258,4 +270,23 @@ fn print(start: probe_core::time::Instant, pod: &str, text: &str) {
 fn say(text: &str) {
     // Where the reader has gone (`| head`) there is nobody to tell; the demo goes on and ends its pods in order.
     let _ = output::print(&format!("{text}\n"));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pod_that_is_ready_again_after_a_restart_is_told_even_if_the_gap_was_not_seen() {
+        let mut conditions = Conditions::default();
+        let mut flips = |ready, restarts| conditions.is_flip("web", PodState { ready, restarts });
+        assert!(!flips(false, 0));
+        assert!(flips(true, 0));
+        assert!(!flips(true, 0));
+        assert!(flips(true, 1));
+        assert!(!flips(true, 1));
+        assert!(flips(false, 2));
+        assert!(flips(true, 2));
+        assert!(!flips(true, 2));
+    }
 }
