@@ -92,14 +92,8 @@ fn passes(copy: &Path, suite: &Suite) -> anyhow::Result<bool> {
 /// The tracked files, in a folder of their own that keeps its build between runs.
 fn copy_checkout() -> anyhow::Result<PathBuf> {
     let copy = shell::target().join("planted");
-    let mut git = std::process::Command::new("git");
-    git.current_dir(shell::root()).args(["ls-files", "--cached", "--others", "--exclude-standard"]);
-    let files = shell::output(&mut git).context("git ls-files failed: planting wants a git checkout")?;
-    for file in files.lines() {
-        let (from, to) = (shell::root().join(file), copy.join(file));
-        if !from.is_file() {
-            continue;
-        }
+    for file in shell::tracked_files("planting")? {
+        let (from, to) = (shell::root().join(&file), copy.join(&file));
         let text = fs::read(&from)?;
         // Unchanged files keep their time, so that cargo rebuilds only what differs.
         if fs::read(&to).is_ok_and(|old| old == text) {

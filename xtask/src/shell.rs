@@ -44,6 +44,17 @@ pub(crate) fn output(command: &mut Command) -> Option<String> {
     output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
+/// Files of the checkout that git tracks or would track, sorted, each once. `who` is named when git does not answer.
+pub(crate) fn tracked_files(who: &str) -> anyhow::Result<Vec<String>> {
+    let mut git = Command::new("git");
+    git.current_dir(root()).args(["ls-files", "--cached", "--others", "--exclude-standard"]);
+    let listed = output(&mut git).with_context(|| format!("git ls-files failed: {who} wants a git checkout"))?;
+    let mut files: Vec<String> = listed.lines().filter(|file| root().join(file).is_file()).map(String::from).collect();
+    files.sort();
+    files.dedup();
+    Ok(files)
+}
+
 /// Whether a program can be started at all.
 pub(crate) fn has(program: &str, argument: &str) -> bool {
     output(Command::new(program).arg(argument)).is_some()

@@ -24,7 +24,7 @@ const MODULE_NAMES_REFUSED: [&str; 6] = ["util", "utils", "common", "helper", "h
 /// Reports every finding, then fails if there was one.
 pub(crate) fn run() -> anyhow::Result<()> {
     let mut findings = Vec::new();
-    let files = tracked_files()?;
+    let files = shell::tracked_files("tidy")?;
     for file in &files {
         if !file.ends_with(".rs") {
             continue;
@@ -42,18 +42,6 @@ pub(crate) fn run() -> anyhow::Result<()> {
         bail!("{} finding(s)", findings.len());
     }
     Ok(())
-}
-
-/// Tracked and new files, ignored ones apart.
-fn tracked_files() -> anyhow::Result<Vec<String>> {
-    let mut git = std::process::Command::new("git");
-    git.current_dir(shell::root()).args(["ls-files", "--cached", "--others", "--exclude-standard"]);
-    let listed = shell::output(&mut git).context("git ls-files failed: tidy wants a git checkout")?;
-    let mut files: Vec<String> =
-        listed.lines().filter(|file| shell::root().join(file).is_file()).map(String::from).collect();
-    files.sort();
-    files.dedup();
-    Ok(files)
 }
 
 fn in_source(file: &str, text: &str) -> Vec<String> {
