@@ -21,6 +21,7 @@ pub mod source;
 
 pub mod manager;
 
+pub mod ebpf;
 pub mod prober;
 pub mod shard;
 

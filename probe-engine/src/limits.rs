@@ -269,3 +269,48 @@ pub const LIFECYCLE_INPUTS_LEN_MAX: usize = 1_024;
 
 /// How long requests to the control API may go on after the daemon was told to end. Longer: cut off.
 pub const API_DRAIN: Duration = Duration::from_secs(2);
+
+/// Targets of tcpSocket probes that are watched. More: the rest is always connected for real (`table_full`).
+pub const TARGETS_MAX: usize = 65_536;
+
+/// Network namespaces that are held open for their targets. More: their targets are always connected for real.
+pub const NAMESPACES_MAX: usize = 1_024;
+
+/// Listeners in the table. More: unknown ones are learned from dumps only, when a target depends on them.
+pub const LISTENERS_MAX: usize = 131_072;
+
+/// Bytes of the ring buffer of listener events. Full: the program counts the drop, and the table is made anew by sock_diag.
+pub const EVENT_RING_BYTES: u32 = 1 << 20;
+
+/// Messages from shards waiting for the watch. Full: a registration is tried again at the target's next attempt.
+pub const WATCH_INBOX_LEN_MAX: usize = 16_384;
+
+/// Listeners in one part of a dump; between two parts the watch reads the ring buffer. More: further parts.
+pub const DUMP_PART_LEN: usize = 1_024;
+
+/// Parts of dumps, and other answers of the sweep, waiting for the watch. Full: the sweep waits.
+pub const SWEEP_ANSWERS_LEN_MAX: usize = 64;
+
+/// Questions waiting for the sweep. Full: asked again at the next sweep.
+pub const SWEEP_QUESTIONS_LEN_MAX: usize = 4_096;
+
+/// Time between two sweeps over the listeners that probes depend on.
+pub const SWEEP_PERIOD: Duration = Duration::from_secs(1);
+
+/// A look at a target's listeners holds so long. Older: a real connect.
+pub const LOOK_AGE_MAX: Duration = Duration::from_millis(2_500);
+
+/// A listener that an event announced and that no dump has shown for this long never came to be.
+pub const TENTATIVE_MAX: Duration = Duration::from_secs(1);
+
+/// Shortest `passiveMaxAge`. Shorter: refused with an error.
+pub const PASSIVE_MAX_AGE_MIN: Duration = Duration::from_secs(1);
+
+/// Two contradicted audits in two namespaces within this: all leases are void.
+pub const CONTRADICTIONS_WITHIN: Duration = Duration::from_secs(10);
+
+/// Bytes of the kernel's BTF that are read. More: no passive answers.
+pub const BTF_BYTES_MAX: u64 = 64 * 1024 * 1024;
+
+/// How long the netlink sockets are waited for. Longer: the dump is given up and tried at the next sweep.
+pub const NETLINK_WAIT_MAX: Duration = Duration::from_secs(2);

@@ -23,6 +23,7 @@ use tracing::{debug, info, warn};
 
 use crate::clock;
 use crate::consumer::lifecycle::LifecycleInput;
+use crate::ebpf::settings;
 use crate::limits;
 use crate::results::{Input, ProbeStats, ResultsSender};
 use crate::shard::inbox::{Command, ProbeSlot, ShardSender};
@@ -388,6 +389,7 @@ impl Manager {
             phase: PodPhase::Running,
             deleting: false,
             pod_ip: pod.pod_ip.or(self.runtime.pod_ip),
+            netns: settings::annotation(pod, settings::ANNOTATION_NETNS).map(Into::into),
             containers: containers.collect(),
         }
     }

@@ -215,6 +215,7 @@ impl Pair {
             phase: self.phase,
             deleting: self.deleting,
             pod_ip: None,
+            netns: None,
             containers: self.containers.iter().flatten().cloned().collect(),
         };
         self.scheduler.handle_status(&self.pod.uid, status.clone(), self.now);

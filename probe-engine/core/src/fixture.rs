@@ -109,5 +109,11 @@ pub(crate) fn container_status(name: &str, id: &str, state: ContainerState) -> C
 
 /// A running pod with these containers.
 pub(crate) fn pod_status(containers: impl IntoIterator<Item = ContainerStatus>) -> PodStatus {
-    PodStatus { phase: PodPhase::Running, deleting: false, pod_ip: None, containers: containers.into_iter().collect() }
+    PodStatus {
+        phase: PodPhase::Running,
+        deleting: false,
+        pod_ip: None,
+        netns: None,
+        containers: containers.into_iter().collect(),
+    }
 }

@@ -67,6 +67,8 @@ pub struct Target<'a> {
     pub container_id: &'a ContainerId,
     /// The pod's address as last reported, else the manifest's.
     pub pod_ip: Option<core::net::IpAddr>,
+    /// The pod's network namespace as last reported; see [`PodStatus::netns`].
+    pub netns: Option<&'a Arc<str>>,
 }
 
 /// One worker as `describe` and `get probes` show it.
@@ -283,6 +285,7 @@ impl Scheduler {
             spec: &occupant.spec,
             container_id: occupant.worker.container_id()?,
             pod_ip: reported.or(entry.pod.pod_ip),
+            netns: entry.status.as_ref().and_then(|status| status.netns.as_ref()),
         })
     }
 

@@ -1,6 +1,7 @@
 //! What a runtime reports about containers: plain data, no rules.
 
 use alloc::boxed::Box;
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::net::IpAddr;
 
@@ -16,6 +17,9 @@ pub struct PodStatus {
     pub deleting: bool,
     /// The pod's address; `None` = not known yet.
     pub pod_ip: Option<IpAddr>,
+    /// The pod's network namespace as a path that opens it (`/run/netns/..`, `/proc/PID/ns/net`); `None` = the host's,
+    /// or not known.
+    pub netns: Option<Arc<str>>,
     /// One entry per container that the runtime knows.
     pub containers: Vec<ContainerStatus>,
 }

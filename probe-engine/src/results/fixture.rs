@@ -88,6 +88,7 @@ pub(crate) fn running(pod: &Pod, id: &str) -> PodStatus {
         phase: PodPhase::Running,
         deleting: false,
         pod_ip: None,
+        netns: None,
         containers: pod.all_containers().map(container).collect(),
     }
 }

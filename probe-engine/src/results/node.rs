@@ -113,8 +113,13 @@ impl PodRecord {
     #[must_use]
     pub fn new(pod: Arc<Pod>, slots: &[ProbeSlot], shard: Option<usize>, now: Timestamp) -> Self {
         let containers = pod.all_containers().map(|container| ContainerRecord::new(&container.name, slots)).collect();
-        let status =
-            PodStatus { phase: PodPhase::Pending, deleting: false, pod_ip: pod.pod_ip, containers: Vec::new() };
+        let status = PodStatus {
+            phase: PodPhase::Pending,
+            deleting: false,
+            pod_ip: pod.pod_ip,
+            netns: None,
+            containers: Vec::new(),
+        };
         Self {
             shard,
             added_at: now,

@@ -93,6 +93,7 @@ fn running(since: Instant) -> PodStatus {
         phase: PodPhase::Running,
         deleting: false,
         pod_ip: Some(IpAddr::from([127, 0, 0, 1])),
+        netns: None,
         containers: vec![container],
     }
 }

@@ -120,7 +120,7 @@ mod tests {
     use super::*;
 
     fn status(phase: PodPhase) -> PodStatus {
-        PodStatus { phase, deleting: false, pod_ip: None, containers: Vec::new() }
+        PodStatus { phase, deleting: false, pod_ip: None, netns: None, containers: Vec::new() }
     }
 
     async fn told(fill: impl FnOnce(&RuntimeReports)) -> Vec<String> {

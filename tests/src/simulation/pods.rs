@@ -197,7 +197,13 @@ impl Pods {
             last_termination: None,
             restart_count: container.instance.saturating_sub(1),
         });
-        PodStatus { phase: PodPhase::Running, deleting: false, pod_ip: pod.pod_ip, containers: containers.collect() }
+        PodStatus {
+            phase: PodPhase::Running,
+            deleting: false,
+            pod_ip: pod.pod_ip,
+            netns: None,
+            containers: containers.collect(),
+        }
     }
 }
 

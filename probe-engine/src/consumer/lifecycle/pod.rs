@@ -382,6 +382,8 @@ impl PodWorker {
             phase: probe_core::pod::phase(&self.pod, &containers, &flags, terminal),
             deleting: self.ending,
             pod_ip: self.context.runtime.pod_ip(&self.pod),
+            // Processes of this host live in the daemon's own.
+            netns: None,
             containers,
         };
         if self.reported.as_ref() != Some(&status) {
