@@ -5,6 +5,8 @@
 #![no_std]
 #![forbid(unsafe_code)]
 
+mod bytes;
+
 /// The program and the hook it is for: the tracepoint `sock:inet_sock_set_state`.
 pub const PROGRAM_BTF: &str = "inet_sock_set_state";
 /// The same for kernels that refuse BTF attach: on the raw tracepoint of that name.

@@ -481,12 +481,8 @@ mod tests {
         ];
         change(&mut common);
         let common = w.compound(kind::STRUCT, "sock_common", 80, &common);
-        let sock = w.compound(
-            kind::STRUCT,
-            "sock",
-            100,
-            &[("__sk_common", common, 0, 0), ("sk_protocol", u16_, 720, 0)],
-        );
+        let sock =
+            w.compound(kind::STRUCT, "sock", 100, &[("__sk_common", common, 0, 0), ("sk_protocol", u16_, 720, 0)]);
         w.compound(kind::STRUCT, "inet_sock", 120, &[("sk", sock, 0, 0), ("inet_sport", be16, 800, 0)]);
         w.finish()
     }
