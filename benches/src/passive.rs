@@ -357,7 +357,9 @@ impl Churn {
         for churned in &mut self.listeners {
             let Some(changed) = churned.changed_ns else { continue };
             let want = if churned.open { "Success" } else { "Failure" };
-            let rows: Vec<&Row> = rows.iter().filter(|row| row.pod == churned.pod).collect();
+            // A liveness probe that failed waits for a restart, which nobody makes here.
+            let rows = rows.iter().filter(|row| row.pod == churned.pod && row.name.ends_with("Readiness"));
+            let rows: Vec<&Row> = rows.collect();
             if rows.iter().all(|row| row.verdict == want && row.since_ns > changed) {
                 churned.changed_ns = None;
                 for row in rows {
