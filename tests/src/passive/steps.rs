@@ -150,7 +150,11 @@ impl<K: Kernel> Steps<K> {
             self.rig.advance_to(due + PERIOD * 4 / 5);
             self.change();
             if self.random.below(2) == 0 {
-                self.tend(false);
+                // What the watch thread does within milliseconds of a change.
+                for _ in 0..2 {
+                    self.tend(false);
+                    self.rig.advance(limits::CONFIRM_WAIT_MIN * 2);
+                }
             }
         }
         self.rig.advance_to(due + PERIOD);
@@ -252,9 +256,9 @@ impl<K: Kernel> Steps<K> {
         Ok(())
     }
 
-    /// One to three changes.
+    /// None to two changes.
     fn change(&mut self) {
-        for _ in 0..self.random.range(1, 3) {
+        for _ in 0..self.random.range(0, 2) {
             let now = self.rig.now();
             let failing: Vec<usize> = (0..self.failing.len()).filter(|target| self.failing[*target]).collect();
             let is_bad = failing.len() as f64 > self.failing.len() as f64 * FAILING_SHARE_MAX;
