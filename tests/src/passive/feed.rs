@@ -11,9 +11,13 @@ use probe_engine::ebpf::events::EventRing;
 use probe_engine::ebpf::load::{self, Attached, LoadOptions};
 use probe_engine::ebpf::netns::own_cookie;
 use probe_engine::ebpf::passive::{Passive, ToWatch, WatchSender};
+use probe_engine::ebpf::netns::NetnsRef;
+use probe_engine::ebpf::sock_diag::{ChildLookups, SockDiag};
+use probe_engine::ebpf::sweep::{Question, Told};
+use probe_engine::ebpf::target::Place;
 use probe_engine::ebpf::stats::EbpfStats;
 use probe_engine::ebpf::watch::self_test::OwnListener;
-use probe_engine::ebpf::watch::{Drained, Notice, Watch};
+use probe_engine::ebpf::watch::{Drained, Feed as _, Notice, Watch};
 use probe_engine::shard::kernel::Waker;
 
 /// Rounds of one call: what the watch asks leads to answers, which lead to further questions.
@@ -23,11 +27,10 @@ const ROUNDS_MAX: usize = 64;
 pub struct Feed {
     /// What it counts.
     pub stats: Arc<EbpfStats>,
-    /// Of the ring buffer's reader: at most so many records at each call of [`Feed::watch`]; slow if it is few.
-    pub events_max: usize,
     /// What the watch had to tell the rest of the daemon.
     pub notices: Vec<Notice>,
     watch: Watch,
+    sweep: Sweep,
     ring: Ring,
     inbox: Arc<ArrayQueue<ToWatch>>,
     passive: Passive,
@@ -57,4 +60,154 @@ impl probe_engine::ebpf::watch::Feed for Ring {
 /// Why not.
 pub fn usable() -> Result<(), String> {
     load::load(false).map(drop).map_err(|error| error.to_string())
+}
+
+impl Feed {
+    /// Loads the program.
+    ///
+    /// # Errors
+    /// Why it cannot be loaded here.
+    pub fn new(settings: PassiveSettings, now: Instant) -> Result<Self, String> {
+        Self::with_ring(settings, now, LoadOptions::default().ring_bytes)
+    }
+
+    /// The same with a ring buffer of this size.
+    ///
+    /// # Errors
+    /// As [`Feed::new`].
+    pub fn with_ring(settings: PassiveSettings, now: Instant, ring_bytes: u32) -> Result<Self, String> {
+        let options = LoadOptions { ring_bytes, ..LoadOptions::default() };
+        let loaded = load::load_with(options).map_err(|error| error.to_string())?;
+        let (sender, inbox) = WatchSender::new(Waker::new().map_err(|error| error.to_string())?);
+        let stats = Arc::new(EbpfStats::default());
+        let passive = Passive::new(settings, Arc::clone(&loaded.counters), Arc::clone(&loaded.connects), sender);
+        let watch =
+            Watch::new(Arc::clone(&passive.settings), Arc::clone(&loaded.counters), Arc::clone(&stats), false, now);
+        let own = OwnListener::new(own_cookie().map_err(|error| error.to_string())?).map_err(|e| e.to_string())?;
+        Ok(Self {
+            stats,
+            notices: Vec::new(),
+            watch,
+            sweep: Sweep::new(),
+            ring: Ring { events: loaded.events, drops: loaded.drops, is_slow: false },
+            inbox,
+            passive,
+            own,
+            _attached: loaded.attached,
+        })
+    }
+
+    /// For the shard.
+    #[must_use]
+    pub fn passive(&self) -> Passive {
+        self.passive.clone()
+    }
+
+    /// The ring buffer is not read (until it is again).
+    pub fn set_slow(&mut self, is_slow: bool) {
+        self.ring.is_slow = is_slow;
+    }
+
+    /// What both threads do when something has happened: events, registrations, looks that are due.
+    pub fn watch(&mut self, now: Instant) {
+        for _ in 0..ROUNDS_MAX {
+            while let Some(message) = self.inbox.pop() {
+                match message {
+                    ToWatch::Register(target) => self.watch.register(target),
+                    ToWatch::AuditFailed { target, value } => self.watch.handle_audit_failed(&target, value, now),
+                    ToWatch::Shutdown => {}
+                }
+            }
+            let watch = &mut self.watch;
+            let drained = self.ring.drain(&mut |event| watch.handle_event(event, now));
+            watch.handle_drops(drained.drops, now);
+            watch.handle_timeout(now);
+            let mut is_idle = true;
+            while let Some(question) = self.watch.poll_question() {
+                is_idle = false;
+                let watch = &mut self.watch;
+                self.sweep.ask(question, &mut |told| watch.handle_told(told, now));
+            }
+            is_idle &= !self.watch.finish_looks(&mut self.ring, now);
+            self.notices.extend(std::iter::from_fn(|| self.watch.poll_notice()));
+            if is_idle {
+                return;
+            }
+        }
+    }
+
+    /// What is done once a second: the self-test, and a look at everything.
+    pub fn sweep(&mut self, now: Instant) {
+        self.watch.self_test(&mut self.own, now);
+        self.watch.begin_sweep(now);
+        self.watch(now);
+    }
+}
+
+/// Stand-in.
+struct Sweep {
+    own: u64,
+    open: std::collections::BTreeMap<u64, Option<std::fs::File>>,
+    paths: std::collections::BTreeMap<String, u64>,
+}
+
+impl Sweep {
+    fn new() -> Self {
+        let own = own_cookie().expect("cookie");
+        Self { own, open: [(own, None)].into(), paths: Default::default() }
+    }
+
+    fn inside<T: Send>(&self, cookie: u64, work: impl FnOnce() -> T + Send) -> T {
+        match &self.open[&cookie] {
+            None => work(),
+            Some(file) => std::thread::scope(|scope| {
+                scope
+                    .spawn(|| {
+                        nix::sched::setns(file, nix::sched::CloneFlags::CLONE_NEWNET).expect("setns");
+                        work()
+                    })
+                    .join()
+                    .expect("no panic")
+            }),
+        }
+    }
+
+    fn ask(&mut self, question: Question, told: &mut dyn FnMut(Told)) {
+        match question {
+            Question::Place(target) => {
+                let cookie = match &target.netns {
+                    NetnsRef::Own => self.own,
+                    NetnsRef::Path(path) => match self.paths.get(&**path) {
+                        Some(cookie) => *cookie,
+                        None => {
+                            let file = std::fs::File::open(&**path).expect("netns");
+                            self.open.insert(0, Some(file));
+                            let cookie = self.inside(0, || own_cookie().expect("cookie"));
+                            let file = self.open.remove(&0).expect("just put");
+                            self.open.insert(cookie, file);
+                            self.paths.insert(path.to_string(), cookie);
+                            cookie
+                        }
+                    },
+                };
+                let lookup = self.inside(cookie, || ChildLookups::open().expect("lookups"));
+                let slot = probe_ebpf::counter_slot(cookie, target.addr.port());
+                let place = Place { netns_cookie: cookie, slot, lookup: Arc::new(lookup) };
+                told(Told::Placed { target, place: Ok(place) });
+            }
+            Question::Dump { netns_cookie } => {
+                let (complete, parts) = self.inside(netns_cookie, || {
+                    let mut parts = Vec::new();
+                    let mut buffer = vec![0; 32768];
+                    let complete =
+                        SockDiag::open().expect("sock_diag").dump(&mut buffer, &mut |part| parts.push(part));
+                    (complete, parts)
+                });
+                for listeners in parts {
+                    told(Told::Part { netns_cookie, listeners });
+                }
+                told(Told::Dumped { netns_cookie, complete, sk_lookup: false });
+            }
+        }
+    }
 }

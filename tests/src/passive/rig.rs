@@ -24,6 +24,9 @@ use super::pod::{CONTAINER, Times, pod, running};
 /// Turns without an attempt that ends, after which those in flight are left to their deadlines.
 const IDLE_TURNS_MAX: usize = 1;
 
+/// The timing wheel's step, and more: what was due that long ago has been found.
+const TICK: Duration = Duration::from_millis(2);
+
 /// A probe of the rig.
 pub struct Probe {
     /// Where it connects to.
@@ -103,9 +106,9 @@ impl<K: Kernel> Rig<K> {
         let (sender, inbox) = inbox(waker);
         let updates = Arc::new(UpdateQueue::new(Arc::new(Notify::new())));
         // Old enough that nothing is staggered.
-        let config = ShardConfig::new(0, seed, start.saturating_sub(Duration::from_secs(3_600)));
-        let shard =
-            Shard::new(config, kernel, inbox, Arc::clone(&updates), None, Some(feed.passive()), start);
+        let mut config = ShardConfig::new(0, seed, start.saturating_sub(Duration::from_secs(3_600)));
+        config.passive = Ok(feed.passive());
+        let shard = Shard::new(config, kernel, inbox, Arc::clone(&updates), None, start);
         let now = Cell::new(start);
         Ok(Self { feed, probes: Vec::new(), connects, now, times, shard, sender, updates, causes: [0; Why::ALL.len()] })
     }
@@ -204,7 +207,7 @@ impl<K: Kernel> Rig<K> {
         let due = self.now();
         let period = Duration::from_secs(self.times.period_seconds.into());
         let timeout = Duration::from_secs(self.times.timeout_seconds.into());
-        self.attempt();
+        self.attempt_due();
         accept();
         self.advance_to(due + period / 4);
         self.tend(true);
@@ -244,6 +247,16 @@ impl<K: Kernel> Rig<K> {
         }
         let answers: Vec<_> = (0..self.probes.len().min(40)).map(|probe| self.answer(probe).to_string()).collect();
         panic!("no passive answers after ten periods: {answers:?}");
+    }
+
+    /// The attempts of a period that begins now.
+    pub fn attempt_due(&mut self) {
+        if self.sender.commands_len() > 0 {
+            // Of pods that were just added: their grid begins here.
+            self.attempt();
+        }
+        self.advance(TICK);
+        self.attempt();
     }
 
     fn is_due(&self) -> bool {

@@ -126,7 +126,7 @@ impl<K: Kernel> Steps<K> {
 
     fn step(&mut self, due: Instant) -> Result<(), String> {
         let connects = self.rig.connects.borrow().clone();
-        self.rig.attempt();
+        self.rig.attempt_due();
         self.world.accept();
         self.world.note_queues(due);
         self.consult(due)?;
