@@ -259,7 +259,8 @@ impl World {
     /// shares it with nobody), is none.
     pub fn act(&mut self, act: Act, site: usize, slot: usize, now: Instant) {
         let before = &self.sites[site].slots[slot];
-        let text = format!("{act:?} {}:{:?} {:?}", before.form.bind, before.place, before.form);
+        let kind = if before.form.mptcp { " mptcp" } else if before.form.only_v6 { " v6only" } else { "" };
+        let text = format!("{act:?} {}{kind} of {:?} (slot {slot})", before.form.bind, before.place);
         let done = match act {
             Act::MoveLink => {
                 self.net.move_link();
@@ -275,6 +276,7 @@ impl World {
             _ => self.act_on_listener(act, site, slot),
         };
         match done {
+            Ok(true) if now == Instant::ZERO => {}
             Ok(true) => self.note(format!("{now:?} {text}")),
             Ok(false) => {}
             Err(error) => self.note(format!("{now:?} {text}: {error}")),
