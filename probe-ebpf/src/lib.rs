@@ -19,8 +19,7 @@ struct Aligned<Bytes: ?Sized> {
 }
 
 #[cfg(not(target_arch = "bpf"))]
-static ALIGNED: &Aligned<[u8]> =
-    &Aligned { alignment: [], bytes: *include_bytes!("../prebuilt/probe-ebpf.o") };
+static ALIGNED: &Aligned<[u8]> = &Aligned { alignment: [], bytes: *include_bytes!("../prebuilt/probe-ebpf.o") };
 
 /// The program and the hook it is for: the tracepoint `sock:inet_sock_set_state`.
 pub const PROGRAM_BTF: &str = "inet_sock_set_state";

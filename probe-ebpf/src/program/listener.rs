@@ -35,7 +35,11 @@ pub(crate) fn changed<H: Hook>(hook: &H, sock: Sock, opened: bool) {
     if maps::logs() {
         info!(
             hook,
-            "port {} in netns {}: opened={}, socket {}", event.port, event.netns_inode, event.opened, event.socket_cookie
+            "port {} in netns {}: opened={}, socket {}",
+            event.port,
+            event.netns_inode,
+            event.opened,
+            event.socket_cookie
         );
     }
 }
