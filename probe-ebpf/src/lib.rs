@@ -5,6 +5,10 @@
 #![no_std]
 #![forbid(unsafe_code)]
 
+// The programs do not need it, and their object does not change with it.
+#[cfg(not(target_arch = "bpf"))]
+mod bytes;
+
 /// The compiled kernel programs (`cargo xtask ebpf` made it, CI makes it again and compares), aligned as an ELF reader
 /// wants it.
 #[cfg(not(target_arch = "bpf"))]

@@ -303,8 +303,17 @@ pub const LOOK_AGE_MAX: Duration = Duration::from_millis(2_500);
 /// A listener that an event announced and that no dump has shown for this long never came to be.
 pub const TENTATIVE_MAX: Duration = Duration::from_secs(1);
 
-/// Shortest `passiveMaxAge`. Shorter: refused with an error.
+/// Shortest `passiveMaxAgeSeconds`. Shorter: refused with an error.
 pub const PASSIVE_MAX_AGE_MIN: Duration = Duration::from_secs(1);
+
+/// Longest `passiveMaxAgeSeconds`. Longer: refused with an error.
+pub const PASSIVE_MAX_AGE_MAX: Duration = Duration::from_secs(3_600);
+
+/// Longest `pathRecheckMaxSeconds`. Longer: refused with an error.
+pub const PATH_RECHECK_MAX: Duration = Duration::from_secs(300);
+
+/// Most audits of passive answers a second. More: refused with an error.
+pub const PASSIVE_AUDIT_PER_SECOND_MAX: u16 = 1_000;
 
 /// Two contradicted audits in two namespaces within this: all leases are void.
 pub const CONTRADICTIONS_WITHIN: Duration = Duration::from_secs(10);

@@ -13,6 +13,7 @@ use probe_core::pod::ConditionStatus;
 use probe_core::spec::{ContainerKind, Pod};
 use probe_core::status::PodPhase;
 
+use super::passive::PassiveSnapshot;
 use super::text::Buckets;
 use crate::results::{DURATION_BUCKETS_S, Node, PodRecord, ProbeStats};
 
@@ -43,6 +44,7 @@ pub(super) struct EngineSnapshot {
     pub(super) rescheduled: [u64; 5],
     pub(super) missed: u64,
     pub(super) reports_dropped: u64,
+    pub(super) passive: PassiveSnapshot,
     /// By shard: workers, attempts in flight.
     pub(super) shards: Vec<(u64, u64)>,
     pub(super) events_dropped: u64,
@@ -90,6 +92,7 @@ pub(super) fn engine(node: &Node) -> EngineSnapshot {
         rescheduled: [0; 5],
         missed: 0,
         reports_dropped: 0,
+        passive: PassiveSnapshot::default(),
         shards: Vec::with_capacity(node.shards.len()),
         events_dropped: node.events_dropped,
         restarts: node.restarts,

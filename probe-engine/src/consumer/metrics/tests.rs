@@ -27,9 +27,23 @@ async fn small_node() -> (Bench, Metrics) {
     liveness.record(false, 1_000_000_000);
     bench.push(Update::Metrics(Box::new(shard_counts())));
     let pool: PoolView = Arc::new(|_| PoolLane { queued: 3, in_flight: 2 });
-    let facts = Facts { version: "0.1.0", runtime: "process", runs_pods: true, io: vec!["io_uring"], pool: Some(pool) };
+    let facts = Facts {
+        version: "0.1.0",
+        runtime: "process",
+        runs_pods: true,
+        io: vec!["io_uring"],
+        pool: Some(pool),
+        ebpf: Some(ebpf()),
+    };
     let metrics = Metrics::new(bench.results.clone(), facts);
     (bench, metrics)
+}
+
+fn ebpf() -> EbpfFacts {
+    let stats = EbpfStats::default();
+    stats.events.store(7, Ordering::Relaxed);
+    stats.sweep_ns.store(1_500_000, Ordering::Relaxed);
+    EbpfFacts { hook: "tp_btf", sha256: "c0ffee".into(), stats: Arc::new(stats) }
 }
 
 fn shard_counts() -> ShardMetrics {
@@ -109,7 +123,7 @@ async fn the_series_of_an_ended_worker_and_of_a_removed_pod_vanish() {
 #[tokio::test]
 async fn pods_run_by_others_are_left_to_kube_state_metrics() {
     let (bench, _) = small_node().await;
-    let facts = Facts { version: "0.1.0", runtime: "none", runs_pods: false, io: Vec::new(), pool: None };
+    let facts = Facts { version: "0.1.0", runtime: "none", runs_pods: false, io: Vec::new(), pool: None, ebpf: None };
     let text = Metrics::new(bench.results.clone(), facts).all().await.expect("the stage runs");
     assert!(!text.contains("kube_pod_") && !text.contains("probe_engine_pool_"), "{text}");
 }
@@ -119,7 +133,7 @@ async fn label_values_of_a_manifest_cannot_forge_series() {
     let bench = Bench::start(16, 16);
     let evil: Arc<Pod> = pod("u\"} 1\nforged{x=\"", "web", []);
     bench.add(&evil, None).await;
-    let facts = Facts { version: "0.1.0", runtime: "process", runs_pods: true, io: Vec::new(), pool: None };
+    let facts = Facts { version: "0.1.0", runtime: "process", runs_pods: true, io: Vec::new(), pool: None, ebpf: None };
     let text = Metrics::new(bench.results.clone(), facts).all().await.expect("the stage runs");
     assert!(text.contains(r#"uid="u\"} 1\nforged{x=\"""#), "{text}");
     assert!(!text.lines().any(|line| line.starts_with("forged")), "{text}");

@@ -1,0 +1,180 @@
+//! Metrics of passive answers: what the shards count, and what the watch and the kernel program do.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::EbpfFacts;
+use super::text::{Kind, Labels, Text};
+use crate::ebpf::Why;
+use crate::ebpf::stats::EbpfStats;
+
+/// What the shards count of passive answers, summed.
+#[derive(Clone, Debug, Default)]
+pub(super) struct PassiveSnapshot {
+    /// Attempts answered from kernel state.
+    pub(super) answers: u64,
+    /// Attempts of tcpSocket probes that made a connection, in the order of [`Why::ALL`].
+    pub(super) real: [u64; Why::ALL.len()],
+    /// Gauge: targets that hold a lease.
+    pub(super) held: u64,
+    /// Leases that ended, in the order of [`Why::ALL`].
+    pub(super) ended: [u64; Why::ALL.len()],
+    /// In the order of [`AUDITS`].
+    pub(super) audits: [u64; AUDITS.len()],
+}
+
+/// Results of audits as label values.
+pub(super) const AUDITS: [&str; 3] = ["agreed", "contradicted", "local"];
+
+/// One series without labels each, in the order of their names.
+type Rows = [(&'static str, Kind, &'static str, fn(&EbpfStats) -> &AtomicU64)];
+
+/// Counts and gauges of the watch and the sweep.
+const ROWS: &Rows = &[
+    (
+        "probe_engine_accept_queues_full",
+        Kind::Gauge,
+        "Watched targets one of whose listeners has a full accept queue.",
+        |stats| &stats.accept_queues_full,
+    ),
+    (
+        "probe_engine_accept_queues_stalled",
+        Kind::Gauge,
+        "Watched targets one of whose listeners does not empty its accept queue.",
+        |stats| &stats.accept_queues_stalled,
+    ),
+    (
+        "probe_engine_ebpf_events_dropped_total",
+        Kind::Counter,
+        "Listener events for which the ring buffer had no room.",
+        |stats| &stats.events_dropped,
+    ),
+    ("probe_engine_ebpf_events_total", Kind::Counter, "Listener events taken from the ring buffer.", |stats| {
+        &stats.events
+    }),
+    (
+        "probe_engine_ebpf_feed_healthy",
+        Kind::Gauge,
+        "1 where the program reported what the daemon itself did at the last self-test, else 0.",
+        |stats| &stats.feed_healthy,
+    ),
+    ("probe_engine_ebpf_listeners", Kind::Gauge, "Listeners in the table.", |stats| &stats.listeners),
+    ("probe_engine_ebpf_namespaces", Kind::Gauge, "Network namespaces held open for their targets.", |stats| {
+        &stats.namespaces
+    }),
+    (
+        "probe_engine_ebpf_program_misses_total",
+        Kind::Counter,
+        "Runs of the program that the kernel skipped because it interrupted itself.",
+        |stats| &stats.program_misses,
+    ),
+    (
+        "probe_engine_ebpf_program_runs_total",
+        Kind::Counter,
+        "Runs of the program; 0 where kernel.bpf_stats_enabled is off.",
+        |stats| &stats.program_runs,
+    ),
+    (
+        "probe_engine_ebpf_reconciles_total",
+        Kind::Counter,
+        "Times that the listener table was made true again by sock_diag after a loss.",
+        |stats| &stats.reconciles,
+    ),
+    (
+        "probe_engine_ebpf_self_tests_failed_total",
+        Kind::Counter,
+        "Self-tests after which the program had not reported what the daemon itself did.",
+        |stats| &stats.self_tests_failed,
+    ),
+    ("probe_engine_ebpf_sweeps_total", Kind::Counter, "Sweeps over the listeners that probes depend on.", |stats| {
+        &stats.sweeps
+    }),
+    ("probe_engine_ebpf_targets", Kind::Gauge, "Targets of tcpSocket probes that are watched.", |stats| &stats.targets),
+    (
+        "probe_engine_path_cuts_total",
+        Kind::Counter,
+        "Passive answers cut short by a change on the way that need not concern them.",
+        |stats| &stats.path_cuts,
+    ),
+    (
+        "probe_engine_path_events_total",
+        Kind::Counter,
+        "Changes of links, addresses, routes, rules and nftables in the namespaces of targets.",
+        |stats| &stats.path_events,
+    ),
+    (
+        "probe_engine_path_losses_total",
+        Kind::Counter,
+        "Losses on the sockets that announce such changes: each counts as a change of everything.",
+        |stats| &stats.path_losses,
+    ),
+    (
+        "probe_engine_path_voids_total",
+        Kind::Counter,
+        "Passive answers ended by a change that took away what leads to their target.",
+        |stats| &stats.path_voids,
+    ),
+];
+
+/// The same in seconds.
+const ROWS_SECONDS: &Rows = &[
+    (
+        "probe_engine_ebpf_program_run_seconds_total",
+        Kind::Counter,
+        "Time spent in the program; 0 where kernel.bpf_stats_enabled is off.",
+        |stats| &stats.program_run_ns,
+    ),
+    ("probe_engine_ebpf_sweep_duration_seconds", Kind::Gauge, "How long the last sweep took.", |stats| &stats.sweep_ns),
+];
+
+/// Everything of this file.
+pub(super) fn write(text: &mut Text, shards: &PassiveSnapshot, ebpf: Option<&EbpfFacts>) {
+    write_shards(text, shards);
+    let Some(ebpf) = ebpf else { return };
+    let info = Labels::of(&[("hook", ebpf.hook), ("sha256", &ebpf.sha256)]);
+    text.family("probe_engine_ebpf_info", Kind::Gauge, "Always 1; the labels tell which program is attached to what.")
+        .value(&info, 1);
+    for (name, kind, help, place) in ROWS {
+        text.family(name, *kind, help).value(&Labels::none(), place(&ebpf.stats).load(Ordering::Relaxed));
+    }
+    for (name, kind, help, place) in ROWS_SECONDS {
+        text.family(name, *kind, help).seconds(&Labels::none(), place(&ebpf.stats).load(Ordering::Relaxed));
+    }
+}
+
+/// Series by cause appear with their first count.
+fn write_shards(text: &mut Text, shards: &PassiveSnapshot) {
+    text.family(
+        "probe_engine_passive_answers_total",
+        Kind::Counter,
+        "Attempts of tcpSocket probes that were answered from kernel state, without a connection.",
+    )
+    .value(&Labels::none(), shards.answers);
+    let mut audits = text.family(
+        "probe_engine_passive_audits_total",
+        Kind::Counter,
+        "Passive answers that were checked by a real connect, by what it said.",
+    );
+    for (result, count) in AUDITS.iter().zip(shards.audits) {
+        audits.value(&Labels::of(&[("result", result)]), count);
+    }
+    let mut ended = text.family(
+        "probe_engine_passive_ended_total",
+        Kind::Counter,
+        "Times that a target stopped being answered passively, by cause.",
+    );
+    by_cause(&shards.ended, |labels, count| ended.value(labels, count));
+    text.family("probe_engine_passive_held", Kind::Gauge, "Targets that are answered passively now.")
+        .value(&Labels::none(), shards.held);
+    let mut real = text.family(
+        "probe_engine_real_answers_total",
+        Kind::Counter,
+        "Attempts of tcpSocket probes that made a connection, by cause.",
+    );
+    by_cause(&shards.real, |labels, count| real.value(labels, count));
+}
+
+fn by_cause(counts: &[u64; Why::ALL.len()], mut write: impl FnMut(&Labels, u64)) {
+    for (why, count) in Why::ALL.iter().zip(counts).filter(|(_, count)| **count > 0) {
+        write(&Labels::of(&[("why", why.as_str())]), *count);
+    }
+}
