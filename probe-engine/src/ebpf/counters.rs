@@ -4,6 +4,7 @@
 //! The one door to mapped memory. **Invariant:** nobody makes a plain reference to it: the kernel writes at any time, so
 //! every access is an atomic load of one aligned word. Loads are relaxed and followed by an acquire fence, because only
 //! relaxed ones are sure to work on pages that are mapped read-only (documentation of `std::sync::atomic`).
+#![expect(unsafe_code, reason = "mmap(2), and words that another writes; each unsafe proves its conditions")]
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
