@@ -335,6 +335,7 @@ pub const PATH_CHANGES_PER_ROUND_MAX: usize = 256;
 
 /// Exact sock_diag queries made at once in one namespace. More: the lease is not granted, the next attempt is real.
 pub const DIAG_LOOKUPS_CONCURRENT_MAX: usize = 2;
+
 /// Events and triggers of the watch that wait to be handed on. More: dropped and counted; the gauges still tell.
 pub const WATCH_NOTICES_LEN_MAX: usize = 16_384;
 
