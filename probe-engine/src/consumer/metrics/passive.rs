@@ -6,24 +6,7 @@ use super::EbpfFacts;
 use super::text::{Kind, Labels, Text};
 use crate::ebpf::Why;
 use crate::ebpf::stats::EbpfStats;
-
-/// What the shards count of passive answers, summed.
-#[derive(Clone, Debug, Default)]
-pub(super) struct PassiveSnapshot {
-    /// Attempts answered from kernel state.
-    pub(super) answers: u64,
-    /// Attempts of tcpSocket probes that made a connection, in the order of [`Why::ALL`].
-    pub(super) real: [u64; Why::ALL.len()],
-    /// Gauge: targets that hold a lease.
-    pub(super) held: u64,
-    /// Leases that ended, in the order of [`Why::ALL`].
-    pub(super) ended: [u64; Why::ALL.len()],
-    /// In the order of [`AUDITS`].
-    pub(super) audits: [u64; AUDITS.len()],
-}
-
-/// Results of audits as label values.
-pub(super) const AUDITS: [&str; 3] = ["agreed", "contradicted", "local"];
+use crate::shard::metrics::{AuditResult, PassiveCounts};
 
 /// One series without labels each, in the order of their names.
 type Rows = [(&'static str, Kind, &'static str, fn(&EbpfStats) -> &AtomicU64)];
@@ -127,7 +110,7 @@ const ROWS_SECONDS: &Rows = &[
 ];
 
 /// Everything of this file.
-pub(super) fn write(text: &mut Text, shards: &PassiveSnapshot, ebpf: Option<&EbpfFacts>) {
+pub(super) fn write(text: &mut Text, shards: &PassiveCounts, ebpf: Option<&EbpfFacts>) {
     write_shards(text, shards);
     let Some(ebpf) = ebpf else { return };
     let info = Labels::of(&[("hook", ebpf.hook), ("sha256", &ebpf.sha256)]);
@@ -142,29 +125,47 @@ pub(super) fn write(text: &mut Text, shards: &PassiveSnapshot, ebpf: Option<&Ebp
 }
 
 /// Series by cause appear with their first count.
-fn write_shards(text: &mut Text, shards: &PassiveSnapshot) {
+fn write_shards(text: &mut Text, shards: &PassiveCounts) {
     text.family(
         "probe_engine_passive_answers_total",
         Kind::Counter,
         "Attempts of tcpSocket probes that were answered from kernel state, without a connection.",
     )
-    .value(&Labels::none(), shards.answers);
+    .value(&Labels::none(), shards.passive);
     let mut audits = text.family(
         "probe_engine_passive_audits_total",
         Kind::Counter,
         "Passive answers that were checked by a real connect, by what it said.",
     );
-    for (result, count) in AUDITS.iter().zip(shards.audits) {
-        audits.value(&Labels::of(&[("result", result)]), count);
+    for (result, count) in AuditResult::ALL.iter().zip(shards.audits) {
+        audits.value(&Labels::of(&[("result", result.as_str())]), count);
     }
+    text.family(
+        "probe_engine_passive_cut_seconds_total",
+        Kind::Counter,
+        "Of probe_engine_passive_held_seconds_total, the time that a change on the way had shortened.",
+    )
+    .seconds(&Labels::none(), shards.cut_ns);
     let mut ended = text.family(
         "probe_engine_passive_ended_total",
         Kind::Counter,
         "Times that a target stopped being answered passively, by cause.",
     );
     by_cause(&shards.ended, |labels, count| ended.value(labels, count));
+    text.family(
+        "probe_engine_passive_granted_total",
+        Kind::Counter,
+        "Times that a connect let its target be answered passively from then on, renewals included.",
+    )
+    .value(&Labels::none(), shards.granted);
     text.family("probe_engine_passive_held", Kind::Gauge, "Targets that are answered passively now.")
         .value(&Labels::none(), shards.held);
+    text.family(
+        "probe_engine_passive_held_seconds_total",
+        Kind::Counter,
+        "Time that targets were answered passively, summed over them.",
+    )
+    .seconds(&Labels::none(), shards.held_ns);
     let mut real = text.family(
         "probe_engine_real_answers_total",
         Kind::Counter,
