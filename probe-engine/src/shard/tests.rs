@@ -1,8 +1,9 @@
 //! The shard against real sockets with both kernels ([`suite`]), against a scripted kernel with a clock of its own
-//! ([`lateness`], [`turns`]), and as the thread that it is ([`threads`]).
+//! ([`lateness`], [`turns`], [`passive`]), and as the thread that it is ([`threads`]).
 
 mod fake;
 mod lateness;
+mod passive;
 mod suite;
 mod threads;
 mod turns;
@@ -38,7 +39,7 @@ fn launch(handler: &Handler, pod_ip: IpAddr, timeout: Duration) -> Launch {
     let errand: Errand = Errand::new(handler, Some(pod_ip)).expect("an errand");
     let peer: SocketAddr = errand.addr().expect("an address");
     let attempt = AttemptId { worker: WorkerIndex(0), generation: 1 };
-    Launch { attempt, errand, peer, timeout }
+    Launch { attempt, errand, peer, timeout, witness: None }
 }
 
 fn spec(handler: Handler) -> ProbeSpec {

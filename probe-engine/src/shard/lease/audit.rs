@@ -1,0 +1,36 @@
+//! When a passive answer is checked by a connect.
+
+use std::time::Duration;
+
+use probe_core::time::Instant;
+
+use super::draw::Draw;
+
+/// One shard's share of the node's audits. They come at random, so that no rhythm of the probes' own hides from them.
+pub(super) struct Audits {
+    draw: Draw,
+    /// 0 = none.
+    per_second: f64,
+    next: Instant,
+}
+
+impl Audits {
+    pub(super) fn new(per_second: f64, seed: u64, now: Instant) -> Self {
+        let mut audits = Self { draw: Draw::new(seed), per_second, next: now };
+        audits.next = now + audits.gap();
+        audits
+    }
+
+    /// The attempt that is being decided makes the one that is due. There is never more than one, however late.
+    pub(super) fn take(&mut self, now: Instant) -> bool {
+        let is_due = self.per_second > 0.0 && now >= self.next;
+        if is_due {
+            self.next = now + self.gap();
+        }
+        is_due
+    }
+
+    fn gap(&mut self) -> Duration {
+        if self.per_second > 0.0 { self.draw.gap(self.per_second) } else { Duration::ZERO }
+    }
+}
