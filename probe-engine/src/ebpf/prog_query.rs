@@ -1,5 +1,7 @@
 //! The one bpf(2) command that aya does not offer: which sk_lookup programs a network namespace has. A named unsafe door.
 
+#![expect(unsafe_code, reason = "BPF_PROG_QUERY has no safe form; it proves its conditions")]
+
 use std::os::fd::{AsFd, AsRawFd};
 
 use nix::errno::Errno;
