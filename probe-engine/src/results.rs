@@ -54,6 +54,15 @@ pub struct ProbeStats {
     pub threshold: AtomicU32,
     /// The worker's next due time (CLOCK_MONOTONIC), 0 = none.
     pub due_ns: AtomicU64,
+    /// How the last attempt of a tcpSocket probe was answered: [`crate::ebpf::Answer::to_bits`]. Trouble of our own is no
+    /// answer.
+    pub answer: AtomicU32,
+    /// The same of the last attempt that made a connection.
+    pub answer_real: AtomicU32,
+    /// Answers of a tcpSocket probe from kernel state.
+    pub passive: AtomicU64,
+    /// Answers of a tcpSocket probe by a connection.
+    pub real: AtomicU64,
     /// The worker has ended: set by the shard at `Action::WorkerEnded`. Its series end, and the container
     /// counts as one without this probe.
     pub ended: AtomicBool,

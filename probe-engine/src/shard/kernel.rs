@@ -97,6 +97,9 @@ pub trait Kernel {
     /// What is known of a connected socket.
     fn connect_info(&self, socket: SocketId) -> io::Result<ConnectInfo>;
 
+    /// SO_COOKIE of a socket: what the kernel program knows it by. Asking gives it one if it has none yet.
+    fn cookie(&self, socket: SocketId) -> io::Result<u64>;
+
     /// After a connect to `peer` gave EADDRNOTAVAIL: are the ephemeral ports towards it used up? (Else there is no
     /// source address for it, which is a failure.)
     fn ports_used_up(&self, peer: &SocketAddr) -> bool;

@@ -280,6 +280,11 @@ impl Net {
         })
     }
 
+    /// SO_COOKIE; 0 for no socket.
+    pub fn cookie(&self, socket: SocketId) -> u64 {
+        self.sockets.get(socket.0 as usize).and_then(Option::as_ref).map_or(0, |socket| socket.serial)
+    }
+
     fn find(&mut self, key: SocketKey) -> Option<&mut Socket> {
         self.sockets.get_mut(key.index as usize)?.as_mut().filter(|socket| socket.serial == key.serial)
     }
