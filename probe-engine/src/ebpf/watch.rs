@@ -15,8 +15,8 @@
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::net::SocketAddr;
-use std::sync::{Arc, Weak};
 use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use probe_core::time::Instant;
@@ -341,6 +341,15 @@ impl Watch {
         }
         self.feed = Some(passed);
         self.stats.feed_healthy.store(u64::from(passed), Relaxed);
+    }
+
+    /// Nothing is watched from now on: all leases end.
+    pub fn end(&mut self) {
+        for target in self.held() {
+            target.unsettle();
+            target.look_troubled(Why::Unavailable);
+        }
+        self.void_all(Why::Unavailable);
     }
 
     // What goes out.
