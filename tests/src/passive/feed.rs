@@ -9,13 +9,9 @@ use probe_engine::ebpf::PassiveSettings;
 use probe_engine::ebpf::counters::Drops;
 use probe_engine::ebpf::events::EventRing;
 use probe_engine::ebpf::load::{self, Attached, LoadOptions};
-use probe_engine::ebpf::netns::own_cookie;
 use probe_engine::ebpf::passive::{Passive, ToWatch, WatchSender};
-use probe_engine::ebpf::netns::NetnsRef;
-use probe_engine::ebpf::sock_diag::{ChildLookups, SockDiag};
-use probe_engine::ebpf::sweep::{Question, Told};
-use probe_engine::ebpf::target::Place;
 use probe_engine::ebpf::stats::EbpfStats;
+use probe_engine::ebpf::sweep::Sweep;
 use probe_engine::ebpf::watch::self_test::OwnListener;
 use probe_engine::ebpf::watch::{Drained, Feed as _, Notice, Watch};
 use probe_engine::shard::kernel::Waker;
@@ -67,28 +63,34 @@ impl Feed {
     ///
     /// # Errors
     /// Why it cannot be loaded here.
-    pub fn new(settings: PassiveSettings, now: Instant) -> Result<Self, String> {
-        Self::with_ring(settings, now, LoadOptions::default().ring_bytes)
+    pub fn new(settings: PassiveSettings, seed: u64, now: Instant) -> Result<Self, String> {
+        Self::with_ring(settings, seed, now, LoadOptions::default().ring_bytes)
     }
 
     /// The same with a ring buffer of this size.
     ///
     /// # Errors
     /// As [`Feed::new`].
-    pub fn with_ring(settings: PassiveSettings, now: Instant, ring_bytes: u32) -> Result<Self, String> {
+    pub fn with_ring(
+        settings: PassiveSettings,
+        seed: u64,
+        now: Instant,
+        ring_bytes: u32,
+    ) -> Result<Self, String> {
         let options = LoadOptions { ring_bytes, ..LoadOptions::default() };
         let loaded = load::load_with(options).map_err(|error| error.to_string())?;
         let (sender, inbox) = WatchSender::new(Waker::new().map_err(|error| error.to_string())?);
         let stats = Arc::new(EbpfStats::default());
+        let sweep = Sweep::new(&settings, seed, Arc::clone(&stats)).map_err(|error| error.to_string())?;
         let passive = Passive::new(settings, Arc::clone(&loaded.counters), Arc::clone(&loaded.connects), sender);
         let watch =
             Watch::new(Arc::clone(&passive.settings), Arc::clone(&loaded.counters), Arc::clone(&stats), false, now);
-        let own = OwnListener::new(own_cookie().map_err(|error| error.to_string())?).map_err(|e| e.to_string())?;
+        let own = OwnListener::new(sweep.own_cookie()).map_err(|error| error.to_string())?;
         Ok(Self {
             stats,
             notices: Vec::new(),
             watch,
-            sweep: Sweep::new(),
+            sweep,
             ring: Ring { events: loaded.events, drops: loaded.drops, is_slow: false },
             inbox,
             passive,
@@ -121,8 +123,12 @@ impl Feed {
             let watch = &mut self.watch;
             let drained = self.ring.drain(&mut |event| watch.handle_event(event, now));
             watch.handle_drops(drained.drops, now);
-            watch.handle_timeout(now);
             let mut is_idle = true;
+            self.sweep.handle_readable(now, &mut |told| {
+                is_idle = false;
+                watch.handle_told(told, now);
+            });
+            watch.handle_timeout(now);
             while let Some(question) = self.watch.poll_question() {
                 is_idle = false;
                 let watch = &mut self.watch;
@@ -139,75 +145,9 @@ impl Feed {
     /// What is done once a second: the self-test, and a look at everything.
     pub fn sweep(&mut self, now: Instant) {
         self.watch.self_test(&mut self.own, now);
+        let watch = &mut self.watch;
+        self.sweep.prune(&mut |told| watch.handle_told(told, now));
         self.watch.begin_sweep(now);
         self.watch(now);
-    }
-}
-
-/// Stand-in.
-struct Sweep {
-    own: u64,
-    open: std::collections::BTreeMap<u64, Option<std::fs::File>>,
-    paths: std::collections::BTreeMap<String, u64>,
-}
-
-impl Sweep {
-    fn new() -> Self {
-        let own = own_cookie().expect("cookie");
-        Self { own, open: [(own, None)].into(), paths: Default::default() }
-    }
-
-    fn inside<T: Send>(&self, cookie: u64, work: impl FnOnce() -> T + Send) -> T {
-        match &self.open[&cookie] {
-            None => work(),
-            Some(file) => std::thread::scope(|scope| {
-                scope
-                    .spawn(|| {
-                        nix::sched::setns(file, nix::sched::CloneFlags::CLONE_NEWNET).expect("setns");
-                        work()
-                    })
-                    .join()
-                    .expect("no panic")
-            }),
-        }
-    }
-
-    fn ask(&mut self, question: Question, told: &mut dyn FnMut(Told)) {
-        match question {
-            Question::Place(target) => {
-                let cookie = match &target.netns {
-                    NetnsRef::Own => self.own,
-                    NetnsRef::Path(path) => match self.paths.get(&**path) {
-                        Some(cookie) => *cookie,
-                        None => {
-                            let file = std::fs::File::open(&**path).expect("netns");
-                            self.open.insert(0, Some(file));
-                            let cookie = self.inside(0, || own_cookie().expect("cookie"));
-                            let file = self.open.remove(&0).expect("just put");
-                            self.open.insert(cookie, file);
-                            self.paths.insert(path.to_string(), cookie);
-                            cookie
-                        }
-                    },
-                };
-                let lookup = self.inside(cookie, || ChildLookups::open().expect("lookups"));
-                let slot = probe_ebpf::counter_slot(cookie, target.addr.port());
-                let place = Place { netns_cookie: cookie, slot, lookup: Arc::new(lookup) };
-                told(Told::Placed { target, place: Ok(place) });
-            }
-            Question::Dump { netns_cookie } => {
-                let (complete, parts) = self.inside(netns_cookie, || {
-                    let mut parts = Vec::new();
-                    let mut buffer = vec![0; 32768];
-                    let complete =
-                        SockDiag::open().expect("sock_diag").dump(&mut buffer, &mut |part| parts.push(part));
-                    (complete, parts)
-                });
-                for listeners in parts {
-                    told(Told::Part { netns_cookie, listeners });
-                }
-                told(Told::Dumped { netns_cookie, complete, sk_lookup: false });
-            }
-        }
     }
 }

@@ -100,7 +100,7 @@ impl<K: Kernel> Rig<K> {
         kernel: impl FnOnce(&Waker) -> K,
     ) -> Result<Self, String> {
         let start = clock::now();
-        let feed = Feed::new(settings, start)?;
+        let feed = Feed::new(settings, seed, start)?;
         let waker = Waker::new().expect("an eventfd");
         let (kernel, connects) = Impatient::new(kernel(&waker));
         let (sender, inbox) = inbox(waker);
