@@ -331,13 +331,7 @@ impl Leases {
         Lease { target: Arc::new(new), registered: false, probes: 1, state, failures: 0 }
     }
 
-    fn grant(
-        &mut self,
-        index: LeaseIndex,
-        ticket: Ticket,
-        taken: Result<(), Why>,
-        now: Instant,
-    ) -> Result<State, Why> {
+    fn grant(&mut self, index: LeaseIndex, ticket: Ticket, taken: Result<(), Why>, now: Instant) -> Result<State, Why> {
         let target = &self.leases[index.0 as usize].target;
         let passive = self.passive.as_ref().map_err(|why| *why)?;
         // Not placed yet, or never: the watch says so where it would say what its look found.

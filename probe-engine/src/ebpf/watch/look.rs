@@ -70,8 +70,6 @@ impl Watch {
         for netns_cookie in std::mem::take(&mut self.ended) {
             self.finish_look(netns_cookie, drained.is_empty, now);
         }
-        self.stats.accept_queues_full.store(self.queues_full, Relaxed);
-        self.stats.accept_queues_stalled.store(self.queues_stalled, Relaxed);
         true
     }
 
@@ -256,6 +254,8 @@ impl Watch {
             let gauge = if why == Why::AcceptQueueFull { &mut self.queues_full } else { &mut self.queues_stalled };
             *gauge = if is_entered { *gauge + 1 } else { gauge.saturating_sub(1) };
         }
+        self.stats.accept_queues_full.store(self.queues_full, Relaxed);
+        self.stats.accept_queues_stalled.store(self.queues_stalled, Relaxed);
         true
     }
 
