@@ -523,22 +523,24 @@ fn routes_are_looked_up_again_a_changed_one_voids_and_a_useless_one_cuts() {
         return;
     }
     let mut node = Node::new();
-    node.host.ip("link add dummy0 type dummy");
-    node.host.ip("link set dummy0 up");
+    node.host.ip("link add side0 type veth peer name side1");
+    node.host.ip("link set side1 up");
+    node.host.ip("link set side0 up");
+    node.host.wait_up("side0");
     let target = node.leased(node.pod_ref(), addr("10.77.0.2:80"));
     let own = node.leased(NetnsRef::Own, addr("127.0.0.1:80"));
     // Less specific than the one in use: nothing changes for it.
     node.expect_untouched(&own, &target, Lease::Cut, |node| {
-        node.host.ip("route add 10.77.0.0/16 dev dummy0");
+        node.host.ip("route add 10.77.0.0/16 dev side0");
     });
     node.expect(&target, Lease::Void, |node| {
-        node.host.ip("route add 10.77.0.2/32 dev dummy0");
+        node.host.ip("route add 10.77.0.2/32 dev side0");
     });
     node.expect(&target, Lease::Void, |node| {
-        node.host.ip("route del 10.77.0.2/32 dev dummy0");
+        node.host.ip("route del 10.77.0.2/32 dev side0");
     });
     node.expect_untouched(&target, &own, Lease::Cut, |node| {
-        node.host.ip("route add 10.99.0.0/16 dev dummy0");
+        node.host.ip("route add 10.99.0.0/16 dev side0");
         node.host.ip("route add local 127.9.0.0/16 dev lo table 200");
         node.host.ip("route add local 127.0.0.0/16 dev lo table 200");
     });
@@ -614,8 +616,9 @@ fn lost_announcements_count_as_a_change_of_everything_there() {
     let target = node.leased(node.pod_ref(), addr("10.77.0.2:80"));
     let own = node.leased(NetnsRef::Own, addr("127.0.0.1:80"));
     node.expect_untouched(&own, &target, Lease::Void, |node| {
-        // Each announces an address and a route: more than the socket's queue holds.
-        node.pod.add_addresses("lo", ip("10.120.0.0"), 12_000);
+        // More announcements than the socket's queue holds, of a link that no path rests on.
+        let toggle = "link set lo mtu 60000\nlink set lo mtu 65536\n";
+        node.pod.try_command("ip", &["-batch", "-"], &toggle.repeat(4_000)).expect("the changes are made");
     });
     assert!(node.stats.path_losses.load(Relaxed) > 0, "{:?}", node.stats);
 }
@@ -648,8 +651,9 @@ fn a_link_event_over_ten_thousand_targets_takes_milliseconds() {
         targets[..500].iter().all(|target| Lease::of(target) == Lease::Void)
     });
     println!("10,000 targets, a link down: heard and 500 leases void after {:?}", clock::now() - before);
-    assert!(targets[500..].iter().all(|target| Lease::of(target) == Lease::Whole));
-    assert_eq!(node.stats.path_voids.load(Relaxed) % 500, 0);
+    let others: Vec<_> =
+        targets[500..].iter().map(|target| Lease::of(target)).filter(|lease| *lease != Lease::Whole).collect();
+    assert_eq!(others, [], "{:?}", node.stats);
 }
 
 #[test]
