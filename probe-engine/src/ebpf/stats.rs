@@ -121,6 +121,12 @@ impl LagSnapshot {
         self.counts.iter().sum()
     }
 
+    /// Every bucket that holds some: its end, in nanoseconds, and how many.
+    pub fn iter(&self) -> impl Iterator<Item = (u64, u64)> {
+        let held = self.counts.iter().enumerate().filter(|(_, count)| **count > 0);
+        held.map(|(bucket, count)| (end_of(bucket), *count))
+    }
+
     /// None were.
     #[must_use]
     pub fn is_empty(&self) -> bool {

@@ -3,10 +3,14 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::EbpfFacts;
-use super::text::{Kind, Labels, Text};
+use super::text::{Buckets, Kind, Labels, Text};
 use crate::ebpf::Why;
 use crate::ebpf::stats::EbpfStats;
 use crate::shard::metrics::{AuditResult, PassiveCounts};
+
+/// Upper bounds, in seconds, of what an event takes to reach the listener table.
+const LAG_BUCKETS_S: [f64; 12] =
+    [0.000_01, 0.000_025, 0.000_05, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.5];
 
 /// One series without labels each, in the order of their names.
 type Rows = [(&'static str, Kind, &'static str, fn(&EbpfStats) -> &AtomicU64)];
@@ -41,9 +45,39 @@ const ROWS: &Rows = &[
         |stats| &stats.feed_healthy,
     ),
     ("probe_engine_ebpf_listeners", Kind::Gauge, "Listeners in the table.", |stats| &stats.listeners),
+    (
+        "probe_engine_ebpf_listeners_unannounced_total",
+        Kind::Counter,
+        "Listeners that a dump showed and no event had announced.",
+        |stats| &stats.unannounced,
+    ),
+    (
+        "probe_engine_ebpf_listeners_untold_total",
+        Kind::Counter,
+        "Listeners for which the table had no room.",
+        |stats| &stats.table_full,
+    ),
+    (
+        "probe_engine_ebpf_looks_spoiled_total",
+        Kind::Counter,
+        "Looks at listeners from which nothing could be concluded: the dump was cut short or took too long.",
+        |stats| &stats.looks_spoiled,
+    ),
+    (
+        "probe_engine_ebpf_looks_total",
+        Kind::Counter,
+        "Looks at the listeners of a namespace that were judged.",
+        |stats| &stats.looks,
+    ),
     ("probe_engine_ebpf_namespaces", Kind::Gauge, "Network namespaces held open for their targets.", |stats| {
         &stats.namespaces
     }),
+    (
+        "probe_engine_ebpf_notices_dropped_total",
+        Kind::Counter,
+        "Events and attempts of early detection for which there was no room.",
+        |stats| &stats.notices_dropped,
+    ),
     (
         "probe_engine_ebpf_program_misses_total",
         Kind::Counter,
@@ -72,6 +106,18 @@ const ROWS: &Rows = &[
         &stats.sweeps
     }),
     ("probe_engine_ebpf_targets", Kind::Gauge, "Targets of tcpSocket probes that are watched.", |stats| &stats.targets),
+    (
+        "probe_engine_passive_contradictions_total",
+        Kind::Counter,
+        "Audits that contradicted passive answers: a connect failed where nothing had changed.",
+        |stats| &stats.contradictions,
+    ),
+    (
+        "probe_engine_passive_voids_total",
+        Kind::Counter,
+        "Passive answers ended at once by the watch: self-test, contradiction, missed events.",
+        |stats| &stats.voids,
+    ),
     (
         "probe_engine_path_cuts_total",
         Kind::Counter,
@@ -119,9 +165,23 @@ pub(super) fn write(text: &mut Text, shards: &PassiveCounts, ebpf: Option<&EbpfF
     for (name, kind, help, place) in ROWS {
         text.family(name, *kind, help).value(&Labels::none(), place(&ebpf.stats).load(Ordering::Relaxed));
     }
+    text.family(
+        "probe_engine_ebpf_event_lag_seconds",
+        Kind::Histogram,
+        "From a listener's event to when it was in the listener table; passive answers do not wait for it.",
+    )
+    .histogram(&Labels::none(), &lag(&ebpf.stats));
     for (name, kind, help, place) in ROWS_SECONDS {
         text.family(name, *kind, help).seconds(&Labels::none(), place(&ebpf.stats).load(Ordering::Relaxed));
     }
+}
+
+fn lag(stats: &EbpfStats) -> Buckets {
+    let mut buckets = Buckets::new(&LAG_BUCKETS_S);
+    for (lag_ns, count) in stats.event_lag.snapshot().iter() {
+        buckets.observe(lag_ns as f64 / 1e9, count);
+    }
+    buckets
 }
 
 /// Series by cause appear with their first count.
