@@ -258,6 +258,7 @@ impl Engine {
             sources: vec![source_facts(&config.manifests, &SourceStatus::default())],
             ebpf: "not built yet: every tcpSocket attempt makes a connection".to_owned(),
             passive: None,
+            ebpf_stats: None,
             metrics_address: config.metrics_listen,
             node_name: nix::unistd::gethostname().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default(),
         };

@@ -324,6 +324,18 @@ pub const BTF_BYTES_MAX: u64 = 64 * 1024 * 1024;
 /// How long the netlink sockets are waited for. Longer: the dump is given up and tried at the next sweep.
 pub const NETLINK_WAIT_MAX: Duration = Duration::from_secs(2);
 
+/// Bytes of one answer or notification on a netlink socket (the kernel makes none larger). Longer: it counts as lost.
+pub const NETLINK_MESSAGE_BYTES_MAX: usize = 32 * 1024;
+
+/// Bytes of unread path changes that the kernel keeps per namespace. Full: everything counts as changed.
+pub const PATH_CHANGES_BYTES_MAX: usize = 1024 * 1024;
+
+/// Notifications read from one namespace before the others are looked at. More: they wait for the next round.
+pub const PATH_CHANGES_PER_ROUND_MAX: usize = 256;
+
+/// Exact sock_diag queries made at once in one namespace. More: the lease is not granted, the next attempt is real.
+pub const DIAG_LOOKUPS_CONCURRENT_MAX: usize = 2;
+
 /// Events and triggers of the watch that wait to be handed on. More: dropped and counted; the gauges still tell.
 pub const WATCH_NOTICES_LEN_MAX: usize = 16_384;
 
@@ -346,14 +358,3 @@ pub const WATCH_MESSAGES_PER_ROUND_MAX: usize = 1_024;
 /// How long the watch waits for a record of the ring buffer that a processor has begun and not finished. Longer: the look
 /// is given up, the next one tries again.
 pub const RECORD_WAIT_MAX: Duration = Duration::from_millis(2);
-/// Bytes of one answer or notification on a netlink socket (the kernel makes none larger). Longer: it counts as lost.
-pub const NETLINK_MESSAGE_BYTES_MAX: usize = 32 * 1024;
-
-/// Bytes of unread path changes that the kernel keeps per namespace. Full: everything counts as changed.
-pub const PATH_CHANGES_BYTES_MAX: usize = 1024 * 1024;
-
-/// Notifications read from one namespace before the others are looked at. More: they wait for the next round.
-pub const PATH_CHANGES_PER_ROUND_MAX: usize = 256;
-
-/// Exact sock_diag queries made at once in one namespace. More: the lease is not granted, the next attempt is real.
-pub const DIAG_LOOKUPS_CONCURRENT_MAX: usize = 2;

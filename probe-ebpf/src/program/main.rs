@@ -93,8 +93,8 @@ fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
     loop {}
 }
 
-/// The kernel offers most helpers only to programs under a licence it takes for GPL-compatible; this is one of the
-/// strings it compares with. The project's own licence leaves the choice.
+/// The kernel offers these helpers only under a licence that it knows to be compatible with the GPL, as MIT is (one of
+/// the project's two). This is its word for that.
 #[unsafe(link_section = "license")]
 #[unsafe(no_mangle)]
 static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

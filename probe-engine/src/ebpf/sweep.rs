@@ -38,7 +38,7 @@ pub use thread::{SweepHandle, spawn};
 /// From the watch.
 #[derive(Clone, Debug)]
 pub enum Question {
-    /// Find out where the target is, and follow what leads to it until it is let go (the sweep's `Arc` is the last but one).
+    /// Find out where the target is, and follow what leads to it until its shard lets it go (then the sweep's `Arc` is the last).
     Place(Arc<Target>),
     /// List the listeners of a namespace, of both families.
     Dump {
