@@ -125,6 +125,8 @@ impl Simulation {
                 local_max: plan.local_max,
             },
             local_ports: 32_768..=60_999,
+            passive: Err(probe_engine::ebpf::Why::Off),
+            shards: 1,
         };
         let pool = FakePool(Rc::clone(&world));
         let kernel = FakeKernel(Rc::clone(&world));

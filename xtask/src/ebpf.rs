@@ -67,13 +67,13 @@ fn build(toolchain: &Toolchain) -> anyhow::Result<Vec<u8>> {
     let folder = shell::target().join("ebpf");
     let home = toolchain::cargo_home().context("neither CARGO_HOME nor a home directory")?;
     let remap = |from: PathBuf, to: &str| format!("--remap-path-prefix={}={to}", from.display());
-    let flags = ["-Clink-arg=--btf".to_owned(), remap(home, "cargo"), remap(shell::root(), ".")];
+    let flags = [remap(home, "cargo"), remap(shell::root(), ".")];
     let mut cargo = toolchain.cargo_build(&flags);
     cargo.args(["--locked", "--package", "probe-ebpf", "--bin", "probe-ebpf", "--features", "programs"]);
     cargo.args(["--profile", "ebpf", "--target", toolchain::TARGET, "--target-dir"]).arg(&folder);
     shell::run(&mut cargo)?;
     let linked = folder.join(toolchain::TARGET).join("ebpf/probe-ebpf");
-    object::stripped(&fs::read(&linked).with_context(|| format!("cannot read {}", linked.display()))?)
+    fs::read(&linked).with_context(|| format!("cannot read {}", linked.display()))
 }
 
 /// The text of `TOOLCHAIN`: a name and a value in every line.

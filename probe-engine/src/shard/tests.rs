@@ -24,9 +24,9 @@ use probe_core::time::Instant;
 use super::errand::Errand;
 use super::flight::Launch;
 
-const CONTAINER: &str = "main";
+pub(super) const CONTAINER: &str = "main";
 
-fn tcp_socket(port: u16) -> Handler {
+pub(super) fn tcp_socket(port: u16) -> Handler {
     Handler::TcpSocket(TcpSocket { host: None, port: Port::Number(port) })
 }
 
@@ -42,7 +42,7 @@ fn launch(handler: &Handler, pod_ip: IpAddr, timeout: Duration) -> Launch {
     Launch { attempt, errand, peer, timeout, witness: None }
 }
 
-fn spec(handler: Handler) -> ProbeSpec {
+pub(super) fn spec(handler: Handler) -> ProbeSpec {
     ProbeSpec {
         handler,
         initial_delay_seconds: 0,
@@ -55,7 +55,7 @@ fn spec(handler: Handler) -> ProbeSpec {
 }
 
 /// A pod of one container with one readiness probe.
-fn pod(uid: &str, spec: ProbeSpec) -> Arc<Pod> {
+pub(super) fn pod(uid: &str, spec: ProbeSpec) -> Arc<Pod> {
     let container = Container {
         name: ContainerName::from(CONTAINER),
         kind: ContainerKind::Regular,

@@ -1,83 +1,51 @@
-//! The object file: without its debug sections, and as a list of what it holds.
+//! The object file as a list of what it holds.
 
 use anyhow::Context;
-use object::build::elf::{Builder, Section, SectionData, Symbol};
-use object::elf::{SHT_STRTAB, STB_GLOBAL, STT_FUNC, STT_OBJECT};
+use object::{File, Object, ObjectSection, ObjectSymbol, SymbolKind};
 
 /// Sections of programs, by the hook they are for.
 const PROGRAM_SECTIONS: [&str; 2] = ["tp_btf/", "raw_tp/"];
 
-/// Drops DWARF, nine tenths of the linker's output. BTF, which the kernel keeps with the programs, stays.
-pub(super) fn stripped(elf: &[u8]) -> anyhow::Result<Vec<u8>> {
-    let mut builder = Builder::read(elf).context("the linker's output is no ELF file")?;
-    for section in &mut builder.sections {
-        let name = name_of(section);
-        if name.starts_with(".debug_") || name.starts_with(".rel.debug_") {
-            section.delete = true;
-        }
-    }
-    builder.delete_orphans();
-    if !builder.sections.iter().any(|section| matches!(section.data, SectionData::SectionString)) {
-        // LLVM names sections from the symbols' string table; the writer wants one for each.
-        let names = builder.sections.add();
-        names.name = b".shstrtab"[..].into();
-        names.sh_type = SHT_STRTAB;
-        names.sh_addralign = 1;
-        names.data = SectionData::SectionString;
-    }
-    let mut object = Vec::new();
-    builder.write(&mut object).context("cannot write the object without its debug sections")?;
-    Ok(object)
-}
-
 /// One sorted line for every program (its hook), map (its type, sizes and flags) and global (its size).
 pub(super) fn contents(elf: &[u8]) -> anyhow::Result<Vec<String>> {
-    let builder = Builder::read(elf).context("the object is no ELF file")?;
+    let file = File::parse(elf).context("the object is no ELF file")?;
     let mut lines = Vec::new();
-    for symbol in &builder.symbols {
-        let Some(section) = symbol.section.map(|id| builder.sections.get(id)) else {
+    for symbol in file.symbols().filter(|symbol| symbol.is_global()) {
+        let Some(index) = symbol.section_index() else {
             continue;
         };
-        lines.extend(content(symbol, section));
+        let section = file.section_by_index(index)?;
+        let (name, section_name) = (symbol.name()?, section.name()?);
+        match symbol.kind() {
+            SymbolKind::Text if PROGRAM_SECTIONS.iter().any(|hook| section_name.starts_with(hook)) => {
+                lines.push(format!("program {name} ({section_name})"));
+            }
+            SymbolKind::Data if section_name == "maps" => {
+                let definition =
+                    section.data()?.get(usize::try_from(symbol.address())?..).context("a map ends early")?;
+                lines.push(format!("map {name} ({})", map(definition)?));
+            }
+            SymbolKind::Data if section_name == ".rodata" => {
+                lines.push(format!("global {name} ({} bytes)", symbol.size()));
+            }
+            _ => {}
+        }
     }
     lines.sort();
     Ok(lines)
 }
 
-fn content(symbol: &Symbol<'_>, section: &Section<'_>) -> Option<String> {
-    if symbol.st_bind() != STB_GLOBAL {
-        return None;
-    }
-    let (symbol_name, section_name) = (String::from_utf8_lossy(&symbol.name), name_of(section));
-    match symbol.st_type() {
-        STT_FUNC if PROGRAM_SECTIONS.iter().any(|hook| section_name.starts_with(hook)) => {
-            Some(format!("program {symbol_name} ({section_name})"))
-        }
-        STT_OBJECT if section_name == "maps" => {
-            let SectionData::Data(data) = &section.data else {
-                return None;
-            };
-            // struct bpf_map_def: words, of which the fifth is the last that the kernel knows.
-            let words: Vec<u32> = data
-                .get(usize::try_from(symbol.st_value).ok()?..)?
-                .chunks_exact(4)
-                .take(5)
-                .map(|word| u32::from_le_bytes([word[0], word[1], word[2], word[3]]))
-                .collect();
-            let [kind, key, value, entries, flags] = words[..] else {
-                return None;
-            };
-            Some(format!(
-                "map {symbol_name} (type {kind}, key {key}, value {value}, entries {entries}, flags {flags:#x})"
-            ))
-        }
-        STT_OBJECT if section_name == ".rodata" => Some(format!("global {symbol_name} ({} bytes)", symbol.st_size)),
-        _ => None,
-    }
-}
-
-fn name_of(section: &Section<'_>) -> String {
-    String::from_utf8_lossy(&section.name).into_owned()
+/// `struct bpf_map_def`: words, of which the fifth is the last that the kernel knows.
+fn map(definition: &[u8]) -> anyhow::Result<String> {
+    let words: Vec<u32> = definition
+        .chunks_exact(4)
+        .take(5)
+        .map(|word| u32::from_le_bytes([word[0], word[1], word[2], word[3]]))
+        .collect();
+    let [kind, key, value, entries, flags] = words[..] else {
+        anyhow::bail!("a map's definition is too short");
+    };
+    Ok(format!("type {kind}, key {key}, value {value}, entries {entries}, flags {flags:#x}"))
 }
 
 #[cfg(test)]
@@ -113,8 +81,10 @@ mod tests {
     }
 
     #[test]
-    fn the_committed_object_has_no_debug_sections_and_loses_nothing_by_being_stripped_again() {
-        let again = stripped(probe_ebpf::OBJECT).expect("an object");
-        assert_eq!(again, probe_ebpf::OBJECT);
+    fn the_committed_object_holds_no_path_of_the_machine_that_made_it() {
+        let text = String::from_utf8_lossy(probe_ebpf::OBJECT);
+        for path in ["/home/", "/root/", "/work/", "/tmp/", ".cargo/"] {
+            assert!(!text.contains(path), "{path}");
+        }
     }
 }

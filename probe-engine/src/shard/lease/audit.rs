@@ -6,7 +6,11 @@ use probe_core::time::Instant;
 
 use super::draw::Draw;
 
-/// One shard's share of the node's audits. They come at random, so that no rhythm of the probes' own hides from them.
+/// How far audits may lag behind: attempts come in clusters, and a cluster makes those that fell due since the one before.
+const LAG_MAX: Duration = Duration::from_secs(1);
+
+/// One shard's share of the node's audits. They fall due at random, so that no rhythm of the probes' own hides from them;
+/// the first attempt after that makes it which a lease would answer.
 pub(super) struct Audits {
     draw: Draw,
     /// 0 = none.
@@ -21,11 +25,11 @@ impl Audits {
         audits
     }
 
-    /// The attempt that is being decided makes the one that is due. There is never more than one, however late.
+    /// One is due, and the attempt that is being decided makes it.
     pub(super) fn take(&mut self, now: Instant) -> bool {
         let is_due = self.per_second > 0.0 && now >= self.next;
         if is_due {
-            self.next = now + self.gap();
+            self.next = self.next.max(now.saturating_sub(LAG_MAX)) + self.gap();
         }
         is_due
     }
