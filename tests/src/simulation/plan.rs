@@ -121,7 +121,8 @@ impl Plan {
             call * calls + Duration::from_secs(u64::try_from(spec.initial_delay_seconds).unwrap_or(0))
         };
         let longest = world.pods.probes.iter().map(|probe| one(&probe.spec)).max().unwrap_or_default();
-        longest * 2 + Duration::from_secs(15)
+        let passive = world.watch.as_ref().map_or(Duration::ZERO, |watch| watch.passive.settings.passive_max_age);
+        longest * 2 + passive + Duration::from_secs(15)
     }
 
     fn life(&self, world: &mut World) {
