@@ -174,7 +174,8 @@ impl ControlApi for Service {
             });
             (node.pods.len(), probes.count(), node.stuck().count(), sums)
         };
-        let (pods, probes, stuck, [held, held_ns, cut_ns]) = self.backend.results.read(count).await.map_err(unavailable)?;
+        let (pods, probes, stuck, [held, held_ns, cut_ns]) =
+            self.backend.results.read(count).await.map_err(unavailable)?;
         Ok(Response::new(v1::GetInfoResponse {
             pods_count: pods as u64,
             probes_count: probes as u64,
