@@ -4,22 +4,29 @@ use std::sync::Arc;
 
 use tracing::{Level, info};
 
-use super::EngineError;
-use crate::clock;
 use crate::config::Config;
-use crate::consumer::events::EventSender;
 use crate::consumer::metrics::EbpfFacts;
 use crate::ebpf::feature::Unavailable;
-use crate::ebpf::load::{self, Loaded};
 use crate::ebpf::passive::Passive;
 use crate::ebpf::stats::EbpfStats;
-use crate::ebpf::{EbpfChoice, PassiveSettings, Why};
-use crate::shard::inbox::ShardSender;
+use crate::ebpf::thread::{self, EbpfThreads, Outputs, ThreadError};
+use crate::ebpf::{EbpfChoice, Why, load};
 
 /// What there is without the program.
 const WITHOUT: &str = "every tcpSocket attempt makes a connection";
 
-/// See the module.
+/// Why there are no passive answers.
+#[derive(Debug, thiserror::Error)]
+pub enum EbpfError {
+    /// The program is not loaded.
+    #[error(transparent)]
+    Unavailable(#[from] Unavailable),
+    /// It was, and nobody could watch it.
+    #[error(transparent)]
+    Threads(#[from] ThreadError),
+}
+
+/// See the module. Dropped, the threads end and the program is detached: after the shards, which read what it writes.
 pub(super) struct Ebpf {
     /// What eBPF does here, or why it does nothing: a sentence.
     pub(super) told: String,
@@ -27,39 +34,45 @@ pub(super) struct Ebpf {
     pub(super) passive: Result<Passive, Why>,
     /// Of the loaded program.
     pub(super) facts: Option<EbpfFacts>,
-    threads: Option<Threads>,
+    _threads: Option<EbpfThreads>,
 }
 
 impl Ebpf {
-    /// Loads the program and starts its threads, as far as the operator wants and the machine allows.
+    /// Loads the program and starts its threads, as far as the operator wants it and the machine allows it. `seed` spreads
+    /// the ends of passive answers that are cut short.
     ///
     /// # Errors
-    /// With `--ebpf require`: why it cannot be.
-    pub(super) fn start(
-        config: &Config,
-        seed: u64,
-        events: &EventSender,
-        shards: &[ShardSender],
-    ) -> Result<Self, EngineError> {
+    /// With `--ebpf require`: why there are no passive answers.
+    pub(super) fn start(config: &Config, seed: u64, outputs: Outputs) -> Result<Self, EbpfError> {
         if config.ebpf == EbpfChoice::Off {
-            return Ok(Self::without(&Unavailable::Off, Why::Off));
+            return Ok(Self::without(&Unavailable::Off.into(), Why::Off));
         }
-        let started = Self::load(&config.passive, seed, events, shards);
-        match started {
+        match Self::load(config, seed, outputs) {
             Err(why) if config.ebpf == EbpfChoice::Auto => {
-                info!(%why, "the kernel program is not loaded: {WITHOUT}");
+                info!(%why, "no passive answers: {WITHOUT}");
                 Ok(Self::without(&why, Why::Unavailable))
             }
-            other => other.map_err(EngineError::Ebpf),
+            started => started,
         }
     }
 
-    /// The shards have ended.
-    pub(super) fn end(self) {
-        todo!()
+    fn load(config: &Config, seed: u64, outputs: Outputs) -> Result<Self, EbpfError> {
+        // The program's diagnostics cost a map reserve per event: they are compiled out of it at load otherwise.
+        let log = tracing::enabled!(target: "probe_engine::ebpf", Level::TRACE);
+        let loaded = load::load(log)?;
+        let (hook, sha256) = (loaded.hook.as_str(), loaded.sha256.clone());
+        let stats = Arc::new(EbpfStats::default());
+        let threads = thread::spawn(loaded, config.passive.clone(), seed, outputs, Arc::clone(&stats))?;
+        info!(hook, sha256, passive = config.passive.passive, "kernel program loaded");
+        Ok(Self {
+            told: format!("loaded: {hook}, sha256 {sha256}"),
+            passive: Ok(threads.passive().clone()),
+            facts: Some(EbpfFacts { hook, sha256: sha256.into(), stats }),
+            _threads: Some(threads),
+        })
     }
 
-    fn without(why: &Unavailable, answer: Why) -> Self {
-        Self { told: format!("not loaded: {why}; {WITHOUT}"), passive: Err(answer), facts: None, threads: None }
+    fn without(why: &EbpfError, answer: Why) -> Self {
+        Self { told: format!("not loaded: {why}; {WITHOUT}"), passive: Err(answer), facts: None, _threads: None }
     }
 }
