@@ -343,6 +343,15 @@ impl Watch {
         self.stats.feed_healthy.store(u64::from(passed), Relaxed);
     }
 
+    /// Nothing is watched from now on: all leases end.
+    pub fn end(&mut self) {
+        for target in self.held() {
+            target.unsettle();
+            target.look_troubled(Why::Unavailable);
+        }
+        self.void_all(Why::Unavailable);
+    }
+
     // What goes out.
 
     /// When [`Watch::handle_timeout`] is wanted.
