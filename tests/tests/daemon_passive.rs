@@ -143,9 +143,8 @@ fn a_tcp_probe_is_answered_from_kernel_state_until_its_listener_closes() {
     assert!(daemon.page("/metrics").expect("metrics").contains("probe_engine_ebpf_info{hook=\""));
     server.close();
     daemon.wait_event(&["Unhealthy", "Readiness probe failed", "connection refused"]);
-    let failing = daemon.wait_for("another failure", |daemon| {
-        probe_of(daemon).filter(|probe| probe["answer"] == "real: failing")
-    });
+    let failing = daemon
+        .wait_for("another failure", |daemon| probe_of(daemon).filter(|probe| probe["answer"] == "real: failing"));
     assert_eq!(failing["verdict"], "Failure", "{failing}");
 }
 
