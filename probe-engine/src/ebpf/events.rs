@@ -32,6 +32,11 @@ impl EventRing {
 
     /// Hands over the records that are there, oldest first, at most `max`; how many it took. Fewer than `max`: none was
     /// left.
+    ///
+    /// A burst makes [`EventRing::fd`] wake a sleeper once: whoever took any looks again [`WAKE_PAUSE_NS`] later, and
+    /// sleeps on the descriptor only after a look that found none.
+    ///
+    /// [`WAKE_PAUSE_NS`]: probe_ebpf::WAKE_PAUSE_NS
     pub fn drain(&mut self, max: usize, mut each: impl FnMut(ListenerEvent)) -> usize {
         let mut taken = 0;
         while taken < max {
