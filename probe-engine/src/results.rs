@@ -54,13 +54,14 @@ pub struct ProbeStats {
     pub threshold: AtomicU32,
     /// The worker's next due time (CLOCK_MONOTONIC), 0 = none.
     pub due_ns: AtomicU64,
-    /// How the newest attempt of a tcpSocket probe was answered ([`crate::ebpf::Answer::to_bits`]).
+    /// How the last attempt of a tcpSocket probe was answered: [`crate::ebpf::Answer::to_bits`]. Trouble of our own is no
+    /// answer.
     pub answer: AtomicU32,
-    /// How the newest one that made a connection was.
+    /// The same of the last attempt that made a connection.
     pub answer_real: AtomicU32,
-    /// Attempts of a tcpSocket probe that were answered from kernel state.
+    /// Answers of a tcpSocket probe from kernel state.
     pub passive: AtomicU64,
-    /// Attempts of a tcpSocket probe that made a connection.
+    /// Answers of a tcpSocket probe by a connection.
     pub real: AtomicU64,
     /// The worker has ended: set by the shard at `Action::WorkerEnded`. Its series end, and the container
     /// counts as one without this probe.

@@ -1,9 +1,13 @@
 //! `probe-engine version`
 
 use super::client::{self, Link, VERSION};
-use super::{CliError, Exit, Globals, age, escape, output};
+use super::{CliError, Exit, Globals, age, escape, output, probes};
 use crate::api::v1::GetInfoResponse;
+use crate::ebpf::load::OBJECT_SHA256;
 use std::fmt::Write;
+
+/// What `--version` says: the program, and the kernel programs in it.
+pub const LINE: &str = concat!(env!("CARGO_PKG_VERSION"), " (kernel programs sha256:", env!("EBPF_OBJECT_SHA256"), ")");
 
 /// Arguments of `version`.
 #[derive(Debug, clap::Args)]
@@ -15,7 +19,10 @@ pub struct VersionArgs {
 
 /// Prints this program's version, and what the daemon says of itself if there is one.
 pub fn run(args: &VersionArgs, globals: &Globals) -> Result<Exit, CliError> {
-    output::print(&format!("Client: {VERSION} ({})\n", crate::api::server::BUILD))?;
+    output::print(&format!(
+        "Client: {VERSION} ({})\n  eBPF:     kernel programs sha256:{OBJECT_SHA256}\n",
+        crate::api::server::BUILD
+    ))?;
     if args.client {
         return Ok(Exit::Success);
     }
@@ -43,6 +50,10 @@ fn daemon_text(info: &GetInfoResponse) -> String {
         line("Shard:", &format!("{} {}{why}", shard.index, shard.io));
     }
     line("eBPF:", &info.ebpf);
+    if info.ebpf_loaded {
+        let cut = probes::cut_percent(info);
+        line("Passive:", &format!("{} targets now; cut short {cut} of the time", info.passive_held_count));
+    }
     let counts = format!("{} pods, {} probes", info.pods_count, info.probes_count);
     line("Holds:", &counts);
     if info.stuck_probes_count > 0 {

@@ -5,6 +5,7 @@
 use std::os::fd::{AsFd, BorrowedFd};
 
 use aya::maps::{MapData, RingBuf};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use probe_ebpf::ListenerEvent;
 
 /// See the module. One reader: the watch.
@@ -31,10 +32,10 @@ impl EventRing {
     }
 
     /// Hands over the records that are there, oldest first, at most `max`; how many it took. Fewer than `max`: none was
-    /// left.
+    /// left, or the next is still being written on another CPU, and hides those behind it: [`EventRing::is_empty`] tells.
     ///
     /// A burst makes [`EventRing::fd`] wake a sleeper once: whoever took any looks again [`WAKE_PAUSE_NS`] later, and
-    /// sleeps on the descriptor only after a look that found none.
+    /// sleeps on the descriptor alone only after a look that found none.
     ///
     /// [`WAKE_PAUSE_NS`]: probe_ebpf::WAKE_PAUSE_NS
     pub fn drain(&mut self, max: usize, mut each: impl FnMut(ListenerEvent)) -> usize {
@@ -48,6 +49,16 @@ impl EventRing {
             }
         }
         taken
+    }
+
+    /// No record is there or being written: every event whose counter was read before this call has been handed over. One
+    /// system call.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        // The kernel answers by the positions (`ringbuf_avail_data_sz`), which a reservation moves before its record can be
+        // read. Anything else than "nothing there" is no proof.
+        let mut ready = [PollFd::new(self.fd(), PollFlags::POLLIN)];
+        matches!(poll(&mut ready, PollTimeout::ZERO), Ok(0))
     }
 
     /// Records of another size than ours, skipped: the object and the daemon would not belong together.

@@ -9,7 +9,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use aya::maps::{Map, MapData, MapType, RingBuf};
 use aya::programs::{BtfTracePoint, ProgramError, RawTracePoint};
@@ -123,11 +123,7 @@ enum Link {
 }
 
 /// The sha256 of the embedded object, as 64 hexadecimal digits.
-#[must_use]
-pub fn object_sha256() -> &'static str {
-    static SHA256: OnceLock<String> = OnceLock::new();
-    SHA256.get_or_init(|| sha256(probe_ebpf::OBJECT))
-}
+pub const OBJECT_SHA256: &str = env!("EBPF_OBJECT_SHA256");
 
 /// Loads and attaches the embedded program; `log`: with its diagnostics.
 ///
@@ -447,10 +443,7 @@ fn chain(error: &(dyn Error + 'static)) -> String {
 }
 
 fn sha256(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().fold(String::new(), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
+    format!("{:x}", Sha256::digest(bytes))
 }
 
 #[cfg(test)]
@@ -479,8 +472,7 @@ mod tests {
 
     #[test]
     fn the_object_has_one_digest() {
-        assert_eq!(object_sha256().len(), 64);
-        assert_eq!(object_sha256(), sha256(probe_ebpf::OBJECT));
+        assert_eq!(OBJECT_SHA256, sha256(probe_ebpf::OBJECT));
         assert_eq!(sha256(b""), "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855");
     }
 }

@@ -41,6 +41,7 @@ fn word(command: &Command) -> String {
         Command::Status { uid, .. } => format!("status {uid}"),
         Command::StopLivenessAndStartup { uid } => format!("stop {uid}"),
         Command::Trigger { uid, container, probe_type } => format!("trigger {uid} {container} {probe_type}"),
+        Command::Detect { target } => format!("detect {target}"),
         Command::Shutdown => "shutdown".to_owned(),
     }
 }

@@ -317,6 +317,7 @@ impl ShardTotals {
         sum.in_flight = delta.in_flight;
         sum.workers = delta.workers;
         sum.stuck_local = delta.stuck_local;
+        sum.passive.add(&delta.passive);
     }
 }
 

@@ -295,6 +295,11 @@ impl Kernel for Epoll {
         ring::connect_info(&endpoint.socket)
     }
 
+    fn cookie(&self, socket: SocketId) -> io::Result<u64> {
+        let endpoint = self.sockets.get(socket.0 as usize).ok_or_else(|| io::Error::from_raw_os_error(libc::EBADF))?;
+        endpoint.socket.cookie()
+    }
+
     fn ports_used_up(&self, peer: &SocketAddr) -> bool {
         errno::ports_used_up(peer)
     }

@@ -14,16 +14,21 @@ use std::collections::{BTreeSet, VecDeque};
 use std::fmt;
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
+use std::sync::Arc;
 use std::time::Duration;
 
 use probe_core::action::AttemptId;
 use probe_core::outcome::{LocalCause, Outcome};
 use probe_core::time::Instant;
+use probe_ebpf::Connect;
 use slab::Slab;
 
 use super::errand::Errand;
 use super::kernel::{CloseMode, Completion, ConnectInfo, Kernel, SocketId};
 use super::token::{Op, Token};
+use super::witness::{self, Handshake};
+use crate::ebpf::counters::Connects;
+use crate::ebpf::{Target, Why};
 use crate::limits;
 use crate::prober::http1::{Progress, Response};
 use crate::prober::{Phases, errno, http, tcp};
@@ -39,6 +44,8 @@ pub struct Launch {
     pub peer: SocketAddr,
     /// Its deadline is so long after its start.
     pub timeout: Duration,
+    /// tcpSocket: find out whether it is this target that takes the connect.
+    pub witness: Option<Arc<Target>>,
 }
 
 /// An attempt that ended.
@@ -54,6 +61,9 @@ pub struct Landed {
     pub phases: Phases,
     /// How it ended.
     pub end: End,
+    /// Of a connect that succeeded: whether the target of [`Launch::witness`] took it, and who else. Without one, or where it
+    /// did not come to that, [`Why::NotShown`].
+    pub taken: Result<(), Why>,
 }
 
 /// See [`Landed::end`].
@@ -82,6 +92,8 @@ pub struct Rules {
     pub close: CloseMode,
     /// `net.ipv4.ip_local_port_range`: only a connect to such a port can reach itself.
     pub local_ports: RangeInclusive<u16>,
+    /// What the kernel program notes of our connects, where there is one: its clock, and who took them.
+    pub connects: Option<Arc<Connects>>,
 }
 
 /// See the module.
@@ -121,6 +133,12 @@ struct Flight {
     connected: Option<Instant>,
     sent: Option<Instant>,
     first_byte: Option<Instant>,
+    witness: Option<Arc<Target>>,
+    /// Known from before the connect where there is a witness.
+    cookie: Option<u64>,
+    /// By the kernel program's clock.
+    handshake: Option<Handshake>,
+    taken: Result<(), Why>,
 }
 
 /// A look more than [`limits::LATE_LOOK`] after a deadline. What held us up may have held up the kernel's softirqs too, and
@@ -196,7 +214,7 @@ impl Flights {
 
     /// Starts an attempt at `now`. One that cannot even begin has landed when this returns.
     pub fn start<K: Kernel>(&mut self, kernel: &mut K, launch: Launch, now: Instant) {
-        let Launch { attempt, errand, peer, timeout } = launch;
+        let Launch { attempt, errand, peer, timeout, witness } = launch;
         let socket = match kernel.socket(&peer, self.rules.close) {
             Ok(socket) => socket,
             Err(error) => {
@@ -209,6 +227,8 @@ impl Flights {
         let generation = self.generation;
         let index = self.flights.vacant_key() as u32;
         let token = Token::new(index, generation, Op::Connect);
+        // Before the connect: a program without a helper for it knows a socket only by a cookie that it has by then.
+        let cookie = witness.as_ref().and_then(|_| kernel.cookie(socket).ok());
         if index >= Token::INDEX_END || kernel.connect(token, socket, peer).is_err() {
             kernel.close(socket);
             return self.land_unstarted(attempt, errand, now, Outcome::Local(LocalCause::RingFull));
@@ -234,6 +254,10 @@ impl Flights {
             connected: None,
             sent: None,
             first_byte: None,
+            witness,
+            cookie,
+            handshake: None,
+            taken: Err(Why::NotShown),
         });
         self.looks.insert((deadline, index));
         self.launched.push((index, generation));
@@ -328,19 +352,27 @@ impl Flights {
         flight.note_look(look);
         let may_be_itself = self.rules.local_ports.contains(&peer_port);
         let may_have_waited = flight.is_http && look.now - look.before >= limits::GIVE_BACK_MIN;
-        let info = (late || may_be_itself || may_have_waited).then(|| kernel.connect_info(flight.socket));
+        let witness = flight.witness.take();
+        let asks = late || may_have_waited || witness.is_some();
+        let seen = self.rules.connects.as_deref().filter(|_| asks).and_then(|connects| flight.seen(kernel, connects));
+        flight.handshake = seen.as_ref().and_then(Handshake::of);
+        let info = (asks || may_be_itself).then(|| kernel.connect_info(flight.socket));
         let info = info.and_then(Result::ok);
         if info.is_some_and(|info| info.local == info.peer) {
             let outcome = flight.dial_outcome("connect", libc::ECONNREFUSED, || false);
             return self.land(kernel, index, End::Outcome(outcome), look.now);
         }
         let connected = info.map_or(look.now, |info| established_at(&info, flight.submitted, look.now));
+        let connected = flight.handshake.map_or(connected, |handshake| handshake.established.min(look.now));
         if !flight.is_in_time(info.as_ref(), connected) {
             let outcome = flight.timed_out();
             return self.land(kernel, index, End::Outcome(outcome), look.now);
         }
         flight.connected = Some(connected);
         if !flight.is_http {
+            if let (Some(target), Some(info)) = (witness, info) {
+                flight.taken = witness::taken(&target, seen.as_ref(), info.local, info.peer);
+            }
             return self.land(kernel, index, End::Outcome(tcp::success()), look.now);
         }
         self.give_back(index, connected, look.now, look);
@@ -529,8 +561,8 @@ impl Flights {
     }
 
     fn land_unstarted(&mut self, attempt: AttemptId, errand: Errand, now: Instant, outcome: Outcome) {
-        let (errand, phases) = (Some(errand), Phases::default());
-        self.landed.push_back(Landed { attempt, errand, started: now, phases, end: End::Outcome(outcome) });
+        let (errand, phases, taken) = (Some(errand), Phases::default(), Err(Why::NotShown));
+        self.landed.push_back(Landed { attempt, errand, started: now, phases, end: End::Outcome(outcome), taken });
     }
 
     fn remove<K: Kernel>(&mut self, kernel: &mut K, index: u32) {
@@ -592,12 +624,18 @@ impl Flight {
         self.late_look.map_or(self.deadline, |late| self.deadline.max(late.at + limits::LATE_LOOK))
     }
 
+    /// What the kernel program noted of its connect.
+    fn seen<K: Kernel>(&self, kernel: &K, connects: &Connects) -> Option<Connect> {
+        connects.read(self.cookie.or_else(|| kernel.cookie(self.socket).ok())?)
+    }
+
     /// A handshake was over at `connected`. Where the kernel measured it, neither when we submitted it nor when we look
-    /// matters.
+    /// matters; the program's measure comes before TCP_INFO's, which is blind where a SYN was sent again.
     fn is_in_time(&self, info: Option<&ConnectInfo>, connected: Instant) -> bool {
-        let in_time = match info {
-            Some(info) if info.retransmits == 0 => info.rtt <= self.timeout,
-            _ => connected <= self.deadline,
+        let in_time = match (self.handshake, info) {
+            (Some(handshake), _) => handshake.took <= self.timeout,
+            (None, Some(info)) if info.retransmits == 0 => info.rtt <= self.timeout,
+            (None, _) => connected <= self.deadline,
         };
         in_time || self.late_look.is_some_and(|late| late.covers(connected))
     }
@@ -647,7 +685,8 @@ impl Flight {
             total: now - self.started,
             ..Phases::default()
         };
-        Landed { attempt: self.attempt, errand, started: self.deadline.saturating_sub(self.timeout), phases, end }
+        let (started, taken) = (self.deadline.saturating_sub(self.timeout), self.taken);
+        Landed { attempt: self.attempt, errand, started, phases, end, taken }
     }
 }
 

@@ -66,6 +66,11 @@ pub enum Command {
         /// Which probe.
         probe_type: ProbeType,
     },
+    /// Early detection: a listener that could answer a target closed. One real attempt at once for each of its probes.
+    Detect {
+        /// [`crate::ebpf::Target::id`]
+        target: u64,
+    },
     /// End: cancel what is in flight, close sockets, leave the thread.
     Shutdown,
 }

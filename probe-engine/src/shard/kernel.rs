@@ -97,6 +97,9 @@ pub trait Kernel {
     /// What is known of a connected socket.
     fn connect_info(&self, socket: SocketId) -> io::Result<ConnectInfo>;
 
+    /// SO_COOKIE of a socket: what the kernel program knows it by. Asking gives it one if it has none yet.
+    fn cookie(&self, socket: SocketId) -> io::Result<u64>;
+
     /// After a connect to `peer` gave EADDRNOTAVAIL: are the ephemeral ports towards it used up? (Else there is no
     /// source address for it, which is a failure.)
     fn ports_used_up(&self, peer: &SocketAddr) -> bool;
@@ -193,11 +196,11 @@ impl Waker {
     }
 
     /// The kernel read the eventfd: the next `wake` must write again. Before the queues are looked at, not after.
-    pub(super) fn heard(&self) {
+    pub(crate) fn heard(&self) {
         self.rung.swap(false, Ordering::AcqRel);
     }
 
-    pub(super) fn fd(&self) -> &EventFd {
+    pub(crate) fn fd(&self) -> &EventFd {
         &self.fd
     }
 }

@@ -5,6 +5,8 @@ use std::time::Duration;
 use hdrhistogram::Histogram;
 use probe_core::outcome::{LocalCause, Outcome};
 
+use crate::ebpf::Why;
+
 /// The handler of an attempt, as a metric label.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum HandlerKind {
@@ -95,6 +97,91 @@ impl OutcomeKind {
     }
 }
 
+/// What an audit of a passive answer found, as a metric label.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum AuditResult {
+    /// The connect succeeded too.
+    Agreed,
+    /// It failed; the watch judges whether that contradicts the lease, or the lease was about to end.
+    Contradicted,
+    /// Trouble of our own.
+    Local,
+}
+
+impl AuditResult {
+    /// Every result.
+    pub const ALL: [AuditResult; 3] = [AuditResult::Agreed, AuditResult::Contradicted, AuditResult::Local];
+
+    /// Position in [`AuditResult::ALL`].
+    #[must_use]
+    pub const fn index(self) -> usize {
+        self as usize
+    }
+
+    /// As a label value.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            AuditResult::Agreed => "agreed",
+            AuditResult::Contradicted => "contradicted",
+            AuditResult::Local => "local",
+        }
+    }
+}
+
+/// How tcpSocket attempts were answered, and what became of leases. Part of [`ShardMetrics`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PassiveCounts {
+    /// Answers from kernel state.
+    pub passive: u64,
+    /// Answers by a connection, by cause (order of [`Why::ALL`]). Attempts that ended with trouble of our own are none.
+    pub real: [u64; Why::ALL.len()],
+    /// Audits, by result (order of [`AuditResult::ALL`]).
+    pub audits: [u64; AuditResult::ALL.len()],
+    /// Leases granted, renewals included.
+    pub granted: u64,
+    /// Leases that ended, by cause (order of [`Why::ALL`]), counted when the next attempt notices. One that is renewed has
+    /// ended before, by `renewed`; one whose last probe ended is not counted.
+    pub ended: [u64; Why::ALL.len()],
+    /// Gauge: leases that stand.
+    pub held: u64,
+    /// Time that leases stood, summed over all of them, in nanoseconds; sampled once a second.
+    pub held_ns: u64,
+    /// Of [`PassiveCounts::held_ns`], the time during which a lease was cut: it stood, but because of a change on the way
+    /// only for a shorter time than it was granted. The share of the two is how much of the time leases were cut.
+    pub cut_ns: u64,
+}
+
+impl Default for PassiveCounts {
+    fn default() -> Self {
+        Self {
+            passive: 0,
+            real: [0; Why::ALL.len()],
+            audits: [0; AuditResult::ALL.len()],
+            granted: 0,
+            ended: [0; Why::ALL.len()],
+            held: 0,
+            held_ns: 0,
+            cut_ns: 0,
+        }
+    }
+}
+
+impl PassiveCounts {
+    /// Adds a delta; gauges are replaced.
+    pub fn add(&mut self, delta: &Self) {
+        self.passive += delta.passive;
+        self.granted += delta.granted;
+        self.held = delta.held;
+        self.held_ns += delta.held_ns;
+        self.cut_ns += delta.cut_ns;
+        for (sums, deltas) in [(&mut self.real, &delta.real), (&mut self.ended, &delta.ended)] {
+            sums.iter_mut().zip(deltas).for_each(|(sum, delta)| *sum += delta);
+        }
+        self.audits.iter_mut().zip(delta.audits).for_each(|(sum, delta)| *sum += delta);
+    }
+}
+
 /// A delta of one shard's counts. Histograms are in microseconds, 2 significant digits, up to one hour.
 #[derive(Clone, Debug)]
 pub struct ShardMetrics {
@@ -118,6 +205,8 @@ pub struct ShardMetrics {
     pub workers: u64,
     /// Gauge: probes with nothing but local trouble for too long.
     pub stuck_local: u64,
+    /// Passive and real answers of tcpSocket probes. Passive ones are in no histogram but that of lateness.
+    pub passive: PassiveCounts,
 }
 
 /// The longest time that the histograms tell apart: one hour, in microseconds. Longer counts as this.
@@ -144,6 +233,7 @@ impl ShardMetrics {
             in_flight: 0,
             workers: 0,
             stuck_local: 0,
+            passive: PassiveCounts::default(),
         }
     }
 

@@ -8,6 +8,7 @@ pub mod errand;
 pub mod flight;
 pub mod inbox;
 pub mod kernel;
+mod lease;
 pub mod metrics;
 pub mod once;
 pub mod outbox;
@@ -16,6 +17,7 @@ mod slot;
 pub mod token;
 pub mod turn;
 pub mod waiting;
+mod witness;
 
 #[cfg(test)]
 mod tests;
@@ -30,6 +32,8 @@ use std::thread::{self, JoinHandle};
 use probe_core::scheduler;
 use probe_core::time::Instant;
 
+use crate::ebpf::Why;
+use crate::ebpf::passive::Passive;
 use crate::prober::pool::{Job, PoolHandle};
 use crate::results::UpdateQueue;
 use crate::{clock, limits};
@@ -51,10 +55,15 @@ pub struct ShardConfig {
     pub scheduler: scheduler::Config,
     /// `net.ipv4.ip_local_port_range`: only a connect to such a port can reach itself.
     pub local_ports: RangeInclusive<u16>,
+    /// Passive answers; `Err` where there are none, with what every tcpSocket probe then says: [`Why::Off`] or
+    /// [`Why::Unavailable`].
+    pub passive: Result<Passive, Why>,
+    /// How many shards the node has, which share the audits of passive answers.
+    pub shards: usize,
 }
 
 impl ShardConfig {
-    /// With the bounds of `limits.rs`, and this host's range of ephemeral ports. `seed` is the daemon's; every shard
+    /// With the bounds of `limits.rs`, this host's range of ephemeral ports, and no passive answers. `seed` is the daemon's; every shard
     /// makes its own of it.
     #[must_use]
     pub fn new(index: usize, seed: u64, manager_start: Instant) -> Self {
@@ -70,6 +79,8 @@ impl ShardConfig {
                 local_max: limits::LOCAL_MAX,
             },
             local_ports: local_port_range(),
+            passive: Err(Why::Off),
+            shards: 1,
         }
     }
 }

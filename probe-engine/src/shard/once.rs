@@ -60,7 +60,8 @@ pub fn attempt_once(request: &Request, io: IoChoice) -> Result<Once, OnceError> 
     };
     let Some(peer) = errand.addr() else { return Ok(Once::Pool) };
     let worker = WorkerIndex(0);
-    let launch = Launch { attempt: AttemptId { worker, generation: 0 }, errand, peer, timeout: request.spec.timeout() };
+    let (attempt, timeout) = (AttemptId { worker, generation: 0 }, request.spec.timeout());
+    let launch = Launch { attempt, errand, peer, timeout, witness: None };
     let waker = Waker::new().map_err(OnceError::Waker)?;
     match open(io, &waker)? {
         Opened::Ring(ring) => fly(ring, launch),
@@ -70,7 +71,7 @@ pub fn attempt_once(request: &Request, io: IoChoice) -> Result<Once, OnceError> 
 
 fn fly<K: Kernel>(mut kernel: K, launch: Launch) -> Result<Once, OnceError> {
     let name = kernel.name();
-    let mut flights = Flights::new(Rules { close: CloseMode::Fin, local_ports: local_port_range() });
+    let mut flights = Flights::new(Rules { close: CloseMode::Fin, local_ports: local_port_range(), connects: None });
     let mut completions = Vec::new();
     let mut before = clock::now();
     let mut landed = None;

@@ -371,6 +371,10 @@ impl Kernel for Ring {
         connect_info(&self.endpoint(socket)?.socket)
     }
 
+    fn cookie(&self, socket: SocketId) -> io::Result<u64> {
+        self.endpoint(socket)?.socket.cookie()
+    }
+
     fn ports_used_up(&self, peer: &SocketAddr) -> bool {
         errno::ports_used_up(peer)
     }

@@ -11,8 +11,10 @@ use probe_core::spec::{Handler, ProbeSpec, Scheme};
 use probe_core::time::Instant;
 
 use super::errand::Errand;
+use super::lease::{LeaseIndex, Ticket};
 use super::metrics::HandlerKind;
 use super::waiting::Lane;
+use crate::ebpf::{Answer, Why};
 use crate::results::ProbeStats;
 
 /// See the module.
@@ -28,6 +30,10 @@ pub(super) struct Slot {
     pub(super) triggered: bool,
     /// It had nothing but local trouble for too long.
     pub(super) stuck: bool,
+    /// tcpSocket: what its newest attempt asked, or could have.
+    pub(super) lease: Option<LeaseIndex>,
+    /// The next attempt is not answered passively, whatever its lease says.
+    pub(super) must_connect: bool,
 }
 
 /// See [`Slot::current`].
@@ -36,6 +42,16 @@ pub(super) struct Current {
     pub(super) began: Option<Instant>,
     /// Begun here, handed to the pool.
     pub(super) redirected: bool,
+    /// tcpSocket: why it connects.
+    pub(super) why: Option<Why>,
+    /// Since its connect.
+    pub(super) ticket: Option<Ticket>,
+}
+
+impl Current {
+    pub(super) fn new(start: Start) -> Self {
+        Self { start, began: None, redirected: false, why: None, ticket: None }
+    }
 }
 
 impl Slot {
@@ -54,7 +70,17 @@ impl Slot {
             Handler::Grpc(_) => (HandlerKind::Grpc, Lane::Pool(HandlerKind::Grpc)),
             Handler::Exec(_) => (HandlerKind::Exec, Lane::Pool(HandlerKind::Exec)),
         };
-        Self { stats, handler, lane, errand: None, current: None, triggered: false, stuck: false }
+        Self {
+            stats,
+            handler,
+            lane,
+            errand: None,
+            current: None,
+            triggered: false,
+            stuck: false,
+            lease: None,
+            must_connect: false,
+        }
     }
 
     /// This attempt is the one that was asked for last, and has not ended.
@@ -87,5 +113,17 @@ impl Slot {
         stats.last_duration_ns.store(report.duration_ns, Ordering::Relaxed);
         stats.run.store(report.run, Ordering::Relaxed);
         stats.threshold.store(report.threshold, Ordering::Relaxed);
+    }
+
+    /// How its newest attempt was answered.
+    pub(super) fn note_answer(&self, answer: Answer) {
+        let stats = &self.stats;
+        stats.answer.store(answer.to_bits(), Ordering::Relaxed);
+        if answer == Answer::Passive {
+            stats.passive.fetch_add(1, Ordering::Relaxed);
+        } else {
+            stats.answer_real.store(answer.to_bits(), Ordering::Relaxed);
+            stats.real.fetch_add(1, Ordering::Relaxed);
+        }
     }
 }

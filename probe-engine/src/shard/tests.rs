@@ -1,8 +1,9 @@
 //! The shard against real sockets with both kernels ([`suite`]), against a scripted kernel with a clock of its own
-//! ([`lateness`], [`turns`]), and as the thread that it is ([`threads`]).
+//! ([`lateness`], [`turns`], [`passive`]), and as the thread that it is ([`threads`]).
 
 mod fake;
 mod lateness;
+mod passive;
 mod suite;
 mod threads;
 mod turns;
@@ -23,9 +24,9 @@ use probe_core::time::Instant;
 use super::errand::Errand;
 use super::flight::Launch;
 
-const CONTAINER: &str = "main";
+pub(super) const CONTAINER: &str = "main";
 
-fn tcp_socket(port: u16) -> Handler {
+pub(super) fn tcp_socket(port: u16) -> Handler {
     Handler::TcpSocket(TcpSocket { host: None, port: Port::Number(port) })
 }
 
@@ -38,10 +39,10 @@ fn launch(handler: &Handler, pod_ip: IpAddr, timeout: Duration) -> Launch {
     let errand: Errand = Errand::new(handler, Some(pod_ip)).expect("an errand");
     let peer: SocketAddr = errand.addr().expect("an address");
     let attempt = AttemptId { worker: WorkerIndex(0), generation: 1 };
-    Launch { attempt, errand, peer, timeout }
+    Launch { attempt, errand, peer, timeout, witness: None }
 }
 
-fn spec(handler: Handler) -> ProbeSpec {
+pub(super) fn spec(handler: Handler) -> ProbeSpec {
     ProbeSpec {
         handler,
         initial_delay_seconds: 0,
@@ -54,7 +55,7 @@ fn spec(handler: Handler) -> ProbeSpec {
 }
 
 /// A pod of one container with one readiness probe.
-fn pod(uid: &str, spec: ProbeSpec) -> Arc<Pod> {
+pub(super) fn pod(uid: &str, spec: ProbeSpec) -> Arc<Pod> {
     let container = Container {
         name: ContainerName::from(CONTAINER),
         kind: ContainerKind::Regular,

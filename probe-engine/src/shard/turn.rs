@@ -3,6 +3,8 @@
 //! The clock is read once for everything that is decided in a turn, and *before* the last look at the completions that
 //! decisions rest on: what had completed by then has been seen when a deadline is judged.
 
+mod answering;
+
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -17,11 +19,13 @@ use probe_core::time::Instant;
 use super::flight::{End, Flights, Landed, Launch, Look, Rules};
 use super::inbox::{Command, Inbox, PoolReply, ProbeSlot};
 use super::kernel::{Completion, Kernel};
+use super::lease::Leases;
 use super::metrics::{HandlerKind, ShardMetrics};
 use super::outbox::Outbox;
 use super::slot::{Current, Slot};
 use super::waiting::{Lane, Waiting};
 use super::{JobSink, ShardConfig};
+use crate::ebpf::Why;
 use crate::limits;
 use crate::prober::pool::Job;
 use crate::prober::{Request, http};
@@ -54,6 +58,7 @@ pub struct Shard<K> {
     outbox: Outbox,
     pool: Option<Box<dyn JobSink>>,
     flights: Flights,
+    leases: Leases,
     waiting: Waiting,
     /// By worker index.
     slots: Vec<Option<Slot>>,
@@ -80,7 +85,10 @@ impl<K: Kernel> Shard<K> {
         pool: Option<Box<dyn JobSink>>,
         now: Instant,
     ) -> Self {
-        let rules = Rules { close: config.close, local_ports: config.local_ports.clone() };
+        let connects = config.passive.as_ref().ok().map(|passive| Arc::clone(&passive.connects));
+        let rules = Rules { close: config.close, local_ports: config.local_ports.clone(), connects };
+        let ShardConfig { index, shards, .. } = config;
+        let leases = Leases::new(config.passive.clone(), index, shards, config.scheduler.seed, now);
         Self {
             scheduler: Scheduler::new(config.scheduler.clone(), now),
             config,
@@ -89,6 +97,7 @@ impl<K: Kernel> Shard<K> {
             outbox: Outbox::new(updates),
             pool,
             flights: Flights::new(rules),
+            leases,
             waiting: Waiting::default(),
             slots: Vec::new(),
             urgent: None,
@@ -210,8 +219,10 @@ impl<K: Kernel> Shard<K> {
                     let worker = self.scheduler.worker_index(&uid, &container, probe_type);
                     if let Some(slot) = worker.and_then(|worker| self.slot(worker)) {
                         slot.triggered = true;
+                        slot.must_connect = true;
                     }
                 }
+                Command::Detect { target } => self.detect(target, now),
                 Command::Shutdown => self.begin_end(now),
             }
         }
@@ -238,6 +249,7 @@ impl<K: Kernel> Shard<K> {
                 PoolReply::Started { attempt, at } => self.started(attempt, at.min(now)),
                 PoolReply::Done { attempt, outcome, latency_ns } => {
                     let Some(current) = self.end_current(attempt) else { continue };
+                    self.answered(attempt, &current, &outcome, Err(Why::NotShown), now);
                     // An attempt that began here took as long as both of its parts.
                     let began = current.began.filter(|_| current.redirected);
                     let latency = began.map_or(Duration::from_nanos(latency_ns), |began| now - began);
@@ -308,6 +320,7 @@ impl<K: Kernel> Shard<K> {
             Action::WorkerEnded { worker } => {
                 if let Some(slot) = self.slots.get_mut(worker.0 as usize).and_then(Option::take) {
                     self.stuck_local -= u64::from(slot.stuck);
+                    slot.lease.into_iter().for_each(|lease| self.leases.let_go(lease));
                     slot.stats.ended.store(true, Ordering::Relaxed);
                 }
             }
@@ -348,8 +361,11 @@ impl<K: Kernel> Shard<K> {
     fn admit(&mut self, start: Start, now: Instant) {
         let attempt = start.attempt;
         let Some(slot) = self.slot(attempt.worker) else { return };
-        slot.current = Some(Current { start, began: None, redirected: false });
+        slot.current = Some(Current::new(start));
         let (lane, handler) = (slot.lane, slot.handler);
+        if lane == Lane::Ring && self.answer_passively(start, now) {
+            return;
+        }
         if let Lane::Pool(_) = lane {
             let Some(job) = self.job(attempt, handler) else { return };
             if self.waiting.is_lane_empty(lane) {
@@ -395,7 +411,8 @@ impl<K: Kernel> Shard<K> {
         match errand.addr() {
             Some(peer) => {
                 self.started(attempt, now);
-                self.flights.start(&mut self.kernel, Launch { attempt, errand, peer, timeout }, now);
+                let witness = self.take_off(attempt, peer);
+                self.flights.start(&mut self.kernel, Launch { attempt, errand, peer, timeout, witness }, now);
             }
             // A name after all (an address with a zone, say): whoever resolves names makes the attempt.
             None => {
@@ -437,7 +454,7 @@ impl<K: Kernel> Shard<K> {
     }
 
     fn land(&mut self, landed: Landed, now: Instant) {
-        let Landed { attempt, errand, started, phases, end } = landed;
+        let Landed { attempt, errand, started, phases, end, taken } = landed;
         tracing::trace!(?attempt, ?phases, ?end, "attempt ended");
         if let Some(slot) = self.slot(attempt.worker)
             && slot.is_current(attempt)
@@ -446,7 +463,9 @@ impl<K: Kernel> Shard<K> {
         }
         match end {
             End::Outcome(outcome) => {
-                self.end_current(attempt);
+                if let Some(current) = self.end_current(attempt) {
+                    self.answered(attempt, &current, &outcome, taken, now);
+                }
                 self.outcome(attempt, outcome, phases.total, now);
             }
             End::Redirect(target) => self.redirect(attempt, started, target, now),
@@ -571,6 +590,7 @@ impl<K: Kernel> Shard<K> {
         self.metrics.in_flight = self.flights.len() as u64;
         self.metrics.workers = self.scheduler.workers_len() as u64;
         self.metrics.stuck_local = self.stuck_local;
+        self.leases.count(now, &mut self.metrics.passive);
         let metrics = Box::new(std::mem::take(&mut self.metrics));
         if let Err(Update::Metrics(metrics)) = self.outbox.offer(Update::Metrics(metrics)) {
             // No place for it: it goes on counting.

@@ -65,6 +65,10 @@ impl Kernel for FakeKernel {
         info.ok_or_else(|| io::Error::from_raw_os_error(libc::ENOTCONN))
     }
 
+    fn cookie(&self, socket: SocketId) -> io::Result<u64> {
+        Ok(self.0.borrow().net.cookie(socket))
+    }
+
     fn ports_used_up(&self, _peer: &SocketAddr) -> bool {
         true
     }

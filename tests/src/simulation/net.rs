@@ -204,6 +204,11 @@ impl Net {
         index
     }
 
+    /// The target of this address.
+    pub fn target_at(&self, addr: SocketAddr) -> Option<usize> {
+        self.addrs.get(&addr).copied()
+    }
+
     /// Sockets that are open.
     pub fn open_len(&self) -> usize {
         self.open
@@ -278,6 +283,11 @@ impl Net {
             local: if socket.itself { socket.peer } else { own },
             peer: socket.peer,
         })
+    }
+
+    /// SO_COOKIE; 0 for no socket.
+    pub fn cookie(&self, socket: SocketId) -> u64 {
+        self.sockets.get(socket.0 as usize).and_then(Option::as_ref).map_or(0, |socket| socket.serial)
     }
 
     fn find(&mut self, key: SocketKey) -> Option<&mut Socket> {

@@ -3,27 +3,14 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::EbpfFacts;
-use super::text::{Kind, Labels, Text};
+use super::text::{Buckets, Kind, Labels, Text};
 use crate::ebpf::Why;
 use crate::ebpf::stats::EbpfStats;
+use crate::shard::metrics::{AuditResult, PassiveCounts};
 
-/// What the shards count of passive answers, summed.
-#[derive(Clone, Debug, Default)]
-pub(super) struct PassiveSnapshot {
-    /// Attempts answered from kernel state.
-    pub(super) answers: u64,
-    /// Attempts of tcpSocket probes that made a connection, in the order of [`Why::ALL`].
-    pub(super) real: [u64; Why::ALL.len()],
-    /// Gauge: targets that hold a lease.
-    pub(super) held: u64,
-    /// Leases that ended, in the order of [`Why::ALL`].
-    pub(super) ended: [u64; Why::ALL.len()],
-    /// In the order of [`AUDITS`].
-    pub(super) audits: [u64; AUDITS.len()],
-}
-
-/// Results of audits as label values.
-pub(super) const AUDITS: [&str; 3] = ["agreed", "contradicted", "local"];
+/// Upper bounds, in seconds, of what an event takes to reach the listener table.
+const LAG_BUCKETS_S: [f64; 12] =
+    [0.000_01, 0.000_025, 0.000_05, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.05, 0.5];
 
 /// One series without labels each, in the order of their names.
 type Rows = [(&'static str, Kind, &'static str, fn(&EbpfStats) -> &AtomicU64)];
@@ -58,9 +45,39 @@ const ROWS: &Rows = &[
         |stats| &stats.feed_healthy,
     ),
     ("probe_engine_ebpf_listeners", Kind::Gauge, "Listeners in the table.", |stats| &stats.listeners),
+    (
+        "probe_engine_ebpf_listeners_unannounced_total",
+        Kind::Counter,
+        "Listeners that a dump showed and no event had announced.",
+        |stats| &stats.unannounced,
+    ),
+    (
+        "probe_engine_ebpf_listeners_untold_total",
+        Kind::Counter,
+        "Listeners for which the table had no room.",
+        |stats| &stats.table_full,
+    ),
+    (
+        "probe_engine_ebpf_looks_spoiled_total",
+        Kind::Counter,
+        "Looks at listeners from which nothing could be concluded: the dump was cut short or took too long.",
+        |stats| &stats.looks_spoiled,
+    ),
+    (
+        "probe_engine_ebpf_looks_total",
+        Kind::Counter,
+        "Looks at the listeners of a namespace that were judged.",
+        |stats| &stats.looks,
+    ),
     ("probe_engine_ebpf_namespaces", Kind::Gauge, "Network namespaces held open for their targets.", |stats| {
         &stats.namespaces
     }),
+    (
+        "probe_engine_ebpf_notices_dropped_total",
+        Kind::Counter,
+        "Events and attempts of early detection for which there was no room.",
+        |stats| &stats.notices_dropped,
+    ),
     (
         "probe_engine_ebpf_program_misses_total",
         Kind::Counter,
@@ -89,6 +106,18 @@ const ROWS: &Rows = &[
         &stats.sweeps
     }),
     ("probe_engine_ebpf_targets", Kind::Gauge, "Targets of tcpSocket probes that are watched.", |stats| &stats.targets),
+    (
+        "probe_engine_passive_contradictions_total",
+        Kind::Counter,
+        "Audits that contradicted passive answers: a connect failed where nothing had changed.",
+        |stats| &stats.contradictions,
+    ),
+    (
+        "probe_engine_passive_voids_total",
+        Kind::Counter,
+        "Passive answers ended at once by the watch: self-test, contradiction, missed events.",
+        |stats| &stats.voids,
+    ),
     (
         "probe_engine_path_cuts_total",
         Kind::Counter,
@@ -127,7 +156,7 @@ const ROWS_SECONDS: &Rows = &[
 ];
 
 /// Everything of this file.
-pub(super) fn write(text: &mut Text, shards: &PassiveSnapshot, ebpf: Option<&EbpfFacts>) {
+pub(super) fn write(text: &mut Text, shards: &PassiveCounts, ebpf: Option<&EbpfFacts>) {
     write_shards(text, shards);
     let Some(ebpf) = ebpf else { return };
     let info = Labels::of(&[("hook", ebpf.hook), ("sha256", &ebpf.sha256)]);
@@ -136,35 +165,67 @@ pub(super) fn write(text: &mut Text, shards: &PassiveSnapshot, ebpf: Option<&Ebp
     for (name, kind, help, place) in ROWS {
         text.family(name, *kind, help).value(&Labels::none(), place(&ebpf.stats).load(Ordering::Relaxed));
     }
+    text.family(
+        "probe_engine_ebpf_event_lag_seconds",
+        Kind::Histogram,
+        "From a listener's event to when it was in the listener table; passive answers do not wait for it.",
+    )
+    .histogram(&Labels::none(), &lag(&ebpf.stats));
     for (name, kind, help, place) in ROWS_SECONDS {
         text.family(name, *kind, help).seconds(&Labels::none(), place(&ebpf.stats).load(Ordering::Relaxed));
     }
 }
 
+fn lag(stats: &EbpfStats) -> Buckets {
+    let mut buckets = Buckets::new(&LAG_BUCKETS_S);
+    for (lag_ns, count) in stats.event_lag.snapshot().iter() {
+        buckets.observe(lag_ns as f64 / 1e9, count);
+    }
+    buckets
+}
+
 /// Series by cause appear with their first count.
-fn write_shards(text: &mut Text, shards: &PassiveSnapshot) {
+fn write_shards(text: &mut Text, shards: &PassiveCounts) {
     text.family(
         "probe_engine_passive_answers_total",
         Kind::Counter,
         "Attempts of tcpSocket probes that were answered from kernel state, without a connection.",
     )
-    .value(&Labels::none(), shards.answers);
+    .value(&Labels::none(), shards.passive);
     let mut audits = text.family(
         "probe_engine_passive_audits_total",
         Kind::Counter,
         "Passive answers that were checked by a real connect, by what it said.",
     );
-    for (result, count) in AUDITS.iter().zip(shards.audits) {
-        audits.value(&Labels::of(&[("result", result)]), count);
+    for (result, count) in AuditResult::ALL.iter().zip(shards.audits) {
+        audits.value(&Labels::of(&[("result", result.as_str())]), count);
     }
+    text.family(
+        "probe_engine_passive_cut_seconds_total",
+        Kind::Counter,
+        "Of probe_engine_passive_held_seconds_total, the time that a change on the way had shortened.",
+    )
+    .seconds(&Labels::none(), shards.cut_ns);
     let mut ended = text.family(
         "probe_engine_passive_ended_total",
         Kind::Counter,
         "Times that a target stopped being answered passively, by cause.",
     );
     by_cause(&shards.ended, |labels, count| ended.value(labels, count));
+    text.family(
+        "probe_engine_passive_granted_total",
+        Kind::Counter,
+        "Times that a connect let its target be answered passively from then on, renewals included.",
+    )
+    .value(&Labels::none(), shards.granted);
     text.family("probe_engine_passive_held", Kind::Gauge, "Targets that are answered passively now.")
         .value(&Labels::none(), shards.held);
+    text.family(
+        "probe_engine_passive_held_seconds_total",
+        Kind::Counter,
+        "Time that targets were answered passively, summed over them.",
+    )
+    .seconds(&Labels::none(), shards.held_ns);
     let mut real = text.family(
         "probe_engine_real_answers_total",
         Kind::Counter,

@@ -8,6 +8,7 @@ use probe_core::outcome::{Outcome, Verdict};
 use probe_core::spec::Pod;
 
 use super::*;
+use crate::ebpf::Why;
 use crate::results::fixture::{Bench, container, pod, publish, running};
 use crate::results::{Input, Node, ProbeStats, Update};
 use crate::shard::metrics::ShardMetrics;
@@ -54,6 +55,15 @@ fn shard_counts() -> ShardMetrics {
     counts.started(Duration::from_millis(1));
     counts.turned(Duration::from_micros(20));
     counts.workers = 2;
+    counts.passive.passive = 40;
+    counts.passive.granted = 2;
+    counts.passive.held = 1;
+    counts.passive.held_ns = 61_500_000_000;
+    counts.passive.cut_ns = 500_000_000;
+    counts.passive.real[Why::Renewed.index()] = 2;
+    counts.passive.real[Why::TakenBy(15_006).index()] = 1;
+    counts.passive.ended[Why::Renewed.index()] = 1;
+    counts.passive.audits = [3, 0, 1];
     counts.in_flight = 1;
     counts
 }

@@ -236,6 +236,10 @@ impl Kernel for Fake {
         })
     }
 
+    fn cookie(&self, socket: SocketId) -> io::Result<u64> {
+        Ok(socket.0.into())
+    }
+
     fn ports_used_up(&self, _: &SocketAddr) -> bool {
         self.world.ports_used_up.get()
     }

@@ -19,7 +19,7 @@ const OK: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 fn attempt(world: &Rc<World>, handler: &Handler, target: Target, looks_ms: &[u64]) -> (Landed, u64) {
     world.target(PORT, target);
     let mut kernel = Fake::new(world);
-    let mut flights = Flights::new(Rules { close: CloseMode::Fin, local_ports: PORT..=PORT });
+    let mut flights = Flights::new(Rules { close: CloseMode::Fin, local_ports: PORT..=PORT, connects: None });
     let start = world.now();
     let mut before = start;
     let mut looks = looks_ms.iter().map(|at| start + ms(*at));
@@ -201,7 +201,7 @@ fn time_between_the_start_and_its_submission_is_ours() {
     let world = World::new();
     world.target(PORT, drops());
     let mut kernel = Fake::new(&world);
-    let mut flights = Flights::new(Rules { close: CloseMode::Fin, local_ports: PORT..=PORT });
+    let mut flights = Flights::new(Rules { close: CloseMode::Fin, local_ports: PORT..=PORT, connects: None });
     let start: Instant = world.now();
     flights.start(&mut kernel, launch(&tcp_socket(PORT), [127, 0, 0, 1].into(), ms(1_000)), start);
     flights.submitted(ms(400));
@@ -213,7 +213,7 @@ fn a_handshake_is_measured_by_the_kernel_however_late_it_was_submitted() {
     let world = World::new();
     world.target(PORT, connects_after(1_100));
     let mut kernel = Fake::new(&world);
-    let mut flights = Flights::new(Rules { close: CloseMode::Fin, local_ports: PORT..=PORT });
+    let mut flights = Flights::new(Rules { close: CloseMode::Fin, local_ports: PORT..=PORT, connects: None });
     let start: Instant = world.now();
     flights.start(&mut kernel, launch(&tcp_socket(PORT), [127, 0, 0, 1].into(), ms(1_000)), start);
     flights.submitted(ms(400));
@@ -237,7 +237,7 @@ fn a_request_that_left_late_gets_that_time_back() {
     let world = World::new();
     world.target(PORT, answers_after(500));
     let mut kernel = Fake::new(&world);
-    let mut flights = Flights::new(Rules { close: CloseMode::Fin, local_ports: PORT..=PORT });
+    let mut flights = Flights::new(Rules { close: CloseMode::Fin, local_ports: PORT..=PORT, connects: None });
     let start: Instant = world.now();
     flights.start(&mut kernel, launch(&http_get(PORT, "/"), [127, 0, 0, 1].into(), ms(1_000)), start);
     let mut completions = Vec::new();

@@ -383,7 +383,7 @@ const SYN_SENT: u8 = 2;
 const TIME_WAIT: u8 = 6;
 
 fn flights(close: CloseMode) -> Flights {
-    Flights::new(Rules { close, local_ports: local_port_range() })
+    Flights::new(Rules { close, local_ports: local_port_range(), connects: None })
 }
 
 fn fly<K: Kernel>(kernel: &mut K, launch: Launch) -> Landed {

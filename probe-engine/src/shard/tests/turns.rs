@@ -6,11 +6,13 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use probe_core::outcome::{LocalCause, Outcome, Verdict};
-use probe_core::spec::{Exec, Handler};
+use probe_core::spec::{Exec, Handler, ProbeSpec};
 use tokio::sync::Notify;
 
 use super::fake::{Fake, Target, World, ms};
 use super::{CONTAINER, READINESS, http_get, pod, running, spec, tcp_socket};
+use crate::ebpf::Why;
+use crate::ebpf::passive::Passive;
 use crate::limits;
 use crate::prober::pool::Job;
 use crate::results::{ProbeStats, Update, UpdateQueue};
@@ -37,10 +39,10 @@ impl JobSink for Pool {
     }
 }
 
-struct Bench {
-    world: Rc<World>,
+pub(super) struct Bench {
+    pub(super) world: Rc<World>,
     shard: Shard<Fake>,
-    sender: ShardSender,
+    pub(super) sender: ShardSender,
     updates: Arc<UpdateQueue>,
     pool: Pool,
     told: Vec<Update>,
@@ -52,28 +54,41 @@ impl Bench {
         Self::since(probe_core::time::Instant::ZERO)
     }
 
+    pub(super) fn with(passive: Result<Passive, Why>) -> Self {
+        Self::made(probe_core::time::Instant::ZERO, passive)
+    }
+
     fn since(manager_start: probe_core::time::Instant) -> Self {
+        Self::made(manager_start, Err(Why::Off))
+    }
+
+    fn made(manager_start: probe_core::time::Instant, passive: Result<Passive, Why>) -> Self {
         let world = World::new();
         let (sender, inbox) = inbox(Waker::new().expect("an eventfd"));
         let updates = Arc::new(UpdateQueue::new(Arc::new(Notify::new())));
         let pool = Pool::default();
         let mut config = ShardConfig::new(3, 1, manager_start);
         config.local_ports = 1..=1;
+        config.passive = passive;
         let sink = Box::new(pool.clone());
         let shard = Shard::new(config, Fake::new(&world), inbox, Arc::clone(&updates), Some(sink), world.now());
         Self { world, shard, sender, updates, pool, told: Vec::new() }
     }
 
     fn add(&self, uid: &str, handler: Handler) -> Arc<ProbeStats> {
+        self.add_spec(uid, spec(handler))
+    }
+
+    pub(super) fn add_spec(&self, uid: &str, spec: ProbeSpec) -> Arc<ProbeStats> {
         let stats = Arc::new(ProbeStats::default());
         let slot = ProbeSlot { container: CONTAINER.into(), probe_type: READINESS, stats: Arc::clone(&stats) };
         let status = Some(running(self.world.now()));
-        let command = Command::AddPod { pod: pod(uid, spec(handler)), slots: Box::new([slot]), status };
+        let command = Command::AddPod { pod: pod(uid, spec), slots: Box::new([slot]), status };
         self.sender.send(command).expect("room");
         stats
     }
 
-    fn turn(&mut self) -> Turn {
+    pub(super) fn turn(&mut self) -> Turn {
         let world = Rc::clone(&self.world);
         let turn = self.shard.turn(&mut || world.now());
         self.told.extend(std::iter::from_fn(|| self.updates.pop()));
@@ -81,7 +96,7 @@ impl Bench {
     }
 
     /// Turns until so much time has passed.
-    fn run(&mut self, duration: std::time::Duration) {
+    pub(super) fn run(&mut self, duration: std::time::Duration) {
         let end = self.world.now() + duration;
         self.world.end.set(Some(end));
         while self.world.now() < end {
@@ -90,7 +105,7 @@ impl Bench {
         self.world.end.set(None);
     }
 
-    fn verdicts(&self) -> Vec<Option<Verdict>> {
+    pub(super) fn verdicts(&self) -> Vec<Option<Verdict>> {
         let verdict = |update: &Update| match update {
             Update::Publish(publish) => Some(publish.verdict),
             _ => None,
@@ -98,7 +113,7 @@ impl Bench {
         self.told.iter().filter_map(verdict).collect()
     }
 
-    fn outcomes(&self) -> Vec<Outcome> {
+    pub(super) fn outcomes(&self) -> Vec<Outcome> {
         let outcome = |update: &Update| match update {
             Update::Report(report) => Some(report.outcome.clone()),
             _ => None,
@@ -106,7 +121,7 @@ impl Bench {
         self.told.iter().filter_map(outcome).collect()
     }
 
-    fn count(&self, of: impl Fn(&ShardMetrics) -> u64) -> u64 {
+    pub(super) fn count(&self, of: impl Fn(&ShardMetrics) -> u64) -> u64 {
         let metrics = |update: &Update| match update {
             Update::Metrics(metrics) => Some(of(metrics)),
             _ => None,

@@ -1,0 +1,406 @@
+//! Leases: which tcpSocket attempts are answered from kernel state, and which by a connection.
+//!
+//! One lease per container instance and address, shared by the probes that ask there; it lives as long as one of them.
+//! What it rests on is in its [`Target`]; here is the policy: when to ask for one, how long it lasts, what ends it.
+//!
+//! **Invariant:** a passive answer is given only while [`Target::held`] says so for the slot and value of a grant, and a grant
+//! follows only a real success that began after the newest failure. Bound: one lease per tcpSocket probe of the shard.
+
+mod audit;
+mod draw;
+#[cfg(test)]
+pub(super) mod tests;
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use probe_core::id::{ContainerId, ContainerName, PodUid};
+use probe_core::outcome::Outcome;
+use probe_core::scheduler;
+use probe_core::time::Instant;
+use slab::Slab;
+
+use self::audit::Audits;
+use self::draw::Draw;
+use super::metrics::{AuditResult, PassiveCounts};
+use crate::ebpf::netns::NetnsRef;
+use crate::ebpf::passive::{Passive, ToWatch};
+use crate::ebpf::target::Before;
+use crate::ebpf::{Target, Why};
+use crate::limits;
+
+/// A lease's place. Given away again when its last probe lets go of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct LeaseIndex(u32);
+
+/// How an attempt is answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Decision {
+    /// From kernel state: a success.
+    Passive,
+    /// By a connection.
+    Real(Why),
+}
+
+/// Of a real attempt, from just before its connect is submitted until it has landed.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Ticket {
+    why: Why,
+    /// `None`: the target's place is not known, so nothing can be granted.
+    before: Option<Before>,
+    /// Of the lease, when the attempt began.
+    failures: u32,
+}
+
+impl Ticket {
+    /// It is of use to know who takes the connect.
+    pub(super) fn wants_witness(&self) -> bool {
+        self.before.is_some()
+    }
+}
+
+/// See the module.
+pub(super) struct Leases {
+    passive: Result<Passive, Why>,
+    shard: usize,
+    leases: Slab<Lease>,
+    by_key: HashMap<Key, u32>,
+    by_target: HashMap<u64, u32>,
+    draw: Draw,
+    audits: Audits,
+    /// When [`Leases::count`] was called last.
+    counted_at: Instant,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Key {
+    pod: PodUid,
+    container: ContainerName,
+    container_id: ContainerId,
+    netns: NetnsRef,
+    addr: SocketAddr,
+}
+
+struct Lease {
+    target: Arc<Target>,
+    registered: bool,
+    /// Probes that hold it.
+    probes: u32,
+    state: State,
+    /// Failed attempts so far; wraps. A success that began before the newest one grants nothing.
+    failures: u32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// The pod's annotation, or the daemon's setting, says no.
+    Off,
+    /// No real attempt of this instance has landed.
+    First,
+    /// The newest one failed.
+    Failing,
+    /// There is none: what ended it, or why it was not granted.
+    Without(Why),
+    /// Granted: the change counter's slot and value, and how long it was to last.
+    Granted { slot: u32, value: u64, until: Instant },
+}
+
+impl Leases {
+    /// `passive`: `Err` where there is none, with the reason that every attempt then gives. `shards`: how many share the
+    /// audits of the node.
+    pub(super) fn new(passive: Result<Passive, Why>, shard: usize, shards: usize, seed: u64, now: Instant) -> Self {
+        let per_second = passive.as_ref().map_or(0, |passive| passive.settings.passive_audit_per_second);
+        let audits = Audits::new(f64::from(per_second) / shards.max(1) as f64, !seed, now);
+        Self {
+            passive,
+            shard,
+            leases: Slab::new(),
+            by_key: HashMap::new(),
+            by_target: HashMap::new(),
+            draw: Draw::new(seed),
+            audits,
+            counted_at: now,
+        }
+    }
+
+    /// Passive answers are possible at all.
+    pub(super) fn is_on(&self) -> bool {
+        self.passive.is_ok()
+    }
+
+    /// Why an attempt connects that has no lease to ask: there are none, or a name has to be resolved first.
+    pub(super) fn why_none(&self) -> Why {
+        self.passive.as_ref().err().copied().unwrap_or(Why::NotLocal)
+    }
+
+    /// The lease for attempts at `addr`: the one that the probe holds, where that is for this instance and address; else it
+    /// is let go of, and the right one taken hold of. Allocates only then.
+    pub(super) fn hold(
+        &mut self,
+        held: Option<LeaseIndex>,
+        target: &scheduler::Target<'_>,
+        addr: SocketAddr,
+    ) -> LeaseIndex {
+        if let Some(index) = held {
+            if self.leases[index.0 as usize].is_for(target, addr) {
+                return index;
+            }
+            self.let_go(index);
+        }
+        let netns = target.netns.map_or(NetnsRef::Own, |path| NetnsRef::Path(Arc::clone(path)));
+        let key = Key {
+            pod: target.pod.uid.clone(),
+            container: target.container.clone(),
+            container_id: target.container_id.clone(),
+            netns,
+            addr,
+        };
+        if let Some(&index) = self.by_key.get(&key) {
+            self.leases[index as usize].probes += 1;
+            return LeaseIndex(index);
+        }
+        let lease = self.new_lease(target, &key);
+        let id = lease.target.id;
+        let index = self.leases.insert(lease) as u32;
+        self.by_key.insert(key, index);
+        self.by_target.insert(id, index);
+        LeaseIndex(index)
+    }
+
+    /// A probe has ended, or asks elsewhere now. The last one ends the lease, and with it the watch's interest.
+    pub(super) fn let_go(&mut self, index: LeaseIndex) {
+        let lease = &mut self.leases[index.0 as usize];
+        lease.probes -= 1;
+        if lease.probes > 0 {
+            return;
+        }
+        let target = self.leases.remove(index.0 as usize).target;
+        target.release();
+        self.by_target.remove(&target.id);
+        self.by_key.remove(&Key {
+            pod: target.pod.uid.clone(),
+            container: target.container.clone(),
+            container_id: target.container_id.clone(),
+            netns: target.netns.clone(),
+            addr: target.addr,
+        });
+    }
+
+    /// The lease of this target, while it has one.
+    pub(super) fn find(&self, target: u64) -> Option<(LeaseIndex, &Arc<Target>)> {
+        let index = *self.by_target.get(&target)?;
+        Some((LeaseIndex(index), &self.leases[index as usize].target))
+    }
+
+    /// What the lease is about.
+    pub(super) fn target(&self, index: LeaseIndex) -> &Arc<Target> {
+        &self.leases[index.0 as usize].target
+    }
+
+    /// How an attempt that is due now is answered. `must_connect`: by a connection in any case, and why. While the lease
+    /// stands this is a few atomic loads; it allocates nothing.
+    pub(super) fn decide(
+        &mut self,
+        index: LeaseIndex,
+        must_connect: Option<Why>,
+        now: Instant,
+        counts: &mut PassiveCounts,
+    ) -> Decision {
+        let Ok(passive) = &self.passive else { return Decision::Real(self.why_none()) };
+        let lease = &mut self.leases[index.0 as usize];
+        let why = match lease.state {
+            State::Off => return Decision::Real(Why::Off),
+            State::First => Why::First,
+            State::Failing => Why::Failing,
+            State::Without(why) => why,
+            State::Granted { slot, value, .. } => match lease.target.held(&passive.counters, slot, value, now) {
+                Ok(()) => match must_connect {
+                    Some(why) => return Decision::Real(why),
+                    None if self.audits.take(now) => return Decision::Real(Why::Audited),
+                    None => {
+                        counts.passive += 1;
+                        return Decision::Passive;
+                    }
+                },
+                Err(why) => {
+                    lease.end(State::Without(why), why, counts);
+                    why
+                }
+            },
+        };
+        lease.register(passive);
+        Decision::Real(must_connect.unwrap_or(why))
+    }
+
+    /// For a real attempt. To be called before its connect is submitted: a change of the listeners from here on, and any void
+    /// or cut, is one that its grant will notice.
+    pub(super) fn ticket(&mut self, index: LeaseIndex, why: Why) -> Ticket {
+        let lease = &self.leases[index.0 as usize];
+        let before = match &self.passive {
+            Ok(passive) if lease.state != State::Off => {
+                lease.target.forget_end();
+                lease.target.before(&passive.counters)
+            }
+            _ => None,
+        };
+        Ticket { why, before, failures: lease.failures }
+    }
+
+    /// A real attempt has landed, `taken` by whom the kernel showed. Returns how it was answered: why it connected, or where
+    /// no lease came of it again, why not this time.
+    ///
+    /// Whatever real success it is, it earns a lease if it can, also one that was made while a lease stood (an audit, a
+    /// trigger): it shows all that a renewal shows, so another connect for the same would be wasted. For the same reason
+    /// a lease that stands does not outlast such an attempt that shows the contrary (taken by somebody else, say).
+    pub(super) fn landed(
+        &mut self,
+        index: LeaseIndex,
+        ticket: Ticket,
+        outcome: &Outcome,
+        taken: Result<(), Why>,
+        now: Instant,
+        counts: &mut PassiveCounts,
+    ) -> Why {
+        let audit = match outcome {
+            Outcome::Success(_) | Outcome::Warning(_) => AuditResult::Agreed,
+            Outcome::Failure(_) => AuditResult::Contradicted,
+            Outcome::Error(_) | Outcome::Local(_) => AuditResult::Local,
+        };
+        if ticket.why == Why::Audited {
+            counts.audits[audit.index()] += 1;
+        }
+        let failures = self.leases[index.0 as usize].failures;
+        match audit {
+            AuditResult::Agreed if ticket.failures != failures => {}
+            AuditResult::Agreed => {
+                let granted = self.grant(index, ticket, taken, now);
+                let lease = &mut self.leases[index.0 as usize];
+                match granted {
+                    Ok(state) => {
+                        lease.state = state;
+                        counts.granted += 1;
+                    }
+                    Err(refusal) if lease.state != State::Off => {
+                        let again = matches!(lease.state, State::Without(_));
+                        lease.end(State::Without(refusal), refusal, counts);
+                        return if again && ticket.why != Why::Triggered { refusal } else { ticket.why };
+                    }
+                    Err(_) => {}
+                }
+            }
+            AuditResult::Contradicted => self.failed(index, ticket, counts),
+            AuditResult::Local => {}
+        }
+        ticket.why
+    }
+
+    /// Counts the leases that stand, and for how long they did: as if since the last call they were as they are now.
+    pub(super) fn count(&mut self, now: Instant, counts: &mut PassiveCounts) {
+        let since_ns = now.as_nanos().saturating_sub(self.counted_at.as_nanos());
+        self.counted_at = now;
+        counts.held = 0;
+        let Ok(passive) = &self.passive else { return };
+        for (_, Lease { target, state, .. }) in &self.leases {
+            if let State::Granted { slot, value, until } = *state
+                && target.held(&passive.counters, slot, value, now).is_ok()
+            {
+                counts.held += 1;
+                counts.held_ns += since_ns;
+                if target.lease_until().is_some_and(|cut| cut < until) {
+                    counts.cut_ns += since_ns;
+                }
+            }
+        }
+    }
+
+    fn new_lease(&self, target: &scheduler::Target<'_>, key: &Key) -> Lease {
+        let passive = self.passive.as_ref().ok();
+        let is_on = passive.is_some_and(|passive| passive.settings.is_on_for(target.pod));
+        let new = Target::new(
+            passive.map_or(0, Passive::new_target_id),
+            self.shard,
+            Arc::clone(target.pod),
+            key.container.clone(),
+            key.container_id.clone(),
+            key.netns.clone(),
+            key.addr,
+        );
+        let state = if is_on { State::First } else { State::Off };
+        Lease { target: Arc::new(new), registered: false, probes: 1, state, failures: 0 }
+    }
+
+    fn grant(&mut self, index: LeaseIndex, ticket: Ticket, taken: Result<(), Why>, now: Instant) -> Result<State, Why> {
+        let target = &self.leases[index.0 as usize].target;
+        let passive = self.passive.as_ref().map_err(|why| *why)?;
+        // Not placed yet, or never: the watch says so where it would say what its look found.
+        let before = ticket.before.ok_or_else(|| target.look_found().unwrap_or(Why::LookOld))?;
+        taken?;
+        let until = now + length(passive.settings.passive_max_age, ticket.why, &mut self.draw);
+        target.grant(&passive.counters, before, until, now)?;
+        let slot = target.place().map_or(0, |place| place.slot);
+        Ok(State::Granted { slot, value: before.value(), until })
+    }
+
+    fn failed(&mut self, index: LeaseIndex, ticket: Ticket, counts: &mut PassiveCounts) {
+        let lease = &mut self.leases[index.0 as usize];
+        lease.failures = lease.failures.wrapping_add(1);
+        if lease.state != State::Off {
+            lease.end(State::Failing, Why::Failing, counts);
+        }
+        if let (Why::Audited, Some(before), Ok(passive)) = (ticket.why, ticket.before, &self.passive) {
+            let message = ToWatch::AuditFailed { target: Arc::clone(&lease.target), value: before.value() };
+            if passive.watch.send(message).is_err() {
+                // Its own lease has ended all the same; another audit will say it again.
+                tracing::warn!(addr = %lease.target.addr, "an audit's failure is not judged: the watch is too busy");
+            }
+        }
+    }
+}
+
+impl Lease {
+    fn is_for(&self, target: &scheduler::Target<'_>, addr: SocketAddr) -> bool {
+        let same_netns = match (&self.target.netns, target.netns) {
+            (NetnsRef::Own, None) => true,
+            (NetnsRef::Path(path), Some(now)) => path == now,
+            _ => false,
+        };
+        self.target.addr == addr && self.target.container_id == *target.container_id && same_netns
+    }
+
+    fn register(&mut self, passive: &Passive) {
+        if !self.registered {
+            let message = ToWatch::Register(Arc::clone(&self.target));
+            self.registered = passive.watch.send(message).is_ok();
+        }
+    }
+
+    /// Whatever it was, there is no lease now.
+    fn end(&mut self, state: State, why: Why, counts: &mut PassiveCounts) {
+        if matches!(self.state, State::Granted { .. }) {
+            counts.ended[why.index()] += 1;
+        }
+        self.target.release();
+        self.state = state;
+    }
+}
+
+/// How long a lease lasts that an attempt made for this reason has earned.
+///
+/// `passive_max_age` bounds how much later a failure is reported than without leases. A listener that stops to accept is
+/// seen as stuck only at the second look at its queue, so that much (at most half) is taken off first: even then the first
+/// failure comes no more than one `passive_max_age` later. Of what is left, a seeded 0.8 to 1.0, so that leases that
+/// were renewed together drift apart.
+///
+/// That alone would take many rounds to flatten the wave after a start, or after something that voided all: so only the
+/// renewal of a lease that has reached its age lasts that long (and an audit's, which come at random times anyway). A fresh
+/// one lasts a seeded part of it, any part: what a lease that was renewed at a random time would have left.
+fn length(passive_max_age: Duration, why: Why, draw: &mut Draw) -> Duration {
+    let age = passive_max_age - limits::LOOK_AGE_MAX.min(passive_max_age / 2);
+    let whole = age.mul_f64(0.8 + 0.2 * draw.share());
+    match why {
+        Why::Renewed | Why::Audited => whole,
+        _ => whole.mul_f64(draw.share()),
+    }
+}
