@@ -8,18 +8,18 @@ use crate::shell;
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// Which scenario
-    #[arg(default_value = "steady", value_parser = ["steady", "ebpf"])]
+    #[arg(default_value = "steady", value_parser = ["steady", "passive", "ebpf"])]
     scenario: String,
     /// The same, as an option
-    #[arg(long = "scenario", value_parser = ["steady", "ebpf"], hide = true, conflicts_with = "scenario")]
+    #[arg(long = "scenario", value_parser = ["steady", "passive", "ebpf"], hide = true, conflicts_with = "scenario")]
     scenario_option: Option<String>,
     /// Write the figures here as JSON
     #[arg(long)]
     json: Option<PathBuf>,
-    /// steady: probes in all [default: the scenario's]
+    /// steady, passive: probes in all [default: the scenario's]
     #[arg(long)]
     probes: Option<usize>,
-    /// steady: seconds that are measured [default: the scenario's]
+    /// steady, passive: seconds that are measured [default: the scenario's]
     #[arg(long)]
     duration: Option<u64>,
     /// steady: how shards do their I/O
@@ -35,16 +35,26 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let scenario = args.scenario_option.as_deref().unwrap_or(&args.scenario);
     let mut build = shell::cargo();
     build.args(["build", "--release", "--package", "probe-benches"]);
-    if scenario == "steady" {
+    if scenario != "ebpf" {
         build.args(["--package", "probe-engine"]);
     }
     shell::run(&mut build)?;
     let release = shell::target().join("release");
     let mut load = Command::new(release.join("probe-load"));
     load.arg(scenario);
-    match scenario {
-        "ebpf" => ebpf(&mut load, args),
-        _ => steady(load.arg("--daemon").arg(release.join("probe-engine")), args),
+    if scenario == "ebpf" {
+        load.args(args.raw.then_some("--raw"));
+    } else {
+        load.arg("--daemon").arg(release.join("probe-engine"));
+        if let Some(probes) = args.probes {
+            load.args(["--probes", &probes.to_string()]);
+        }
+        if let Some(duration) = args.duration {
+            load.args(["--duration", &duration.to_string()]);
+        }
+    }
+    if scenario == "steady" {
+        steady(&mut load, args);
     }
     if let Some(json) = &args.json {
         load.arg("--json").arg(json);
@@ -54,18 +64,9 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
 
 fn steady(load: &mut Command, args: &Args) {
     if let Some(probes) = args.probes {
-        load.args(["--probes", &probes.to_string(), "--dropping", &(probes / 20).to_string()]);
-    }
-    if let Some(duration) = args.duration {
-        load.args(["--duration", &duration.to_string()]);
+        load.args(["--dropping", &(probes / 20).to_string()]);
     }
     if let Some(io) = &args.io {
         load.arg(format!("--daemon-flag=--io={io}"));
-    }
-}
-
-fn ebpf(load: &mut Command, args: &Args) {
-    if args.raw {
-        load.arg("--raw");
     }
 }
