@@ -481,6 +481,32 @@ fn links_that_a_path_rests_on_void_it_whichever_end_goes_down() {
 }
 
 #[test]
+fn an_ipv6_path_is_followed_like_one_of_ipv4() {
+    if !usable("an_ipv6_path_is_followed_like_one_of_ipv4", &[]) {
+        return;
+    }
+    let mut node = Node::new();
+    let six = TestNetns::new();
+    let veth = six.connect(&node.host, "fd00:77::1/64", "fd00:77::2/64");
+    let netns = NetnsRef::Path(Arc::from(six.path()));
+    let target = node.leased(netns.clone(), addr("[fd00:77::2]:80"));
+    let four = node.leased(node.pod_ref(), addr("10.77.0.2:80"));
+    node.expect_untouched(&four, &target, Lease::Cut, |node| {
+        node.host.ip("route add blackhole fd00::/16");
+    });
+    node.expect(&target, Lease::Void, |_| {
+        six.ip(&format!("address del fd00:77::2/64 dev {}", veth.pod));
+    });
+    six.add_address(&veth.pod, "fd00:77::2/64");
+    node.hear();
+    let placed = node.told.pop().expect("told");
+    assert_eq!((placed.0, placed.1.is_ok()), (target.id, true));
+    node.expect_untouched(&four, &target, Lease::Void, |node| {
+        node.host.ip(&format!("link set {} down", veth.host));
+    });
+}
+
+#[test]
 fn behind_a_bridge_the_port_of_the_pod_counts_and_the_others_do_not() {
     if !usable("behind_a_bridge_the_port_of_the_pod_counts_and_the_others_do_not", &[]) {
         return;
