@@ -99,6 +99,12 @@ fn serve(listener: TcpListener) -> JoinHandle<()> {
     })
 }
 
+/// When it returns, the listener is closed.
+fn stop(target: &Target, server: JoinHandle<()>) {
+    io::Write::write_all(&mut TcpStream::connect(target.addr).expect("it listens"), b"x").expect("sent");
+    server.join().expect("it closed its listener");
+}
+
 #[test]
 fn a_lease_is_earned_on_the_real_kernel_and_ends_with_the_close_of_its_listener() {
     let name = "a_lease_is_earned_on_the_real_kernel_and_ends_with_the_close_of_its_listener";
@@ -113,8 +119,7 @@ fn a_lease_is_earned_on_the_real_kernel_and_ends_with_the_close_of_its_listener(
     let looks = running.stats.looks.load(Relaxed);
     until(|| (running.stats.looks.load(Relaxed) >= looks + 3).then_some(())).expect("looks");
     assert_eq!(running.held(&target, lease), Ok(()));
-    io::Write::write_all(&mut TcpStream::connect(target.addr).expect("it listens"), b"x").expect("sent");
-    server.join().expect("it closed its listener");
+    stop(&target, server);
     assert_eq!(running.held(&target, lease), Err(Why::Changed));
     let touched = until(|| running.shard.pop_command()).expect("early detection");
     assert!(matches!(touched, Command::Detect { target: id } if id == target.id), "{touched:?}");
@@ -129,10 +134,12 @@ fn all_leases_end_with_the_threads() {
     let Some(running) = running("all_leases_end_with_the_threads", PassiveSettings::default()) else { return };
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let target = running.target(listener.local_addr().expect("its address"));
+    let server = serve(listener);
     let (slot, value) = running.lease(&target);
     let counters = Arc::clone(&running.threads.passive().counters);
     drop(running.threads);
     assert_eq!(target.held(&counters, slot, value, clock::now()), Err(Why::Unavailable));
+    stop(&target, server);
 }
 
 #[test]
