@@ -159,13 +159,14 @@ fn a_listener_that_never_accepts_is_told_as_an_event_on_the_pod() {
 fn events_of_listeners_reach_the_table_soon() {
     let Some(running) = running("events_of_listeners_reach_the_table_soon", PassiveSettings::default()) else { return };
     until(|| (running.stats.events.load(Relaxed) > 0).then_some(())).expect("the self-test's");
-    let before = (running.stats.events.load(Relaxed), running.stats.event_lag.snapshot());
-    for _ in 0..500 {
+    let before = running.stats.event_lag.snapshot();
+    for _ in 0..100 {
+        let seen = running.stats.events.load(Relaxed);
         drop(TcpListener::bind("127.0.0.1:0").expect("a port"));
+        until(|| (running.stats.events.load(Relaxed) >= seen + 2).then_some(())).expect("an event for each");
     }
-    until(|| (running.stats.events.load(Relaxed) >= before.0 + 1_000).then_some(())).expect("an event for each");
-    let lag = running.stats.event_lag.snapshot().since(&before.1);
-    assert!(lag.len() >= 1_000);
+    let lag = running.stats.event_lag.snapshot().since(&before);
+    assert!(lag.len() >= 199, "{} events", lag.len());
     // The machine may be busy with other tests: the figures for idle and busy ones are the suite's and the bench's.
     assert!(lag.quantile_ns(0.5) < 1_000_000_000, "median {} ns", lag.quantile_ns(0.5));
     eprintln!("event lag: p50 {} ns, p99 {} ns", lag.quantile_ns(0.5), lag.quantile_ns(0.99));
