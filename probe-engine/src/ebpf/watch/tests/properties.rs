@@ -169,7 +169,7 @@ impl Run {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 500, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 1_000, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn no_target_is_settled_in_the_middle_of_a_listen(steps in vec(step(), 1..150), is_raw in prop::bool::weighted(0.2)) {
