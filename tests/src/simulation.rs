@@ -6,7 +6,8 @@
 //!
 //! ```text
 //! world (time, agenda, weather) -- kernel (trait Kernel) -- net (sockets, segments) -- target (behaviours, responses)
-//!                               \- pods (commands, statuses, pool, updates)
+//!                               |- pods (commands, statuses, pool, updates)
+//!                               \- passive (in two of five runs: counters, looks, voids)
 //! ```
 //!
 //! Not held against the shard, because nobody could tell from where it stands: a target too slow whose last word came
@@ -19,6 +20,7 @@
 pub mod checks;
 pub mod kernel;
 pub mod net;
+pub mod passive;
 pub mod plan;
 pub mod pods;
 pub mod random;
@@ -33,6 +35,7 @@ use std::time::Duration;
 
 use probe_core::scheduler;
 use probe_core::time::Instant;
+use probe_engine::ebpf::Why;
 use probe_engine::results::UpdateQueue;
 use probe_engine::shard::inbox::inbox;
 use probe_engine::shard::kernel::{CloseMode, IoChoice, Waker};
@@ -41,6 +44,7 @@ use tokio::sync::Notify;
 
 use checks::Checks;
 use kernel::FakeKernel;
+use passive::Watch;
 use plan::{Kind, Plan};
 use pods::{Act, FakePool, Pods};
 use random::Random;
@@ -58,6 +62,8 @@ pub struct Summary {
     pub turns: u64,
     /// Tries on the ring.
     pub tries: u64,
+    /// Answers from kernel state.
+    pub passive: u64,
     /// Virtual time.
     pub took: Duration,
 }
@@ -109,7 +115,11 @@ impl Simulation {
         let (sender, inbox) = inbox(waker);
         let queue = Arc::new(UpdateQueue::new(Arc::new(Notify::new())));
         let is_young = random.below(2) == 0;
-        let world = World::new(START, random, Pods::new(sender, Arc::clone(&queue)), transcript);
+        let watch = (random.below(5) < 2).then(|| Watch::new(&mut random));
+        let passive = watch.as_ref().map(|watch| watch.passive.clone()).ok_or(Why::Off);
+        let mut world = World::new(START, random, Pods::new(sender, Arc::clone(&queue)), transcript);
+        world.watch = watch;
+        world.look();
         let world = Rc::new(RefCell::new(world));
         let plan = Plan::new(seed, &mut world.borrow_mut());
         let config = ShardConfig {
@@ -125,7 +135,7 @@ impl Simulation {
                 local_max: plan.local_max,
             },
             local_ports: 32_768..=60_999,
-            passive: Err(probe_engine::ebpf::Why::Off),
+            passive,
             shards: 1,
         };
         let pool = FakePool(Rc::clone(&world));
@@ -172,6 +182,6 @@ impl Simulation {
         world.read_updates();
         self.checks.after_end(&self.shard, &world, before);
         let (hash, tries, took) = (world.transcript.hash(), world.net.tries, world.now - START);
-        Summary { hash, turns: self.turns, tries, took }
+        Summary { hash, turns: self.turns, tries, passive: world.pods.totals.passive, took }
     }
 }

@@ -34,6 +34,8 @@ const CALM_EXTRA: Duration = Duration::from_secs(100);
 pub struct Checks {
     /// By probe: the connection that its newest result came from.
     answered: Vec<u64>,
+    /// By probe: its newest real result was a failure.
+    failing: Vec<bool>,
     window: Window,
     right_since: Option<Instant>,
     /// What each probe had counted when the drought began.
@@ -100,31 +102,52 @@ impl Checks {
     /// Every result that was counted in this turn.
     fn results(&mut self, world: &mut World) {
         self.answered.resize(world.pods.probes.len(), 0);
+        self.failing.resize(world.pods.probes.len(), false);
         for index in 0..world.pods.probes.len() {
-            let counts = world.pods.probes[index].counts();
-            let seen = std::mem::replace(&mut world.pods.probes[index].seen, counts);
+            let probe = &mut world.pods.probes[index];
+            let (counts, passive) = (probe.counts(), probe.answers().0);
+            let seen = std::mem::replace(&mut probe.seen, counts);
+            let passive = passive - std::mem::replace(&mut probe.seen_passive, passive);
             if counts == seen {
+                assert_eq!(passive, 0, "probe {index}: a passive answer that is no result");
                 continue;
             }
-            let (passed, failed) = (counts.0 > seen.0, counts.1 > seen.1);
-            assert!(counts.0 + counts.1 == seen.0 + seen.1 + 1, "probe {index}: more than one result in a turn");
-            world.note(30 + u64::from(failed), || {
-                format!("probe {index}: {}", if passed { "success" } else { "failure" })
-            });
-            let probe = &world.pods.probes[index];
-            if probe.is_pooled {
-                continue;
+            let (passed, failed) = (counts.0 - seen.0, counts.1 - seen.1);
+            assert!(
+                passive <= 1 && passive <= passed,
+                "probe {index}: {passive} passive answers of {passed} successes"
+            );
+            let passed = passed - passive;
+            assert!(passed + failed <= 1, "probe {index}: more than one result in a turn");
+            if passed + failed > 0 {
+                self.real_result(world, index, failed > 0);
             }
-            let ended =
-                world.net.ended[probe.target].as_ref().filter(|ended| ended.epoch == world.net.epochs[probe.target]);
-            let Some(ended) = ended else { panic!("probe {index}: a result without an attempt") };
-            assert!(ended.serial > self.answered[index], "probe {index}: two results of one attempt");
-            self.answered[index] = ended.serial;
-            if passed {
-                success_is_deserved(world, index, probe, ended);
-            } else {
-                failure_is_deserved(world, index, probe, ended);
+            if passive > 0 {
+                world.note(32, || format!("probe {index}: passive success"));
+                assert!(!self.failing[index], "probe {index}: a passive success after a failure");
+                let ended = world.net.ended[world.pods.probes[index].target].as_ref();
+                world.passive_success_is_deserved(index, ended.map(|ended| ended.created));
             }
+        }
+    }
+
+    /// A result that comes from an attempt on the ring, or on the pool.
+    fn real_result(&mut self, world: &mut World, index: usize, failed: bool) {
+        world.note(30 + u64::from(failed), || format!("probe {index}: {}", if failed { "failure" } else { "success" }));
+        self.failing[index] = failed;
+        let probe = &world.pods.probes[index];
+        if probe.is_pooled {
+            return;
+        }
+        let ended =
+            world.net.ended[probe.target].as_ref().filter(|ended| ended.epoch == world.net.epochs[probe.target]);
+        let Some(ended) = ended else { panic!("probe {index}: a result without an attempt") };
+        assert!(ended.serial > self.answered[index], "probe {index}: two results of one attempt");
+        self.answered[index] = ended.serial;
+        if failed {
+            failure_is_deserved(world, index, probe, ended);
+        } else {
+            success_is_deserved(world, index, probe, ended);
         }
     }
 
@@ -249,6 +272,9 @@ impl Checks {
             assert_eq!(told, stored, "probe {index}: the last verdict told is not the one stored");
         }
         let totals = world.pods.totals;
+        let answers = world.pods.probes.iter().map(SimProbe::answers);
+        let told = answers.fold((0, 0), |sum, answers| (sum.0 + answers.0, sum.1 + answers.1));
+        assert_eq!((totals.passive, totals.real), told, "passive and real answers: counted by shard, and by probe");
         if ledger.is_whole {
             let Ledger { due, .. } = ledger;
             let accounted = totals.started + totals.missed;

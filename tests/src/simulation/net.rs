@@ -204,6 +204,11 @@ impl Net {
         index
     }
 
+    /// The target of this address.
+    pub fn target_at(&self, addr: SocketAddr) -> Option<usize> {
+        self.addrs.get(&addr).copied()
+    }
+
     /// Sockets that are open.
     pub fn open_len(&self) -> usize {
         self.open

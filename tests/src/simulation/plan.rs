@@ -59,6 +59,9 @@ impl Plan {
         };
         let local_max = if kind == Kind::Drought { Duration::from_secs(2) } else { Duration::from_secs(30) };
         let plan = Self { kind, storm, ends_in_storm, local_max };
+        if let Some(watch) = world.watch.as_mut().filter(|_| kind != Kind::Life) {
+            watch.detects = false;
+        }
         match kind {
             Kind::Life => plan.life(world),
             Kind::Ledger => {
@@ -121,7 +124,8 @@ impl Plan {
             call * calls + Duration::from_secs(u64::try_from(spec.initial_delay_seconds).unwrap_or(0))
         };
         let longest = world.pods.probes.iter().map(|probe| one(&probe.spec)).max().unwrap_or_default();
-        longest * 2 + Duration::from_secs(15)
+        let passive = world.watch.as_ref().map_or(Duration::ZERO, |watch| watch.passive.settings.passive_max_age);
+        longest * 2 + passive + Duration::from_secs(15)
     }
 
     fn life(&self, world: &mut World) {

@@ -45,6 +45,8 @@ pub struct SimProbe {
     pub stats: Arc<ProbeStats>,
     /// Successes and failures that were looked at.
     pub seen: (u64, u64),
+    /// Of these, passive answers.
+    pub seen_passive: u64,
     /// What the updates say.
     pub latest: Option<Publish>,
     /// When the shard made the present worker.
@@ -104,6 +106,8 @@ pub enum Act {
     Reply(PoolReply, usize),
     /// The node sleeps, or nobody is scheduled.
     Suspend(Duration),
+    /// The sweep looks at the listeners.
+    Look,
     /// The shard shall end.
     Shutdown,
 }
@@ -153,6 +157,10 @@ pub struct Totals {
     pub local: u64,
     /// Reports that found no place.
     pub dropped: u64,
+    /// Passive answers.
+    pub passive: u64,
+    /// Real ones of tcpSocket probes.
+    pub real: u64,
 }
 
 impl Pods {
@@ -227,6 +235,10 @@ impl World {
                 port += 1;
                 let is_http = matches!(spec.handler, Handler::HttpGet(_));
                 let is_pooled = aim(&mut spec.handler, port);
+                if self.watch.is_some() {
+                    // While a lease stands there is something to answer.
+                    spec.period_seconds = spec.period_seconds.div_ceil(3);
+                }
                 let target = Target { behaviour, since: self.now, is_http, timeout: spec.timeout() };
                 let target = self.net.add_target(SocketAddr::new(IpAddr::V4(ip), port), target);
                 let spec = Arc::new(spec);
@@ -240,6 +252,7 @@ impl World {
                     is_pooled,
                     stats: Arc::default(),
                     seen: (0, 0),
+                    seen_passive: 0,
                     latest: None,
                     made: None,
                     told_unknown: 0,
@@ -255,11 +268,12 @@ impl World {
 
     /// Carries out what was on the agenda.
     pub fn act(&mut self, act: Act) {
-        if !matches!(act, Act::Reply(..)) {
+        if !matches!(act, Act::Reply(..) | Act::Look) {
             self.note(20, || format!("-- {act:?}"));
         }
         match act {
             Act::Change(target, behaviour) => {
+                self.door_changes(target, behaviour.door);
                 let target = &mut self.net.targets[target];
                 target.behaviour = behaviour;
                 target.since = self.now;
@@ -303,6 +317,7 @@ impl World {
             Act::Reply(reply, pod) => self.reply(reply, pod),
             // When the shard's thread runs next: the agenda is being worked through now.
             Act::Suspend(length) => self.suspend = Some(length),
+            Act::Look => self.look(),
             Act::Shutdown => {
                 self.pods.is_ending = true;
                 self.send(Command::Shutdown);
@@ -345,6 +360,8 @@ impl World {
                     totals.outcomes += latencies.map(|histogram| histogram.len()).sum::<u64>();
                     totals.local += metrics.local.iter().sum::<u64>();
                     totals.dropped += metrics.reports_dropped;
+                    totals.passive += metrics.passive.passive;
+                    totals.real += metrics.passive.real.iter().sum::<u64>();
                     let local = metrics.local;
                     self.note(28, || format!("local outcomes of the last second: {local:?}"));
                 }
@@ -366,7 +383,8 @@ impl World {
         self.pods.pods[pod].pod.uid.clone()
     }
 
-    fn send(&mut self, command: Command) {
+    /// To the shard.
+    pub fn send(&mut self, command: Command) {
         self.pods.commands += 1;
         assert!(self.pods.sender.send(command).is_ok() || self.pods.sender.is_closed(), "the inbox is full");
         self.rung = true;
@@ -475,6 +493,11 @@ impl SimProbe {
     /// Successes and failures so far.
     pub fn counts(&self) -> (u64, u64) {
         (self.stats.successful.load(Ordering::Relaxed), self.stats.failed.load(Ordering::Relaxed))
+    }
+
+    /// Passive and real answers so far.
+    pub fn answers(&self) -> (u64, u64) {
+        (self.stats.passive.load(Ordering::Relaxed), self.stats.real.load(Ordering::Relaxed))
     }
 }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 use probe_core::time::Instant;
 
 use super::net::{Net, NetEvent, SocketKey};
+use super::passive::Watch;
 use super::pods::{Act, Pods};
 use super::random::Random;
 
@@ -171,6 +172,8 @@ pub struct World {
     pub net: Net,
     /// Pods, and who speaks to the shard about them.
     pub pods: Pods,
+    /// Who looks at the listeners, in runs with passive answers.
+    pub watch: Option<Watch>,
     /// What happened.
     pub transcript: Transcript,
     /// When the shard's thread was scheduled again after its newest stall.
@@ -196,6 +199,7 @@ impl World {
             weather: Weather::default(),
             net: Net::default(),
             pods,
+            watch: None,
             transcript,
             stall_end: Instant::ZERO,
             is_unaware: false,

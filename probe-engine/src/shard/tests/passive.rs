@@ -192,6 +192,7 @@ fn audits_are_connects_whose_outcome_counts() {
     let mut watch = Watch::new(5);
     let mut bench = Bench::with(Ok(watch.passive.clone()));
     let all: Vec<_> = (0..50).map(|pod| bench.add_spec(&format!("pod-{pod}"), every_second(80))).collect();
+    bench.run(ms(500));
     periods(&mut bench, &mut watch, 100);
     let audits = bench.count(|metrics| metrics.passive.audits[0]);
     assert!((400..600).contains(&audits), "{audits} in 100 s, at 5 a second");
