@@ -1,6 +1,11 @@
-//! Compiles the control API's proto without `protoc`.
+//! Compiles the control API's proto without `protoc`, and tells the code what it is built from.
 
 use std::error::Error;
+
+use sha2::{Digest, Sha256};
+
+/// The kernel programs that `probe_ebpf` embeds.
+const OBJECT: &str = "../probe-ebpf/prebuilt/probe-ebpf.o";
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-changed=proto");
@@ -8,5 +13,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     tonic_prost_build::configure().compile_fds(descriptors)?;
     // What `version` and GetInfo say of the build.
     println!("cargo::rustc-env=BUILD_TARGET={}", std::env::var("TARGET")?);
+    println!("cargo::rerun-if-changed={OBJECT}");
+    println!("cargo::rustc-env=EBPF_OBJECT_SHA256={:x}", Sha256::digest(std::fs::read(OBJECT)?));
     Ok(())
 }

@@ -41,6 +41,24 @@ pub fn sockets(ports: &[u16]) -> anyhow::Result<Sockets> {
     Ok(sockets)
 }
 
+/// `PassiveOpens` in /proc/PID/net/snmp: connections that listeners of the process's network namespace have taken.
+pub fn passive_opens(pid: &str) -> anyhow::Result<u64> {
+    let path = format!("/proc/{pid}/net/snmp");
+    let text = fs::read_to_string(&path).with_context(|| path.clone())?;
+    let mut lines = text.lines().filter_map(|line| line.strip_prefix("Tcp: "));
+    let (names, values) = lines.next().zip(lines.next()).with_context(|| format!("no Tcp in {path}"))?;
+    let place = names.split(' ').position(|name| name == "PassiveOpens").context("no PassiveOpens")?;
+    Ok(values.split(' ').nth(place).context("a short line")?.parse()?)
+}
+
+/// Sockets in TIME_WAIT in this network namespace (/proc/net/sockstat).
+pub fn time_wait() -> anyhow::Result<u64> {
+    let text = fs::read_to_string("/proc/net/sockstat").context("/proc/net/sockstat")?;
+    let words: Vec<&str> = text.lines().find(|line| line.starts_with("TCP:")).context("no TCP")?.split(' ').collect();
+    let place = words.iter().position(|word| *word == "tw").context("no tw")?;
+    Ok(words.get(place + 1).context("a short line")?.parse()?)
+}
+
 /// A process at one moment.
 #[derive(Clone, Copy, Debug)]
 pub struct Process {

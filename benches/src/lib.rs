@@ -4,5 +4,7 @@
 
 pub mod daemon;
 pub mod kernel;
+pub mod listeners;
+pub mod passive;
 pub mod steady;
 pub mod targets;

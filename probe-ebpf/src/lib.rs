@@ -5,6 +5,26 @@
 #![no_std]
 #![forbid(unsafe_code)]
 
+// The programs do not need it, and their object does not change with it.
+#[cfg(not(target_arch = "bpf"))]
+mod bytes;
+
+/// The compiled kernel programs (`cargo xtask ebpf` made it, CI makes it again and compares), aligned as an ELF reader
+/// wants it.
+#[cfg(not(target_arch = "bpf"))]
+pub static OBJECT: &[u8] = &ALIGNED.bytes;
+
+/// Gives its bytes the alignment of a `u64`.
+#[cfg(not(target_arch = "bpf"))]
+#[repr(C)]
+struct Aligned<Bytes: ?Sized> {
+    alignment: [u64; 0],
+    bytes: Bytes,
+}
+
+#[cfg(not(target_arch = "bpf"))]
+static ALIGNED: &Aligned<[u8]> = &Aligned { alignment: [], bytes: *include_bytes!("../prebuilt/probe-ebpf.o") };
+
 /// The program and the hook it is for: the tracepoint `sock:inet_sock_set_state`.
 pub const PROGRAM_BTF: &str = "inet_sock_set_state";
 /// The same for kernels that refuse BTF attach: on the raw tracepoint of that name.
@@ -33,6 +53,9 @@ pub const COUNTERS_LEN: u32 = 65_536;
 
 /// Places for our own connects; a power of two. A connect's place is its socket cookie modulo this.
 pub const CONNECTS_LEN: u32 = 65_536;
+
+/// Places in [`MAP_PORTS`]: one for every port.
+pub const PORTS_LEN: u32 = 65_536;
 
 /// `AF_INET`, as in [`ListenerEvent::family`].
 pub const FAMILY_V4: u16 = 2;
@@ -158,6 +181,43 @@ pub struct Connect {
     pub padding: u16,
 }
 
+impl Offsets {
+    /// What the object holds before the loader writes the running kernel's.
+    pub const ZERO: Self = Self {
+        skc_net: 0,
+        net_inum: 0,
+        net_cookie: 0,
+        skc_num: 0,
+        skc_dport: 0,
+        skc_family: 0,
+        skc_rcv_saddr: 0,
+        skc_daddr: 0,
+        skc_v6_rcv_saddr: 0,
+        skc_v6_daddr: 0,
+        skc_cookie: 0,
+        inet_sport: 0,
+        sk_protocol: 0,
+        skc_ipv6only: 0,
+        skc_ipv6only_shift: 0,
+    };
+}
+
+impl Connect {
+    /// Nothing seen.
+    pub const ZERO: Self = Self {
+        socket_cookie: 0,
+        started_ns: 0,
+        established_ns: 0,
+        child_ns: 0,
+        child_netns_cookie: 0,
+        child_remote: [0; 16],
+        child_port: 0,
+        child_family: 0,
+        local_port: 0,
+        padding: 0,
+    };
+}
+
 const _: () = assert!(size_of::<Offsets>() == 60);
 const _: () = assert!(size_of::<Identity>() == 24);
 const _: () = assert!(size_of::<ListenerEvent>() == 56);
@@ -166,6 +226,12 @@ const _: () = assert!(size_of::<Connect>() == 64);
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_object_is_an_elf_file_where_it_can_be_read_in_place() {
+        assert!(OBJECT.starts_with(b"\x7fELF"));
+        assert_eq!(OBJECT.as_ptr().addr() % 8, 0);
+    }
 
     #[test]
     fn every_slot_is_inside_the_array() {

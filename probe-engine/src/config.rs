@@ -7,7 +7,9 @@
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use clap::{Args, Command, FromArgMatches, ValueEnum};
 use serde::{Deserialize, Serialize};
@@ -15,6 +17,7 @@ use serde_json::Value;
 
 use crate::api::socket;
 use crate::cli::logging::LogFormat;
+use crate::ebpf::{EbpfChoice, PassiveSettings};
 use crate::limits;
 use crate::shard::kernel::{CloseMode, IoChoice};
 
@@ -23,6 +26,16 @@ const ENV_PREFIX: &str = "PROBE_ENGINE_";
 
 /// Variables of this prefix that are no settings of `run`; the last two mark containers of the process runtime.
 const ENV_OTHER: [&str; 3] = ["PROBE_ENGINE_CONFIG", "PROBE_ENGINE_CONTAINER", "PROBE_ENGINE_DAEMON"];
+
+/// Seconds that `--passive-max-age-seconds` takes.
+const PASSIVE_MAX_AGE_SECONDS: RangeInclusive<i64> =
+    limits::PASSIVE_MAX_AGE_MIN.as_secs() as i64..=limits::PASSIVE_MAX_AGE_MAX.as_secs() as i64;
+
+/// Seconds that `--path-recheck-max-seconds` takes.
+const PATH_RECHECK_MAX_SECONDS: RangeInclusive<i64> = 1..=limits::PATH_RECHECK_MAX.as_secs() as i64;
+
+/// What `--passive-audit-per-second` takes.
+const PASSIVE_AUDIT_PER_SECOND_MAX: i64 = limits::PASSIVE_AUDIT_PER_SECOND_MAX as i64;
 
 /// Why there is no configuration.
 #[derive(Debug, thiserror::Error)]
@@ -83,6 +96,16 @@ pub enum CloseChoice {
     Rst,
 }
 
+/// Whether tcpSocket probes may be answered from kernel state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PassiveChoice {
+    /// A tcpSocket probe is answered from kernel state while nothing has changed since a connect that succeeded
+    On,
+    /// Every attempt connects
+    Off,
+}
+
 /// One layer of settings: what one origin says, `None` where it says nothing.
 #[derive(Args, Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -139,6 +162,32 @@ pub struct Settings {
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u16).range(1..=300))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub crash_loop_back_off_max_seconds: Option<u16>,
+    /// Whether the kernel program (eBPF) is used that passive answers need
+    #[arg(long, value_enum)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ebpf: Option<EbpfChoice>,
+    /// Answer tcpSocket probes from kernel state; a pod's annotation `probe-engine.io/passive` says otherwise
+    #[arg(long, value_enum)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub passive: Option<PassiveChoice>,
+    /// Longest time between two real connects to a target that is answered passively, in seconds: a part of the worst-case
+    /// detection time of what the kernel does not announce
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u16).range(PASSIVE_MAX_AGE_SECONDS))]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub passive_max_age_seconds: Option<u16>,
+    /// Within how many seconds a target is connected to again after a change on the way (nftables, routes) that need not
+    /// concern it
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u16).range(PATH_RECHECK_MAX_SECONDS))]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub path_recheck_max_seconds: Option<u16>,
+    /// Make an attempt at once when a listener closes that a tcpSocket probe depends on; it counts like any other
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub early_detection: Option<bool>,
+    /// Passive answers per second, node-wide, that are checked by a real connect; 0 for none
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(..=PASSIVE_AUDIT_PER_SECOND_MAX))]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub passive_audit_per_second: Option<u16>,
     /// What is logged: error, warn, info, debug, trace, or tracing's directives
     #[arg(long, value_name = "LEVEL")]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -178,6 +227,10 @@ pub struct Config {
     pub grpc_concurrent_max: usize,
     /// See [`Settings::crash_loop_back_off_max_seconds`].
     pub crash_loop_back_off_max_seconds: u16,
+    /// See [`Settings::ebpf`].
+    pub ebpf: EbpfChoice,
+    /// [`Settings::passive`] and what belongs to it.
+    pub passive: PassiveSettings,
     /// See [`Settings::log_level`].
     pub log_level: String,
     /// See [`Settings::log_format`].
@@ -237,6 +290,8 @@ fn default_state_dir() -> PathBuf {
 fn defaults() -> Settings {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let narrow = |bound: usize| u16::try_from(bound).unwrap_or(u16::MAX);
+    let seconds = |duration: Duration| u16::try_from(duration.as_secs()).unwrap_or(u16::MAX);
+    let passive = PassiveSettings::default();
     Settings {
         manifests: Some(Vec::new()),
         runtime: None,
@@ -251,6 +306,12 @@ fn defaults() -> Settings {
         https_concurrent_max: Some(narrow(limits::POOL_HTTPS_CONCURRENT_MAX)),
         grpc_concurrent_max: Some(narrow(limits::POOL_GRPC_CONCURRENT_MAX)),
         crash_loop_back_off_max_seconds: Some(300),
+        ebpf: Some(EbpfChoice::Auto),
+        passive: Some(if passive.passive { PassiveChoice::On } else { PassiveChoice::Off }),
+        passive_max_age_seconds: Some(seconds(passive.passive_max_age)),
+        path_recheck_max_seconds: Some(seconds(passive.path_recheck_max)),
+        early_detection: Some(passive.early_detection),
+        passive_audit_per_second: Some(u16::try_from(passive.passive_audit_per_second).unwrap_or(u16::MAX)),
         log_level: Some("info".to_owned()),
         log_format: Some(LogFormat::Text),
     }
@@ -268,6 +329,7 @@ fn overlay(merged: &mut BTreeMap<String, (Value, String)>, layer: &Settings, ori
 fn effective(merged: BTreeMap<String, (Value, String)>) -> Result<Config, ConfigError> {
     let map = merged.iter().map(|(key, (value, _))| (key.clone(), value.clone())).collect();
     let settings: Settings = serde_json::from_value(Value::Object(map)).expect("every layer was parsed by type");
+    let passive = passive_settings(&settings);
     let listen = settings.metrics_listen.expect("has a default");
     Ok(Config {
         manifests: settings.manifests.expect("has a default"),
@@ -286,10 +348,23 @@ fn effective(merged: BTreeMap<String, (Value, String)>) -> Result<Config, Config
         https_concurrent_max: usize::from(settings.https_concurrent_max.expect("has a default")),
         grpc_concurrent_max: usize::from(settings.grpc_concurrent_max.expect("has a default")),
         crash_loop_back_off_max_seconds: settings.crash_loop_back_off_max_seconds.expect("has a default"),
+        ebpf: settings.ebpf.expect("has a default"),
+        passive,
         log_level: settings.log_level.expect("has a default"),
         log_format: settings.log_format.expect("has a default"),
         origins: merged.into_iter().map(|(key, (value, origin))| (key, value, origin)).collect(),
     })
+}
+
+fn passive_settings(settings: &Settings) -> PassiveSettings {
+    let seconds = |of: Option<u16>| Duration::from_secs(u64::from(of.expect("has a default")));
+    PassiveSettings {
+        passive: settings.passive.expect("has a default") == PassiveChoice::On,
+        passive_max_age: seconds(settings.passive_max_age_seconds),
+        path_recheck_max: seconds(settings.path_recheck_max_seconds),
+        early_detection: settings.early_detection.expect("has a default"),
+        passive_audit_per_second: u32::from(settings.passive_audit_per_second.expect("has a default")),
+    }
 }
 
 fn from_file(path: &Path) -> Result<Settings, ConfigError> {
@@ -320,8 +395,10 @@ fn scalars(key: &str, value: Value) -> Result<Vec<String>, String> {
     match value {
         Value::String(text) => Ok(vec![text]),
         Value::Number(number) => Ok(vec![number.to_string()]),
-        // YAML reads an `off` without quotes as a boolean.
-        Value::Bool(false) if key == "metricsListen" => Ok(vec!["off".to_owned()]),
+        // YAML reads `on` and `off` without quotes as booleans.
+        Value::Bool(flag) if ["metricsListen", "ebpf", "passive"].contains(&key) => {
+            Ok(vec![if flag { "on" } else { "off" }.to_owned()])
+        }
         Value::Bool(flag) => Ok(vec![flag.to_string()]),
         Value::Array(items) if key == "manifests" => {
             let nested: Result<Vec<_>, _> = items.into_iter().map(|item| scalars("", item)).collect();
@@ -438,6 +515,42 @@ mod tests {
         for text in ["metricsListen: off\n", "metricsListen: 'off'\n"] {
             let config = Config::load(&Settings::default(), Some(file(text).path())).expect("valid");
             assert_eq!(config.metrics_listen, None, "{text}");
+        }
+    }
+
+    #[test]
+    fn passive_answers_are_set_in_seconds_with_and_without_quotes() {
+        let text = "ebpf: off\npassive: off\npassiveMaxAgeSeconds: 1\npathRecheckMaxSeconds: 2\nearlyDetection: true\n\
+                    passiveAuditPerSecond: 0\n";
+        let config = Config::load(&Settings::default(), Some(file(text).path())).expect("valid");
+        assert_eq!(config.ebpf, EbpfChoice::Off);
+        assert!(!config.passive.passive && config.passive.early_detection);
+        assert_eq!(config.passive.passive_max_age, Duration::from_secs(1));
+        assert_eq!(config.passive.path_recheck_max, Duration::from_secs(2));
+        assert_eq!(config.passive.passive_audit_per_second, 0);
+        let config = Config::load(&Settings::default(), Some(file("passive: 'on'\nebpf: require\n").path()));
+        let config = config.expect("valid");
+        assert!(config.passive.passive && config.ebpf == EbpfChoice::Require);
+    }
+
+    #[test]
+    fn nothing_said_is_the_default_of_passive_answers() {
+        let (config, default) = (Config::load(&Settings::default(), None).expect("valid"), PassiveSettings::default());
+        assert_eq!(config.ebpf, EbpfChoice::Auto);
+        assert_eq!(format!("{:?}", config.passive), format!("{default:?}"));
+    }
+
+    #[test]
+    fn bounds_of_passive_answers_are_told() {
+        for (name, value, allowed) in [
+            ("PROBE_ENGINE_PASSIVE_MAX_AGE_SECONDS", "0", "1..=3600"),
+            ("PROBE_ENGINE_PATH_RECHECK_MAX_SECONDS", "301", "1..=300"),
+            ("PROBE_ENGINE_PASSIVE_AUDIT_PER_SECOND", "1001", "0..=1000"),
+            ("PROBE_ENGINE_PASSIVE", "maybe", "on, off"),
+            ("PROBE_ENGINE_EBPF", "on", "auto, off, require"),
+        ] {
+            let text = from_variable(name, value).expect_err("out of bounds").to_string();
+            assert!(text.contains(name) && text.contains(value) && text.contains(allowed), "{text}");
         }
     }
 

@@ -257,6 +257,7 @@ impl Engine {
             shards: shards.map(|s| ShardFacts { io: s.kernel, fallback_reason: s.fallback.clone() }).collect(),
             sources: vec![source_facts(&config.manifests, &SourceStatus::default())],
             ebpf: "not built yet: every tcpSocket attempt makes a connection".to_owned(),
+            passive: None,
             metrics_address: config.metrics_listen,
             node_name: nix::unistd::gethostname().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default(),
         };
@@ -282,6 +283,7 @@ impl Engine {
             runs_pods: self.runtime.manages_containers(),
             io: self.shards.iter().map(|shard| shard.kernel).collect(),
             pool: Some(Arc::new(lane)),
+            ebpf: None,
         };
         let heartbeats = self.shards.iter().map(ShardThread::heartbeat_ns).collect();
         let health = Health::new(heartbeats, results.clone());

@@ -303,8 +303,17 @@ pub const LOOK_AGE_MAX: Duration = Duration::from_millis(2_500);
 /// A listener that an event announced and that no dump has shown for this long never came to be.
 pub const TENTATIVE_MAX: Duration = Duration::from_secs(1);
 
-/// Shortest `passiveMaxAge`. Shorter: refused with an error.
+/// Shortest `passiveMaxAgeSeconds`. Shorter: refused with an error.
 pub const PASSIVE_MAX_AGE_MIN: Duration = Duration::from_secs(1);
+
+/// Longest `passiveMaxAgeSeconds`. Longer: refused with an error.
+pub const PASSIVE_MAX_AGE_MAX: Duration = Duration::from_secs(3_600);
+
+/// Longest `pathRecheckMaxSeconds`. Longer: refused with an error.
+pub const PATH_RECHECK_MAX: Duration = Duration::from_secs(300);
+
+/// Most audits of passive answers a second. More: refused with an error.
+pub const PASSIVE_AUDIT_PER_SECOND_MAX: u16 = 1_000;
 
 /// Two contradicted audits in two namespaces within this: all leases are void.
 pub const CONTRADICTIONS_WITHIN: Duration = Duration::from_secs(10);
@@ -314,3 +323,38 @@ pub const BTF_BYTES_MAX: u64 = 64 * 1024 * 1024;
 
 /// How long the netlink sockets are waited for. Longer: the dump is given up and tried at the next sweep.
 pub const NETLINK_WAIT_MAX: Duration = Duration::from_secs(2);
+
+/// Bytes of one answer or notification on a netlink socket (the kernel makes none larger). Longer: it counts as lost.
+pub const NETLINK_MESSAGE_BYTES_MAX: usize = 32 * 1024;
+
+/// Bytes of unread path changes that the kernel keeps per namespace. Full: everything counts as changed.
+pub const PATH_CHANGES_BYTES_MAX: usize = 1024 * 1024;
+
+/// Notifications read from one namespace before the others are looked at. More: they wait for the next round.
+pub const PATH_CHANGES_PER_ROUND_MAX: usize = 256;
+
+/// Exact sock_diag queries made at once in one namespace. More: the lease is not granted, the next attempt is real.
+pub const DIAG_LOOKUPS_CONCURRENT_MAX: usize = 2;
+
+/// Events and triggers of the watch that wait to be handed on. More: dropped and counted; the gauges still tell.
+pub const WATCH_NOTICES_LEN_MAX: usize = 16_384;
+
+/// First wait before another dump is asked for, to confirm or refute a listener that an event announced; doubles up to
+/// [`SWEEP_PERIOD`].
+pub const CONFIRM_WAIT_MIN: Duration = Duration::from_millis(1);
+
+/// Dumps of one namespace beside those of the sweeps take at most one part in this many of the time.
+pub const CONFIRM_SHARE: u32 = 10;
+
+/// Time between two self-tests.
+pub const SELF_TEST_PERIOD: Duration = Duration::from_secs(1);
+
+/// Listener events that the watch takes from the ring buffer before it looks at its other inputs. More: next round.
+pub const EVENTS_PER_ROUND_MAX: usize = 1_024;
+
+/// Messages of shards that the watch takes before it looks at its other inputs. More: next round.
+pub const WATCH_MESSAGES_PER_ROUND_MAX: usize = 1_024;
+
+/// How long the watch waits for a record of the ring buffer that a processor has begun and not finished. Longer: the look
+/// is given up, the next one tries again.
+pub const RECORD_WAIT_MAX: Duration = Duration::from_millis(2);

@@ -57,6 +57,8 @@ pub struct ProbeStats {
     /// How the last attempt of a tcpSocket probe was answered: [`crate::ebpf::Answer::to_bits`]. Trouble of our own is no
     /// answer.
     pub answer: AtomicU32,
+    /// The same of the last attempt that made a connection.
+    pub answer_real: AtomicU32,
     /// Answers of a tcpSocket probe from kernel state.
     pub passive: AtomicU64,
     /// Answers of a tcpSocket probe by a connection.

@@ -217,6 +217,38 @@ fn under_runtime_none_nothing_is_unsupported() {
 }
 
 #[test]
+fn our_own_annotations_are_checked_at_their_place() {
+    let annotated = |key: &str, value: &str| {
+        let text = with("command: [app]");
+        text.replace("{name: web}", &format!("\n  name: web\n  annotations:\n    probe-engine.io/{key}: {value}"))
+    };
+    for (key, value) in [("passive", "'on'"), ("passive", "'off'"), ("netns", "/run/netns/web"), ("other", "x")] {
+        let pod = pod(&annotated(key, value));
+        assert_eq!(&*pod.annotations[0].1, value.trim_matches('\''));
+    }
+    let errors = read(&annotated("passive", "maybe"), &NONE).unwrap_err();
+    assert_eq!(
+        errors,
+        [
+            r#"pod.yaml:6: metadata.annotations[probe-engine.io/passive]: Unsupported value: "maybe": supported values: "on", "off""#
+        ]
+    );
+    let errors = read(&annotated("netns", "run/netns/web"), &NONE).unwrap_err();
+    assert!(
+        errors[0].starts_with("pod.yaml:6: metadata.annotations[probe-engine.io/netns]: Invalid value"),
+        "{errors:?}"
+    );
+    assert!(errors[0].ends_with("must be an absolute path, e.g. /run/netns/web or /proc/1234/ns/net"), "{errors:?}");
+}
+
+#[test]
+fn the_process_runtime_has_no_network_namespace_to_choose() {
+    let text = with("command: [app]").replace("{name: web}", "{name: web, annotations: {probe-engine.io/netns: /x}}");
+    assert_eq!(unsupported(&text), [("metadata.annotations[probe-engine.io/netns]".to_owned(), true)]);
+    assert_eq!(read(&text, &NONE).unwrap().unsupported, []);
+}
+
+#[test]
 fn run_takes_pods_only_and_says_so() {
     for kind in ["Deployment\napiVersion: apps/v1", "Service\napiVersion: v1"] {
         let errors = read(&format!("kind: {kind}"), &NONE).unwrap_err();

@@ -4,6 +4,8 @@
 pub mod daemon;
 pub mod model;
 #[cfg(feature = "engine")]
+pub mod netns;
+#[cfg(feature = "engine")]
 pub mod simulation;
 #[cfg(feature = "engine")]
 pub mod skip;

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use anyhow::Context;
 
-use crate::{demo, planted, shell, test, tidy};
+use crate::{demo, ebpf, planted, shell, test, tidy};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -26,6 +26,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     })?;
     step("purity", purity)?;
     step("deny", deny)?;
+    step("ebpf --check", || ebpf::run(&ebpf::Args { check: true, install: args.install }))?;
     step("test", || test::run(&test::Args::default()))?;
     step("planted", || planted::run(&planted::Args::default()))?;
     step("docs", || {
@@ -39,6 +40,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         shell::run(shell::cargo().args(["bench", "--package", "probe-benches", "--", "--test"]))
     })?;
     step("demo --check", || shell::run(demo::command()?.arg("--check")))?;
+    eprintln!("\n{} thing(s) skipped for a missing tool", shell::skipped_count());
     Ok(())
 }
 
@@ -58,7 +60,7 @@ fn purity() -> anyhow::Result<()> {
     match bare.iter().find(|target| installed.as_deref().unwrap_or_default().contains(**target)) {
         Some(target) => shell::run(shell::cargo().args(["check", "--package", "probe-core", "--target", target])),
         None => {
-            eprintln!("SKIPPED: no target without std is installed; to install one: rustup target add wasm32v1-none");
+            shell::skipped("no target without std is installed; to install one: rustup target add wasm32v1-none");
             shell::run(shell::cargo().args(["check", "--package", "probe-core"]))
         }
     }
@@ -66,7 +68,7 @@ fn purity() -> anyhow::Result<()> {
 
 fn deny() -> anyhow::Result<()> {
     if !shell::has("cargo-deny", "--version") {
-        eprintln!("SKIPPED: cargo-deny is not installed; to install it: cargo install cargo-deny --locked");
+        shell::skipped("cargo-deny is not installed; to install it: cargo install cargo-deny --locked");
         return Ok(());
     }
     shell::run(shell::cargo().args(["deny", "--offline", "check", "licenses", "bans", "sources"]))

@@ -3,6 +3,7 @@
 mod bench;
 mod ci;
 mod demo;
+mod ebpf;
 mod planted;
 mod shell;
 mod test;
@@ -24,9 +25,11 @@ enum Command {
     Bench(bench::Args),
     /// Build release and run the demo: real pods, probed, failing, restarted
     Demo(demo::Args),
+    /// Build the kernel programs into probe-ebpf/prebuilt, or check that it holds what their source gives
+    Ebpf(ebpf::Args),
     /// Run all tests
     Test(test::Args),
-    /// What CI runs: tidy, fmt, clippy, tests, docs, planted bugs, demo, benches as a smoke test
+    /// What CI runs: tidy, fmt, clippy, the kernel programs, tests, docs, planted bugs, demo, benches as a smoke test
     Ci(ci::Args),
     /// The project's own lints
     Tidy,
@@ -38,6 +41,7 @@ fn main() -> anyhow::Result<()> {
     match Cli::parse().command {
         Command::Bench(args) => bench::run(&args),
         Command::Demo(args) => demo::run(args),
+        Command::Ebpf(args) => ebpf::run(&args),
         Command::Test(args) => test::run(&args),
         Command::Ci(args) => ci::run(&args),
         Command::Tidy => tidy::run(),

@@ -2,8 +2,23 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use anyhow::{Context, bail};
+
+/// Steps that a missing tool kept from running.
+static SKIPPED: AtomicUsize = AtomicUsize::new(0);
+
+/// Says that something did not run, and why; counted.
+pub(crate) fn skipped(what: &str) {
+    SKIPPED.fetch_add(1, Ordering::Relaxed);
+    eprintln!("SKIPPED: {what}");
+}
+
+/// How often [`skipped`] was said.
+pub(crate) fn skipped_count() -> usize {
+    SKIPPED.load(Ordering::Relaxed)
+}
 
 /// The checkout's root.
 pub(crate) fn root() -> PathBuf {

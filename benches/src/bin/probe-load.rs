@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
-use probe_benches::{steady, targets};
+use probe_benches::{listeners, passive, steady, targets};
 
 #[derive(Parser)]
 struct Cli {
@@ -15,6 +15,19 @@ struct Cli {
 enum Command {
     /// Serve targets until standard input ends; prints its ports, then its accept count for every line read
     Targets,
+    /// Serve many listeners until standard input ends
+    Listeners(listeners::Args),
+    /// tcpSocket probes answered from kernel state while listeners come and go
+    Passive {
+        #[command(flatten)]
+        scenario: passive::Scenario,
+        /// The daemon's binary
+        #[arg(long)]
+        daemon: PathBuf,
+        /// Write the figures here as JSON
+        #[arg(long)]
+        json: Option<PathBuf>,
+    },
     /// tcpSocket probes at a steady rate, some of whose targets drop SYNs
     Steady {
         #[command(flatten)]
@@ -31,6 +44,8 @@ enum Command {
 fn main() -> anyhow::Result<()> {
     match Cli::parse().command {
         Command::Targets => targets::serve(),
+        Command::Listeners(args) => listeners::serve(&args),
+        Command::Passive { scenario, daemon, json } => passive::run(&scenario, &daemon, json.as_deref()),
         Command::Steady { scenario, daemon, json } => steady::run(&scenario, &daemon, json.as_deref()),
     }
 }

@@ -1,19 +1,20 @@
 //! Between the words of the core and those of the wire. Nothing else knows both.
 
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use probe_core::id::ProbeType;
 use probe_core::outcome::{Outcome, Verdict};
 use probe_core::pod::{Condition, ConditionStatus};
-use probe_core::spec::{Container, ContainerKind, Handler, HttpGet, Port, ProbeSpec, RestartPolicy, Scheme};
+use probe_core::spec::{Container, ContainerKind, Handler, HttpGet, Pod, Port, ProbeSpec, RestartPolicy, Scheme};
 use probe_core::status::{ContainerState, PodPhase, Termination};
 use probe_core::time::Instant;
 
 use super::v1;
 use crate::clock;
 use crate::consumer::events::{Event, EventType};
+use crate::ebpf::{Answer, PassiveSettings};
 use crate::results::{ContainerRecord, PodRecord, ProbeRecord};
 use crate::shard::metrics::OutcomeKind;
 use crate::source::control::Triggered;
@@ -25,9 +26,10 @@ const SAME_CALL: SignedDuration = SignedDuration::from_millis(50);
 /// A due time that lies further back is an old one.
 const DUE_PAST_MAX: Duration = Duration::from_secs(1);
 
-/// A pod as it stands.
+/// A pod as it stands. `passive`: the operator's settings where the kernel program is there.
 #[must_use]
-pub fn pod(record: &PodRecord) -> v1::Pod {
+pub fn pod(record: &PodRecord, passive: Option<&PassiveSettings>) -> v1::Pod {
+    let max_age = max_age(&record.pod, passive);
     let pod = &record.pod;
     let ip = record.status.pod_ip.or(pod.pod_ip);
     v1::Pod {
@@ -48,17 +50,18 @@ pub fn pod(record: &PodRecord) -> v1::Pod {
         containers: record
             .containers
             .iter()
-            .filter_map(|c| Some(container(pod.container(c.name.as_str())?, c)))
+            .filter_map(|c| Some(container(pod.container(c.name.as_str())?, c, max_age)))
             .collect(),
         ignored_fields: pod.ignored_fields.iter().map(ToString::to_string).collect(),
     }
 }
 
 /// The probes of a pod, each with whose it is.
-pub fn probe_rows(record: &PodRecord) -> impl Iterator<Item = v1::ProbeRow> {
+pub fn probe_rows(record: &PodRecord, passive: Option<&PassiveSettings>) -> impl Iterator<Item = v1::ProbeRow> {
     let pod = &record.pod;
+    let max_age = max_age(pod, passive);
     record.containers.iter().flat_map(move |of| {
-        probes(pod.container(of.name.as_str()), of).map(move |probe| v1::ProbeRow {
+        probes(pod.container(of.name.as_str()), of, max_age).map(move |probe| v1::ProbeRow {
             namespace: pod.namespace.to_string(),
             pod: pod.name.to_string(),
             pod_uid: pod.uid.to_string(),
@@ -191,14 +194,23 @@ pub fn timestamp_from(at: Option<&prost_types::Timestamp>) -> Option<Timestamp> 
     Timestamp::new(at.seconds, at.nanos).ok()
 }
 
-fn probes<'a>(container: Option<&'a Container>, record: &'a ContainerRecord) -> impl Iterator<Item = v1::Probe> + 'a {
+/// How old a passive answer of this pod's probes may be: nothing where they always connect.
+fn max_age(pod: &Pod, passive: Option<&PassiveSettings>) -> Duration {
+    passive.filter(|settings| settings.is_on_for(pod)).map_or(Duration::ZERO, |settings| settings.passive_max_age)
+}
+
+fn probes<'a>(
+    container: Option<&'a Container>,
+    record: &'a ContainerRecord,
+    max_age: Duration,
+) -> impl Iterator<Item = v1::Probe> + 'a {
     record.probes.iter().flatten().filter_map(move |of| {
         let spec = container?.probes.by_type(of.probe_type)?;
-        Some(probe(of, spec))
+        Some(probe(of, spec, max_age))
     })
 }
 
-fn container(of: &Container, record: &ContainerRecord) -> v1::Container {
+fn container(of: &Container, record: &ContainerRecord, max_age: Duration) -> v1::Container {
     let status = record.status.as_ref();
     v1::Container {
         name: of.name.to_string(),
@@ -213,11 +225,11 @@ fn container(of: &Container, record: &ContainerRecord) -> v1::Container {
         restart_count: status.map_or(0, |s| s.restart_count),
         started: record.started,
         ready: record.ready,
-        probes: probes(Some(of), record).collect(),
+        probes: probes(Some(of), record, max_age).collect(),
     }
 }
 
-fn probe(of: &ProbeRecord, spec: &ProbeSpec) -> v1::Probe {
+fn probe(of: &ProbeRecord, spec: &ProbeSpec, max_age: Duration) -> v1::Probe {
     let stats = &of.stats;
     let newest_counted = match stats.last_at_ns.load(Ordering::Relaxed) {
         0 => None,
@@ -251,8 +263,28 @@ fn probe(of: &ProbeRecord, spec: &ProbeSpec) -> v1::Probe {
         last_duration_ns,
         successful_count: stats.successful.load(Ordering::Relaxed),
         failed_count: stats.failed.load(Ordering::Relaxed),
+        answer: answer(&stats.answer),
+        answer_real: answer(&stats.answer_real),
+        passive_count: stats.passive.load(Ordering::Relaxed),
+        real_count: stats.real.load(Ordering::Relaxed),
+        worst_case_detection_s: worst_case_detection_s(spec, max_age),
         due_at: due(stats.due_ns.load(Ordering::Relaxed), clock::now()).map(|at| timestamp(clock::wall_of(at))),
     }
+}
+
+/// For people; empty = none.
+fn answer(bits: &AtomicU32) -> String {
+    Answer::from_bits(bits.load(Ordering::Relaxed)).to_string()
+}
+
+/// A target that goes right after a connect to it succeeded, in a way that the kernel does not announce, is connected to
+/// again after `max_age` at the latest, and then fails once a period.
+fn worst_case_detection_s(spec: &ProbeSpec, max_age: Duration) -> u32 {
+    if !matches!(spec.handler, Handler::TcpSocket(_)) {
+        return 0;
+    }
+    let max_age_s = u32::try_from(max_age.as_secs()).unwrap_or(u32::MAX);
+    spec.failure_threshold.saturating_mul(spec.period_seconds).saturating_add(max_age_s)
 }
 
 /// The next due time, as it was told with the newest report. Long past = no report since: the container does not
@@ -384,7 +416,14 @@ fn pairs<K: ToString, V: ToString>(of: &[(K, V)]) -> std::collections::HashMap<S
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use probe_core::spec::Exec;
+
     use super::*;
+    use crate::ebpf::Why;
+    use crate::manager::slots_of;
+    use crate::results::fixture::{container, pod};
 
     #[test]
     fn a_due_time_that_is_long_past_is_none() {
@@ -393,6 +432,39 @@ mod tests {
         assert_eq!(due(at(5).as_nanos(), at(6)), Some(at(5)), "a little late");
         assert_eq!(due(at(5).as_nanos(), at(7)), None);
         assert_eq!(due(0, at(0)), None);
+    }
+
+    #[test]
+    fn worst_case_detection_adds_the_age_of_passive_answers_where_they_may_be_given() {
+        let tcp = container("c", ContainerKind::Regular, &[ProbeType::Liveness]);
+        let spec = tcp.probes.liveness.clone().expect("it has one");
+        let pod = pod("u1", "web", [tcp]);
+        let settings = PassiveSettings::default();
+        assert_eq!(worst_case_detection_s(&spec, max_age(&pod, None)), 30, "3 x 10 s: no kernel program");
+        assert_eq!(worst_case_detection_s(&spec, max_age(&pod, Some(&settings))), 90);
+        let mut exempt = (*pod).clone();
+        exempt.annotations = Box::new([("probe-engine.io/passive".into(), "off".into())]);
+        assert_eq!(worst_case_detection_s(&spec, max_age(&exempt, Some(&settings))), 30);
+        let off = PassiveSettings { passive: false, ..settings };
+        assert_eq!(worst_case_detection_s(&spec, max_age(&pod, Some(&off))), 30);
+        let mut exec = (*spec).clone();
+        exec.handler = Handler::Exec(Exec { command: Box::default() });
+        assert_eq!(worst_case_detection_s(&exec, Duration::ZERO), 0, "another handler");
+    }
+
+    #[test]
+    fn a_probe_tells_how_it_was_answered() {
+        let of = container("c", ContainerKind::Regular, &[ProbeType::Liveness]);
+        let pod = pod("u1", "web", [of]);
+        let record = PodRecord::new(Arc::clone(&pod), &slots_of(&pod), None, clock::wall());
+        let stats = &record.containers[0].probe(ProbeType::Liveness).expect("it has one").stats;
+        stats.answer.store(Answer::Passive.to_bits(), Ordering::Relaxed);
+        stats.answer_real.store(Answer::Real(Why::TakenBy(15_006)).to_bits(), Ordering::Relaxed);
+        stats.passive.store(3, Ordering::Relaxed);
+        stats.real.store(2, Ordering::Relaxed);
+        let row = probe_rows(&record, None).next().expect("one").probe.expect("said");
+        assert_eq!((row.answer.as_str(), row.answer_real.as_str()), ("passive", "real: taken by :15006"));
+        assert_eq!((row.passive_count, row.real_count, row.worst_case_detection_s), (3, 2, 30));
     }
 
     #[test]

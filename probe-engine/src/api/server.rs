@@ -23,6 +23,7 @@ use super::socket::Socket;
 use super::v1::control_server::{Control as ControlApi, ControlServer};
 use super::{convert, logs, v1};
 use crate::consumer::events::{Event, EventsHandle, Watched};
+use crate::ebpf::PassiveSettings;
 use crate::results::{Node, PodRecord, ResultsError, ResultsHandle};
 use crate::runtime::{ContainerRuntime, RuntimeError};
 use crate::source::control::{Control, ControlError, Triggered};
@@ -72,6 +73,8 @@ pub struct Facts {
     pub sources: Vec<SourceFacts>,
     /// What eBPF does, or why it does nothing: a sentence.
     pub ebpf: String,
+    /// Where the kernel program is loaded: how it is used.
+    pub passive: Option<Arc<PassiveSettings>>,
     /// Where /metrics is.
     pub metrics_address: Option<SocketAddr>,
     /// `spec.nodeName`
@@ -176,14 +179,18 @@ impl ControlApi for Service {
 
     async fn list_pods(&self, request: Request<v1::ListPodsRequest>) -> Result<Response<Self::ListPodsStream>, Status> {
         let filter = Filter::read(request.into_inner().filter)?;
-        let part = |records: &[PodRecord]| v1::ListPodsResponse { pods: records.iter().map(convert::pod).collect() };
+        let passive = self.passive();
+        let part = move |records: &[PodRecord]| {
+            let pods = records.iter().map(|record| convert::pod(record, passive.as_deref()));
+            v1::ListPodsResponse { pods: pods.collect() }
+        };
         Ok(Response::new(self.parts(filter, part).await?))
     }
 
     async fn get_pod(&self, request: Request<v1::GetPodRequest>) -> Result<Response<v1::GetPodResponse>, Status> {
         let request = request.into_inner();
         let record = self.pod(&request.namespace, &request.name).await?;
-        Ok(Response::new(v1::GetPodResponse { pod: Some(convert::pod(&record)) }))
+        Ok(Response::new(v1::GetPodResponse { pod: Some(convert::pod(&record, self.passive().as_deref())) }))
     }
 
     type ListProbesStream = Parts<v1::ListProbesResponse>;
@@ -194,8 +201,9 @@ impl ControlApi for Service {
     ) -> Result<Response<Self::ListProbesStream>, Status> {
         let request = request.into_inner();
         let filter = Filter::read(request.filter)?;
+        let passive = self.passive();
         let part = move |records: &[PodRecord]| {
-            let rows = records.iter().flat_map(convert::probe_rows);
+            let rows = records.iter().flat_map(|record| convert::probe_rows(record, passive.as_deref()));
             v1::ListProbesResponse { probes: rows.filter(|row| !request.failing || is_failing(row)).collect() }
         };
         Ok(Response::new(self.parts(filter, part).await?))
@@ -293,6 +301,10 @@ impl ControlApi for Service {
 }
 
 impl Service {
+    fn passive(&self) -> Option<Arc<PassiveSettings>> {
+        self.backend.facts.borrow().passive.clone()
+    }
+
     async fn pod(&self, namespace: &str, name: &str) -> Result<PodRecord, Status> {
         let (namespace, name) = (namespace_or_default(namespace.to_owned()), name.to_owned());
         let missing = Status::not_found(format!("pods {name:?} not found in namespace {namespace:?}"));
@@ -436,6 +448,7 @@ fn info_of(facts: Facts) -> v1::GetInfoResponse {
         shards: facts.shards.into_iter().enumerate().map(shard).collect(),
         sources: facts.sources.into_iter().map(source).collect(),
         ebpf: facts.ebpf,
+        ebpf_loaded: facts.passive.is_some(),
         metrics_address: facts.metrics_address.map(|a| a.to_string()).unwrap_or_default(),
         node_name: facts.node_name,
         pid: std::process::id(),

@@ -17,14 +17,20 @@ use super::client::{self, Client};
 use super::{CliError, Exit, escape, output, probes};
 use crate::api::v1;
 use crate::clock;
+use crate::ebpf::EbpfChoice;
 use crate::shard::kernel::IoChoice;
 
 mod milestones;
+mod passive;
 
 use milestones::{Milestones, Seen};
+use passive::Passive;
 
 /// Ports in the examples; each is replaced by a free one.
-const EXAMPLE_PORTS: std::ops::RangeInclusive<u16> = 18181..=18187;
+const EXAMPLE_PORTS: std::ops::RangeInclusive<u16> = 18181..=18189;
+
+/// Of these, the probed one and the control one of the passive example.
+const PASSIVE_PORTS: (u16, u16) = (18188, 18189);
 
 /// How often conditions are asked for: they are states, not events.
 const POLL: Duration = Duration::from_millis(200);
@@ -32,7 +38,7 @@ const POLL: Duration = Duration::from_millis(200);
 /// All milestones are reached within this time, or `--check` fails.
 const CHECK: Duration = Duration::from_secs(60);
 
-const EXAMPLES: [(&str, &str); 7] = [
+const EXAMPLES: [(&str, &str); 8] = [
     ("1-slow-start.yaml", include_str!("../../../examples/1-slow-start.yaml")),
     ("2-liveness-fails.yaml", include_str!("../../../examples/2-liveness-fails.yaml")),
     ("3-readiness-flaps.yaml", include_str!("../../../examples/3-readiness-flaps.yaml")),
@@ -40,6 +46,7 @@ const EXAMPLES: [(&str, &str); 7] = [
     ("5-grpc.yaml", include_str!("../../../examples/5-grpc.yaml")),
     ("6-exec.yaml", include_str!("../../../examples/6-exec.yaml")),
     ("7-two-containers.yaml", include_str!("../../../examples/7-two-containers.yaml")),
+    ("8-passive.yaml", include_str!("../../../examples/8-passive.yaml")),
 ];
 
 /// Arguments of `demo`.
@@ -51,6 +58,9 @@ pub struct DemoArgs {
     /// How shards do their I/O
     #[arg(long, value_enum, default_value = "auto")]
     pub io: IoChoice,
+    /// Whether the kernel program is used
+    #[arg(long, value_enum, default_value = "auto")]
+    pub ebpf: EbpfChoice,
 }
 
 /// Runs the demo until Ctrl-C, or until its milestones are reached with `--check`.
@@ -62,7 +72,7 @@ async fn demonstrate(args: &DemoArgs) -> anyhow::Result<Exit> {
     let folder = tempfile::Builder::new().prefix("probe-engine-demo-").tempdir().context("no temporary directory")?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
-    let mut daemon = Daemon::start(folder.path(), args.io)?;
+    let mut daemon = Daemon::start(folder.path(), args)?;
     introduce(&daemon);
     let told = tokio::select! {
         told = tell(&mut daemon, args.check) => told,
@@ -83,10 +93,12 @@ struct Daemon {
     child: Child,
     socket: PathBuf,
     metrics: String,
+    /// In place of [`PASSIVE_PORTS`].
+    passive: (u16, u16),
 }
 
 impl Daemon {
-    fn start(folder: &Path, io: IoChoice) -> anyhow::Result<Daemon> {
+    fn start(folder: &Path, args: &DemoArgs) -> anyhow::Result<Daemon> {
         let manifests = folder.join("manifests");
         std::fs::create_dir(&manifests)?;
         let ports = free_ports(EXAMPLE_PORTS.count() + 1)?;
@@ -101,7 +113,10 @@ impl Daemon {
         let log = std::fs::File::create(folder.join("daemon.log"))?;
         let program = std::env::current_exe().context("the path of this program")?;
         let child = Command::new(program)
-            .args(["run", "--runtime", "process", "--io", io.as_str(), "--metrics-listen", &metrics, "--manifests"])
+            .args(["run", "--runtime", "process", "--io", args.io.as_str(), "--ebpf", args.ebpf.as_str()])
+            // An audit or a renewal in between would be right, but is not what is shown.
+            .args(["--early-detection", "--passive-audit-per-second=0", "--passive-max-age-seconds=3600"])
+            .args(["--metrics-listen", &metrics, "--manifests"])
             .arg(&manifests)
             .arg("--socket")
             .arg(&socket)
@@ -117,7 +132,8 @@ impl Daemon {
             .kill_on_drop(true)
             .spawn()
             .context("cannot start the daemon")?;
-        Ok(Daemon { child, socket, metrics })
+        let free = |port: u16| ports[usize::from(port - EXAMPLE_PORTS.start())];
+        Ok(Daemon { child, socket, metrics, passive: (free(PASSIVE_PORTS.0), free(PASSIVE_PORTS.1)) })
     }
 
     async fn connect(&mut self) -> anyhow::Result<Client> {
@@ -155,7 +171,7 @@ fn free_ports(count: usize) -> anyhow::Result<Vec<u16>> {
 
 fn introduce(daemon: &Daemon) {
     say(&format!(
-        "probe-engine demo: seven pods, as processes of this machine, under the real daemon.
+        "probe-engine demo: eight pods, as processes of this machine, under the real daemon.
 
 What to expect in the next 40 s:
   slow-start       its startupProbe fails for 5 s and holds the others back; then it is Ready
@@ -164,6 +180,7 @@ What to expect in the next 40 s:
   tcp, grpc        tcpSocket and grpc probes of servers that stay well
   exec             ready while a file is there; the file goes after 12 s and comes back
   two-containers   Ready only when both containers are
+  passive          its tcpSocket probe is answered 30 times without a connection (eBPF); then its listener dies
 
 Where to look meanwhile:
   probe-engine --socket {socket} get pods
@@ -182,7 +199,12 @@ async fn tell(daemon: &mut Daemon, check: bool) -> anyhow::Result<Exit> {
     let request = v1::WatchEventsRequest { follow: true, ..Default::default() };
     let mut events = client.clone().watch_events(request).await?.into_inner();
     let mut conditions = Conditions::default();
-    let mut milestones = Milestones::new();
+    let info = client.get_info(v1::GetInfoRequest {}).await?.into_inner();
+    if !info.ebpf_loaded {
+        say(&format!("!!! SKIPPED, passive answers: {}\n", escape::line(&info.ebpf)));
+    }
+    let mut passive = Passive::new(daemon.passive, info.ebpf_loaded);
+    let mut milestones = Milestones::new(info.ebpf_loaded);
     let mut poll = tokio::time::interval(POLL);
     poll.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut told = false;
@@ -193,12 +215,25 @@ async fn tell(daemon: &mut Daemon, check: bool) -> anyhow::Result<Exit> {
                     let seen = Seen::of_event(&event);
                     print(start, &event.pod, &describe(&event));
                     milestones.see(&event.pod, seen);
+                    if event.pod == passive::POD
+                        && matches!(seen, Seen::Unhealthy(..))
+                        && let Some((said, seen)) = passive.failed(clock::now())
+                    {
+                        print(start, passive::POD, &said);
+                        milestones.see(passive::POD, seen);
+                    }
                 },
                 None => bail!("the daemon ended its stream of events"),
             },
-            _ = poll.tick() => for (pod, ready) in conditions.flips(&mut client).await? {
-                print(start, &pod, if ready { "Ready" } else { "not Ready" });
-                milestones.see(&pod, if ready { Seen::Ready } else { Seen::NotReady });
+            _ = poll.tick() => {
+                for (pod, ready) in conditions.flips(&mut client).await? {
+                    print(start, &pod, if ready { "Ready" } else { "not Ready" });
+                    milestones.see(&pod, if ready { Seen::Ready } else { Seen::NotReady });
+                }
+                if let Some((said, seen)) = passive.look(&mut client).await? {
+                    print(start, passive::POD, &said);
+                    milestones.see(passive::POD, seen);
+                }
             },
             status = daemon.child.wait() => bail!("the daemon ended: {}", status?),
         }

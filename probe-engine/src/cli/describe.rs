@@ -205,6 +205,18 @@ impl Page {
             let _ = write!(attempts, ", next in {}", age::human(due.duration_since(self.now)));
         }
         self.field(6, "Attempts", attempts);
+        self.answers(probe);
+    }
+
+    /// Of a tcpSocket probe: with or without connections, and what that means for detection.
+    fn answers(&mut self, probe: &v1::Probe) {
+        if probe.worst_case_detection_s == 0 {
+            return;
+        }
+        if let Some(answered) = probes::answered(probe) {
+            self.field(6, "Answered", answered);
+        }
+        self.field(6, "Detection", probes::detection(probe));
     }
 
     fn conditions(&mut self, pod: &v1::Pod) {
@@ -306,6 +318,7 @@ mod tests {
             successful_count: 7,
             failed_count: 2,
             due_at: at(-6),
+            ..v1::Probe::default()
         }];
         let mut of = pod(v1::PodPhase::Running, vec![app]);
         of.conditions = vec![v1::Condition {
@@ -338,6 +351,44 @@ mod tests {
             "  Ready             False   20s    ContainersNotReady: containers with unready status: [app]",
             "  spec.affinity: not used",
             "  Normal   Unhealthy   4s    <none>      2 of 3   ",
+        ] {
+            assert!(text.lines().any(|l| l == line), "missing {line:?} in\n{text}");
+        }
+    }
+
+    #[test]
+    fn a_tcp_probe_tells_how_it_was_answered_and_how_long_detection_takes() {
+        let probe = v1::Probe {
+            r#type: v1::ProbeType::Readiness.into(),
+            spec: Some(v1::ProbeSpec {
+                handler: Some(Handler::TcpSocket(v1::TcpSocket::default())),
+                period_s: 10,
+                failure_threshold: 3,
+                ..v1::ProbeSpec::default()
+            }),
+            answer: "passive".to_owned(),
+            answer_real: "real: renewed".to_owned(),
+            passive_count: 1_234,
+            real_count: 21,
+            worst_case_detection_s: 90,
+            ..v1::Probe::default()
+        };
+        let mut app = running("app", true);
+        app.probes = vec![
+            probe.clone(),
+            v1::Probe {
+                answer: "real: taken by :15006".to_owned(),
+                answer_real: "real: taken by :15006".to_owned(),
+                passive_count: 0,
+                ..probe
+            },
+        ];
+        let of = pod(v1::PodPhase::Running, vec![app]);
+        let text = text(&of, &[], "node-1", Timestamp::from_second(NOW).expect("in range"));
+        for line in [
+            "      Answered:     passive (1234 passive, 21 real; last real: renewed)",
+            "      Answered:     real: taken by :15006 (0 passive, 21 real)",
+            "      Detection:    90s at worst (passiveMaxAge 60s + 3 x 10s)",
         ] {
             assert!(text.lines().any(|l| l == line), "missing {line:?} in\n{text}");
         }

@@ -39,7 +39,7 @@ use clap::{Args, Parser, Subcommand};
 #[derive(Debug, Parser)]
 #[command(
     name = "probe-engine",
-    version,
+    version = version::LINE,
     about,
     propagate_version = false,
     subcommand_required = true,

@@ -16,7 +16,7 @@ pub fn table(wide: bool) -> Table {
     let mut header =
         vec!["NAMESPACE", "POD", "CONTAINER", "TYPE", "HANDLER", "VERDICT", "RUN", "LAST", "AGE", "PERIOD"];
     if wide {
-        header.extend(["TOOK", "SUCCEEDED", "FAILED", "DUE"]);
+        header.extend(["TOOK", "SUCCEEDED", "FAILED", "DUE", "ANSWERED", "PASSIVE", "REAL"]);
     }
     header.push("MESSAGE");
     Table::new(header)
@@ -48,6 +48,9 @@ pub fn row(of: &v1::ProbeRow, wide: bool, now: Timestamp) -> Vec<String> {
             probe.successful_count.to_string(),
             probe.failed_count.to_string(),
             due.map_or_else(|| "<none>".to_owned(), |due| age::human(due.duration_since(now))),
+            pods::or_none(&probe.answer),
+            probe.passive_count.to_string(),
+            probe.real_count.to_string(),
         ]);
     }
     cells.push(probe.last_message.clone());
@@ -144,6 +147,32 @@ pub fn describe(spec: &v1::ProbeSpec) -> String {
     line
 }
 
+/// `passive (1234 passive, 21 real; last real: renewed)`; `None` before the first attempt of a tcpSocket probe, and of
+/// other handlers.
+#[must_use]
+pub fn answered(probe: &v1::Probe) -> Option<String> {
+    if probe.answer.is_empty() {
+        return None;
+    }
+    let mut text = format!("{} ({} passive, {} real", probe.answer, probe.passive_count, probe.real_count);
+    if !probe.answer_real.is_empty() && probe.answer_real != probe.answer {
+        let _ = write!(text, "; last {}", probe.answer_real);
+    }
+    text.push(')');
+    Some(text)
+}
+
+/// `90s at worst (passiveMaxAge 60s + 3 x 10s)`: when a target that is gone is a Failure, whatever made it go.
+#[must_use]
+pub fn detection(probe: &v1::Probe) -> String {
+    let worst = probe.worst_case_detection_s;
+    let (threshold, period) = probe.spec.as_ref().map_or((0, 0), |spec| (spec.failure_threshold, spec.period_s));
+    match worst.saturating_sub(threshold.saturating_mul(period)) {
+        0 => format!("{worst}s at worst ({threshold} x {period}s)"),
+        max_age => format!("{worst}s at worst (passiveMaxAge {max_age}s + {threshold} x {period}s)"),
+    }
+}
+
 /// A probe as data, for `-o json`.
 #[must_use]
 pub fn value(of: &v1::ProbeRow) -> Value {
@@ -170,6 +199,11 @@ pub fn value(of: &v1::ProbeRow) -> Value {
         "successfulCount": probe.successful_count,
         "failedCount": probe.failed_count,
         "dueAt": time(probe.due_at.as_ref()),
+        "answer": (!probe.answer.is_empty()).then_some(&probe.answer),
+        "answerReal": (!probe.answer_real.is_empty()).then_some(&probe.answer_real),
+        "passiveCount": probe.passive_count,
+        "realCount": probe.real_count,
+        "worstCaseDetectionSeconds": (probe.worst_case_detection_s > 0).then_some(probe.worst_case_detection_s),
     })
 }
 

@@ -3,7 +3,11 @@
 use super::client::{self, Link, VERSION};
 use super::{CliError, Exit, Globals, age, escape, output};
 use crate::api::v1::GetInfoResponse;
+use crate::ebpf::load::OBJECT_SHA256;
 use std::fmt::Write;
+
+/// What `--version` says: the program, and the kernel programs in it.
+pub const LINE: &str = concat!(env!("CARGO_PKG_VERSION"), " (kernel programs sha256:", env!("EBPF_OBJECT_SHA256"), ")");
 
 /// Arguments of `version`.
 #[derive(Debug, clap::Args)]
@@ -15,7 +19,10 @@ pub struct VersionArgs {
 
 /// Prints this program's version, and what the daemon says of itself if there is one.
 pub fn run(args: &VersionArgs, globals: &Globals) -> Result<Exit, CliError> {
-    output::print(&format!("Client: {VERSION} ({})\n", crate::api::server::BUILD))?;
+    output::print(&format!(
+        "Client: {VERSION} ({})\n  eBPF:     kernel programs sha256:{OBJECT_SHA256}\n",
+        crate::api::server::BUILD
+    ))?;
     if args.client {
         return Ok(Exit::Success);
     }

@@ -3,6 +3,7 @@
 //! Source: `pkg/kubelet/prober/prober_manager.go` (names, labels, help; served with their stability level by
 //! component-base). Like the kubelet's, a probe's series appear with its first count and end with its worker.
 
+mod passive;
 mod snapshot;
 mod text;
 
@@ -15,6 +16,7 @@ use probe_core::pod::ConditionStatus;
 use self::snapshot::{EngineSnapshot, PHASES, PodSnapshot};
 pub use self::text::CONTENT_TYPE;
 use self::text::{Kind, Labels, Text};
+use crate::ebpf::stats::EbpfStats;
 use crate::results::{ResultsError, ResultsHandle};
 use crate::shard::metrics::{HandlerKind, OutcomeKind};
 
@@ -46,6 +48,19 @@ pub struct Facts {
     pub io: Vec<&'static str>,
     /// The pool, where there is one.
     pub pool: Option<PoolView>,
+    /// The kernel program and what watches it; `None` where it is not loaded.
+    pub ebpf: Option<EbpfFacts>,
+}
+
+/// Of a loaded kernel program.
+#[derive(Clone)]
+pub struct EbpfFacts {
+    /// The tracepoint that it is attached to, and how: `tp_btf`, `raw_tracepoint`.
+    pub hook: &'static str,
+    /// Hex digits of the object's SHA-256.
+    pub sha256: Arc<str>,
+    /// What the watch and the sweep count.
+    pub stats: Arc<EbpfStats>,
 }
 
 /// Writes the metrics as text.
@@ -85,6 +100,7 @@ impl Metrics {
                 write_pods(&mut text, &pods);
             }
             write_attempts(&mut text, &engine);
+            passive::write(&mut text, &engine.passive, facts.ebpf.as_ref());
             write_daemon(&mut text, &engine, &facts);
             write_probes(&mut text, &pods);
             text.finish()

@@ -17,6 +17,18 @@ pub enum EbpfChoice {
     Require,
 }
 
+impl EbpfChoice {
+    /// As it is written on the command line.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            EbpfChoice::Auto => "auto",
+            EbpfChoice::Off => "off",
+            EbpfChoice::Require => "require",
+        }
+    }
+}
+
 /// `probe-engine.io/passive: "on"|"off"` on a pod overrides the daemon's setting.
 pub const ANNOTATION_PASSIVE: &str = "probe-engine.io/passive";
 

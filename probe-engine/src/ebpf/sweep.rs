@@ -1,11 +1,39 @@
 //! The netlink calls that take their time, on a thread of their own: namespaces are opened here, listeners dumped, routes
 //! looked up, and path changes heard of.
+//!
+//! [`Sweep`] is all of it without a thread; [`spawn`] runs one.
+//!
+//! **Invariant:** a namespace is listened to before a path in it is looked up, so a change is either in the path or heard
+//! of. **Invariant:** voids and cuts of a round come before its lookups.
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::fs::File;
+use std::io;
+use std::net::IpAddr;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use probe_core::time::Instant;
 
 use super::answer::Why;
+use super::netns::{self, Namespace, NetnsError, NetnsRef};
+use super::path::{Change, Effect, Path, Side, query};
+use super::settings::PassiveSettings;
 use super::sock_diag::DiagListener;
-use super::target::{Place, Target};
+use super::stats::EbpfStats;
+use super::target::{ChildLookup, Place, Target};
+use crate::limits;
+
+mod ending;
+mod table;
+mod thread;
+
+use ending::Ending;
+use table::{AddressKey, Table};
+pub use thread::{SweepHandle, spawn};
 
 /// From the watch.
 #[derive(Clone, Debug)]
@@ -45,4 +73,338 @@ pub enum Told {
         /// The namespace has an sk_lookup program (BPF_PROG_QUERY).
         sk_lookup: bool,
     },
+}
+
+/// The sweep could not be started.
+#[derive(Debug, thiserror::Error)]
+pub enum SweepError {
+    /// The daemon's own namespace.
+    #[error(transparent)]
+    Own(#[from] NetnsError),
+    /// epoll, eventfd or the thread.
+    #[error("{call}: {source}; is the daemon out of descriptors or threads?")]
+    Start {
+        /// Which call.
+        call: &'static str,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+/// See the module. Bounds: [`limits::NAMESPACES_MAX`], [`limits::TARGETS_MAX`].
+#[derive(Debug)]
+pub struct Sweep {
+    ending: Ending,
+    stats: Arc<EbpfStats>,
+    /// Cookie of the daemon's namespace.
+    own: u64,
+    epoll: Epoll,
+    namespaces: HashMap<u64, Namespace>,
+    /// The cookie of each, by device and inode.
+    by_identity: HashMap<(u64, u64), u64>,
+    table: Table,
+    /// Those whose namespace cannot be opened now, by id: tried again at every [`Sweep::prune`].
+    unplaced: HashMap<u64, Arc<Target>>,
+    buffer: Box<[u8]>,
+    changes: Vec<Change>,
+    sk_lookup_refused: bool,
+}
+
+/// Readable namespaces told by one epoll_wait(2).
+const READY_LEN: usize = 64;
+/// Rounds of one [`Sweep::handle_readable`]: under a flood of changes, questions get their turn.
+const ROUNDS_MAX: usize = 64;
+
+impl Sweep {
+    /// The daemon's namespace is the calling thread's. `seed` spreads the ends of cut leases.
+    ///
+    /// # Errors
+    /// See [`SweepError`].
+    pub fn new(settings: &PassiveSettings, seed: u64, stats: Arc<EbpfStats>) -> Result<Self, SweepError> {
+        let own = Namespace::open(&NetnsRef::Own)?;
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)
+            .map_err(|errno| SweepError::Start { call: "epoll_create1", source: errno.into() })?;
+        let mut sweep = Self {
+            ending: Ending::new(settings.path_recheck_max, seed, Arc::clone(&stats)),
+            stats,
+            own: own.cookie,
+            epoll,
+            namespaces: HashMap::new(),
+            by_identity: HashMap::new(),
+            table: Table::default(),
+            unplaced: HashMap::new(),
+            buffer: vec![0; limits::NETLINK_MESSAGE_BYTES_MAX].into(),
+            changes: Vec::new(),
+            sk_lookup_refused: false,
+        };
+        let identity = own.identity().map_err(|source| SweepError::Start { call: "fstat", source })?;
+        sweep.keep(identity, own).map_err(|source| SweepError::Start { call: "epoll_ctl", source })?;
+        Ok(sweep)
+    }
+
+    /// Cookie of the daemon's namespace.
+    #[must_use]
+    pub fn own_cookie(&self) -> u64 {
+        self.own
+    }
+
+    /// Answers a question.
+    pub fn ask(&mut self, question: Question, told: &mut impl FnMut(Told)) {
+        match question {
+            Question::Place(target) => {
+                let place = self.place(&target);
+                told(Told::Placed { target, place });
+            }
+            Question::Dump { netns_cookie } => self.dump(netns_cookie, told),
+        }
+        self.stats.namespaces.store(self.namespaces.len() as u64, Relaxed);
+    }
+
+    /// Reads what was announced, and ends the leases it concerns. Never waits for announcements; [`AsFd`] is readable
+    /// when there are some.
+    pub fn handle_readable(&mut self, now: Instant, told: &mut impl FnMut(Told)) {
+        for _ in 0..ROUNDS_MAX {
+            let mut ready = [EpollEvent::empty(); READY_LEN];
+            let len = self.epoll.wait(&mut ready, EpollTimeout::ZERO).unwrap_or_default();
+            if len == 0 {
+                return;
+            }
+            for event in &ready[..len] {
+                let netns_cookie = event.data();
+                let mut changes = std::mem::take(&mut self.changes);
+                if let Some(namespace) = self.namespaces.get(&netns_cookie) {
+                    namespace.monitor.read(&mut self.buffer, &mut changes);
+                }
+                self.changed(netns_cookie, &changes, now, told);
+                changes.clear();
+                self.changes = changes;
+            }
+        }
+    }
+
+    /// Lets go of targets that nobody else holds and of namespaces without targets; tries again to place the rest.
+    pub fn prune(&mut self, told: &mut impl FnMut(Told)) {
+        self.table.prune();
+        self.unplaced.retain(|_, target| Arc::strong_count(target) > 1);
+        let (own, table) = (self.own, &self.table);
+        self.namespaces.retain(|cookie, _| *cookie == own || table.has_namespace(*cookie));
+        let namespaces = &self.namespaces;
+        self.by_identity.retain(|_, cookie| namespaces.contains_key(cookie));
+        // Once per path: whoever shares it waits for the next time where it fails.
+        let mut failed: Vec<NetnsRef> = Vec::new();
+        for target in self.unplaced.values().cloned().collect::<Vec<_>>() {
+            if failed.contains(&target.netns) {
+                continue;
+            }
+            match self.locate(&target) {
+                Ok(key) => {
+                    self.unplaced.remove(&target.id);
+                    self.table.add(key, &target);
+                    let place = self.place_at(key, &target);
+                    told(Told::Placed { target, place });
+                }
+                Err(_) => failed.push(target.netns.clone()),
+            }
+        }
+        self.stats.namespaces.store(self.namespaces.len() as u64, Relaxed);
+    }
+
+    // Places.
+
+    fn place(&mut self, target: &Arc<Target>) -> Result<Place, Why> {
+        if let Some(key) = self.table.of_target(target.id) {
+            return self.place_at(key, target);
+        }
+        let known = self.unplaced.contains_key(&target.id);
+        if !known && self.table.targets_len() + self.unplaced.len() >= limits::TARGETS_MAX {
+            return Err(Why::TableFull);
+        }
+        match self.locate(target) {
+            Ok(key) => {
+                self.unplaced.remove(&target.id);
+                self.table.add(key, target);
+                self.place_at(key, target)
+            }
+            Err(why) => {
+                self.unplaced.insert(target.id, Arc::clone(target));
+                Err(why)
+            }
+        }
+    }
+
+    fn place_at(&self, key: AddressKey, target: &Target) -> Result<Place, Why> {
+        let address = self.table.address(key).ok_or(Why::NetnsUnknown)?;
+        if address.path.is_none() {
+            return Err(Why::NotLocal);
+        }
+        let namespace = self.namespaces.get(&address.netns_cookie).ok_or(Why::NetnsUnknown)?;
+        let slot = probe_ebpf::counter_slot(namespace.cookie, target.addr.port());
+        let lookup: Arc<dyn ChildLookup> = namespace.lookups.clone();
+        Ok(Place { netns_cookie: namespace.cookie, slot, lookup })
+    }
+
+    /// The target's address in its namespace, whose path is looked up where nobody needed it before.
+    fn locate(&mut self, target: &Target) -> Result<AddressKey, Why> {
+        let netns_cookie = self.namespace_of(&target.netns)?;
+        let address = target.addr.ip().to_canonical();
+        if let Some(key) = self.table.of_address(netns_cookie, address) {
+            return Ok(key);
+        }
+        let path = self.look_up(netns_cookie, address).map_err(|errno| {
+            tracing::info!(%errno, %address, "rtnetlink gave no answer: tried again");
+            Why::NetnsUnknown
+        })?;
+        Ok(self.table.insert(netns_cookie, address, path))
+    }
+
+    /// The namespace, opened where it is not held yet.
+    fn namespace_of(&mut self, netns: &NetnsRef) -> Result<u64, Why> {
+        if *netns == NetnsRef::Own {
+            return Ok(self.own);
+        }
+        let opened = netns.file().and_then(|file| {
+            let identity = netns::identity(&file).map_err(|source| NetnsError::Open { path: netns.path(), source })?;
+            Ok((identity, file))
+        });
+        let held = opened.map(|(identity, file)| match self.by_identity.get(&identity) {
+            Some(cookie) => Ok(*cookie),
+            None => Err((identity, file)),
+        });
+        let result = match held {
+            Ok(Ok(cookie)) => return Ok(cookie),
+            Ok(Err(_)) if self.namespaces.len() >= limits::NAMESPACES_MAX => return Err(Why::TableFull),
+            Ok(Err((identity, file))) => self.hold(netns, identity, file),
+            Err(error) => Err(error),
+        };
+        result.map_err(|error| {
+            tracing::debug!(%error, "network namespace not usable: its probes connect for real");
+            Why::NetnsUnknown
+        })
+    }
+
+    fn hold(&mut self, netns: &NetnsRef, identity: (u64, u64), file: File) -> Result<u64, NetnsError> {
+        let namespace = Namespace::hold(netns, file)?;
+        let cookie = namespace.cookie;
+        self.keep(identity, namespace).map_err(|source| NetnsError::Open { path: netns.path(), source })?;
+        Ok(cookie)
+    }
+
+    fn keep(&mut self, identity: (u64, u64), namespace: Namespace) -> io::Result<()> {
+        for fd in namespace.monitor.fds() {
+            self.epoll.add(fd, EpollEvent::new(EpollFlags::EPOLLIN, namespace.cookie))?;
+        }
+        tracing::debug!(inode = namespace.inode, cookie = namespace.cookie, "network namespace held");
+        self.by_identity.insert(identity, namespace.cookie);
+        match self.namespaces.entry(namespace.cookie) {
+            // Through another mount of nsfs. The sockets of the first one go on.
+            Entry::Occupied(_) => {}
+            Entry::Vacant(place) => {
+                place.insert(namespace);
+            }
+        }
+        Ok(())
+    }
+
+    fn look_up(&mut self, netns_cookie: u64, address: IpAddr) -> nix::Result<Option<Path>> {
+        let gone = nix::errno::Errno::ENOENT;
+        if netns_cookie == self.own {
+            let own = self.namespaces.get_mut(&self.own).ok_or(gone)?;
+            return query::path(&mut own.routes, None, address, &mut self.buffer);
+        }
+        let [Some(own), Some(there)] = self.namespaces.get_disjoint_mut([&self.own, &netns_cookie]) else {
+            return Err(gone);
+        };
+        query::path(&mut own.routes, Some(&mut there.routes), address, &mut self.buffer)
+    }
+
+    // Path changes.
+
+    fn changed(&mut self, netns_cookie: u64, changes: &[Change], now: Instant, told: &mut impl FnMut(Told)) {
+        let losses = changes.iter().filter(|change| **change == Change::Loss).count();
+        self.stats.path_events.fetch_add((changes.len() - losses) as u64, Relaxed);
+        self.stats.path_losses.fetch_add(losses as u64, Relaxed);
+        let here = netns_cookie == self.own;
+        let side = if here { Side::Here } else { Side::There };
+        let mut again = Vec::new();
+        for (key, address) in self.table.iter() {
+            let at_address = address.netns_cookie == netns_cookie;
+            if !here && !at_address {
+                continue;
+            }
+            let effect = address.concerned(side, at_address, changes);
+            match effect {
+                Effect::None => continue,
+                Effect::Cut => self.ending.cut(&address.targets, now),
+                Effect::Lookup => again.push((key, effect)),
+                Effect::Void => {
+                    self.ending.void(&address.targets);
+                    again.push((key, effect));
+                }
+            }
+        }
+        for (key, effect) in again {
+            self.look_again(key, effect, now, told);
+        }
+    }
+
+    fn look_again(&mut self, key: AddressKey, effect: Effect, now: Instant, told: &mut impl FnMut(Told)) {
+        let Some(address) = self.table.address(key) else {
+            return;
+        };
+        let found = self.look_up(address.netns_cookie, address.address);
+        let Some(address) = self.table.address_mut(key) else {
+            return;
+        };
+        match found {
+            Err(errno) => {
+                tracing::info!(%errno, address = %address.address, "rtnetlink gave no answer: leases end");
+                self.ending.void(&address.targets);
+            }
+            Ok(path) if path == address.path => {
+                if effect == Effect::Lookup && path.is_some() {
+                    self.ending.cut(&address.targets, now);
+                }
+            }
+            Ok(path) => {
+                let moved = path.is_some() != address.path.is_some();
+                address.path = path;
+                self.ending.void(&address.targets);
+                if moved {
+                    for target in address.targets.clone() {
+                        let place = self.place_at(key, &target);
+                        told(Told::Placed { target, place });
+                    }
+                }
+            }
+        }
+    }
+
+    // Dumps.
+
+    fn dump(&mut self, netns_cookie: u64, told: &mut impl FnMut(Told)) {
+        let Some(namespace) = self.namespaces.get_mut(&netns_cookie) else {
+            told(Told::Dumped { netns_cookie, complete: false, sk_lookup: false });
+            return;
+        };
+        let complete = namespace.diag.dump(&mut self.buffer, &mut |listeners| {
+            told(Told::Part { netns_cookie, listeners });
+        });
+        let sk_lookup = namespace.has_sk_lookup().unwrap_or_else(|errno| {
+            if !std::mem::replace(&mut self.sk_lookup_refused, true) {
+                tracing::info!(
+                    %errno,
+                    "BPF_PROG_QUERY: whether sk_lookup programs redirect connections is not known (it needs CAP_NET_ADMIN)",
+                );
+            }
+            false
+        });
+        told(Told::Dumped { netns_cookie, complete, sk_lookup });
+    }
+}
+
+/// Readable when there are announcements.
+impl AsFd for Sweep {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.epoll.0.as_fd()
+    }
 }

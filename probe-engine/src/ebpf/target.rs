@@ -99,6 +99,12 @@ impl Before {
     pub const fn value(&self) -> u64 {
         self.value
     }
+
+    /// No LISTEN event of the slot was tentative then: a connect made from here on can earn a lease.
+    #[must_use]
+    pub const fn is_settled(&self) -> bool {
+        self.settled
+    }
 }
 
 impl Target {

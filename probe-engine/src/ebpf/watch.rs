@@ -1,1 +1,486 @@
-//! To come.
+//! What the watch thread decides, without the thread: events, dumps and the clock come in, questions and notices go out,
+//! and [`Target`]s are told what they rest on.
+//!
+//! A **look** at the targets of a namespace: read their counters; dump the namespace's listeners; drain the ring buffer;
+//! then judge. The program submits an event before it moves the counter, so whoever has read a counter and then drained the
+//! ring has seen every event up to that value, or knows that some were lost. That order is in the API: [`Watch::begin_sweep`]
+//! and [`Watch::handle_timeout`] read the counters before they ask for a dump, [`Watch::handle_told`] only notes that it has
+//! ended, and [`Watch::finish_looks`] drains the ring itself before it judges.
+//!
+//! Bounds: [`limits::TARGETS_MAX`] targets, [`limits::LISTENERS_MAX`] listeners, [`limits::WATCH_NOTICES_LEN_MAX`] notices;
+//! questions: one per target and one per namespace.
+//!
+//! **Invariant:** a target is settled at a value of its counter only if every LISTEN event of its port up to that value was
+//! seen, and is confirmed or refuted; nothing is while events may be missing.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use probe_core::time::Instant;
+use probe_ebpf::ListenerEvent;
+use slab::Slab;
+use tracing::{info, warn};
+
+use super::answer::Why;
+use super::counters::Counters;
+use super::listeners::{Dump, Full, Listener, Listeners};
+use super::settings::PassiveSettings;
+use super::sock_diag::DiagListener;
+use super::stats::EbpfStats;
+use super::sweep::{Question, Told};
+use super::target::{Place, Target};
+use crate::limits;
+
+mod look;
+pub mod self_test;
+#[cfg(test)]
+mod tests;
+
+pub use self_test::SelfTest;
+
+/// Where listener events come from: the ring buffer, or a test.
+pub trait Feed {
+    /// Hands over every event that was submitted before this call.
+    fn drain(&mut self, each: &mut dyn FnMut(&ListenerEvent)) -> Drained;
+}
+
+/// How a drain ended.
+#[derive(Clone, Copy, Debug)]
+pub struct Drained {
+    /// Nothing that was submitted before is left. Otherwise nothing is concluded now.
+    pub is_empty: bool,
+    /// Events that were lost since the program was loaded, read after the last event.
+    pub drops: u64,
+}
+
+/// For the rest of the daemon.
+#[derive(Clone, Debug)]
+pub enum Notice {
+    /// An audit's connect failed where nothing had changed: the leases of that namespace are void.
+    Contradicted {
+        /// Whose audit.
+        target: Arc<Target>,
+        /// And those of all others: it was the second namespace within [`limits::CONTRADICTIONS_WITHIN`].
+        everywhere: bool,
+    },
+    /// A listener that could answer has a full accept queue.
+    AcceptQueueFull(Queued),
+    /// Its accept queue is not being emptied.
+    AcceptStalled(Queued),
+    /// A listener that could answer closed, and the operator wants an attempt at once.
+    Touch(Arc<Target>),
+}
+
+/// Whose accept queue.
+#[derive(Clone, Debug)]
+pub struct Queued {
+    /// The target.
+    pub target: Arc<Target>,
+    /// Where the listener listens.
+    pub listener: SocketAddr,
+    /// Connections waiting to be accepted.
+    pub len: u32,
+    /// The backlog: full is more than this.
+    pub max: u32,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Watch {
+    settings: Arc<PassiveSettings>,
+    counters: Arc<Counters>,
+    stats: Arc<EbpfStats>,
+    /// The program can be preempted: an event that it missed may be a listener's.
+    is_preemptible: bool,
+    listeners: Listeners,
+    targets: Slab<Watched>,
+    by_id: HashMap<u64, usize>,
+    namespaces: HashMap<u64, Namespace>,
+    /// Of which the dump has been told whole, and that wait for [`Watch::finish_looks`].
+    ended: Vec<u64>,
+    questions: VecDeque<Question>,
+    notices: VecDeque<Notice>,
+    /// Events may be missing up to then. It begins with the program's.
+    lost_at: Instant,
+    /// An event of a port that nobody depended on had no room in the table then.
+    untold_at: Option<Instant>,
+    /// Whether the last self-test passed; `None` = there was none.
+    feed: Option<bool>,
+    drops: u64,
+    misses: u64,
+    /// The last contradicted audit: namespace and time.
+    contradiction: Option<(u64, Instant)>,
+    next_sweep: Instant,
+    next_dump_id: u64,
+    queues_full: u64,
+    queues_stalled: u64,
+}
+
+/// A target, as it is watched.
+#[derive(Debug)]
+struct Watched {
+    target: Arc<Target>,
+    /// Namespace and slot, while it can be answered passively.
+    place: Option<(u64, u32)>,
+    /// Not settled by a dump that began before.
+    settle_from: Instant,
+    /// The look being made: its dump, and the counter before it.
+    look: Option<(Dump, u64)>,
+    /// The counter at the last look that was judged.
+    looked_at: Option<u64>,
+    /// What its accept queues were told to be.
+    queue: Option<Why>,
+    /// A failed audit to be judged: the counter before its connect, and when we heard of it.
+    audit: Option<(u64, Instant)>,
+}
+
+/// A network namespace with targets in it, or with a dump of it under way.
+#[derive(Debug)]
+struct Namespace {
+    /// Places in [`Watch::targets`], by port.
+    ports: HashMap<u16, Vec<usize>>,
+    look: Option<Look>,
+    /// When another look is wanted, beside those of the sweeps.
+    due: Option<Instant>,
+    /// What that look waits for things to come to rest; doubles while they do not.
+    wait: Duration,
+    /// Of the last look: when it began, and how long it took.
+    last: (Instant, Duration),
+    /// Events were lost, and no dump has made up for it yet.
+    is_lossy: bool,
+}
+
+/// A look being made at the targets of a namespace.
+#[derive(Debug)]
+struct Look {
+    dump: Dump,
+    /// Listed, and not in the table: their events may be in the ring buffer still.
+    unknown: Vec<DiagListener>,
+    /// Sockets that stopped listening since it began: the dump may list them all the same.
+    closed: HashSet<u64>,
+    has_transparent: bool,
+    has_sk_lookup: bool,
+    /// Nothing follows from this dump.
+    is_spoiled: bool,
+}
+
+impl Watch {
+    /// At `now` the program had just been attached.
+    #[must_use]
+    pub fn new(
+        settings: Arc<PassiveSettings>,
+        counters: Arc<Counters>,
+        stats: Arc<EbpfStats>,
+        is_preemptible: bool,
+        now: Instant,
+    ) -> Self {
+        Self {
+            settings,
+            counters,
+            stats,
+            is_preemptible,
+            listeners: Listeners::default(),
+            targets: Slab::new(),
+            by_id: HashMap::new(),
+            namespaces: HashMap::new(),
+            ended: Vec::new(),
+            questions: VecDeque::new(),
+            notices: VecDeque::new(),
+            lost_at: now,
+            untold_at: None,
+            feed: None,
+            drops: 0,
+            misses: 0,
+            contradiction: None,
+            next_sweep: now,
+            next_dump_id: 0,
+            queues_full: 0,
+            queues_stalled: 0,
+        }
+    }
+
+    // What comes in.
+
+    /// A target to watch until nobody else holds it: the shard gives its `Arc` up, then the sweep, then the watch.
+    pub fn register(&mut self, target: Arc<Target>) {
+        if self.by_id.contains_key(&target.id) {
+            return;
+        }
+        if self.targets.len() >= limits::TARGETS_MAX {
+            target.look_troubled(Why::TableFull);
+            return;
+        }
+        self.questions.push_back(Question::Place(Arc::clone(&target)));
+        let id = target.id;
+        let watched = Watched {
+            target,
+            place: None,
+            settle_from: self.untold_at.map_or(Instant::ZERO, |at| at + limits::TENTATIVE_MAX),
+            look: None,
+            looked_at: None,
+            queue: None,
+            audit: None,
+        };
+        self.by_id.insert(id, self.targets.insert(watched));
+        self.stats.targets.store(self.targets.len() as u64, Relaxed);
+    }
+
+    /// A listener opened or closed.
+    pub fn handle_event(&mut self, event: &ListenerEvent, now: Instant) {
+        self.stats.events.fetch_add(1, Relaxed);
+        let has_targets = match self.namespaces.get_mut(&event.netns_cookie) {
+            Some(namespace) => {
+                if let Some(look) = namespace.look.as_mut()
+                    && event.opened == 0
+                {
+                    look.is_spoiled |= look.closed.len() >= limits::LISTENERS_MAX;
+                    look.closed.insert(event.socket_cookie);
+                }
+                namespace.ports.contains_key(&event.port)
+            }
+            None => false,
+        };
+        let stored = match event.opened {
+            0 => self.listeners.close(event).map(|closed| {
+                if let Some(closed) = closed.filter(|closed| closed.confirmed && self.settings.early_detection) {
+                    self.touch(&closed.listener);
+                }
+            }),
+            _ => self.listeners.open(event),
+        };
+        if stored == Err(Full) {
+            self.no_room(has_targets, now);
+        }
+        if has_targets {
+            self.look_soon(event.netns_cookie, now);
+        }
+    }
+
+    /// The program's count of events that the ring buffer had no room for.
+    pub fn handle_drops(&mut self, total: u64, now: Instant) {
+        let dropped = total.saturating_sub(self.drops);
+        if dropped > 0 {
+            self.drops = total;
+            self.stats.events_dropped.fetch_add(dropped, Relaxed);
+            info!(dropped, "listener events were lost: nothing is settled until the listeners were dumped again");
+            self.lose(now);
+        }
+    }
+
+    /// `recursion_misses` of the program. Where it runs to its end once begun, these are events of connections in softirq,
+    /// never a listener's; where it can be preempted they may be.
+    pub fn handle_misses(&mut self, total: u64, now: Instant) {
+        let missed = total.saturating_sub(self.misses);
+        self.misses = total;
+        self.stats.program_misses.store(total, Relaxed);
+        if missed > 0 && self.is_preemptible {
+            warn!(missed, "the kernel left out runs of the program: all passive answers end");
+            self.void_all(Why::Changed);
+            self.lose(now);
+        }
+    }
+
+    /// An answer of the sweep. The end of a dump is only noted: [`Watch::finish_looks`] judges.
+    pub fn handle_told(&mut self, told: Told, now: Instant) {
+        match told {
+            Told::Placed { target, place } => self.place(&target, place, now),
+            Told::Part { netns_cookie, listeners } => self.take_part(netns_cookie, listeners),
+            Told::Dumped { netns_cookie, complete, sk_lookup } => {
+                let look = self.namespaces.get_mut(&netns_cookie).and_then(|namespace| namespace.look.as_mut());
+                if let Some(look) = look {
+                    look.is_spoiled |= !complete;
+                    look.has_sk_lookup = sk_lookup;
+                    self.ended.push(netns_cookie);
+                }
+            }
+        }
+    }
+
+    /// An audit's connect failed while the lease stood; `value` is the counter before it. Judged at the next look.
+    pub fn handle_audit_failed(&mut self, target: &Target, value: u64, now: Instant) {
+        let Some(watched) = self.by_id.get(&target.id).and_then(|&index| self.targets.get_mut(index)) else { return };
+        watched.audit.get_or_insert((value, now));
+        if let Some((netns_cookie, _)) = watched.place {
+            self.look_soon(netns_cookie, now);
+        }
+    }
+
+    /// Makes the program report what we do ourselves. Until that has worked once, nothing is settled; when it fails, all
+    /// leases end.
+    pub fn self_test(&mut self, test: &mut impl SelfTest, now: Instant) {
+        let before = self.counters.load(test.slot());
+        let result = test.listen_and_stop();
+        let moved = self.counters.load(test.slot()).wrapping_sub(before);
+        let passed = result.is_ok() && moved >= 2;
+        if !passed {
+            self.stats.self_tests_failed.fetch_add(1, Relaxed);
+            for (_, watched) in &self.targets {
+                watched.target.unsettle();
+                watched.target.look_troubled(Why::SelfTest);
+            }
+            self.void_all(Why::SelfTest);
+        }
+        match (self.feed, passed) {
+            (None | Some(true), false) => {
+                let error = result.err().map(tracing::field::display);
+                warn!(moved, error, "the kernel program did not report the daemon's own listener: no passive answers");
+            }
+            (Some(false), true) => {
+                info!("the kernel program reports the daemon's own listener again");
+                self.lose(now);
+            }
+            (None, true) | (Some(true), true) | (Some(false), false) => {}
+        }
+        self.feed = Some(passed);
+        self.stats.feed_healthy.store(u64::from(passed), Relaxed);
+    }
+
+    // What goes out.
+
+    /// When [`Watch::handle_timeout`] is wanted.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Instant {
+        let idle = self.namespaces.values().filter(|namespace| namespace.look.is_none());
+        idle.filter_map(|namespace| namespace.due).fold(self.next_sweep, Instant::min)
+    }
+
+    /// Something for the sweep, oldest first.
+    pub fn poll_question(&mut self) -> Option<Question> {
+        self.questions.pop_front()
+    }
+
+    /// Something for the rest of the daemon, oldest first.
+    pub fn poll_notice(&mut self) -> Option<Notice> {
+        self.notices.pop_front()
+    }
+
+    /// Targets held.
+    #[must_use]
+    pub fn targets_len(&self) -> usize {
+        self.targets.len()
+    }
+
+    /// The listener table.
+    #[must_use]
+    pub fn listeners(&self) -> &Listeners {
+        &self.listeners
+    }
+
+    // Below: how.
+
+    fn place(&mut self, target: &Target, place: Result<Place, Why>, now: Instant) {
+        let Some(&index) = self.by_id.get(&target.id) else { return };
+        self.unplace(index);
+        let watched = &mut self.targets[index];
+        match place {
+            Ok(place) => {
+                let (netns_cookie, slot, port) = (place.netns_cookie, place.slot, watched.target.addr.port());
+                watched.target.settle_place(place);
+                watched.place = Some((netns_cookie, slot));
+                let namespace = self.namespaces.entry(netns_cookie).or_insert_with(|| Namespace::new(now));
+                namespace.ports.entry(port).or_default().push(index);
+                self.look_soon(netns_cookie, now);
+            }
+            Err(why) => {
+                watched.target.unsettle();
+                watched.target.look_troubled(why);
+                let is_void = watched.target.void(why);
+                self.stats.voids.fetch_add(u64::from(is_void), Relaxed);
+                self.tell_queue(index, None);
+            }
+        }
+    }
+
+    /// The target is in no namespace from now on.
+    fn unplace(&mut self, index: usize) {
+        let watched = &mut self.targets[index];
+        (watched.look, watched.looked_at) = (None, None);
+        let Some((netns_cookie, _)) = watched.place.take() else { return };
+        let port = watched.target.addr.port();
+        let Some(namespace) = self.namespaces.get_mut(&netns_cookie) else { return };
+        if let Some(indices) = namespace.ports.get_mut(&port) {
+            indices.retain(|other| *other != index);
+            if indices.is_empty() {
+                namespace.ports.remove(&port);
+            }
+        }
+        // With a dump under way it stays: its answer must not be taken for that of a later dump.
+        if namespace.ports.is_empty() && namespace.look.is_none() {
+            self.namespaces.remove(&netns_cookie);
+        }
+    }
+
+    /// Targets that nobody else holds.
+    fn let_go(&mut self) {
+        let alone = |(index, watched): (usize, &Watched)| (Arc::strong_count(&watched.target) == 1).then_some(index);
+        let alone: Vec<usize> = self.targets.iter().filter_map(alone).collect();
+        for index in alone {
+            self.tell_queue(index, None);
+            self.unplace(index);
+            let watched = self.targets.remove(index);
+            self.by_id.remove(&watched.target.id);
+        }
+        self.stats.targets.store(self.targets.len() as u64, Relaxed);
+    }
+
+    /// Events up to `now` may be missing.
+    fn lose(&mut self, now: Instant) {
+        self.lost_at = now;
+        let namespaces = &mut self.namespaces;
+        self.listeners.keep_only(|netns_cookie, port| {
+            namespaces.get(&netns_cookie).is_some_and(|namespace| namespace.ports.contains_key(&port))
+        });
+        for namespace in namespaces.values_mut() {
+            namespace.is_lossy = true;
+        }
+    }
+
+    /// The table had no room for an event.
+    fn no_room(&mut self, has_targets: bool, now: Instant) {
+        self.stats.table_full.fetch_add(1, Relaxed);
+        if has_targets {
+            self.lose(now);
+        } else {
+            self.untold_at = Some(now);
+        }
+    }
+
+    fn void_all(&self, why: Why) {
+        let voided = self.targets.iter().filter(|(_, watched)| watched.target.void(why)).count();
+        self.stats.voids.fetch_add(voided as u64, Relaxed);
+    }
+
+    fn touch(&mut self, closed: &Listener) {
+        let namespace = self.namespaces.get(&closed.netns_cookie);
+        let indices = namespace.and_then(|namespace| namespace.ports.get(&closed.port));
+        let targets = indices.into_iter().flatten().map(|&index| &self.targets[index].target);
+        let touched: Vec<_> = targets.filter(|target| closed.could_answer(target.addr.ip())).cloned().collect();
+        for target in touched {
+            self.notify(Notice::Touch(target));
+        }
+    }
+
+    fn notify(&mut self, notice: Notice) {
+        if self.notices.len() < limits::WATCH_NOTICES_LEN_MAX {
+            self.notices.push_back(notice);
+        } else {
+            self.stats.notices_dropped.fetch_add(1, Relaxed);
+        }
+    }
+}
+
+impl Namespace {
+    fn new(now: Instant) -> Self {
+        Self {
+            ports: HashMap::new(),
+            look: None,
+            due: None,
+            wait: limits::CONFIRM_WAIT_MIN,
+            last: (now, Duration::ZERO),
+            is_lossy: false,
+        }
+    }
+}

@@ -196,11 +196,11 @@ impl Waker {
     }
 
     /// The kernel read the eventfd: the next `wake` must write again. Before the queues are looked at, not after.
-    pub(super) fn heard(&self) {
+    pub(crate) fn heard(&self) {
         self.rung.swap(false, Ordering::AcqRel);
     }
 
-    pub(super) fn fd(&self) -> &EventFd {
+    pub(crate) fn fd(&self) -> &EventFd {
         &self.fd
     }
 }

@@ -114,11 +114,16 @@ impl Slot {
         stats.run.store(report.run, Ordering::Relaxed);
         stats.threshold.store(report.threshold, Ordering::Relaxed);
     }
+
     /// How its newest attempt was answered.
     pub(super) fn note_answer(&self, answer: Answer) {
         let stats = &self.stats;
-        let count = if answer == Answer::Passive { &stats.passive } else { &stats.real };
-        count.fetch_add(1, Ordering::Relaxed);
         stats.answer.store(answer.to_bits(), Ordering::Relaxed);
+        if answer == Answer::Passive {
+            stats.passive.fetch_add(1, Ordering::Relaxed);
+        } else {
+            stats.answer_real.store(answer.to_bits(), Ordering::Relaxed);
+            stats.real.fetch_add(1, Ordering::Relaxed);
+        }
     }
 }

@@ -250,9 +250,8 @@ pub fn pod(document: Document<'_>, options: &Options) -> Result<Parsed, Vec<Prob
     let Some((meta, spec, status)) = parts.filter(|_| !report.has_errors()) else {
         return Err(report.into_problems());
     };
-    let spec_path = path.child("spec");
     let mut unsupported = match options.runtime {
-        Some(RuntimeKind::Process) => unsupported::by_process(&spec, &spec_path),
+        Some(RuntimeKind::Process) => unsupported::by_process(&meta, &spec, &path),
         Some(RuntimeKind::None) | None => Vec::new(),
     };
     for field in &mut unsupported {

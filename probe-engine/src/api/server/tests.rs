@@ -95,7 +95,8 @@ fn facts() -> Facts {
         started: clock::now(),
         shards: vec![ShardFacts { io: "epoll", fallback_reason: Some("refused".to_owned()) }],
         sources: Vec::new(),
-        ebpf: "not built yet".to_owned(),
+        ebpf: "off".to_owned(),
+        passive: None,
         metrics_address: None,
         node_name: "node-1".to_owned(),
     }

@@ -1,23 +1,31 @@
-//! eBPF: what passive answers will need. Nothing is loaded here, and the engine runs without all of it.
+//! eBPF: what passive answers need, and whether the kernel program really runs here: it is loaded, attached, put to the
+//! test and gone again.
+
+use std::path::Path;
 
 use super::{Check, State, read};
+use crate::ebpf::feature::{Unavailable, lacking_capabilities, lockdown_mode};
+use crate::ebpf::load::{self, Hook, LOCKDOWN_PATH, Loaded};
+use crate::ebpf::netns::{self, Namespace, NetnsRef};
+use crate::ebpf::offsets::{self, BTF_PATH};
+use crate::ebpf::path::monitor::Monitor;
+use crate::ebpf::watch::self_test::{OwnListener, SelfTest};
 
-const AREA: &str = "eBPF (passive answers: not built yet; without it every attempt connects for real)";
-
-/// Bits of `CapEff` (linux/capability.h).
-const CAP_SYS_ADMIN: u32 = 21;
-const CAP_PERFMON: u32 = 38;
-const CAP_BPF: u32 = 39;
+const AREA: &str = "eBPF (passive answers: without it every attempt connects for real)";
 
 pub(super) fn checks() -> Vec<Check> {
     let status = read("/proc/self/status").unwrap_or_default();
-    vec![
+    let mut checks = vec![
         syscall(read("/proc/sys/kernel/unprivileged_bpf_disabled").as_deref()),
-        capabilities(effective_capabilities(&status)),
-        btf(std::fs::metadata("/sys/kernel/btf/vmlinux").map(|m| m.len()).ok()),
-        lockdown(read("/sys/kernel/security/lockdown").as_deref()),
+        capabilities(lacking_capabilities(&status)),
+        btf(Path::new(BTF_PATH)),
+        lockdown(read(LOCKDOWN_PATH).as_deref()),
         seccomp(status_field(&status, "Seccomp:")),
-    ]
+        Check::ok(AREA, "object", format!("sha256:{}", load::OBJECT_SHA256)),
+    ];
+    checks.extend(program(load::load(false)));
+    checks.extend(namespace());
+    checks
 }
 
 /// The sysctl is there exactly where the kernel has bpf(2).
@@ -36,57 +44,56 @@ fn syscall(unprivileged_disabled: Option<&str>) -> Check {
     }
 }
 
-fn capabilities(effective: Option<u64>) -> Check {
+fn capabilities(lacking: Option<Vec<&'static str>>) -> Check {
     let name = "capabilities";
-    let Some(effective) = effective else {
-        return Check::ok(AREA, name, "no CapEff in /proc/self/status").lacking(
+    match lacking.as_deref() {
+        None => Check::ok(AREA, name, "no CapEff in /proc/self/status").lacking(
             State::Unknown,
             "what this process may do cannot be read",
             "mount /proc",
-        );
-    };
-    let has = |bit: u32| effective >> bit & 1 == 1;
-    if has(CAP_SYS_ADMIN) || (has(CAP_BPF) && has(CAP_PERFMON)) {
-        let which = if has(CAP_SYS_ADMIN) { "CAP_SYS_ADMIN" } else { "CAP_BPF and CAP_PERFMON" };
-        return Check::ok(AREA, name, which);
-    }
-    let lacking: Vec<&str> = [("CAP_BPF", CAP_BPF), ("CAP_PERFMON", CAP_PERFMON)]
-        .into_iter()
-        .filter(|(_, bit)| !has(*bit))
-        .map(|(name, _)| name)
-        .collect();
-    Check::ok(AREA, name, format!("without {}", lacking.join(" and "))).lacking(
-        State::Missing,
-        "programs cannot be loaded",
-        "AmbientCapabilities=CAP_BPF CAP_PERFMON in the daemon's unit, or securityContext.capabilities.add",
-    )
-}
-
-fn btf(bytes: Option<u64>) -> Check {
-    let name = "BTF";
-    match bytes {
-        Some(bytes) => Check::ok(AREA, name, format!("/sys/kernel/btf/vmlinux, {bytes} bytes")),
-        None => Check::ok(AREA, name, "no /sys/kernel/btf/vmlinux").lacking(
+        ),
+        Some([]) => Check::ok(AREA, name, "CAP_BPF and CAP_PERFMON, or CAP_SYS_ADMIN for both"),
+        Some(lacking) => Check::ok(AREA, name, format!("without {}", lacking.join(" and "))).lacking(
             State::Missing,
-            "the layout of the kernel's structs is not known",
-            "a kernel with CONFIG_DEBUG_INFO_BTF=y; in a container, /sys mounted",
+            "programs cannot be loaded",
+            "AmbientCapabilities=CAP_BPF CAP_PERFMON in the daemon's unit, or securityContext.capabilities.add",
         ),
     }
 }
 
-/// The mode stands in brackets: `none [integrity] confidentiality`.
+fn btf(path: &Path) -> Check {
+    let name = "BTF";
+    match offsets::read(path) {
+        Ok(offsets) => {
+            let some = (offsets.net_cookie, offsets.skc_cookie, offsets.inet_sport);
+            let found = format!(
+                "{}: every field found (net_cookie at {}, skc_cookie at {}, inet_sport at {})",
+                path.display(),
+                some.0,
+                some.1,
+                some.2
+            );
+            Check::ok(AREA, name, found)
+        }
+        Err(error) => Check::ok(AREA, name, error.to_string()).lacking(
+            State::Missing,
+            "the layout of the kernel's structs is not known",
+            "a kernel from 5.14 on with CONFIG_DEBUG_INFO_BTF=y; in a container, /sys mounted",
+        ),
+    }
+}
+
 fn lockdown(text: Option<&str>) -> Check {
     let name = "lockdown";
-    let mode = text.map(lockdown_mode);
-    match mode {
+    match text.map(|text| (lockdown_mode(text), text)) {
         None => Check::ok(AREA, name, "not there: nothing is forbidden by it"),
-        Some(Some("confidentiality")) => Check::ok(AREA, name, "confidentiality").lacking(
+        Some((Some("confidentiality"), _)) => Check::ok(AREA, name, "confidentiality").lacking(
             State::Missing,
             "programs may not read kernel memory",
             "boot with lockdown=integrity or without lockdown (Secure Boot may set it)",
         ),
-        Some(Some(mode)) => Check::ok(AREA, name, mode),
-        Some(None) => Check::ok(AREA, name, text.unwrap_or_default()).lacking(
+        Some((Some(mode), _)) => Check::ok(AREA, name, mode),
+        Some((None, text)) => Check::ok(AREA, name, text).lacking(
             State::Unknown,
             "the mode cannot be read from /sys/kernel/security/lockdown",
             "see what it holds",
@@ -94,9 +101,101 @@ fn lockdown(text: Option<&str>) -> Check {
     }
 }
 
-fn lockdown_mode(text: &str) -> Option<&str> {
-    let (_, rest) = text.split_once('[')?;
-    rest.split_once(']').map(|(mode, _)| mode)
+/// It is loaded and attached here, in earnest.
+fn program(loaded: Result<Loaded, Unavailable>) -> Vec<Check> {
+    let name = "program";
+    let loaded = match loaded {
+        Ok(loaded) => loaded,
+        Err(unavailable) => {
+            let reason = "there are no passive answers here";
+            let check = Check::ok(AREA, name, "not loaded").lacking(State::Missing, reason, unavailable.to_string());
+            return vec![check];
+        }
+    };
+    let hook = Check::ok(AREA, name, format!("loads and attaches to {}", loaded.hook.as_str()));
+    let hook = match loaded.hook {
+        Hook::TpBtf => hook,
+        Hook::RawTracepoint => hook.lacking(
+            State::Limited,
+            "tp_btf is refused, so that events tell a socket's cookie only where something asked for it",
+            "a kernel with CONFIG_BPF_JIT=y and BPF trampolines for this machine",
+        ),
+    };
+    vec![hook, self_test(&loaded)]
+}
+
+/// What the daemon does once a second.
+fn self_test(loaded: &Loaded) -> Check {
+    let name = "self-test";
+    let moved = netns::own_cookie().map_err(std::io::Error::from).and_then(|cookie| {
+        let mut own = OwnListener::new(cookie)?;
+        let before = loaded.counters.load(own.slot());
+        own.listen_and_stop()?;
+        Ok(loaded.counters.load(own.slot()).wrapping_sub(before))
+    });
+    let remedy = "probe-engine run --ebpf off, and report it with the kernel's version";
+    match moved {
+        Ok(moved @ 2..) => {
+            Check::ok(AREA, name, format!("listen(2) and shutdown(2) of a socket moved its counter by {moved}"))
+        }
+        Ok(moved) => Check::ok(AREA, name, format!("the counter moved by {moved} instead of 2")).lacking(
+            State::Missing,
+            "the program does not see every listener, so there are no passive answers",
+            remedy,
+        ),
+        Err(error) => Check::ok(AREA, name, error.to_string()).lacking(
+            State::Unknown,
+            "a listener of our own cannot be made, so there are no passive answers",
+            "IPv4 on the loopback interface, and a free port",
+        ),
+    }
+}
+
+/// What the daemon asks and hears of each namespace, tried on its own.
+fn namespace() -> Vec<Check> {
+    let name = "netlink";
+    match Namespace::open(&NetnsRef::Own) {
+        Ok(own) => vec![
+            Check::ok(AREA, name, "sock_diag and rtnetlink can be asked"),
+            nftables(Monitor::open().is_ok_and(|monitor| monitor.fds().count() > 1)),
+            sk_lookup(own.has_sk_lookup()),
+        ],
+        Err(error) => vec![Check::ok(AREA, name, error.to_string()).lacking(
+            State::Missing,
+            "listeners and routes cannot be looked at, so there are no passive answers",
+            "a kernel with CONFIG_INET_DIAG=y, and a seccomp profile that allows netlink sockets",
+        )],
+    }
+}
+
+fn nftables(is_announced: bool) -> Check {
+    let name = "nftables";
+    if is_announced {
+        return Check::ok(AREA, name, "new packet filter rules are announced");
+    }
+    Check::ok(AREA, name, "new packet filter rules are not announced").lacking(
+        State::Limited,
+        "one that cuts a target off is noticed by the next real connect only (passive_max_age)",
+        "CAP_NET_ADMIN, and a kernel with CONFIG_NF_TABLES",
+    )
+}
+
+/// Such a program may hand a connection to any socket, so that a namespace with one has no passive answers.
+fn sk_lookup(found: nix::Result<bool>) -> Check {
+    let name = "sk_lookup";
+    match found {
+        Ok(false) => Check::ok(AREA, name, "may be asked for; none is attached in this namespace"),
+        Ok(true) => Check::ok(AREA, name, "a program is attached in this namespace").lacking(
+            State::Limited,
+            "it may hand connections to any socket, so there are no passive answers for targets in this namespace",
+            "bpftool net, to see whose it is",
+        ),
+        Err(error) => Check::ok(AREA, name, format!("may not be asked for: {error}")).lacking(
+            State::Missing,
+            "whether a program redirects connections is not known, so there are no passive answers",
+            "CAP_NET_ADMIN",
+        ),
+    }
 }
 
 fn seccomp(mode: Option<&str>) -> Check {
@@ -111,10 +210,6 @@ fn seccomp(mode: Option<&str>) -> Check {
     }
 }
 
-fn effective_capabilities(status: &str) -> Option<u64> {
-    u64::from_str_radix(status_field(status, "CapEff:")?, 16).ok()
-}
-
 fn status_field<'a>(status: &'a str, name: &str) -> Option<&'a str> {
     status.lines().find_map(|line| line.strip_prefix(name)).map(str::trim)
 }
@@ -124,19 +219,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn capabilities_are_read_from_the_process_status() {
-        let caps =
-            |hex: &str| capabilities(effective_capabilities(&format!("Name:\tx\nCapEff:\t{hex}\nSeccomp:\t2\n")));
-        assert_eq!(caps("000001ffffffffff").found, "CAP_SYS_ADMIN");
-        assert_eq!(caps("000000c000000000").found, "CAP_BPF and CAP_PERFMON");
-        let none = caps("0000000000000000");
+    fn capabilities_that_are_missing_are_named() {
+        assert_eq!(capabilities(Some(vec![])).state, State::Ok);
+        let none = capabilities(Some(vec!["CAP_BPF", "CAP_PERFMON"]));
         assert_eq!((none.state, none.found.as_str()), (State::Missing, "without CAP_BPF and CAP_PERFMON"));
-        assert_eq!(caps("0000008000000000").found, "without CAP_PERFMON");
-        assert_eq!(capabilities(effective_capabilities("CapEff:\tzz")).state, State::Unknown);
+        assert_eq!(capabilities(None).state, State::Unknown);
     }
 
     #[test]
-    fn the_lockdown_mode_stands_in_brackets() {
+    fn the_lockdown_mode_is_judged() {
         assert_eq!(lockdown(Some("[none] integrity confidentiality")).state, State::Ok);
         assert_eq!(lockdown(Some("none [integrity] confidentiality")).found, "integrity");
         assert_eq!(lockdown(Some("none integrity [confidentiality]")).state, State::Missing);
@@ -148,9 +239,16 @@ mod tests {
     fn bpf_btf_and_seccomp_are_explained() {
         assert_eq!(syscall(None).state, State::Missing);
         assert!(syscall(Some("2")).found.contains("privileges are needed"));
-        assert_eq!(btf(None).state, State::Missing);
-        assert_eq!(btf(Some(7)).state, State::Ok);
+        let missing = btf(Path::new("/nonexistent"));
+        assert!(missing.state == State::Missing && missing.found.contains("No such file"), "{missing:?}");
         assert_eq!(seccomp(status_field("Seccomp:\t2\nSeccomp_filters:\t1", "Seccomp:")).state, State::Limited);
         assert_eq!(seccomp(Some("0")).state, State::Ok);
+    }
+
+    #[test]
+    fn a_program_that_does_not_load_is_explained_by_its_sentence() {
+        let checks = program(Err(Unavailable::NoBpf));
+        assert_eq!((checks.len(), checks[0].state), (1, State::Missing));
+        assert_eq!(checks[0].remedy, Unavailable::NoBpf.to_string());
     }
 }

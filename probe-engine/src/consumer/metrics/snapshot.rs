@@ -15,6 +15,7 @@ use probe_core::status::PodPhase;
 
 use super::text::Buckets;
 use crate::results::{DURATION_BUCKETS_S, Node, PodRecord, ProbeStats};
+use crate::shard::metrics::PassiveCounts;
 
 /// Upper bounds, in seconds, of attempts' durations and lateness: from a local connect to a long timeout.
 pub(super) const ATTEMPT_BUCKETS_S: [f64; 18] =
@@ -43,6 +44,7 @@ pub(super) struct EngineSnapshot {
     pub(super) rescheduled: [u64; 5],
     pub(super) missed: u64,
     pub(super) reports_dropped: u64,
+    pub(super) passive: PassiveCounts,
     /// By shard: workers, attempts in flight.
     pub(super) shards: Vec<(u64, u64)>,
     pub(super) events_dropped: u64,
@@ -90,6 +92,7 @@ pub(super) fn engine(node: &Node) -> EngineSnapshot {
         rescheduled: [0; 5],
         missed: 0,
         reports_dropped: 0,
+        passive: PassiveCounts::default(),
         shards: Vec::with_capacity(node.shards.len()),
         events_dropped: node.events_dropped,
         restarts: node.restarts,
@@ -113,6 +116,9 @@ pub(super) fn engine(node: &Node) -> EngineSnapshot {
         snapshot.missed += counts.missed;
         snapshot.reports_dropped += counts.reports_dropped;
         snapshot.stuck += counts.stuck_local;
+        let held = snapshot.passive.held + counts.passive.held;
+        snapshot.passive.add(&counts.passive);
+        snapshot.passive.held = held;
         snapshot.shards.push((counts.workers, counts.in_flight));
     }
     snapshot

@@ -8,6 +8,7 @@ use probe_core::outcome::{Outcome, Verdict};
 use probe_core::spec::Pod;
 
 use super::*;
+use crate::ebpf::Why;
 use crate::results::fixture::{Bench, container, pod, publish, running};
 use crate::results::{Input, Node, ProbeStats, Update};
 use crate::shard::metrics::ShardMetrics;
@@ -27,9 +28,23 @@ async fn small_node() -> (Bench, Metrics) {
     liveness.record(false, 1_000_000_000);
     bench.push(Update::Metrics(Box::new(shard_counts())));
     let pool: PoolView = Arc::new(|_| PoolLane { queued: 3, in_flight: 2 });
-    let facts = Facts { version: "0.1.0", runtime: "process", runs_pods: true, io: vec!["io_uring"], pool: Some(pool) };
+    let facts = Facts {
+        version: "0.1.0",
+        runtime: "process",
+        runs_pods: true,
+        io: vec!["io_uring"],
+        pool: Some(pool),
+        ebpf: Some(ebpf()),
+    };
     let metrics = Metrics::new(bench.results.clone(), facts);
     (bench, metrics)
+}
+
+fn ebpf() -> EbpfFacts {
+    let stats = EbpfStats::default();
+    stats.events.store(7, Ordering::Relaxed);
+    stats.sweep_ns.store(1_500_000, Ordering::Relaxed);
+    EbpfFacts { hook: "tp_btf", sha256: "c0ffee".into(), stats: Arc::new(stats) }
 }
 
 fn shard_counts() -> ShardMetrics {
@@ -40,6 +55,15 @@ fn shard_counts() -> ShardMetrics {
     counts.started(Duration::from_millis(1));
     counts.turned(Duration::from_micros(20));
     counts.workers = 2;
+    counts.passive.passive = 40;
+    counts.passive.granted = 2;
+    counts.passive.held = 1;
+    counts.passive.held_ns = 61_500_000_000;
+    counts.passive.cut_ns = 500_000_000;
+    counts.passive.real[Why::Renewed.index()] = 2;
+    counts.passive.real[Why::TakenBy(15_006).index()] = 1;
+    counts.passive.ended[Why::Renewed.index()] = 1;
+    counts.passive.audits = [3, 0, 1];
     counts.in_flight = 1;
     counts
 }
@@ -109,7 +133,7 @@ async fn the_series_of_an_ended_worker_and_of_a_removed_pod_vanish() {
 #[tokio::test]
 async fn pods_run_by_others_are_left_to_kube_state_metrics() {
     let (bench, _) = small_node().await;
-    let facts = Facts { version: "0.1.0", runtime: "none", runs_pods: false, io: Vec::new(), pool: None };
+    let facts = Facts { version: "0.1.0", runtime: "none", runs_pods: false, io: Vec::new(), pool: None, ebpf: None };
     let text = Metrics::new(bench.results.clone(), facts).all().await.expect("the stage runs");
     assert!(!text.contains("kube_pod_") && !text.contains("probe_engine_pool_"), "{text}");
 }
@@ -119,7 +143,7 @@ async fn label_values_of_a_manifest_cannot_forge_series() {
     let bench = Bench::start(16, 16);
     let evil: Arc<Pod> = pod("u\"} 1\nforged{x=\"", "web", []);
     bench.add(&evil, None).await;
-    let facts = Facts { version: "0.1.0", runtime: "process", runs_pods: true, io: Vec::new(), pool: None };
+    let facts = Facts { version: "0.1.0", runtime: "process", runs_pods: true, io: Vec::new(), pool: None, ebpf: None };
     let text = Metrics::new(bench.results.clone(), facts).all().await.expect("the stage runs");
     assert!(text.contains(r#"uid="u\"} 1\nforged{x=\"""#), "{text}");
     assert!(!text.lines().any(|line| line.starts_with("forged")), "{text}");

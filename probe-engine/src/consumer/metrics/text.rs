@@ -124,6 +124,12 @@ impl Family<'_> {
         self.line("", labels, None, format_args!("{value}"));
     }
 
+    /// One series of a counter or a gauge whose unit is seconds.
+    pub(super) fn seconds(&mut self, labels: &Labels, nanos: u64) {
+        self.begin();
+        self.line("", labels, None, format_args!("{}", nanos as f64 / 1e9));
+    }
+
     /// One series of a histogram.
     pub(super) fn histogram(&mut self, labels: &Labels, buckets: &Buckets) {
         self.begin();

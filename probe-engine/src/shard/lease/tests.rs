@@ -181,7 +181,6 @@ fn what_ends_a_lease_is_why_the_next_attempt_connects() {
     type Ends = Box<dyn Fn(&mut Node)>;
     let table: Vec<(Why, Ends)> = vec![
         (Why::Changed, Box::new(|node| node.bump())),
-        (Why::LookOld, Box::new(|node| node.pass(limits::LOOK_AGE_MAX))),
         (Why::AcceptQueueFull, Box::new(look(Why::AcceptQueueFull))),
         (Why::AcceptStalled, Box::new(look(Why::AcceptStalled))),
         (Why::ListenerDrops, Box::new(look(Why::ListenerDrops))),
@@ -220,6 +219,23 @@ fn what_ends_a_lease_is_why_the_next_attempt_connects() {
         assert_eq!(node.attempt(), Answer::Real(why));
         assert_eq!(node.attempt(), Answer::Passive, "{why}");
     }
+}
+
+#[test]
+fn while_looks_are_late_a_lease_gives_no_answers_and_goes_on_after() {
+    let mut node = Node::leased();
+    node.pass(limits::LOOK_AGE_MAX);
+    for _ in 0..2 {
+        assert_eq!(node.attempt(), Answer::Real(Why::LookOld));
+    }
+    node.watch();
+    assert_eq!(node.attempt(), Answer::Passive);
+    assert_eq!(node.counts.ended.iter().sum::<u64>(), 0);
+    // What happens meanwhile ends it all the same.
+    node.pass(limits::LOOK_AGE_MAX);
+    node.bump();
+    node.watch();
+    assert_eq!(node.decide(None), Decision::Real(Why::Changed));
 }
 
 #[test]

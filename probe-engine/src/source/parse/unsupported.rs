@@ -1,8 +1,10 @@
 //! What a valid pod asks for and the runtime in use does not do. The API server knows nothing of this.
 
 use k8s_openapi::api::core::v1::{Container, PodSpec};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use super::field::{Errors, Path};
+use crate::ebpf::settings::ANNOTATION_NETNS;
 
 /// A field that the runtime cannot honour.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -67,9 +69,16 @@ pub(super) fn refuse_exec_probes(spec: &PodSpec, path: &Path<'_>, errors: &mut E
     }
 }
 
-/// What the `process` runtime does not do of this pod.
-pub(super) fn by_process(spec: &PodSpec, path: &Path<'_>) -> Vec<Unsupported> {
+/// What the `process` runtime does not do of this pod, whose place is `root`.
+pub(super) fn by_process(meta: &ObjectMeta, spec: &PodSpec, root: &Path<'_>) -> Vec<Unsupported> {
     let mut found = Found::default();
+    let annotated = meta.annotations.as_ref().is_some_and(|a| a.contains_key(ANNOTATION_NETNS));
+    let (meta_path, path) = (root.child("metadata"), &root.child("spec"));
+    found.harmful(
+        annotated,
+        &meta_path.child("annotations").key(ANNOTATION_NETNS),
+        "processes of this runtime are in the daemon's own network namespace",
+    );
     of_pod(spec, path, &mut found);
     let lists =
         [("initContainers", spec.init_containers.as_deref().unwrap_or_default()), ("containers", &spec.containers[..])];

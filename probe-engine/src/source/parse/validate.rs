@@ -16,6 +16,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use super::field::{Errors, Path};
 use super::names;
+use crate::ebpf::settings::{ANNOTATION_NETNS, ANNOTATION_PASSIVE};
 
 /// What depends on who asks.
 #[derive(Clone, Copy, Debug)]
@@ -92,6 +93,7 @@ fn annotations(map: Option<&BTreeMap<String, String>>, path: &Path<'_>, errors: 
             errors.invalid(path, key, &complaint);
         }
         bytes += key.len() + value.len();
+        own_annotation(key, value, path, errors);
     }
     if bytes > BYTES_MAX {
         errors.too_long(path, BYTES_MAX);
@@ -128,6 +130,19 @@ pub(super) fn pod_spec(spec: &PodSpec, rules: Rules, path: &Path<'_>, errors: &m
             seconds,
             "must be between 1 and 2147483647, inclusive",
         );
+    }
+}
+
+/// Annotations that this engine reads.
+fn own_annotation(key: &str, value: &str, path: &Path<'_>, errors: &mut Errors) {
+    let path = path.key(key);
+    match key {
+        ANNOTATION_PASSIVE if !["on", "off"].contains(&value) => errors.not_supported(&path, value, &["on", "off"]),
+        ANNOTATION_NETNS if !value.starts_with('/') => {
+            errors.invalid(&path, value, "must be an absolute path, e.g. /run/netns/web or /proc/1234/ns/net");
+        }
+        ANNOTATION_NETNS if value.contains('\0') => errors.invalid(&path, value, "must not contain a null character"),
+        _ => {}
     }
 }
 
