@@ -15,8 +15,8 @@
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use probe_core::time::Instant;
@@ -122,7 +122,10 @@ pub struct Watch {
 /// A target, as it is watched.
 #[derive(Debug)]
 struct Watched {
-    target: Arc<Target>,
+    /// Its shard holds it, and the sweep as long as that does.
+    target: Weak<Target>,
+    id: u64,
+    addr: SocketAddr,
     /// Namespace and slot, while it can be answered passively.
     place: Option<(u64, u32)>,
     /// Not settled by a dump that began before.
@@ -204,7 +207,7 @@ impl Watch {
 
     // What comes in.
 
-    /// A target to watch until nobody else holds it: the shard gives its `Arc` up, then the sweep, then the watch.
+    /// A target to watch until nobody holds it: the watch keeps no `Arc`. The shard gives its own up, then the sweep.
     pub fn register(&mut self, target: Arc<Target>) {
         if self.by_id.contains_key(&target.id) {
             return;
@@ -213,10 +216,11 @@ impl Watch {
             target.look_troubled(Why::TableFull);
             return;
         }
-        self.questions.push_back(Question::Place(Arc::clone(&target)));
         let id = target.id;
         let watched = Watched {
-            target,
+            target: Arc::downgrade(&target),
+            id,
+            addr: target.addr,
             place: None,
             settle_from: self.untold_at.map_or(Instant::ZERO, |at| at + limits::TENTATIVE_MAX),
             look: None,
@@ -225,6 +229,7 @@ impl Watch {
             audit: None,
         };
         self.by_id.insert(id, self.targets.insert(watched));
+        self.questions.push_back(Question::Place(target));
         self.stats.targets.store(self.targets.len() as u64, Relaxed);
     }
 
@@ -317,9 +322,9 @@ impl Watch {
         let passed = result.is_ok() && moved >= 2;
         if !passed {
             self.stats.self_tests_failed.fetch_add(1, Relaxed);
-            for (_, watched) in &self.targets {
-                watched.target.unsettle();
-                watched.target.look_troubled(Why::SelfTest);
+            for target in self.held() {
+                target.unsettle();
+                target.look_troubled(Why::SelfTest);
             }
             self.void_all(Why::SelfTest);
         }
@@ -336,6 +341,15 @@ impl Watch {
         }
         self.feed = Some(passed);
         self.stats.feed_healthy.store(u64::from(passed), Relaxed);
+    }
+
+    /// Nothing is watched from now on: all leases end.
+    pub fn end(&mut self) {
+        for target in self.held() {
+            target.unsettle();
+            target.look_troubled(Why::Unavailable);
+        }
+        self.void_all(Why::Unavailable);
     }
 
     // What goes out.
@@ -377,17 +391,17 @@ impl Watch {
         let watched = &mut self.targets[index];
         match place {
             Ok(place) => {
-                let (netns_cookie, slot, port) = (place.netns_cookie, place.slot, watched.target.addr.port());
-                watched.target.settle_place(place);
+                let (netns_cookie, slot, port) = (place.netns_cookie, place.slot, watched.addr.port());
+                target.settle_place(place);
                 watched.place = Some((netns_cookie, slot));
                 let namespace = self.namespaces.entry(netns_cookie).or_insert_with(|| Namespace::new(now));
                 namespace.ports.entry(port).or_default().push(index);
                 self.look_soon(netns_cookie, now);
             }
             Err(why) => {
-                watched.target.unsettle();
-                watched.target.look_troubled(why);
-                let is_void = watched.target.void(why);
+                target.unsettle();
+                target.look_troubled(why);
+                let is_void = target.void(why);
                 self.stats.voids.fetch_add(u64::from(is_void), Relaxed);
                 self.tell_queue(index, None);
             }
@@ -399,7 +413,7 @@ impl Watch {
         let watched = &mut self.targets[index];
         (watched.look, watched.looked_at) = (None, None);
         let Some((netns_cookie, _)) = watched.place.take() else { return };
-        let port = watched.target.addr.port();
+        let port = watched.addr.port();
         let Some(namespace) = self.namespaces.get_mut(&netns_cookie) else { return };
         if let Some(indices) = namespace.ports.get_mut(&port) {
             indices.retain(|other| *other != index);
@@ -413,15 +427,15 @@ impl Watch {
         }
     }
 
-    /// Targets that nobody else holds.
+    /// Targets that nobody holds any more.
     fn let_go(&mut self) {
-        let alone = |(index, watched): (usize, &Watched)| (Arc::strong_count(&watched.target) == 1).then_some(index);
-        let alone: Vec<usize> = self.targets.iter().filter_map(alone).collect();
-        for index in alone {
+        let gone = self.targets.iter().filter(|(_, watched)| watched.target.strong_count() == 0);
+        let gone: Vec<usize> = gone.map(|(index, _)| index).collect();
+        for index in gone {
             self.tell_queue(index, None);
             self.unplace(index);
             let watched = self.targets.remove(index);
-            self.by_id.remove(&watched.target.id);
+            self.by_id.remove(&watched.id);
         }
         self.stats.targets.store(self.targets.len() as u64, Relaxed);
     }
@@ -448,16 +462,21 @@ impl Watch {
         }
     }
 
+    fn held(&self) -> impl Iterator<Item = Arc<Target>> {
+        self.targets.iter().filter_map(|(_, watched)| watched.target.upgrade())
+    }
+
     fn void_all(&self, why: Why) {
-        let voided = self.targets.iter().filter(|(_, watched)| watched.target.void(why)).count();
+        let voided = self.held().filter(|target| target.void(why)).count();
         self.stats.voids.fetch_add(voided as u64, Relaxed);
     }
 
     fn touch(&mut self, closed: &Listener) {
         let namespace = self.namespaces.get(&closed.netns_cookie);
         let indices = namespace.and_then(|namespace| namespace.ports.get(&closed.port));
-        let targets = indices.into_iter().flatten().map(|&index| &self.targets[index].target);
-        let touched: Vec<_> = targets.filter(|target| closed.could_answer(target.addr.ip())).cloned().collect();
+        let watched = indices.into_iter().flatten().map(|&index| &self.targets[index]);
+        let touched = watched.filter(|watched| closed.could_answer(watched.addr.ip()));
+        let touched: Vec<_> = touched.filter_map(|watched| watched.target.upgrade()).collect();
         for target in touched {
             self.notify(Notice::Touch(target));
         }

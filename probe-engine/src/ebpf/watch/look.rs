@@ -34,7 +34,7 @@ struct Scene {
 }
 
 impl Watch {
-    /// A look at every namespace with targets; targets that nobody else holds are let go.
+    /// A look at every namespace with targets; targets that nobody holds are let go.
     pub fn begin_sweep(&mut self, now: Instant) {
         self.let_go();
         self.stats.sweeps.fetch_add(1, Relaxed);
@@ -169,16 +169,16 @@ impl Watch {
         for diag in unannounced {
             for &index in namespace.ports.get(&diag.port).into_iter().flatten() {
                 let watched = &self.targets[index];
-                let Some((_, value)) = watched.look else { continue };
+                let (Some((_, value)), Some(target)) = (watched.look, watched.target.upgrade()) else { continue };
                 let could_answer = self
                     .listeners
-                    .candidates(netns_cookie, watched.target.addr)
+                    .candidates(netns_cookie, watched.addr)
                     .any(|listener| listener.socket_cookie == diag.socket_cookie);
                 if could_answer && watched.looked_at == Some(value) {
-                    let is_void = watched.target.void(Why::Changed);
+                    let is_void = target.void(Why::Changed);
                     self.stats.voids.fetch_add(u64::from(is_void), Relaxed);
                     self.stats.unannounced.fetch_add(1, Relaxed);
-                    info!(addr = %watched.target.addr, "a listener that no event announced");
+                    info!(addr = %watched.addr, "a listener that no event announced");
                 }
             }
         }
@@ -195,19 +195,19 @@ impl Watch {
         let (mut is_unsettled, mut contradicted) = (false, Vec::new());
         for index in indices {
             let Some((_, value)) = self.targets[index].look.take_if(|(dump, _)| *dump == scene.dump) else { continue };
-            let judgement = self.judge(scene, self.targets[index].target.addr);
+            let Some(target) = self.targets[index].target.upgrade() else { continue };
+            let judgement = self.judge(scene, target.addr);
             is_unsettled |= judgement.is_doubtful;
-            self.publish_look(index, scene, &judgement);
+            self.publish_look(index, &target, scene, &judgement);
             let watched = &mut self.targets[index];
             watched.looked_at = Some(value);
-            let port = watched.target.addr.port();
-            if self.listeners.is_unsettled(scene.netns_cookie, port, scene.dump) {
+            if self.listeners.is_unsettled(scene.netns_cookie, target.addr.port(), scene.dump) {
                 is_unsettled = true;
             } else if is_whole && self.feed == Some(true) && scene.dump.began >= watched.settle_from {
-                watched.target.settle(value);
+                target.settle(value);
             }
             if self.is_contradicted(index, scene, value, judgement.trouble) {
-                contradicted.push(Arc::clone(&self.targets[index].target));
+                contradicted.push(target);
             }
         }
         if let Some(namespace) = self.namespaces.get_mut(&scene.netns_cookie) {
@@ -223,20 +223,19 @@ impl Watch {
         }
     }
 
-    fn publish_look(&mut self, index: usize, scene: &Scene, judgement: &Judgement) {
-        let watched = &self.targets[index];
+    fn publish_look(&mut self, index: usize, target: &Arc<Target>, scene: &Scene, judgement: &Judgement) {
         match judgement.trouble {
-            Some(why) => watched.target.look_troubled(why),
+            Some(why) => target.look_troubled(why),
             // The one before holds until it is too old.
             None if judgement.is_doubtful => return,
-            None => watched.target.look_healthy(scene.dump.began + limits::LOOK_AGE_MAX),
+            None => target.look_healthy(scene.dump.began + limits::LOOK_AGE_MAX),
         }
         let state = judgement.trouble.filter(|why| matches!(why, Why::AcceptQueueFull | Why::AcceptStalled));
         if !self.tell_queue(index, state) {
             return;
         }
         let Some((listener, len, max)) = judgement.culprit else { return };
-        let queued = Queued { target: Arc::clone(&self.targets[index].target), listener, len, max };
+        let queued = Queued { target: Arc::clone(target), listener, len, max };
         match state {
             Some(Why::AcceptQueueFull) => self.notify(Notice::AcceptQueueFull(queued)),
             Some(_) => self.notify(Notice::AcceptStalled(queued)),
@@ -318,7 +317,8 @@ impl Watch {
             self.void_all(Why::Contradicted);
         } else {
             let here = self.targets.iter().filter(|(_, watched)| watched.place.is_some_and(|at| at.0 == netns_cookie));
-            let voided = here.filter(|(_, watched)| watched.target.void(Why::Contradicted)).count();
+            let here = here.filter_map(|(_, watched)| watched.target.upgrade());
+            let voided = here.filter(|target| target.void(Why::Contradicted)).count();
             self.stats.voids.fetch_add(voided as u64, Relaxed);
         }
         self.notify(Notice::Contradicted { target, everywhere });

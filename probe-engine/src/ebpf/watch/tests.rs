@@ -632,3 +632,27 @@ fn a_target_is_let_go_when_its_shard_and_the_sweep_have() {
     world.sweep();
     assert_eq!((world.watch.targets_len(), world.watch.namespaces.len()), (0, 0));
 }
+
+#[test]
+fn a_sweep_over_many_listeners_and_targets_does_not_grow_with_their_product() {
+    let mut world = World::new();
+    let addr = |index: u32| format!("10.0.0.{}:{}", index % 4 + 1, 1_000 + index / 4);
+    for index in 0..16_000 {
+        world.kernel.open(NETNS, &addr(index));
+    }
+    let targets: Vec<_> = (0..10_000).map(|index| world.target(NETNS, &addr(index))).collect();
+    world.sweep();
+    world.sweep();
+    let listeners = world.kernel.dump(NETNS, |_| true);
+    let began = crate::clock::now();
+    world.advance(limits::SWEEP_PERIOD);
+    world.watch.begin_sweep(world.now);
+    while world.watch.poll_question().is_some() {}
+    world.watch.handle_told(Told::Part { netns_cookie: NETNS, listeners }, world.now);
+    world.dumped(NETNS, true);
+    world.finish();
+    let took = crate::clock::now() - began;
+    eprintln!("16,000 listeners, 10,000 targets: {took:?}");
+    assert!(took < Duration::from_secs(2), "{took:?}");
+    assert!(targets.iter().all(|target| world.is_settled(target)));
+}

@@ -314,7 +314,8 @@ fn trouble_of_our_own_says_nothing_of_the_target() {
 
 #[test]
 fn what_happens_between_a_connect_and_its_grant_is_not_lost() {
-    let happens: [(Why, fn(&mut Node)); 4] = [
+    type Happens = fn(&mut Node);
+    let happens: [(Why, Happens); 4] = [
         (Why::Changed, |node| node.bump()),
         (Why::PathChanged, |node| assert!(!node.target().void(Why::PathChanged))),
         (Why::PathRechecked, |node| {
@@ -402,7 +403,7 @@ fn audits_come_at_the_shards_share_of_their_rate() {
     node.attempt();
     for _ in 0..200_000 {
         node.pass(Duration::from_millis(1));
-        if node.now.as_nanos() % 1_000_000_000 == 0 || node.queue.len() > 0 {
+        if node.now.as_nanos().is_multiple_of(1_000_000_000) || !node.queue.is_empty() {
             node.watch();
         }
         node.attempt();
