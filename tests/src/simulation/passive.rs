@@ -46,6 +46,8 @@ pub struct Watch {
     /// With the index of the simulated one, which is its change counter's slot too.
     targets: Vec<(Arc<Target>, usize)>,
     shows: Arc<Shows>,
+    /// Early detection, which sets grids anew.
+    pub detects: bool,
     /// It goes wrong that often in ten thousand looks at a target.
     faults: u64,
     /// Looks that come late, in ten thousand.
@@ -56,8 +58,7 @@ impl Watch {
     /// A random one.
     pub fn new(random: &mut Random) -> Self {
         let settings = PassiveSettings {
-            passive_max_age: random.pick(&[3, 6, 10].map(Duration::from_secs)),
-            early_detection: random.below(2) == 0,
+            passive_max_age: random.pick(&[4, 10, 16].map(Duration::from_secs)),
             passive_audit_per_second: random.pick(&[0, 1, 10]),
             ..PassiveSettings::default()
         };
@@ -65,7 +66,8 @@ impl Watch {
         let passive = Passive::new(settings, COUNTERS.with(Arc::clone), Arc::new(Connects::fake()), sender);
         let faults = random.pick(&[0, 300, 1_500]);
         let late_looks = random.pick(&[0, 500]);
-        Self { passive, queue, targets: Vec::new(), shows: Arc::default(), faults, late_looks }
+        let detects = random.below(2) == 0;
+        Self { passive, queue, targets: Vec::new(), shows: Arc::default(), detects, faults, late_looks }
     }
 
     /// A listener of this target opened or closed.
@@ -88,7 +90,7 @@ impl World {
             return;
         }
         watch.changed(target);
-        let detects = watch.passive.settings.early_detection && !listens(door);
+        let detects = watch.detects && !listens(door);
         let watched = watch.targets.iter().find(|(_, index)| *index == target).filter(|_| detects);
         if let Some(id) = watched.map(|(watched, _)| watched.id) {
             self.send(Command::Detect { target: id });

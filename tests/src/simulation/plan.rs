@@ -59,6 +59,9 @@ impl Plan {
         };
         let local_max = if kind == Kind::Drought { Duration::from_secs(2) } else { Duration::from_secs(30) };
         let plan = Self { kind, storm, ends_in_storm, local_max };
+        if let Some(watch) = world.watch.as_mut().filter(|_| kind != Kind::Life) {
+            watch.detects = false;
+        }
         match kind {
             Kind::Life => plan.life(world),
             Kind::Ledger => {

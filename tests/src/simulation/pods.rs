@@ -235,6 +235,10 @@ impl World {
                 port += 1;
                 let is_http = matches!(spec.handler, Handler::HttpGet(_));
                 let is_pooled = aim(&mut spec.handler, port);
+                if self.watch.is_some() {
+                    // While a lease stands there is something to answer.
+                    spec.period_seconds = spec.period_seconds.div_ceil(3);
+                }
                 let target = Target { behaviour, since: self.now, is_http, timeout: spec.timeout() };
                 let target = self.net.add_target(SocketAddr::new(IpAddr::V4(ip), port), target);
                 let spec = Arc::new(spec);
