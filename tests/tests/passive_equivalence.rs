@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 
+use probe_engine::clock;
 use probe_engine::ebpf::PassiveSettings;
 use probe_engine::shard::epoll::Epoll;
 use probe_engine::shard::kernel::{Kernel, Waker};
@@ -45,6 +46,7 @@ fn run<K: Kernel>(test: &str, plan: Plan, kernel: fn(&Waker) -> K) -> Option<Res
         skip(test, &reason);
         return None;
     }
+    let start = clock::now();
     let world = World::new(Net::new());
     let host = Arc::clone(world.net.at(Place::Host));
     // All of the engine lives on the thread that drives it, in the namespace that plays the host.
@@ -54,6 +56,7 @@ fn run<K: Kernel>(test: &str, plan: Plan, kernel: fn(&Waker) -> K) -> Option<Res
         let rig = Rig::new(settings.clone(), TIMES, plan.seed, kernel).expect("the kernel program loads");
         Steps::new(plan, rig, world, settings).run()
     });
+    println!("{test}: {:.1} s", (clock::now() - start).as_secs_f64());
     Some(result)
 }
 

@@ -1,5 +1,7 @@
 //! Kernel program, watch and sweep, driven on the calling thread.
 
+use std::net::SocketAddr;
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
 use crossbeam::queue::ArrayQueue;
@@ -98,6 +100,18 @@ impl Feed {
     #[must_use]
     pub fn passive(&self) -> Passive {
         self.passive.clone()
+    }
+
+    /// Readable when listener events wait.
+    #[must_use]
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        self.ring.events.fd()
+    }
+
+    /// The listener table has something that could answer there.
+    #[must_use]
+    pub fn has_listener(&self, netns_cookie: u64, addr: SocketAddr) -> bool {
+        self.watch.listeners().candidates(netns_cookie, addr).next().is_some()
     }
 
     /// The ring buffer is not read (until it is again).

@@ -100,7 +100,17 @@ impl<K: Kernel> Rig<K> {
         kernel: impl FnOnce(&Waker) -> K,
     ) -> Result<Self, String> {
         let start = clock::now();
-        let feed = Feed::new(settings, seed, start)?;
+        Ok(Self::with_feed(Feed::new(settings, seed, start)?, times, seed, start, kernel))
+    }
+
+    /// The same around a feed made at `start`, which is where the test's clock begins.
+    pub fn with_feed(
+        feed: Feed,
+        times: Times,
+        seed: u64,
+        start: Instant,
+        kernel: impl FnOnce(&Waker) -> K,
+    ) -> Self {
         let waker = Waker::new().expect("an eventfd");
         let (kernel, connects) = Impatient::new(kernel(&waker));
         let (sender, inbox) = inbox(waker);
@@ -110,7 +120,7 @@ impl<K: Kernel> Rig<K> {
         config.passive = Ok(feed.passive());
         let shard = Shard::new(config, kernel, inbox, Arc::clone(&updates), None, start);
         let now = Cell::new(start);
-        Ok(Self { feed, probes: Vec::new(), connects, now, times, shard, sender, updates, causes: [0; Why::ALL.len()] })
+        Self { feed, probes: Vec::new(), connects, now, times, shard, sender, updates, causes: [0; Why::ALL.len()] }
     }
 
     /// The test's clock.

@@ -267,6 +267,8 @@ impl<K: Kernel> Steps<K> {
                 let target = self.random.below(self.world.targets.len() as u64) as usize;
                 self.rig.restart(target);
                 self.world.note(format!("{now:?} another instance of {:?}", self.world.targets[target]));
+            } else if self.world.net.moved_to == Place::D && self.random.below(8) == 0 {
+                self.world.act(Act::MoveLink, 0, 0, now);
             } else if is_bad && self.random.below(4) > 0 {
                 let site = self.world.targets[self.random.pick(&failing)].site;
                 self.heal(site, now);
@@ -291,7 +293,7 @@ impl<K: Kernel> Steps<K> {
             (3, Act::ShutDownAndListen),
             (1, Act::HandOver),
             (2, Act::StopAccepting),
-            (4, Act::Resume),
+            (6, Act::Resume),
             (3, Act::Fill(backlog)),
             (1, Act::Backlog(backlog + 30)),
         ];
@@ -317,10 +319,6 @@ impl<K: Kernel> Steps<K> {
         let slot = self.random.below(self.world.sites[site].slots.len() as u64) as usize;
         for act in [Act::Open, Act::ListenAgain, Act::Resume] {
             self.world.act(act, site, slot, now);
-        }
-        let moves = self.world.sites[site].slots.iter().any(|slot| slot.place == Place::D);
-        if moves && self.world.net.moved_to == Place::D && self.random.below(4) == 0 {
-            self.world.act(Act::MoveLink, site, slot, now);
         }
     }
 }
