@@ -38,6 +38,10 @@ pub const MAP_CONNECTS: &str = "CONNECTS";
 pub const MAP_PORTS: &str = "PORTS";
 /// Ring buffer of [`ListenerEvent`].
 pub const MAP_EVENTS: &str = "EVENTS";
+/// The program does not wake the reader of [`MAP_EVENTS`] again so soon (ns). So a reader that took records looks again
+/// after this long, until it finds none; then it may sleep until it is woken. The first event after a quiet moment is
+/// told at once, the events of a burst this much later at most.
+pub const WAKE_PAUSE_NS: u64 = 500_000;
 /// Array of one `u64`, memory-mapped: listener events for which [`MAP_EVENTS`] had no room.
 pub const MAP_DROPS: &str = "DROPS";
 

@@ -1,7 +1,9 @@
 //! The daemon: its stages wired to each other, their start against the flow and their end along it.
 //!
-//! Start: runtime, pool, shards, consumers, results, manager, sources, servers. End: sources, pods (gracefully), servers,
-//! manager, shards, pool, results. **Invariant:** a stage ends only after everything that sends to it has ended.
+//! Start: runtime, pool, eBPF, shards, consumers, results, manager, sources, servers. End: sources, pods (gracefully), servers,
+//! manager, shards, pool, eBPF, results. **Invariant:** a stage ends only after everything that sends to it has ended.
+
+mod ebpf;
 
 use std::future::Future;
 use std::io;
@@ -17,6 +19,9 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinHandle;
 use tracing::{error, info, warn};
 
+pub use self::ebpf::EbpfError;
+
+use self::ebpf::Ebpf;
 use crate::api::admin::health::Health;
 use crate::api::admin::supervise::supervise;
 use crate::api::admin::{self, Admin, AdminError};
@@ -26,6 +31,7 @@ use crate::config::{Config, RuntimeChoice};
 use crate::consumer::events::{self, EventSender, EventsHandle};
 use crate::consumer::lifecycle::{Lifecycle, LifecycleConfig, LifecycleInput};
 use crate::consumer::metrics::{Facts, Metrics, PoolLane};
+use crate::ebpf::thread::Outputs;
 use crate::manager::{self, CommandSink, RuntimeFacts};
 use crate::prober::pool::{Pool, PoolConfig, PoolError, ReplySink};
 use crate::results::{self, ResultsHandle, ResultsSender, UpdateQueue};
@@ -85,6 +91,9 @@ pub enum EngineError {
     /// A shard.
     #[error(transparent)]
     Shard(#[from] SpawnError),
+    /// The kernel program, where `--ebpf require` is set.
+    #[error("--ebpf require: {0}")]
+    Ebpf(#[from] EbpfError),
     /// An eventfd for a shard.
     #[error("cannot make a shard's eventfd: {0}")]
     Waker(#[source] io::Error),
@@ -152,6 +161,7 @@ struct Engine {
     senders: Vec<ShardSender>,
     shards: Vec<ShardThread>,
     pool: Pool,
+    ebpf: Ebpf,
     updates: PodUpdateSender,
     lifecycle: Option<(mpsc::Sender<LifecycleInput>, JoinHandle<()>)>,
     /// True ends the sources.
@@ -200,10 +210,12 @@ impl Engine {
         let (runtime, memory_limits) = open_runtime(&config, choice)?;
         let Entrances { wakers, senders, inboxes, queues, wake } = Entrances::new(config.shards)?;
         let pool = Pool::start(pool_config(&config), Some(Arc::clone(&runtime)), Arc::new(Replies(senders.clone())))?;
-        let shards = start_shards(&config, manager_start, &pool, wakers, inboxes, &queues)?;
+        let (event_sender, events, events_inbox) = events::channel();
+        let outputs = Outputs { events: event_sender.clone(), shards: senders.clone() };
+        let ebpf = Ebpf::start(&config, manager_start.as_nanos(), outputs)?;
+        let shards = start_shards(&config, manager_start, &pool, &ebpf, wakers.into_iter().zip(inboxes), &queues)?;
 
         let mut stages = Vec::new();
-        let (event_sender, events, events_inbox) = events::channel();
         stages.push(tokio::spawn(events::run(events_inbox)));
         let (updates, updates_in) = mpsc::channel(limits::POD_UPDATES_LEN_MAX);
         let lifecycle = start_lifecycle(&config, &runtime, &updates, &event_sender);
@@ -226,6 +238,7 @@ impl Engine {
             senders,
             shards,
             pool,
+            ebpf,
             updates,
             lifecycle,
             sources_end: watch::Sender::new(false),
@@ -256,8 +269,9 @@ impl Engine {
             started,
             shards: shards.map(|s| ShardFacts { io: s.kernel, fallback_reason: s.fallback.clone() }).collect(),
             sources: vec![source_facts(&config.manifests, &SourceStatus::default())],
-            ebpf: "not built yet: every tcpSocket attempt makes a connection".to_owned(),
-            passive: None,
+            ebpf: self.ebpf.told.clone(),
+            passive: self.ebpf.passive.as_ref().ok().map(|passive| Arc::clone(&passive.settings)),
+            ebpf_stats: self.ebpf.facts.as_ref().map(|facts| Arc::clone(&facts.stats)),
             metrics_address: config.metrics_listen,
             node_name: nix::unistd::gethostname().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default(),
         };
@@ -283,7 +297,7 @@ impl Engine {
             runs_pods: self.runtime.manages_containers(),
             io: self.shards.iter().map(|shard| shard.kernel).collect(),
             pool: Some(Arc::new(lane)),
-            ebpf: None,
+            ebpf: self.ebpf.facts.clone(),
         };
         let heartbeats = self.shards.iter().map(ShardThread::heartbeat_ns).collect();
         let health = Health::new(heartbeats, results.clone());
@@ -356,7 +370,7 @@ impl Engine {
                 tokio::time::sleep(SHUTDOWN_OFFER).await;
             }
         }
-        let (shards, pool) = (self.shards, self.pool);
+        let (shards, pool, ebpf) = (self.shards, self.pool, self.ebpf);
         let threads = tokio::task::spawn_blocking(move || {
             for shard in shards {
                 let index = shard.index;
@@ -365,6 +379,8 @@ impl Engine {
                 }
             }
             pool.shutdown();
+            // The last sender of events but lifecycle and results.
+            drop(ebpf);
         });
         join("thread", vec![threads]).await;
         join("stage", self.stages).await;
@@ -413,14 +429,20 @@ fn start_shards(
     config: &Config,
     manager_start: Instant,
     pool: &Pool,
-    wakers: Vec<Waker>,
-    inboxes: Vec<shard::inbox::Inbox>,
+    ebpf: &Ebpf,
+    entrances: impl Iterator<Item = (Waker, shard::inbox::Inbox)>,
     queues: &[Arc<UpdateQueue>],
 ) -> Result<Vec<ShardThread>, EngineError> {
     let seed = manager_start.as_nanos();
     let mut threads = Vec::new();
-    for (index, (waker, inbox)) in wakers.into_iter().zip(inboxes).enumerate() {
-        let shard = ShardConfig { io: config.io, close: config.close, ..ShardConfig::new(index, seed, manager_start) };
+    for (index, (waker, inbox)) in entrances.enumerate() {
+        let shard = ShardConfig {
+            io: config.io,
+            close: config.close,
+            passive: ebpf.passive.clone(),
+            shards: config.shards,
+            ..ShardConfig::new(index, seed, manager_start)
+        };
         threads.push(shard::spawn(shard, waker, inbox, Arc::clone(&queues[index]), Some(pool.handle()))?);
     }
     Ok(threads)

@@ -11,13 +11,18 @@ use std::os::unix::fs::MetadataExt;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
+use std::time::Duration;
 
 use nix::sched::{CloneFlags, setns, unshare};
+use probe_engine::clock;
 
 use crate::skip::skip;
 
 /// The calling thread's network namespace.
 const THREAD_NETNS: &str = "/proc/thread-self/ns/net";
+
+/// Longer than a link takes to come up on a slow machine.
+const LINK_UP_MAX: Duration = Duration::from_secs(20);
 
 /// Of the next link; unique in this process, so that no two links of a test are taken for each other.
 static NEXT_LINK: AtomicU32 = AtomicU32::new(0);
@@ -198,7 +203,29 @@ impl TestNetns {
         self.ip(&format!("link set {} up", veth.pod));
         let gateway = host_cidr.split('/').next().unwrap_or(host_cidr);
         self.ip(&format!("route replace default via {gateway} dev {}", veth.pod));
+        // The kernel announces the carrier a little later; with that a test's own changes would not be the only ones.
+        host.wait_up(&veth.host);
+        self.wait_up(&veth.pod);
+        // An IPv6 address is usable a moment after that.
+        host.wait_local(host_cidr);
+        self.wait_local(pod_cidr);
         veth
+    }
+
+    /// Waits until a link has its carrier, and the kernel has said so.
+    pub fn wait_up(&self, link: &str) {
+        let deadline = clock::now() + LINK_UP_MAX;
+        while !self.ip(&format!("-o link show dev {link}")).contains("state UP") {
+            assert!(clock::now() < deadline, "{link} is not up within {LINK_UP_MAX:?}");
+        }
+    }
+
+    fn wait_local(&self, cidr: &str) {
+        let address = cidr.split('/').next().unwrap_or(cidr);
+        let deadline = clock::now() + LINK_UP_MAX;
+        while !self.ip(&format!("route get {address}")).contains("local") {
+            assert!(clock::now() < deadline, "{cidr} is not usable within {LINK_UP_MAX:?}");
+        }
     }
 
     /// `ifindex` of a link.

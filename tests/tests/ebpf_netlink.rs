@@ -180,6 +180,16 @@ fn an_exact_query_names_the_child_and_otherwise_who_would_take_the_connect() {
             drop(child);
             assert_eq!(lookups.child(target, ours), Found::Child, "closed by the server, our end still open");
         }
+        // Closed by the server first: it is in TIME_WAIT, until a new connection with the same ends replaces it.
+        let target = addr("127.0.0.1:1001");
+        let stream = TcpStream::connect(target).expect("connect");
+        let ours = stream.local_addr().expect("our end");
+        drop(wildcard.accept().expect("accept"));
+        drop(stream);
+        eventually("it is in TIME_WAIT", || {
+            diag.exact(target, ours).expect("an answer").is_none_or(|it| it.state == 6)
+        });
+        assert_eq!(lookups.child(target, ours), Found::Other);
         assert_eq!(diag.exact(addr("127.0.0.1:1"), nobody), Ok(None));
         assert_eq!(lookups.child(addr("127.0.0.1:1"), nobody), Found::Other);
     });
@@ -194,6 +204,8 @@ fn an_exact_query_names_the_member_of_a_reuseport_group_that_a_connect_reaches()
         let mut diag = SockDiag::open().expect("sock_diag");
         let member = || listen("127.0.0.1:1001", 128, |socket| socket.set_reuse_port(true));
         let members = [member(), member(), member(), member()];
+        // Kept open: a connection in TIME_WAIT would be found instead where its port is chosen again.
+        let mut connections = Vec::new();
         for _ in 0..32 {
             let client = Socket::new(Domain::IPV4, Type::STREAM, None).expect("socket");
             client.bind(&addr("127.0.0.1:0").into()).expect("bind");
@@ -203,12 +215,16 @@ fn an_exact_query_names_the_member_of_a_reuseport_group_that_a_connect_reaches()
             let reached = members.iter().find(|member| {
                 member.set_nonblocking(true).expect("O_NONBLOCK");
                 match member.accept() {
-                    Ok(_) => true,
+                    Ok((accepted, _)) => {
+                        connections.push(accepted);
+                        true
+                    }
                     Err(error) if error.kind() == ErrorKind::WouldBlock => false,
                     Err(error) => panic!("accept: {error}"),
                 }
             });
             assert_eq!(named, reached.expect("one has it").cookie().expect("SO_COOKIE"));
+            connections.push(client);
         }
     });
 }
@@ -230,6 +246,7 @@ fn only_a_network_namespace_can_be_opened_and_a_reused_inode_has_another_cookie(
         let made = TestNetns::new();
         let namespace = open(&made.path()).expect("it opens");
         assert_eq!((namespace.cookie, namespace.inode), (made.cookie(), made.inode()));
+        assert_eq!(namespace.has_sk_lookup(), Ok(false));
         assert!(!seen.values().any(|cookie| *cookie == namespace.cookie));
         if let Some(first) = seen.insert(namespace.inode, namespace.cookie) {
             assert_ne!(first, namespace.cookie);
@@ -481,6 +498,32 @@ fn links_that_a_path_rests_on_void_it_whichever_end_goes_down() {
 }
 
 #[test]
+fn an_ipv6_path_is_followed_like_one_of_ipv4() {
+    if !usable("an_ipv6_path_is_followed_like_one_of_ipv4", &[]) {
+        return;
+    }
+    let mut node = Node::new();
+    let six = TestNetns::new();
+    let veth = six.connect(&node.host, "fd00:77::1/64", "fd00:77::2/64");
+    let netns = NetnsRef::Path(Arc::from(six.path()));
+    let target = node.leased(netns.clone(), addr("[fd00:77::2]:80"));
+    let four = node.leased(node.pod_ref(), addr("10.77.0.2:80"));
+    node.expect_untouched(&four, &target, Lease::Cut, |node| {
+        node.host.ip("route add blackhole fd00::/16");
+    });
+    node.expect(&target, Lease::Void, |_| {
+        six.ip(&format!("address del fd00:77::2/64 dev {}", veth.pod));
+    });
+    six.add_address(&veth.pod, "fd00:77::2/64");
+    node.hear();
+    let placed = node.told.pop().expect("told");
+    assert_eq!((placed.0, placed.1.is_ok()), (target.id, true));
+    node.expect_untouched(&four, &target, Lease::Void, |node| {
+        node.host.ip(&format!("link set {} down", veth.host));
+    });
+}
+
+#[test]
 fn behind_a_bridge_the_port_of_the_pod_counts_and_the_others_do_not() {
     if !usable("behind_a_bridge_the_port_of_the_pod_counts_and_the_others_do_not", &[]) {
         return;
@@ -523,22 +566,24 @@ fn routes_are_looked_up_again_a_changed_one_voids_and_a_useless_one_cuts() {
         return;
     }
     let mut node = Node::new();
-    node.host.ip("link add dummy0 type dummy");
-    node.host.ip("link set dummy0 up");
+    node.host.ip("link add side0 type veth peer name side1");
+    node.host.ip("link set side1 up");
+    node.host.ip("link set side0 up");
+    node.host.wait_up("side0");
     let target = node.leased(node.pod_ref(), addr("10.77.0.2:80"));
     let own = node.leased(NetnsRef::Own, addr("127.0.0.1:80"));
     // Less specific than the one in use: nothing changes for it.
     node.expect_untouched(&own, &target, Lease::Cut, |node| {
-        node.host.ip("route add 10.77.0.0/16 dev dummy0");
+        node.host.ip("route add 10.77.0.0/16 dev side0");
     });
     node.expect(&target, Lease::Void, |node| {
-        node.host.ip("route add 10.77.0.2/32 dev dummy0");
+        node.host.ip("route add 10.77.0.2/32 dev side0");
     });
     node.expect(&target, Lease::Void, |node| {
-        node.host.ip("route del 10.77.0.2/32 dev dummy0");
+        node.host.ip("route del 10.77.0.2/32 dev side0");
     });
     node.expect_untouched(&target, &own, Lease::Cut, |node| {
-        node.host.ip("route add 10.99.0.0/16 dev dummy0");
+        node.host.ip("route add 10.99.0.0/16 dev side0");
         node.host.ip("route add local 127.9.0.0/16 dev lo table 200");
         node.host.ip("route add local 127.0.0.0/16 dev lo table 200");
     });
@@ -614,8 +659,9 @@ fn lost_announcements_count_as_a_change_of_everything_there() {
     let target = node.leased(node.pod_ref(), addr("10.77.0.2:80"));
     let own = node.leased(NetnsRef::Own, addr("127.0.0.1:80"));
     node.expect_untouched(&own, &target, Lease::Void, |node| {
-        // Each announces an address and a route: more than the socket's queue holds.
-        node.pod.add_addresses("lo", ip("10.120.0.0"), 12_000);
+        // More announcements than the socket's queue holds, of a link that no path rests on.
+        let toggle = "link set lo mtu 60000\nlink set lo mtu 65536\n";
+        node.pod.try_command("ip", &["-batch", "-"], &toggle.repeat(4_000)).expect("the changes are made");
     });
     assert!(node.stats.path_losses.load(Relaxed) > 0, "{:?}", node.stats);
 }
@@ -648,8 +694,9 @@ fn a_link_event_over_ten_thousand_targets_takes_milliseconds() {
         targets[..500].iter().all(|target| Lease::of(target) == Lease::Void)
     });
     println!("10,000 targets, a link down: heard and 500 leases void after {:?}", clock::now() - before);
-    assert!(targets[500..].iter().all(|target| Lease::of(target) == Lease::Whole));
-    assert_eq!(node.stats.path_voids.load(Relaxed) % 500, 0);
+    let others: Vec<_> =
+        targets[500..].iter().map(|target| Lease::of(target)).filter(|lease| *lease != Lease::Whole).collect();
+    assert_eq!(others, [], "{:?}", node.stats);
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
-use probe_benches::{listeners, passive, steady, targets};
+use probe_benches::{ebpf, listeners, passive, steady, strangers, targets};
 
 #[derive(Parser)]
 struct Cli {
@@ -28,6 +28,16 @@ enum Command {
         #[arg(long)]
         json: Option<PathBuf>,
     },
+    /// Be a process whose TCP traffic is none of the engine's
+    Strangers(strangers::Traffic),
+    /// What the kernel program costs per event of the node
+    Ebpf {
+        #[command(flatten)]
+        scenario: ebpf::Scenario,
+        /// Write the figures here as JSON
+        #[arg(long)]
+        json: Option<PathBuf>,
+    },
     /// tcpSocket probes at a steady rate, some of whose targets drop SYNs
     Steady {
         #[command(flatten)]
@@ -46,6 +56,8 @@ fn main() -> anyhow::Result<()> {
         Command::Targets => targets::serve(),
         Command::Listeners(args) => listeners::serve(&args),
         Command::Passive { scenario, daemon, json } => passive::run(&scenario, &daemon, json.as_deref()),
+        Command::Strangers(traffic) => strangers::run(&traffic),
+        Command::Ebpf { scenario, json } => ebpf::run(&scenario, json.as_deref()),
         Command::Steady { scenario, daemon, json } => steady::run(&scenario, &daemon, json.as_deref()),
     }
 }

@@ -22,7 +22,7 @@ pub(crate) fn changed<H: Hook>(hook: &H, sock: Sock, opened: bool) {
     match EVENTS.reserve::<ListenerEvent>(0) {
         Some(mut entry) => {
             entry.write(event);
-            entry.submit(0);
+            entry.submit(maps::wakeup(event.time_ns));
         }
         None => {
             maps::count_drop();
@@ -46,19 +46,20 @@ pub(crate) fn changed<H: Hook>(hook: &H, sock: Sock, opened: bool) {
 
 #[inline(always)]
 fn describe<H: Hook>(hook: &H, sock: Sock, opened: bool) -> ListenerEvent {
-    let netns = sock.netns();
-    let family = sock.family();
+    let beginning = sock.beginning();
+    let netns = beginning.netns();
+    let family = beginning.family();
     ListenerEvent {
         // SAFETY: the helper wants nothing.
         time_ns: unsafe { bpf_ktime_get_ns() },
         socket_cookie: hook.socket_cookie(sock),
         netns_cookie: netns.cookie(),
-        address: sock.local_address(family),
+        address: beginning.local_address(family),
         netns_inode: netns.inode(),
         port: sock.source_port(),
         family,
         opened: u8::from(opened),
-        ipv6_only: u8::from(sock.ipv6_only()),
+        ipv6_only: u8::from(beginning.ipv6_only()),
         padding: [0; 6],
     }
 }

@@ -2,10 +2,10 @@
 
 use core::ptr;
 
-use aya_ebpf::bindings::BPF_F_MMAPABLE;
+use aya_ebpf::bindings::{BPF_F_MMAPABLE, BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP};
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, RingBuf};
-use probe_ebpf::{CONNECTS_LEN, COUNTERS_LEN, Connect, Identity, Offsets, PORTS_LEN};
+use probe_ebpf::{CONNECTS_LEN, COUNTERS_LEN, Connect, Identity, Offsets, PORTS_LEN, WAKE_PAUSE_NS};
 
 /// Bytes of the ring buffer, unless the loader sets another size. Full: the event is counted in [`DROPS`].
 const EVENTS_BYTES: u32 = 1 << 20;
@@ -21,6 +21,10 @@ static PORTS: Array<u64> = Array::with_max_entries(PORTS_LEN, 0);
 
 #[map]
 pub(crate) static EVENTS: RingBuf = RingBuf::with_byte_size(EVENTS_BYTES, 0);
+
+/// When the reader of [`EVENTS`] was woken last.
+#[map]
+static WOKEN: Array<u64> = Array::with_max_entries(1, 0);
 
 #[map]
 static DROPS: Array<u64> = Array::with_max_entries(1, BPF_F_MMAPABLE);
@@ -77,6 +81,25 @@ pub(crate) fn count_drop() {
     if let Some(drops) = DROPS.get_ptr_mut(0) {
         add_one(drops);
     }
+}
+
+/// The flags of a record's submission: whether it wakes the reader. Waking is an interrupt that the CPU sends itself, in
+/// this program's time, and costs several times what all the rest does.
+#[inline(always)]
+pub(crate) fn wakeup(now_ns: u64) -> u64 {
+    let Some(woken) = WOKEN.get_ptr_mut(0) else {
+        return u64::from(BPF_RB_FORCE_WAKEUP);
+    };
+    // SAFETY: a value of the array. Two CPUs may both find that it is time: the reader wakes once more.
+    unsafe {
+        if now_ns.wrapping_sub(ptr::read_volatile(woken)) < WAKE_PAUSE_NS {
+            return u64::from(BPF_RB_NO_WAKEUP);
+        }
+        ptr::write_volatile(woken, now_ns);
+    }
+    // Not the kernel's own rule (wake if the reader has seen all before): a record that was left without a wake-up, and
+    // that the reader has not looked for yet, would forbid it.
+    u64::from(BPF_RB_FORCE_WAKEUP)
 }
 
 /// The place of a connect in [`CONNECTS`].

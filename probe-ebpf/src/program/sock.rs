@@ -51,12 +51,6 @@ impl Sock {
         read(self.0, global!(OFFSETS.skc_family))
     }
 
-    #[inline(always)]
-    pub(crate) fn ipv6_only(self) -> bool {
-        let byte = read::<u8>(self.0, global!(OFFSETS.skc_ipv6only));
-        (byte >> (global!(OFFSETS.skc_ipv6only_shift) & 7)) & 1 != 0
-    }
-
     /// The local port as `skc_num` has it: 0 at LISTEN -> CLOSE of a listener that was not bound to a port.
     #[inline(always)]
     pub(crate) fn local_port(self) -> u16 {
@@ -76,13 +70,72 @@ impl Sock {
     }
 
     #[inline(always)]
-    pub(crate) fn local_address(self, family: u16) -> [u8; 16] {
-        address(self.0, family, global!(OFFSETS.skc_rcv_saddr), global!(OFFSETS.skc_v6_rcv_saddr))
+    pub(crate) fn remote_address(self, family: u16) -> [u8; 16] {
+        match family {
+            FAMILY_V6 => read(self.0, global!(OFFSETS.skc_v6_daddr)),
+            FAMILY_V4 => v4(read(self.0, global!(OFFSETS.skc_daddr))),
+            _ => [0; 16],
+        }
+    }
+
+    /// The beginning of it, read at once.
+    #[inline(always)]
+    pub(crate) fn beginning(self) -> Beginning {
+        Beginning { sock: self.0, words: read(self.0, 0) }
+    }
+}
+
+/// Bytes of a [`Beginning`]: more than reach to the last field that it is asked for.
+const BEGINNING_BYTES: usize = 96;
+
+/// The first bytes of a socket. One call of the helper costs as much as it to read one field.
+pub(crate) struct Beginning {
+    sock: *const c_void,
+    words: [u64; BEGINNING_BYTES / 8],
+}
+
+impl Beginning {
+    #[inline(always)]
+    pub(crate) fn netns(&self) -> Netns {
+        Netns(self.field::<u64>(global!(OFFSETS.skc_net)) as *const c_void)
     }
 
     #[inline(always)]
-    pub(crate) fn remote_address(self, family: u16) -> [u8; 16] {
-        address(self.0, family, global!(OFFSETS.skc_daddr), global!(OFFSETS.skc_v6_daddr))
+    pub(crate) fn family(&self) -> u16 {
+        self.field(global!(OFFSETS.skc_family))
+    }
+
+    #[inline(always)]
+    pub(crate) fn ipv6_only(&self) -> bool {
+        let byte = self.field::<u8>(global!(OFFSETS.skc_ipv6only));
+        (byte >> (global!(OFFSETS.skc_ipv6only_shift) & 7)) & 1 != 0
+    }
+
+    #[inline(always)]
+    pub(crate) fn local_address(&self, family: u16) -> [u8; 16] {
+        match family {
+            FAMILY_V6 => {
+                let words: [u32; 4] = self.field(global!(OFFSETS.skc_v6_rcv_saddr));
+                let mut bytes = [0; 16];
+                for (place, word) in bytes.chunks_exact_mut(4).zip(words) {
+                    place.copy_from_slice(&word.to_ne_bytes());
+                }
+                bytes
+            }
+            FAMILY_V4 => v4(self.field::<u32>(global!(OFFSETS.skc_rcv_saddr)).to_ne_bytes()),
+            _ => [0; 16],
+        }
+    }
+
+    /// A field that lies further behind is read alone. The verifier knows the offset, and keeps one of the two ways.
+    #[inline(always)]
+    fn field<T: Plain>(&self, offset: u32) -> T {
+        let at = offset as usize;
+        if at > BEGINNING_BYTES - size_of::<T>() || at % align_of::<T>() != 0 {
+            return read(self.sock, offset);
+        }
+        // SAFETY: inside `words` and aligned, as just checked; any bytes are a `T`.
+        unsafe { self.words.as_ptr().byte_add(at).cast::<T>().read() }
     }
 }
 
@@ -99,16 +152,10 @@ impl Netns {
 }
 
 #[inline(always)]
-fn address(sock: *const c_void, family: u16, v4: u32, v6: u32) -> [u8; 16] {
-    match family {
-        FAMILY_V6 => read(sock, v6),
-        FAMILY_V4 => {
-            let mut bytes = [0; 16];
-            bytes[..4].copy_from_slice(&read::<[u8; 4]>(sock, v4));
-            bytes
-        }
-        _ => [0; 16],
-    }
+fn v4(address: [u8; 4]) -> [u8; 16] {
+    let mut bytes = [0; 16];
+    bytes[..4].copy_from_slice(&address);
+    bytes
 }
 
 /// Types that any bytes are a value of.
@@ -118,7 +165,7 @@ impl Plain for u8 {}
 impl Plain for u16 {}
 impl Plain for u32 {}
 impl Plain for u64 {}
-impl<const LEN: usize> Plain for [u8; LEN] {}
+impl<T: Plain, const LEN: usize> Plain for [T; LEN] {}
 
 #[inline(always)]
 fn read<T: Plain>(base: *const c_void, offset: u32) -> T {

@@ -6,6 +6,7 @@ use std::future::Future;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -24,6 +25,7 @@ use super::v1::control_server::{Control as ControlApi, ControlServer};
 use super::{convert, logs, v1};
 use crate::consumer::events::{Event, EventsHandle, Watched};
 use crate::ebpf::PassiveSettings;
+use crate::ebpf::stats::EbpfStats;
 use crate::results::{Node, PodRecord, ResultsError, ResultsHandle};
 use crate::runtime::{ContainerRuntime, RuntimeError};
 use crate::source::control::{Control, ControlError, Triggered};
@@ -75,6 +77,8 @@ pub struct Facts {
     pub ebpf: String,
     /// Where the kernel program is loaded: how it is used.
     pub passive: Option<Arc<PassiveSettings>>,
+    /// What its watch counts.
+    pub ebpf_stats: Option<Arc<EbpfStats>>,
     /// Where /metrics is.
     pub metrics_address: Option<SocketAddr>,
     /// `spec.nodeName`
@@ -163,13 +167,22 @@ impl ControlApi for Service {
         let facts = self.backend.facts.borrow().clone();
         let count = |node: &Node| {
             let probes = node.pods.values().flat_map(|r| &r.containers).flat_map(|c| c.probes.iter().flatten());
-            (node.pods.len(), probes.count(), node.stuck().count())
+            let shards = node.shards.iter().filter_map(|shard| shard.counts.as_ref());
+            let sums = shards.fold([0; 3], |[held, held_ns, cut_ns], counts| {
+                let passive = &counts.passive;
+                [held + passive.held, held_ns + passive.held_ns, cut_ns + passive.cut_ns]
+            });
+            (node.pods.len(), probes.count(), node.stuck().count(), sums)
         };
-        let (pods, probes, stuck) = self.backend.results.read(count).await.map_err(unavailable)?;
+        let (pods, probes, stuck, [held, held_ns, cut_ns]) =
+            self.backend.results.read(count).await.map_err(unavailable)?;
         Ok(Response::new(v1::GetInfoResponse {
             pods_count: pods as u64,
             probes_count: probes as u64,
             stuck_probes_count: stuck as u64,
+            passive_held_count: held,
+            passive_held_ns: held_ns,
+            passive_cut_ns: cut_ns,
             runtime: self.backend.runtime.name().to_owned(),
             ..info_of(facts)
         }))
@@ -440,6 +453,12 @@ fn info_of(facts: Facts) -> v1::GetInfoResponse {
         error: source.error.unwrap_or_default(),
     };
     let uptime = clock::now() - facts.started;
+    let mut ebpf = facts.ebpf;
+    if let Some(stats) = facts.ebpf_stats
+        && stats.feed_healthy.load(Ordering::Relaxed) == 0
+    {
+        ebpf.push_str("; its last self-test did not pass: no passive answers");
+    }
     v1::GetInfoResponse {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         build: BUILD.to_owned(),
@@ -447,7 +466,7 @@ fn info_of(facts: Facts) -> v1::GetInfoResponse {
         uptime_ns: u64::try_from(uptime.as_nanos()).unwrap_or(u64::MAX),
         shards: facts.shards.into_iter().enumerate().map(shard).collect(),
         sources: facts.sources.into_iter().map(source).collect(),
-        ebpf: facts.ebpf,
+        ebpf,
         ebpf_loaded: facts.passive.is_some(),
         metrics_address: facts.metrics_address.map(|a| a.to_string()).unwrap_or_default(),
         node_name: facts.node_name,

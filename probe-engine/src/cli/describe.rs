@@ -32,16 +32,17 @@ pub fn run(args: &DescribeArgs, globals: &Globals) -> Result<Exit, CliError> {
         let answer = link.client.get_pod(request).await.map_err(|s| error_of(&s))?.into_inner();
         let pod = answer.pod.ok_or_else(|| CliError::Unknown("the daemon's answer holds no pod".to_owned()))?;
         let happened = events_of(&mut link, &pod).await?;
-        output::print(&text(&pod, &happened, &link.info.node_name, clock::wall()))?;
+        output::print(&text(&pod, &happened, &link.info, clock::wall()))?;
         Ok(Exit::Success)
     })
 }
 
 /// Everything that is known of a pod.
 #[must_use]
-pub fn text(pod: &v1::Pod, happened: &[v1::Event], node_name: &str, now: Timestamp) -> String {
-    let mut page = Page { text: String::new(), now };
-    page.head(pod, node_name);
+pub fn text(pod: &v1::Pod, happened: &[v1::Event], info: &v1::GetInfoResponse, now: Timestamp) -> String {
+    let cut = info.ebpf_loaded.then(|| probes::cut_percent(info));
+    let mut page = Page { text: String::new(), now, cut };
+    page.head(pod, &info.node_name);
     let is_init = |c: &&v1::Container| c.kind() != v1::ContainerKind::Regular;
     let (init, regular): (Vec<_>, Vec<_>) = pod.containers.iter().partition(is_init);
     if !init.is_empty() {
@@ -77,6 +78,8 @@ async fn events_of(link: &mut Link, pod: &v1::Pod) -> Result<Vec<v1::Event>, Cli
 struct Page {
     text: String,
     now: Timestamp,
+    /// How much of the time passive answers of this node were cut short; `None` without eBPF.
+    cut: Option<String>,
 }
 
 impl Page {
@@ -216,6 +219,9 @@ impl Page {
         if let Some(answered) = probes::answered(probe) {
             self.field(6, "Answered", answered);
         }
+        if let Some(cut) = self.cut.clone().filter(|_| probe.passive_count > 0) {
+            self.field(6, "Cut short", format!("{cut} of the time on this node, by changes on the way"));
+        }
         self.field(6, "Detection", probes::detection(probe));
     }
 
@@ -286,6 +292,10 @@ mod tests {
     use crate::api::v1::probe_spec::Handler;
     use crate::cli::pods::tests::{NOW, at, pod, running, termination};
 
+    fn node() -> v1::GetInfoResponse {
+        v1::GetInfoResponse { node_name: "node-1".to_owned(), ..v1::GetInfoResponse::default() }
+    }
+
     #[test]
     fn a_pod_is_described_as_kubectl_does_with_its_verdicts() {
         let mut app = running("app", false);
@@ -332,7 +342,7 @@ mod tests {
         let event =
             v1::Event { at: at(4), reason: "Unhealthy".to_owned(), run: 2, threshold: 3, ..v1::Event::default() };
         let now = Timestamp::from_second(NOW).expect("in range");
-        let text = text(&of, &[event], "node-1", now);
+        let text = text(&of, &[event], &node(), now);
         for line in [
             "Name:             web",
             "Start Time:       Tue, 14 Nov 2023 22:08:20 +0000",
@@ -384,9 +394,16 @@ mod tests {
             },
         ];
         let of = pod(v1::PodPhase::Running, vec![app]);
-        let text = text(&of, &[], "node-1", Timestamp::from_second(NOW).expect("in range"));
+        let info = v1::GetInfoResponse {
+            ebpf_loaded: true,
+            passive_held_ns: 80_000_000_000,
+            passive_cut_ns: 2_000_000_000,
+            ..node()
+        };
+        let text = text(&of, &[], &info, Timestamp::from_second(NOW).expect("in range"));
         for line in [
             "      Answered:     passive (1234 passive, 21 real; last real: renewed)",
+            "      Cut short:    2.5% of the time on this node, by changes on the way",
             "      Answered:     real: taken by :15006 (0 passive, 21 real)",
             "      Detection:    90s at worst (passiveMaxAge 60s + 3 x 10s)",
         ] {

@@ -173,6 +173,13 @@ pub fn detection(probe: &v1::Probe) -> String {
     }
 }
 
+/// Of the time that targets were answered passively on the node, how much was cut short by changes on the way: `2.5%`.
+#[must_use]
+pub fn cut_percent(info: &v1::GetInfoResponse) -> String {
+    let share = info.passive_cut_ns as f64 / (info.passive_held_ns as f64).max(1.0);
+    format!("{:.1}%", share * 100.0)
+}
+
 /// A probe as data, for `-o json`.
 #[must_use]
 pub fn value(of: &v1::ProbeRow) -> Value {

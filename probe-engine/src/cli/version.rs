@@ -1,7 +1,7 @@
 //! `probe-engine version`
 
 use super::client::{self, Link, VERSION};
-use super::{CliError, Exit, Globals, age, escape, output};
+use super::{CliError, Exit, Globals, age, escape, output, probes};
 use crate::api::v1::GetInfoResponse;
 use crate::ebpf::load::OBJECT_SHA256;
 use std::fmt::Write;
@@ -50,6 +50,10 @@ fn daemon_text(info: &GetInfoResponse) -> String {
         line("Shard:", &format!("{} {}{why}", shard.index, shard.io));
     }
     line("eBPF:", &info.ebpf);
+    if info.ebpf_loaded {
+        let cut = probes::cut_percent(info);
+        line("Passive:", &format!("{} targets now; cut short {cut} of the time", info.passive_held_count));
+    }
     let counts = format!("{} pods, {} probes", info.pods_count, info.probes_count);
     line("Holds:", &counts);
     if info.stuck_probes_count > 0 {

@@ -33,6 +33,11 @@ impl EventRing {
 
     /// Hands over the records that are there, oldest first, at most `max`; how many it took. Fewer than `max`: none was
     /// left, or the next is still being written on another CPU, and hides those behind it: [`EventRing::is_empty`] tells.
+    ///
+    /// A burst makes [`EventRing::fd`] wake a sleeper once: whoever took any looks again [`WAKE_PAUSE_NS`] later, and
+    /// sleeps on the descriptor alone only after a look that found none.
+    ///
+    /// [`WAKE_PAUSE_NS`]: probe_ebpf::WAKE_PAUSE_NS
     pub fn drain(&mut self, max: usize, mut each: impl FnMut(ListenerEvent)) -> usize {
         let mut taken = 0;
         while taken < max {

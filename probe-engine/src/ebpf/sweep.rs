@@ -12,8 +12,8 @@ use std::fs::File;
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, Weak};
 
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use probe_core::time::Instant;
@@ -38,7 +38,7 @@ pub use thread::{SweepHandle, spawn};
 /// From the watch.
 #[derive(Clone, Debug)]
 pub enum Question {
-    /// Find out where the target is, and follow what leads to it until its shard lets it go (then the sweep's `Arc` is the last).
+    /// Find out where the target is, and follow what leads to it while others hold it (the sweep itself does not).
     Place(Arc<Target>),
     /// List the listeners of a namespace, of both families.
     Dump {
@@ -104,7 +104,7 @@ pub struct Sweep {
     by_identity: HashMap<(u64, u64), u64>,
     table: Table,
     /// Those whose namespace cannot be opened now, by id: tried again at every [`Sweep::prune`].
-    unplaced: HashMap<u64, Arc<Target>>,
+    unplaced: HashMap<u64, Weak<Target>>,
     buffer: Box<[u8]>,
     changes: Vec<Change>,
     sk_lookup_refused: bool,
@@ -182,17 +182,17 @@ impl Sweep {
         }
     }
 
-    /// Lets go of targets that nobody else holds and of namespaces without targets; tries again to place the rest.
+    /// Forgets targets that nobody holds any more, closes namespaces without targets, and tries again to place the rest.
     pub fn prune(&mut self, told: &mut impl FnMut(Told)) {
         self.table.prune();
-        self.unplaced.retain(|_, target| Arc::strong_count(target) > 1);
+        self.unplaced.retain(|_, target| target.strong_count() > 0);
         let (own, table) = (self.own, &self.table);
         self.namespaces.retain(|cookie, _| *cookie == own || table.has_namespace(*cookie));
         let namespaces = &self.namespaces;
         self.by_identity.retain(|_, cookie| namespaces.contains_key(cookie));
         // Once per path: whoever shares it waits for the next time where it fails.
         let mut failed: Vec<NetnsRef> = Vec::new();
-        for target in self.unplaced.values().cloned().collect::<Vec<_>>() {
+        for target in self.unplaced.values().filter_map(Weak::upgrade).collect::<Vec<_>>() {
             if failed.contains(&target.netns) {
                 continue;
             }
@@ -226,7 +226,7 @@ impl Sweep {
                 self.place_at(key, target)
             }
             Err(why) => {
-                self.unplaced.insert(target.id, Arc::clone(target));
+                self.unplaced.insert(target.id, Arc::downgrade(target));
                 Err(why)
             }
         }
@@ -370,7 +370,7 @@ impl Sweep {
                 address.path = path;
                 self.ending.void(&address.targets);
                 if moved {
-                    for target in address.targets.clone() {
+                    for target in address.targets.iter().filter_map(Weak::upgrade).collect::<Vec<_>>() {
                         let place = self.place_at(key, &target);
                         told(Told::Placed { target, place });
                     }

@@ -12,6 +12,7 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use crossbeam::queue::ArrayQueue;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll, ppoll};
@@ -119,7 +120,7 @@ pub fn spawn(
     let watch = Watch::new(Arc::clone(&passive.settings), counters, Arc::clone(&stats), is_preemptible(), now);
     let body = Body {
         watch,
-        feed: RingFeed { ring: events, drops, stats: Arc::clone(&stats) },
+        feed: RingFeed { ring: events, look_again: None, drops, stats: Arc::clone(&stats) },
         program,
         log,
         sweep,
@@ -273,7 +274,8 @@ impl Body {
     }
 
     fn wait(&self) {
-        let wait = clock::until(self.watch.poll_timeout().min(self.next_second));
+        let due = self.watch.poll_timeout().min(self.next_second);
+        let wait = clock::until(self.feed.look_again.map_or(due, |look| look.min(due)));
         let mut fds = vec![
             PollFd::new(self.waker.fd().as_fd(), PollFlags::POLLIN),
             PollFd::new(self.feed.ring.fd(), PollFlags::POLLIN),
@@ -290,6 +292,8 @@ impl Body {
 /// The ring buffer, as the watch drains it.
 struct RingFeed {
     ring: EventRing,
+    /// What comes so soon after the records that were taken last wakes nobody.
+    look_again: Option<Instant>,
     drops: Arc<Drops>,
     stats: Arc<EbpfStats>,
 }
@@ -297,11 +301,13 @@ struct RingFeed {
 impl RingFeed {
     fn take(&mut self, max: usize, each: &mut dyn FnMut(&ListenerEvent, Instant)) -> usize {
         let stats = &self.stats;
-        self.ring.drain(max, |event| {
+        let taken = self.ring.drain(max, |event| {
             let now = clock::now();
             each(&event, now);
             stats.event_lag.record((now - Instant::from_nanos(event.time_ns)).as_nanos() as u64);
-        })
+        });
+        self.look_again = (taken > 0).then(|| clock::now() + Duration::from_nanos(probe_ebpf::WAKE_PAUSE_NS));
+        taken
     }
 
     /// There is a record that was not read: a new one, or one that a processor has begun and not submitted. Those behind

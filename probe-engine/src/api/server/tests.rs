@@ -97,6 +97,7 @@ fn facts() -> Facts {
         sources: Vec::new(),
         ebpf: "off".to_owned(),
         passive: None,
+        ebpf_stats: None,
         metrics_address: None,
         node_name: "node-1".to_owned(),
     }

@@ -1,6 +1,6 @@
 //! `probe-engine doctor`: what this kernel and these privileges allow, each missing thing with its reason and remedy.
 //!
-//! Looks only: nothing is changed, the daemon is not asked. Exit 0 unless something required is missing.
+//! Looks only: nothing is changed (the kernel program is loaded for a moment), the daemon is not asked. Exit 0 unless something required is missing.
 
 mod cgroup;
 mod ebpf;

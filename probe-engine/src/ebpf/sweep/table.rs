@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use slab::Slab;
 
@@ -22,8 +22,8 @@ pub(super) struct Address {
     pub(super) address: IpAddr,
     /// `None` = it is not an address of that namespace.
     pub(super) path: Option<Path>,
-    /// Those at it; never empty after [`Table::prune`].
-    pub(super) targets: Vec<Arc<Target>>,
+    /// Those at it. Held by others: when the last of them lets go, the watch is not kept waiting.
+    pub(super) targets: Vec<Weak<Target>>,
 }
 
 impl Address {
@@ -43,14 +43,14 @@ pub(super) struct Table {
     addresses: Slab<Address>,
     keys: HashMap<(u64, IpAddr), AddressKey>,
     /// By [`Target::id`].
-    targets: HashMap<u64, AddressKey>,
+    targets: HashMap<u64, (AddressKey, Weak<Target>)>,
     /// How many addresses each namespace has.
     namespaces: HashMap<u64, usize>,
 }
 
 impl Table {
     pub(super) fn of_target(&self, id: u64) -> Option<AddressKey> {
-        self.targets.get(&id).copied()
+        self.targets.get(&id).map(|(key, _)| *key)
     }
 
     pub(super) fn of_address(&self, netns_cookie: u64, address: IpAddr) -> Option<AddressKey> {
@@ -88,22 +88,17 @@ impl Table {
     /// A target that is not in the table.
     pub(super) fn add(&mut self, key: AddressKey, target: &Arc<Target>) {
         if let Some(address) = self.addresses.get_mut(key.0) {
-            address.targets.push(Arc::clone(target));
-            self.targets.insert(target.id, key);
+            address.targets.push(Arc::downgrade(target));
+            self.targets.insert(target.id, (key, Arc::downgrade(target)));
         }
     }
 
-    /// Lets go of targets that nobody else holds, and of addresses without targets.
+    /// Forgets targets that nobody holds any more, and addresses without targets.
     pub(super) fn prune(&mut self) {
         let Self { addresses, keys, targets, namespaces } = self;
+        targets.retain(|_, (_, target)| target.strong_count() > 0);
         addresses.retain(|_, address| {
-            address.targets.retain(|target| {
-                let wanted = Arc::strong_count(target) > 1;
-                if !wanted {
-                    targets.remove(&target.id);
-                }
-                wanted
-            });
+            address.targets.retain(|target| target.strong_count() > 0);
             if !address.targets.is_empty() {
                 return true;
             }
