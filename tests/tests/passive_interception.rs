@@ -47,7 +47,11 @@ impl Scene {
     }
 
     fn listen(&self, port: u16) -> Listener {
-        Listener::open(&self.pod, Form::tcp(SocketAddr::new(POD.parse().expect("an address"), port))).expect("listen")
+        let form = Form::tcp(SocketAddr::new(POD.parse().expect("an address"), port));
+        let mut listener = Listener::open(&self.pod, form).expect("listen");
+        // Room for an attempt of every probe at once.
+        listener.listen(4_096).expect("a longer backlog");
+        listener
     }
 
     /// iptables, nft's or legacy, in the pod's namespace. Error: why not.
@@ -70,21 +74,15 @@ fn target() -> SocketAddr {
     SocketAddr::new(POD.parse().expect("an address"), APPLICATION)
 }
 
-fn accept(listeners: &mut [&mut Option<Listener>]) {
-    for listener in listeners.iter_mut().filter_map(|listener| listener.as_mut()) {
-        listener.drain();
-    }
-}
-
 /// Periods until every probe had this outcome in one; how long on the test's clock since `rig.now()`.
 fn until_all(rig: &mut Rig<Ring>, failure: bool, limit: Duration, mut accept: impl FnMut()) -> Option<Duration> {
     let start = rig.now();
     while rig.now() - start <= limit {
         rig.period(&mut accept);
-        let all = (0..rig.probes.len()).all(|probe| {
-            let counts = rig.take(probe);
-            if failure { counts.failures > 0 && counts.real > 0 } else { counts.successes > 0 }
-        });
+        let all = rig
+            .take_all()
+            .iter()
+            .all(|counts| if failure { counts.failures > 0 && counts.real > 0 } else { counts.successes > 0 });
         if all {
             return Some(rig.now() - start);
         }
@@ -101,37 +99,40 @@ fn behind_a_proxy_it_is_the_proxy_that_answers_within_one_period() {
     }
     let host = Arc::clone(&scene.host);
     host.run(|| {
-        let (mut application, mut proxy) = (Some(scene.listen(APPLICATION)), Some(scene.listen(PROXY)));
+        let (mut application, mut proxy) = (scene.listen(APPLICATION), scene.listen(PROXY));
         let mut rig = scene.rig(PassiveSettings::default(), 1);
         for _ in 0..4 {
-            rig.period(|| accept(&mut [&mut application, &mut proxy]));
+            rig.period(|| {
+                application.drain();
+                proxy.drain();
+            });
         }
         assert_eq!(rig.answer(0), Answer::Real(Why::TakenBy(PROXY)), "no lease, and who took it");
         assert_eq!(rig.take(0).failures, 0);
-        proxy = None;
-        rig.period(|| accept(&mut [&mut application]));
+        drop(proxy);
+        rig.period(|| application.drain());
         let counts = rig.take(0);
         assert_eq!((counts.failures, counts.passive), (1, 0), "application open, proxy closed");
-        (application, proxy) = (None, Some(scene.listen(PROXY)));
-        rig.period(|| accept(&mut [&mut proxy]));
+        drop(application);
+        let mut proxy = scene.listen(PROXY);
+        rig.period(|| proxy.drain());
         let counts = rig.take(0);
         assert_eq!((counts.successes, counts.passive), (1, 0), "application closed, proxy open");
-        assert!(application.is_none());
     });
 }
 
 /// A rule that comes under leases and goes again. Returns how long each took to be noticed.
 fn rule_comes_and_goes(scene: &Scene, program: &str, settings: PassiveSettings, limit: Duration) -> [Duration; 2] {
-    let mut application = Some(scene.listen(APPLICATION));
+    let mut application = scene.listen(APPLICATION);
     let mut rig = scene.rig(settings, 200);
-    rig.lease_all(|| accept(&mut [&mut application]));
+    rig.lease_all(|| application.drain());
     // Nobody listens at the proxy's port: whoever connects now is refused.
     scene.iptables(program, "-A").expect("the rule is added");
-    (0..rig.probes.len()).for_each(|probe| drop(rig.take(probe)));
-    let added = until_all(&mut rig, true, limit, || accept(&mut [&mut application])).expect("noticed");
+    rig.take_all();
+    let added = until_all(&mut rig, true, limit, || application.drain()).expect("noticed");
     scene.iptables(program, "-D").expect("the rule is removed");
-    let removed = until_all(&mut rig, false, limit, || accept(&mut [&mut application])).expect("noticed");
-    rig.lease_all(|| accept(&mut [&mut application]));
+    let removed = until_all(&mut rig, false, limit, || application.drain()).expect("noticed");
+    rig.lease_all(|| application.drain());
     [added, removed]
 }
 
@@ -218,7 +219,7 @@ fn a_link_set_down_concerns_its_own_probes_at_once_and_no_others() {
             }
         }
         rig.lease_all(&mut accept_all);
-        (0..rig.probes.len()).for_each(|probe| drop(rig.take(probe)));
+        rig.take_all();
         // The link of the first one goes down.
         let changed = rig.now();
         host.ip(&format!("link set {} down", pods[0].1));
@@ -227,19 +228,21 @@ fn a_link_set_down_concerns_its_own_probes_at_once_and_no_others() {
         let mut others = 0;
         while rig.now() - changed < PERIOD + Duration::from_secs(1) {
             rig.period(&mut accept_all);
-            for probe in 0..rig.probes.len() {
-                let counts = rig.take(probe);
-                let why = rig.answer(probe);
-                if probe < PROBES_PER_NAMESPACE {
-                    attempted[probe] |= counts.real > 0;
-                } else {
-                    let of_path = matches!(why, Answer::Real(Why::PathChanged | Why::PathRechecked));
-                    others += u64::from(counts.real > 0 && of_path);
-                }
+            let all = rig.take_all();
+            let (affected, rest) = all.split_at(PROBES_PER_NAMESPACE);
+            attempted.iter_mut().zip(affected).for_each(|(attempted, counts)| *attempted |= counts.real > 0);
+            for (index, counts) in rest.iter().enumerate() {
+                let of_path = matches!(
+                    rig.answer(PROBES_PER_NAMESPACE + index),
+                    Answer::Real(Why::PathChanged | Why::PathRechecked)
+                );
+                others += usize::from(counts.real > 0 && of_path);
             }
         }
         let left = attempted.iter().filter(|attempted| !**attempted).count();
-        println!("{test}: of {PROBES_PER_NAMESPACE} affected all but {left} attempted, of the others {others} for that");
+        println!(
+            "{test}: of {PROBES_PER_NAMESPACE} affected all but {left} attempted, of the others {others} for that"
+        );
         assert_eq!((left, others), (0, 0));
     });
 }

@@ -104,13 +104,7 @@ impl<K: Kernel> Rig<K> {
     }
 
     /// The same around a feed made at `start`, which is where the test's clock begins.
-    pub fn with_feed(
-        feed: Feed,
-        times: Times,
-        seed: u64,
-        start: Instant,
-        kernel: impl FnOnce(&Waker) -> K,
-    ) -> Self {
+    pub fn with_feed(feed: Feed, times: Times, seed: u64, start: Instant, kernel: impl FnOnce(&Waker) -> K) -> Self {
         let waker = Waker::new().expect("an eventfd");
         let (kernel, connects) = Impatient::new(kernel(&waker));
         let (sender, inbox) = inbox(waker);
@@ -183,6 +177,11 @@ impl<K: Kernel> Rig<K> {
         let counts = self.peek(probe);
         self.probes[probe].seen = Counts::of(&self.probes[probe].stats);
         counts
+    }
+
+    /// The same of all of them.
+    pub fn take_all(&mut self) -> Vec<Counts> {
+        (0..self.probes.len()).map(|probe| self.take(probe)).collect()
     }
 
     /// Attempts in flight.
