@@ -221,11 +221,8 @@ mod tests {
 
     #[test]
     fn the_means_are_found_however_the_kinds_are_mixed() {
-        let phase = |ignored: f64, reported: f64| Phase {
-            ignored,
-            reported,
-            time_ns: ignored * 90.0 + reported * 700.0,
-        };
+        let phase =
+            |ignored: f64, reported: f64| Phase { ignored, reported, time_ns: ignored * 90.0 + reported * 700.0 };
         let scenario = Scenario { connections: 100, listeners: 50, per_second: 1, raw: false };
         let figures = Figures::new(&scenario, &phase(1_100.0, 20.0), &phase(300.0, 120.0)).expect("figures");
         assert!((figures.ignored_ns - 90.0).abs() < 1e-6, "{}", figures.ignored_ns);

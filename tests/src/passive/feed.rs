@@ -71,12 +71,7 @@ impl Feed {
     ///
     /// # Errors
     /// As [`Feed::new`].
-    pub fn with_ring(
-        settings: PassiveSettings,
-        seed: u64,
-        now: Instant,
-        ring_bytes: u32,
-    ) -> Result<Self, String> {
+    pub fn with_ring(settings: PassiveSettings, seed: u64, now: Instant, ring_bytes: u32) -> Result<Self, String> {
         let options = LoadOptions { ring_bytes, ..LoadOptions::default() };
         let loaded = load::load_with(options).map_err(|error| error.to_string())?;
         let (sender, inbox) = WatchSender::new(Waker::new().map_err(|error| error.to_string())?);

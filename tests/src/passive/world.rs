@@ -88,7 +88,8 @@ impl Net {
         let to = if self.moved_to == Place::C { Place::D } else { Place::C };
         let link = &self.moving.pod;
         self.at(self.moved_to).ip(&format!("link set {link} netns {}", self.at(to).path()));
-        self.at(to).try_command("ip", &["-batch", "-"], &format!("address add {C_4}/24 dev {link}\nlink set {link} up\n"))
+        self.at(to)
+            .try_command("ip", &["-batch", "-"], &format!("address add {C_4}/24 dev {link}\nlink set {link} up\n"))
             .expect("the address in its new namespace");
         self.moved_to = to;
     }
@@ -259,7 +260,13 @@ impl World {
     /// shares it with nobody), is none.
     pub fn act(&mut self, act: Act, site: usize, slot: usize, now: Instant) {
         let before = &self.sites[site].slots[slot];
-        let kind = if before.form.mptcp { " mptcp" } else if before.form.only_v6 { " v6only" } else { "" };
+        let kind = if before.form.mptcp {
+            " mptcp"
+        } else if before.form.only_v6 {
+            " v6only"
+        } else {
+            ""
+        };
         let text = format!("{act:?} {}{kind} of {:?} (slot {slot})", before.form.bind, before.place);
         let done = match act {
             Act::MoveLink => {
@@ -286,9 +293,7 @@ impl World {
 
     fn act_on_listener(&mut self, act: Act, site: usize, slot: usize) -> std::io::Result<bool> {
         let bind = self.sites[site].slots[slot].form.bind;
-        let reaches = |target: &&Target| {
-            target.site == site && (target.addr == bind || bind.ip().is_unspecified())
-        };
+        let reaches = |target: &&Target| target.site == site && (target.addr == bind || bind.ip().is_unspecified());
         let to = self.targets.iter().find(reaches).map(|target| target.addr);
         let Slot { place, form, listener, .. } = &mut self.sites[site].slots[slot];
         let netns = self.net.at(*place);
