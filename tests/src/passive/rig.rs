@@ -238,17 +238,19 @@ impl<K: Kernel> Rig<K> {
         }
     }
 
-    /// Periods until every probe was answered from kernel state.
+    /// Periods until every probe has been answered from kernel state, and makes a connection only because of its lease's age.
     ///
     /// # Panics
     /// After ten of them.
     pub fn lease_all(&mut self, mut accept: impl FnMut()) {
+        let is_leased = |answer| matches!(answer, Answer::Passive | Answer::Real(Why::Renewed));
+        let mut were_passive = vec![false; self.probes.len()];
         for _ in 0..10 {
-            (0..self.probes.len()).for_each(|probe| {
-                self.take(probe);
-            });
             self.period(&mut accept);
-            if (0..self.probes.len()).all(|probe| self.answer(probe) == Answer::Passive) {
+            for (probe, was_passive) in were_passive.iter_mut().enumerate() {
+                *was_passive |= self.take(probe).passive > 0;
+            }
+            if (0..self.probes.len()).all(|probe| were_passive[probe] && is_leased(self.answer(probe))) {
                 return;
             }
         }
