@@ -191,7 +191,7 @@ fn a_trigger_and_early_detection_connect_at_once() {
 fn audits_are_connects_whose_outcome_counts() {
     let mut watch = Watch::new(5);
     let mut bench = Bench::with(Ok(watch.passive.clone()));
-    let all: Vec<_> = (0..50).map(|pod| bench.add_spec(&format!("pod-{pod}"), every_second(80))).collect();
+    let all: Vec<_> = (0..600).map(|pod| bench.add_spec(&format!("pod-{pod}"), every_second(80))).collect();
     bench.run(ms(500));
     periods(&mut bench, &mut watch, 100);
     let audits = bench.count(|metrics| metrics.passive.audits[0]);
