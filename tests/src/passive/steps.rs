@@ -297,7 +297,7 @@ impl<K: Kernel> Steps<K> {
             (3, Act::Fill(backlog)),
             (1, Act::Backlog(backlog + 30)),
         ];
-        let rare = self.random.below(300);
+        let rare = self.random.below(120);
         let act = match rare {
             0 => Act::MoveLink,
             1 | 2 => Act::MoveAddress,
