@@ -4,7 +4,7 @@
 //! Everything lives in network namespaces that the scenario makes: one for the daemon (with a third of the targets on its
 //! loopback), two for the other targets, and one for targets that refuse, drop or never accept.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fs;
 use std::path::Path;
 use std::process::Command;
@@ -81,6 +81,8 @@ struct World {
     /// Of all of `failing` and of what refuses.
     failing_address: String,
     failing_pid: u32,
+    /// Of `answering`, by process and place: those that are closed and opened.
+    churned: BTreeSet<(usize, u16)>,
 }
 
 impl World {
@@ -131,7 +133,13 @@ impl World {
             failing.push((child, name));
         }
         let failing_pid = holder.context("no failing targets")?;
-        Ok(World { answering, failing, failing_address, failing_pid })
+        let mut random = Random(scenario.seed);
+        let mut churned = BTreeSet::new();
+        for group in 0..answering.len() {
+            let some = (0..usize::from(each).div_ceil(CHURNED)).map(|_| (group, random.below(u64::from(each)) as u16));
+            churned.extend(some);
+        }
+        Ok(World { answering, failing, failing_address, failing_pid, churned })
     }
 
     /// One document per pod (JSON is YAML).
@@ -141,8 +149,9 @@ impl World {
             for place in 0..listeners.count {
                 let port = listeners.first_port + place;
                 let kinds: &[&str] = &["livenessProbe", "readinessProbe"];
+                let kind = if self.churned.contains(&(group, place)) { "churned" } else { "answering" };
                 pods.push(pod(
-                    &format!("answering-{group}-{place}"),
+                    &format!("{kind}-{group}-{place}"),
                     address,
                     *holder,
                     port,
@@ -210,6 +219,9 @@ impl World {
         }
         phase.after = Some(Reading::take(&daemon)?);
         phase.settled = settled as usize;
+        // Nothing is changed again before it was noticed.
+        std::thread::sleep(NOTICE_MARGIN + Duration::from_secs(2));
+        churn.look(program, folder)?;
         churn.settle(self)?;
         std::thread::sleep(NOTICE_MARGIN + Duration::from_secs(2));
         churn.look(program, folder)?;
@@ -274,7 +286,7 @@ fn pod(name: &str, address: &str, holder: Option<u32>, port: u16, containers: us
 
 /// Listeners that are closed and opened again at random times of a seed.
 struct Churn {
-    random: u64,
+    random: Random,
     listeners: Vec<Churned>,
     changes: Changes,
 }
@@ -301,25 +313,23 @@ struct Changes {
 
 impl Churn {
     fn new(world: &World, seed: u64) -> Churn {
-        let mut churn = Churn { random: seed | 1, listeners: Vec::new(), changes: Changes::default() };
-        for (group, (listeners, ..)) in world.answering.iter().enumerate() {
-            for _ in 0..usize::from(listeners.count).div_ceil(CHURNED) {
-                let place = (churn.next() % u64::from(listeners.count)) as u16;
-                let pod = format!("answering-{group}-{place}");
-                if churn.listeners.iter().any(|other| other.pod == pod) {
-                    continue;
-                }
-                let next = now() + Duration::from_millis(8_000 + churn.next() % 20_000);
-                churn.listeners.push(Churned { group, place, pod, open: true, next, changed_ns: None });
-            }
-        }
-        churn
+        let mut random = Random(!seed);
+        let mut churned = |&(group, place): &(usize, u16)| Churned {
+            group,
+            place,
+            pod: format!("churned-{group}-{place}"),
+            open: true,
+            next: now() + Duration::from_millis(8_000 + random.below(20_000)),
+            changed_ns: None,
+        };
+        let listeners = world.churned.iter().map(&mut churned).collect();
+        Churn { random, listeners, changes: Changes::default() }
     }
 
     fn step(&mut self, world: &mut World) -> anyhow::Result<()> {
         for index in 0..self.listeners.len() {
             if now() >= self.listeners[index].next {
-                let pause = Duration::from_millis(5_000 + self.next() % 15_000);
+                let pause = Duration::from_millis(5_000 + self.random.below(15_000));
                 self.change(index, world, pause)?;
             }
         }
@@ -354,7 +364,7 @@ impl Churn {
         if self.listeners.iter().all(|churned| churned.changed_ns.is_none()) {
             return Ok(());
         }
-        let rows = probes(program, folder, "group=answering")?;
+        let rows = probes(program, folder, "group=churned")?;
         for churned in &mut self.listeners {
             let Some(changed) = churned.changed_ns else { continue };
             let want = if churned.open { "Success" } else { "Failure" };
@@ -377,14 +387,18 @@ impl Churn {
         }
         Ok(())
     }
+}
 
-    /// splitmix64
-    fn next(&mut self) -> u64 {
-        self.random = self.random.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut mixed = self.random;
+/// splitmix64
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, end: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut mixed = self.0;
         mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
         mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        mixed ^ (mixed >> 31)
+        (mixed ^ (mixed >> 31)) % end
     }
 }
 
