@@ -185,11 +185,12 @@ impl World {
         flags: &[String],
         seconds: u64,
     ) -> anyhow::Result<Phase> {
+        // Its first connects are made before it is ready.
+        let mut opens = self.passive_opens()?;
         let daemon = Daemon::start(program, folder, manifests, flags)?;
         let mut churn = Churn::new(self, scenario.seed);
         let mut phase = Phase::default();
         let start = now();
-        let mut opens = self.passive_opens()?;
         let settled = scenario.passive_max_age.min(seconds / 2);
         for second in 1..=seconds {
             // Between the seconds: listeners close and open, and what was noticed of it is looked at.
@@ -542,13 +543,8 @@ impl Report {
     fn claims(&self) -> Vec<(bool, String)> {
         let (mean, one_of, most) = self.real();
         let excess = self.on.time_wait_excess();
-        let differing: Vec<&String> = self
-            .on
-            .verdicts
-            .iter()
-            .filter(|(key, verdict)| self.off.verdicts.get(*key) != Some(verdict))
-            .map(|(key, _)| key)
-            .collect();
+        let differing: Vec<(&String, &String)> =
+            self.on.verdicts.iter().filter(|(key, verdict)| self.off.verdicts.get(*key) != Some(verdict)).collect();
         let slowest = |phase: &Phase| phase.churn.noticed_ms.iter().copied().fold(0.0, f64::max);
         let changes = |name: &str, phase: &Phase| {
             let Changes { made, late, .. } = &phase.churn;

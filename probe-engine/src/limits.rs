@@ -358,3 +358,6 @@ pub const WATCH_MESSAGES_PER_ROUND_MAX: usize = 1_024;
 /// How long the watch waits for a record of the ring buffer that a processor has begun and not finished. Longer: the look
 /// is given up, the next one tries again.
 pub const RECORD_WAIT_MAX: Duration = Duration::from_millis(2);
+
+/// Passive answers of a shard between two audits, at least. Fewer: the audit waits for them.
+pub const AUDIT_ATTEMPTS_APART_MIN: u32 = 50;

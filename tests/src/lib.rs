@@ -6,6 +6,8 @@ pub mod model;
 #[cfg(feature = "engine")]
 pub mod netns;
 #[cfg(feature = "engine")]
+pub mod passive;
+#[cfg(feature = "engine")]
 pub mod simulation;
 #[cfg(feature = "engine")]
 pub mod skip;

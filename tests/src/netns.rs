@@ -206,6 +206,9 @@ impl TestNetns {
         // The kernel announces the carrier a little later; with that a test's own changes would not be the only ones.
         host.wait_up(&veth.host);
         self.wait_up(&veth.pod);
+        // An IPv6 address is usable a moment after that.
+        host.wait_local(host_cidr);
+        self.wait_local(pod_cidr);
         veth
     }
 
@@ -214,6 +217,14 @@ impl TestNetns {
         let deadline = clock::now() + LINK_UP_MAX;
         while !self.ip(&format!("-o link show dev {link}")).contains("state UP") {
             assert!(clock::now() < deadline, "{link} is not up within {LINK_UP_MAX:?}");
+        }
+    }
+
+    fn wait_local(&self, cidr: &str) {
+        let address = cidr.split('/').next().unwrap_or(cidr);
+        let deadline = clock::now() + LINK_UP_MAX;
+        while !self.ip(&format!("route get {address}")).contains("local") {
+            assert!(clock::now() < deadline, "{cidr} is not usable within {LINK_UP_MAX:?}");
         }
     }
 

@@ -1,8 +1,10 @@
 //! Passive answers as an operator sees them: the real daemon, the real kernel program, listeners of this process.
 #![cfg(feature = "engine")]
 
+use std::io::{BufRead, BufReader};
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::AsRawFd;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::thread::JoinHandle;
 
@@ -78,6 +80,16 @@ fn passive_daemon(test: &str, flags: &[&str]) -> Option<Daemon> {
     Some(daemon)
 }
 
+/// The daemon without CAP_PERFMON, CAP_BPF and CAP_SYS_ADMIN: with such a bounding set even root gets none of them.
+fn unprivileged(folder: &Path, ebpf: &str) -> Command {
+    let mut command = Command::new("setpriv");
+    command.arg("--bounding-set=-cap_38,-cap_39,-sys_admin").arg("--inh-caps=-all").arg(binary());
+    command.args(["run", "--runtime", "none", "--ebpf", ebpf, "--metrics-listen", "off", "--manifests"]);
+    command.arg(folder).arg("--socket").arg(folder.join("api.sock"));
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    command
+}
+
 #[test]
 fn with_ebpf_off_every_attempt_connects_and_says_why() {
     let server = Server::start();
@@ -100,15 +112,7 @@ fn with_ebpf_off_every_attempt_connects_and_says_why() {
 fn ebpf_that_is_required_and_not_allowed_keeps_the_daemon_from_starting() {
     let test = "ebpf_that_is_required_and_not_allowed_keeps_the_daemon_from_starting";
     let folder = tempfile::tempdir().expect("a temporary directory");
-    // Of a bounding set without CAP_PERFMON, CAP_BPF and CAP_SYS_ADMIN even root gets none of them.
-    let run = |ebpf: &str, metrics: &str| {
-        let mut command = Command::new("setpriv");
-        command.arg("--bounding-set=-cap_38,-cap_39,-sys_admin").arg("--inh-caps=-all").arg(binary());
-        command.args(["run", "--runtime", "none", "--ebpf", ebpf, "--metrics-listen", metrics, "--manifests"]);
-        command.arg(folder.path()).arg("--socket").arg(folder.path().join("api.sock"));
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).output()
-    };
-    let output = match run("require", "off") {
+    let output = match unprivileged(folder.path(), "require").output() {
         Ok(output) => output,
         Err(error) => return skip(test, &format!("setpriv cannot be started ({error}); apt-get install util-linux")),
     };
@@ -118,6 +122,35 @@ fn ebpf_that_is_required_and_not_allowed_keeps_the_daemon_from_starting() {
     }
     assert_eq!(output.status.code(), Some(1), "{text}");
     assert!(text.contains("--ebpf require") && text.contains("CAP_BPF") && text.contains("CAP_PERFMON"), "{text}");
+}
+
+#[test]
+fn ebpf_that_is_not_allowed_is_told_in_one_line_and_the_daemon_goes_on() {
+    let test = "ebpf_that_is_not_allowed_is_told_in_one_line_and_the_daemon_goes_on";
+    let folder = tempfile::tempdir().expect("a temporary directory");
+    let mut child = match unprivileged(folder.path(), "auto").spawn() {
+        Ok(child) => child,
+        Err(error) => return skip(test, &format!("setpriv cannot be started ({error}); apt-get install util-linux")),
+    };
+    let mut told = Vec::new();
+    let mut has_started = false;
+    // Logged to standard error, the start last; an end of it ends the lines.
+    for line in BufReader::new(child.stderr.take().expect("it is piped")).lines().map_while(Result::ok) {
+        has_started = line.contains("runtime=\"none\"") || line.contains("runtime=none");
+        told.push(line);
+        if has_started {
+            break;
+        }
+    }
+    child.kill().expect("it is ours");
+    child.wait().expect("it ends");
+    let text = told.join("\n");
+    if text.starts_with("setpriv:") {
+        return skip(test, &format!("capabilities cannot be taken away: {}", text.trim()));
+    }
+    assert!(has_started, "{text}");
+    let lines: Vec<&String> = told.iter().filter(|line| line.contains("no passive answers")).collect();
+    assert!(lines.len() == 1 && lines[0].contains("CAP_BPF and CAP_PERFMON"), "{text}");
 }
 
 #[test]

@@ -7,12 +7,13 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use aya::programs::loaded_programs;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::geteuid;
 use probe_ebpf::{Connect, FAMILY_V4, FAMILY_V6, ListenerEvent, counter_slot};
+use probe_engine::clock;
 use probe_engine::ebpf::feature::Unavailable;
 use probe_engine::ebpf::load::{Hook, LoadOptions, Loaded, load, load_with};
 use probe_engine::ebpf::netns::own_cookie;
@@ -74,13 +75,13 @@ fn localhost() -> SocketAddr {
 /// The events of one socket, in order, until there are `count` of them.
 fn events_of(loaded: &mut Loaded, cookie: u64, count: usize) -> Vec<ListenerEvent> {
     let mut events = Vec::new();
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = clock::now() + PATIENCE;
     loop {
         while loaded.events.drain(64, |event| events.extend((event.socket_cookie == cookie).then_some(event))) > 0 {}
         if events.len() >= count {
             return events;
         }
-        assert!(Instant::now() < deadline, "{events:?}");
+        assert!(clock::now() < deadline, "{events:?}");
         let mut ready = [PollFd::new(loaded.events.fd(), PollFlags::POLLIN)];
         poll(&mut ready, PollTimeout::from(100_u8)).expect("poll");
     }
@@ -89,10 +90,10 @@ fn events_of(loaded: &mut Loaded, cookie: u64, count: usize) -> Vec<ListenerEven
 /// All events of one socket that the system calls made so far have caused: they are in the ring when those return.
 fn events_so_far(loaded: &mut Loaded, cookie: u64) -> Vec<ListenerEvent> {
     let mut events = events_of(loaded, cookie, 0);
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = clock::now() + PATIENCE;
     while !loaded.events.is_empty() {
         events.extend(events_of(loaded, cookie, 0));
-        assert!(Instant::now() < deadline, "the ring does not become empty");
+        assert!(clock::now() < deadline, "the ring does not become empty");
     }
     events
 }
@@ -118,7 +119,7 @@ fn bytes_of(address: SocketAddr) -> [u8; 16] {
 }
 
 fn monotonic_ns() -> u64 {
-    probe_engine::clock::now().as_nanos()
+    clock::now().as_nanos()
 }
 
 /// Opens and closes a listener there, and compares all that is told of it.
@@ -209,12 +210,12 @@ fn connect_to(loaded: &Loaded, to: SocketAddr) -> (Socket, Connect) {
     let socket = tcp(Domain::for_address(to));
     let cookie = socket.cookie().expect("SO_COOKIE");
     socket.connect(&SockAddr::from(to)).expect("connect");
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = clock::now() + PATIENCE;
     loop {
         if let Some(connect) = loaded.connects.read(cookie).filter(|connect| connect.child_ns != 0) {
             return (socket, connect);
         }
-        assert!(Instant::now() < deadline, "{:?}", loaded.connects.read(cookie));
+        assert!(clock::now() < deadline, "{:?}", loaded.connects.read(cookie));
         std::thread::yield_now();
     }
 }
@@ -280,12 +281,21 @@ fn a_full_ring_counts_drops_and_the_counters_move_on() {
     let dropped = loaded.drops.load();
     assert!(dropped >= 200 - 64, "{dropped} dropped");
     let mut kept = 0;
-    while loaded.events.drain(16, |_| kept += 1) > 0 {}
+    loaded.events.drain(65, |_| kept += 1);
     assert!((1..=64).contains(&kept), "{kept} kept");
-    // With room again, nothing more is lost.
-    let dropped = loaded.drops.load();
-    tells_of_a_listener(&mut loaded, localhost(), false);
-    assert_eq!(loaded.drops.load(), dropped);
+    // With room again, events come again: this machine's other listeners may fill it once more, so not always at once.
+    let deadline = clock::now() + PATIENCE;
+    loop {
+        while !loaded.events.is_empty() {
+            loaded.events.drain(64, drop);
+        }
+        socket.listen(1).expect("listen");
+        socket.shutdown(std::net::Shutdown::Read).expect("shutdown");
+        if opened(&events_of(&mut loaded, socket.cookie().expect("SO_COOKIE"), 0)) == [1, 0] {
+            return;
+        }
+        assert!(clock::now() < deadline, "{} dropped", loaded.drops.load());
+    }
 }
 
 #[test]
@@ -401,9 +411,9 @@ fn is_loaded(id: u32) -> bool {
 
 /// The kernel frees a program a little after its last descriptor.
 fn wait_until_gone(id: u32) {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = clock::now() + PATIENCE;
     while is_loaded(id) {
-        assert!(Instant::now() < deadline, "program {id} is still there");
+        assert!(clock::now() < deadline, "program {id} is still there");
         std::thread::yield_now();
     }
 }

@@ -180,6 +180,16 @@ fn an_exact_query_names_the_child_and_otherwise_who_would_take_the_connect() {
             drop(child);
             assert_eq!(lookups.child(target, ours), Found::Child, "closed by the server, our end still open");
         }
+        // Closed by the server first: it is in TIME_WAIT, until a new connection with the same ends replaces it.
+        let target = addr("127.0.0.1:1001");
+        let stream = TcpStream::connect(target).expect("connect");
+        let ours = stream.local_addr().expect("our end");
+        drop(wildcard.accept().expect("accept"));
+        drop(stream);
+        eventually("it is in TIME_WAIT", || {
+            diag.exact(target, ours).expect("an answer").is_none_or(|it| it.state == 6)
+        });
+        assert_eq!(lookups.child(target, ours), Found::Other);
         assert_eq!(diag.exact(addr("127.0.0.1:1"), nobody), Ok(None));
         assert_eq!(lookups.child(addr("127.0.0.1:1"), nobody), Found::Other);
     });
@@ -194,6 +204,8 @@ fn an_exact_query_names_the_member_of_a_reuseport_group_that_a_connect_reaches()
         let mut diag = SockDiag::open().expect("sock_diag");
         let member = || listen("127.0.0.1:1001", 128, |socket| socket.set_reuse_port(true));
         let members = [member(), member(), member(), member()];
+        // Kept open: a connection in TIME_WAIT would be found instead where its port is chosen again.
+        let mut connections = Vec::new();
         for _ in 0..32 {
             let client = Socket::new(Domain::IPV4, Type::STREAM, None).expect("socket");
             client.bind(&addr("127.0.0.1:0").into()).expect("bind");
@@ -203,12 +215,16 @@ fn an_exact_query_names_the_member_of_a_reuseport_group_that_a_connect_reaches()
             let reached = members.iter().find(|member| {
                 member.set_nonblocking(true).expect("O_NONBLOCK");
                 match member.accept() {
-                    Ok(_) => true,
+                    Ok((accepted, _)) => {
+                        connections.push(accepted);
+                        true
+                    }
                     Err(error) if error.kind() == ErrorKind::WouldBlock => false,
                     Err(error) => panic!("accept: {error}"),
                 }
             });
             assert_eq!(named, reached.expect("one has it").cookie().expect("SO_COOKIE"));
+            connections.push(client);
         }
     });
 }
@@ -230,6 +246,7 @@ fn only_a_network_namespace_can_be_opened_and_a_reused_inode_has_another_cookie(
         let made = TestNetns::new();
         let namespace = open(&made.path()).expect("it opens");
         assert_eq!((namespace.cookie, namespace.inode), (made.cookie(), made.inode()));
+        assert_eq!(namespace.has_sk_lookup(), Ok(false));
         assert!(!seen.values().any(|cookie| *cookie == namespace.cookie));
         if let Some(first) = seen.insert(namespace.inode, namespace.cookie) {
             assert_ne!(first, namespace.cookie);
@@ -477,6 +494,33 @@ fn links_that_a_path_rests_on_void_it_whichever_end_goes_down() {
     });
     node.expect_untouched(&target, &elsewhere, Lease::Void, |node| {
         node.host.ip(&format!("link del {}", second_veth.host));
+    });
+}
+
+#[test]
+fn an_ipv6_path_is_followed_like_one_of_ipv4() {
+    if !usable("an_ipv6_path_is_followed_like_one_of_ipv4", &[]) {
+        return;
+    }
+    let mut node = Node::new();
+    let six = TestNetns::new();
+    let veth = six.connect(&node.host, "fd00:77::1/64", "fd00:77::2/64");
+    let netns = NetnsRef::Path(Arc::from(six.path()));
+    let target = node.leased(netns.clone(), addr("[fd00:77::2]:80"));
+    let four = node.leased(node.pod_ref(), addr("10.77.0.2:80"));
+    node.expect_untouched(&four, &target, Lease::Cut, |node| {
+        node.host.ip("route add blackhole fd00::/16");
+    });
+    node.expect(&target, Lease::Void, |_| {
+        six.ip(&format!("address del fd00:77::2/64 dev {}", veth.pod));
+    });
+    six.add_address(&veth.pod, "fd00:77::2/64");
+    eventually("it is placed again", || {
+        node.hear();
+        node.told.last().is_some_and(|(id, place)| *id == target.id && place.is_ok())
+    });
+    node.expect_untouched(&four, &target, Lease::Void, |node| {
+        node.host.ip(&format!("link set {} down", veth.host));
     });
 }
 

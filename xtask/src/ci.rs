@@ -28,6 +28,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     step("deny", deny)?;
     step("ebpf --check", || ebpf::run(&ebpf::Args { check: true, install: args.install }))?;
     step("test", || test::run(&test::Args::default()))?;
+    step("bites", test::bites)?;
     step("planted", || planted::run(&planted::Args::default()))?;
     step("docs", || {
         shell::run(

@@ -48,6 +48,27 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// The features that each take one of the conditions of a passive answer away.
+const BITES: [&str; 3] = ["bite-counter", "bite-candidates", "bite-queue"];
+
+/// The equivalence test, built three times without one of its conditions: it must find a false success.
+pub(crate) fn bites() -> anyhow::Result<()> {
+    for feature in BITES {
+        eprintln!("--- {feature}: a false success must be found");
+        let mut command = shell::cargo();
+        if shell::has("cargo-nextest", "--version") {
+            command.args(["nextest", "run", "--no-capture"]);
+        } else {
+            command.arg("test");
+        }
+        command.args(["--package", "probe-tests", "--features", feature, "--test", "passive_equivalence"]);
+        if !shell::status(&mut command)?.success() {
+            bail!("built with {feature}, the equivalence test does not notice");
+        }
+    }
+    Ok(())
+}
+
 fn skips_file() -> anyhow::Result<PathBuf> {
     let file =
         tempfile::Builder::new().prefix("probe-engine-skips-").tempfile().context("cannot make a temporary file")?;

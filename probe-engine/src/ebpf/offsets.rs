@@ -576,7 +576,7 @@ mod tests {
             (0, 4, 12, 14, 16)
         );
         assert!(found.inet_sport > found.sk_protocol && found.skc_ipv6only_shift < 8, "{found:?}");
-        assert!(found.net_cookie != found.net_inum && found.skc_net % 8 == 0, "{found:?}");
+        assert!(found.net_cookie != found.net_inum && found.skc_net.is_multiple_of(8), "{found:?}");
     }
 
     proptest! {

@@ -43,7 +43,6 @@ impl WatchSender {
     }
 
     /// Gives the message back when there is no room: tried again later.
-    #[expect(clippy::result_large_err, reason = "an Arc and a number")]
     pub fn send(&self, message: ToWatch) -> Result<(), ToWatch> {
         self.queue.push(message)?;
         self.waker.wake();

@@ -62,12 +62,21 @@ impl DiagSocket {
     pub fn is_listener(&self) -> bool {
         self.state == TCP_LISTEN
     }
+
+    /// One end of a connection whose other end can be open. In TIME_WAIT it is left from an earlier connection with the
+    /// same ends: it comes only after the FIN of the other one.
+    #[must_use]
+    pub fn is_connection(&self) -> bool {
+        !matches!(self.state, TCP_LISTEN | TCP_TIME_WAIT | TCP_CLOSE)
+    }
 }
 
 /// `SOCK_DIAG_BY_FAMILY`
 const BY_FAMILY: u16 = 20;
 /// `TCP_LISTEN` of `include/net/tcp_states.h`
 const TCP_LISTEN: u8 = 10;
+const TCP_TIME_WAIT: u8 = 6;
+const TCP_CLOSE: u8 = 7;
 /// `INET_DIAG_SKMEMINFO`, and its bit in `idiag_ext`
 const SKMEMINFO: u16 = 7;
 const SKV6ONLY: u16 = 11;
@@ -204,7 +213,7 @@ impl ChildLookup for ChildLookups {
         // As many places as sockets: it fits.
         let _ = self.idle.push(socket);
         match found {
-            Ok(Some(socket)) if !socket.is_listener() && is_between(&socket, target, ours) => Found::Child,
+            Ok(Some(socket)) if socket.is_connection() && is_between(&socket, target, ours) => Found::Child,
             Ok(_) => Found::Other,
             Err(_) => Found::Unknown,
         }

@@ -126,6 +126,18 @@ async fn m01_a_pod_without_probes_is_known_but_goes_to_no_shard() {
 }
 
 #[tokio::test]
+async fn without_a_runtime_an_annotation_names_the_network_namespace() {
+    for (manages_containers, expected) in [(false, Some("/run/netns/a")), (true, None)] {
+        let mut bench = Bench::new(1, manages_containers);
+        let mut pod = (*three("a")).clone();
+        pod.annotations = Box::new([("probe-engine.io/netns".into(), "/run/netns/a".into())]);
+        bench.add(&Arc::new(pod)).await;
+        let Ok(Input::Added { status, .. }) = bench.results.try_recv() else { panic!("results hears of it first") };
+        assert_eq!(status.and_then(|status| status.netns).as_deref(), expected);
+    }
+}
+
+#[tokio::test]
 async fn m02_three_probes_are_three_slots_startup_first() {
     let slots = slots_of(&three("a"));
     let types: Vec<ProbeType> = slots.iter().map(|slot| slot.probe_type).collect();

@@ -679,7 +679,7 @@ impl Flight {
     fn landed(&self, errand: Option<Errand>, end: End, now: Instant) -> Landed {
         let between = |from: Option<Instant>, to: Option<Instant>| from.zip(to).map(|(from, to)| to - from);
         let phases = Phases {
-            connect: self.connected.map(|at| at - self.started),
+            connect: self.handshake.map(|by_kernel| by_kernel.took).or(self.connected.map(|at| at - self.started)),
             first_byte: between(self.sent, self.first_byte),
             body: self.first_byte.map(|at| now - at),
             total: now - self.started,

@@ -224,6 +224,8 @@ impl Leases {
                         return Decision::Passive;
                     }
                 },
+                // That says nothing of the target, and the next look may find that all is as it was: until then, connect.
+                Err(Why::LookOld) => Why::LookOld,
                 Err(why) => {
                     lease.end(State::Without(why), why, counts);
                     why
@@ -282,6 +284,7 @@ impl Leases {
                         lease.state = state;
                         counts.granted += 1;
                     }
+                    Err(Why::LookOld) if matches!(lease.state, State::Granted { .. }) => {}
                     Err(refusal) if lease.state != State::Off => {
                         let again = matches!(lease.state, State::Without(_));
                         lease.end(State::Without(refusal), refusal, counts);

@@ -466,7 +466,10 @@ impl<K: Kernel> Shard<K> {
                 if let Some(current) = self.end_current(attempt) {
                     self.answered(attempt, &current, &outcome, taken, now);
                 }
-                self.outcome(attempt, outcome, phases.total, now);
+                // Where there is nothing but a handshake, the kernel may know better than we how long it took.
+                let is_tcp = self.slot(attempt.worker).is_some_and(|slot| slot.handler == HandlerKind::Tcp);
+                let latency = phases.connect.filter(|_| is_tcp).unwrap_or(phases.total);
+                self.outcome(attempt, outcome, latency, now);
             }
             End::Redirect(target) => self.redirect(attempt, started, target, now),
         }

@@ -24,8 +24,9 @@ use super::target::Door;
 use super::world::{Event, World};
 
 thread_local! {
-    /// Half a megabyte: one for all runs of a thread, since only changes of a value mean anything.
-    static COUNTERS: Arc<Counters> = Arc::new(Counters::fake());
+    /// Megabytes: one of each for all runs of a thread, since only changes of a counter mean anything, and nobody notes
+    /// what became of a connect.
+    static MAPPED: (Arc<Counters>, Arc<Connects>) = (Arc::new(Counters::fake()), Arc::new(Connects::fake()));
 }
 
 /// The kernel shows that the target took a connect, or does not.
@@ -63,7 +64,8 @@ impl Watch {
             ..PassiveSettings::default()
         };
         let (sender, queue) = WatchSender::new(Waker::new().expect("an eventfd"));
-        let passive = Passive::new(settings, COUNTERS.with(Arc::clone), Arc::new(Connects::fake()), sender);
+        let (counters, connects) = MAPPED.with(Clone::clone);
+        let passive = Passive::new(settings, counters, connects, sender);
         let faults = random.pick(&[0, 300, 1_500]);
         let late_looks = random.pick(&[0, 500]);
         let detects = random.below(2) == 0;

@@ -70,9 +70,24 @@ impl Monitor {
                     Ok(datagram) => append(datagram, changes),
                     Err(Errno::EAGAIN) => break,
                     // ENOBUFS. Anything else tells as little of what was missed.
-                    Err(_) => changes.push(Change::Loss),
+                    Err(_) => {
+                        changes.push(Change::Loss);
+                        empty(socket, buffer);
+                        break;
+                    }
                 }
             }
+        }
+    }
+}
+
+/// After a loss the kernel drops all further announcements, and says so no more, until the queue was empty
+/// (`NETLINK_S_CONGESTED`, `netlink_rcv_wake`). So it is emptied before the loss is acted upon.
+fn empty(socket: &Netlink, buffer: &mut [u8]) {
+    // No announcement is added while it is congested, and each takes more than 128 bytes of its bound: this is enough.
+    for _ in 0..2 * limits::PATH_CHANGES_BYTES_MAX / 128 {
+        if socket.receive(buffer) == Err(Errno::EAGAIN) {
+            return;
         }
     }
 }

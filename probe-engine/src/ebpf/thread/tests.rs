@@ -99,6 +99,12 @@ fn serve(listener: TcpListener) -> JoinHandle<()> {
     })
 }
 
+/// When it returns, the listener is closed.
+fn stop(target: &Target, server: JoinHandle<()>) {
+    io::Write::write_all(&mut TcpStream::connect(target.addr).expect("it listens"), b"x").expect("sent");
+    server.join().expect("it closed its listener");
+}
+
 #[test]
 fn a_lease_is_earned_on_the_real_kernel_and_ends_with_the_close_of_its_listener() {
     let name = "a_lease_is_earned_on_the_real_kernel_and_ends_with_the_close_of_its_listener";
@@ -113,8 +119,7 @@ fn a_lease_is_earned_on_the_real_kernel_and_ends_with_the_close_of_its_listener(
     let looks = running.stats.looks.load(Relaxed);
     until(|| (running.stats.looks.load(Relaxed) >= looks + 3).then_some(())).expect("looks");
     assert_eq!(running.held(&target, lease), Ok(()));
-    io::Write::write_all(&mut TcpStream::connect(target.addr).expect("it listens"), b"x").expect("sent");
-    server.join().expect("it closed its listener");
+    stop(&target, server);
     assert_eq!(running.held(&target, lease), Err(Why::Changed));
     let touched = until(|| running.shard.pop_command()).expect("early detection");
     assert!(matches!(touched, Command::Detect { target: id } if id == target.id), "{touched:?}");
@@ -129,10 +134,12 @@ fn all_leases_end_with_the_threads() {
     let Some(running) = running("all_leases_end_with_the_threads", PassiveSettings::default()) else { return };
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let target = running.target(listener.local_addr().expect("its address"));
+    let server = serve(listener);
     let (slot, value) = running.lease(&target);
     let counters = Arc::clone(&running.threads.passive().counters);
     drop(running.threads);
     assert_eq!(target.held(&counters, slot, value, clock::now()), Err(Why::Unavailable));
+    stop(&target, server);
 }
 
 #[test]
@@ -152,13 +159,14 @@ fn a_listener_that_never_accepts_is_told_as_an_event_on_the_pod() {
 fn events_of_listeners_reach_the_table_soon() {
     let Some(running) = running("events_of_listeners_reach_the_table_soon", PassiveSettings::default()) else { return };
     until(|| (running.stats.events.load(Relaxed) > 0).then_some(())).expect("the self-test's");
-    let before = (running.stats.events.load(Relaxed), running.stats.event_lag.snapshot());
-    for _ in 0..500 {
+    let before = running.stats.event_lag.snapshot();
+    for _ in 0..100 {
+        let seen = running.stats.events.load(Relaxed);
         drop(TcpListener::bind("127.0.0.1:0").expect("a port"));
+        until(|| (running.stats.events.load(Relaxed) >= seen + 2).then_some(())).expect("an event for each");
     }
-    until(|| (running.stats.events.load(Relaxed) >= before.0 + 1_000).then_some(())).expect("an event for each");
-    let lag = running.stats.event_lag.snapshot().since(&before.1);
-    assert!(lag.len() >= 1_000);
+    let lag = running.stats.event_lag.snapshot().since(&before);
+    assert!(lag.len() >= 199, "{} events", lag.len());
     // The machine may be busy with other tests: the figures for idle and busy ones are the suite's and the bench's.
     assert!(lag.quantile_ns(0.5) < 1_000_000_000, "median {} ns", lag.quantile_ns(0.5));
     eprintln!("event lag: p50 {} ns, p99 {} ns", lag.quantile_ns(0.5), lag.quantile_ns(0.99));

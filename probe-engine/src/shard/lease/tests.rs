@@ -181,7 +181,6 @@ fn what_ends_a_lease_is_why_the_next_attempt_connects() {
     type Ends = Box<dyn Fn(&mut Node)>;
     let table: Vec<(Why, Ends)> = vec![
         (Why::Changed, Box::new(|node| node.bump())),
-        (Why::LookOld, Box::new(|node| node.pass(limits::LOOK_AGE_MAX))),
         (Why::AcceptQueueFull, Box::new(look(Why::AcceptQueueFull))),
         (Why::AcceptStalled, Box::new(look(Why::AcceptStalled))),
         (Why::ListenerDrops, Box::new(look(Why::ListenerDrops))),
@@ -220,6 +219,23 @@ fn what_ends_a_lease_is_why_the_next_attempt_connects() {
         assert_eq!(node.attempt(), Answer::Real(why));
         assert_eq!(node.attempt(), Answer::Passive, "{why}");
     }
+}
+
+#[test]
+fn while_looks_are_late_a_lease_gives_no_answers_and_goes_on_after() {
+    let mut node = Node::leased();
+    node.pass(limits::LOOK_AGE_MAX);
+    for _ in 0..2 {
+        assert_eq!(node.attempt(), Answer::Real(Why::LookOld));
+    }
+    node.watch();
+    assert_eq!(node.attempt(), Answer::Passive);
+    assert_eq!(node.counts.ended.iter().sum::<u64>(), 0);
+    // What happens meanwhile ends it all the same.
+    node.pass(limits::LOOK_AGE_MAX);
+    node.bump();
+    node.watch();
+    assert_eq!(node.decide(None), Decision::Real(Why::Changed));
 }
 
 #[test]
@@ -298,7 +314,8 @@ fn trouble_of_our_own_says_nothing_of_the_target() {
 
 #[test]
 fn what_happens_between_a_connect_and_its_grant_is_not_lost() {
-    let happens: [(Why, fn(&mut Node)); 4] = [
+    type Happens = fn(&mut Node);
+    let happens: [(Why, Happens); 4] = [
         (Why::Changed, |node| node.bump()),
         (Why::PathChanged, |node| assert!(!node.target().void(Why::PathChanged))),
         (Why::PathRechecked, |node| {
@@ -386,7 +403,7 @@ fn audits_come_at_the_shards_share_of_their_rate() {
     node.attempt();
     for _ in 0..200_000 {
         node.pass(Duration::from_millis(1));
-        if node.now.as_nanos() % 1_000_000_000 == 0 || node.queue.len() > 0 {
+        if node.now.as_nanos().is_multiple_of(1_000_000_000) || !node.queue.is_empty() {
             node.watch();
         }
         node.attempt();

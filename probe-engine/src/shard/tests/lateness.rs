@@ -1,13 +1,17 @@
 //! Own lateness is not the target's failure, and not an excuse either.
 
 use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
 
 use probe_core::outcome::{LocalCause, Outcome};
 use probe_core::spec::Handler;
 use probe_core::time::Instant;
+use probe_ebpf::Connect;
 
 use super::fake::{Fake, Target, World, ms};
 use super::{failure_text, http_get, launch, tcp_socket};
+use crate::ebpf::counters::Connects;
 use crate::shard::flight::{End, Flights, Landed, Look, Rules};
 use crate::shard::kernel::{CloseMode, Kernel};
 
@@ -17,9 +21,20 @@ const OK: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 /// One attempt with a timeout of 1 s, looked at at these points (in milliseconds after its start), and as soon as
 /// it wants after the last of them.
 fn attempt(world: &Rc<World>, handler: &Handler, target: Target, looks_ms: &[u64]) -> (Landed, u64) {
+    attempt_seen(world, handler, target, looks_ms, None)
+}
+
+/// The same, with what the kernel program noted of it.
+fn attempt_seen(
+    world: &Rc<World>,
+    handler: &Handler,
+    target: Target,
+    looks_ms: &[u64],
+    connects: Option<Arc<Connects>>,
+) -> (Landed, u64) {
     world.target(PORT, target);
     let mut kernel = Fake::new(world);
-    let mut flights = Flights::new(Rules { close: CloseMode::Fin, local_ports: PORT..=PORT, connects: None });
+    let mut flights = Flights::new(Rules { close: CloseMode::Fin, local_ports: PORT..=PORT, connects });
     let start = world.now();
     let mut before = start;
     let mut looks = looks_ms.iter().map(|at| start + ms(*at));
@@ -70,6 +85,29 @@ fn connect(target: Target, looks_ms: &[u64]) -> (Outcome, u64) {
 fn get(target: Target, looks_ms: &[u64]) -> (Outcome, u64) {
     let (landed, at) = attempt(&World::new(), &http_get(PORT, "/"), target, looks_ms);
     (outcome(&landed).clone(), at)
+}
+
+/// What a connect becomes that is looked at two seconds too late, and took so long by TCP_INFO and by the program.
+fn by_two_clocks(tcp_info_ms: u64, program_ms: u64) -> (Outcome, Option<Duration>) {
+    let world = World::new();
+    let connects = Arc::new(Connects::fake());
+    let started = world.now() + ms(1);
+    connects.put(Connect {
+        // The fake kernel's first socket.
+        socket_cookie: 1,
+        started_ns: started.as_nanos(),
+        established_ns: (started + ms(program_ms)).as_nanos(),
+        ..Connect::default()
+    });
+    let seen = Some(connects);
+    let (landed, _) = attempt_seen(&world, &tcp_socket(PORT), connects_after(tcp_info_ms), &[3_000], seen);
+    (outcome(&landed).clone(), landed.phases.connect)
+}
+
+#[test]
+fn the_kernel_programs_clock_comes_before_any_other() {
+    assert_eq!(by_two_clocks(1_100, 900), (success(), Some(ms(900))));
+    assert!(matches!(by_two_clocks(900, 1_100), (Outcome::Failure(_), _)));
 }
 
 fn success() -> Outcome {

@@ -1,0 +1,80 @@
+//! Pods with one tcpSocket probe each.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use probe_core::id::{ContainerId, ContainerName};
+use probe_core::spec::{
+    Container, ContainerKind, Handler, Pod, Port, ProbeSpec, Probes, Process, RestartPolicy, TcpSocket,
+};
+use probe_core::status::{ContainerState, ContainerStatus, PodPhase, PodStatus};
+use probe_core::time::Instant;
+
+/// Its only container.
+pub const CONTAINER: &str = "main";
+
+/// Seconds of its readiness probe.
+#[derive(Clone, Copy, Debug)]
+pub struct Times {
+    /// periodSeconds
+    pub period_seconds: u32,
+    /// timeoutSeconds
+    pub timeout_seconds: u32,
+}
+
+/// A pod whose readiness probe connects to this address.
+#[must_use]
+pub fn pod(name: &str, addr: SocketAddr, times: Times) -> Arc<Pod> {
+    let spec = ProbeSpec {
+        handler: Handler::TcpSocket(TcpSocket { host: None, port: Port::Number(addr.port()) }),
+        initial_delay_seconds: 0,
+        timeout_seconds: times.timeout_seconds,
+        period_seconds: times.period_seconds,
+        success_threshold: 1,
+        // Never reached: a verdict that changes triggers an attempt, which moves the grid of due times.
+        failure_threshold: u32::MAX,
+        termination_grace_period_seconds: None,
+    };
+    let container = Container {
+        name: ContainerName::from(CONTAINER),
+        kind: ContainerKind::Regular,
+        image: "none".into(),
+        restart_policy: None,
+        probes: Probes { readiness: Some(Arc::new(spec)), ..Probes::default() },
+        process: Process::default(),
+        spec_hash: 0,
+    };
+    Arc::new(Pod {
+        uid: name.into(),
+        namespace: "default".into(),
+        name: name.into(),
+        labels: Box::default(),
+        annotations: Box::default(),
+        pod_ip: None,
+        host_network: false,
+        restart_policy: RestartPolicy::Always,
+        termination_grace_period_seconds: 30,
+        readiness_gates: Box::default(),
+        init_containers: Box::default(),
+        containers: Box::new([container]),
+        ignored_fields: Box::default(),
+    })
+}
+
+/// It runs, as this instance of its container, in this network namespace (`None` = the daemon's own).
+#[must_use]
+pub fn running(addr: SocketAddr, netns: Option<Arc<str>>, instance: u32, started_at: Instant) -> PodStatus {
+    PodStatus {
+        phase: PodPhase::Running,
+        deleting: false,
+        pod_ip: Some(addr.ip()),
+        netns,
+        containers: vec![ContainerStatus {
+            name: ContainerName::from(CONTAINER),
+            id: Some(ContainerId::from(format!("test://{instance}").as_str())),
+            state: ContainerState::Running { started_at },
+            last_termination: None,
+            restart_count: instance,
+        }],
+    }
+}

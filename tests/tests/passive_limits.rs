@@ -1,0 +1,286 @@
+//! What a passive answer can be wrong for, and for how long: each line of KERNEL.md's list on the real kernel. And what gives no
+//! passive answers at all.
+#![cfg(feature = "engine")]
+
+use std::fs;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use nix::libc;
+use probe_engine::ebpf::{Answer, PassiveSettings, Why};
+use probe_engine::shard::ring::Ring;
+use probe_tests::netns::{TestNetns, usable};
+use probe_tests::passive::listener::{Form, Listener, connects};
+use probe_tests::passive::pod::Times;
+use probe_tests::passive::rig::Rig;
+use probe_tests::passive::socket::set_option;
+use probe_tests::passive::{bpf, feed, oracle};
+use probe_tests::skip::skip;
+use socket2::SockFilter;
+
+const TIMES: Times = Times { period_seconds: 2, timeout_seconds: 1 };
+const HOST: &str = "10.91.1.1";
+const TARGET: &str = "10.91.1.2:8000";
+/// `passive_max_age` of these tests.
+const MAX_AGE: Duration = Duration::from_secs(10);
+/// A lease ends within it; then comes the next due time, and the deadline with its second look.
+const NOTICED_MAX: Duration = Duration::from_millis(10_000 + 2_000 + 1_110);
+/// How long a connect is waited for that nobody answers.
+const PATIENCE: Duration = Duration::from_millis(300);
+
+struct Scene {
+    host: Arc<TestNetns>,
+    pod: TestNetns,
+    /// The pod's end of the link.
+    link: String,
+    listener: Listener,
+}
+
+impl Scene {
+    fn new(test: &str, programs: &[&str]) -> Option<Self> {
+        if !usable(test, programs) {
+            return None;
+        }
+        if let Err(reason) = feed::usable() {
+            skip(test, &reason);
+            return None;
+        }
+        let (host, pod) = (Arc::new(TestNetns::new()), TestNetns::new());
+        let veth = pod.connect(&host, &format!("{HOST}/24"), "10.91.1.2/24");
+        let listener = Listener::open(&pod, Form::tcp(target())).expect("listen");
+        Some(Self { host, pod, link: veth.pod, listener })
+    }
+
+    fn rig(&self) -> Rig<Ring> {
+        let settings =
+            PassiveSettings { passive_max_age: MAX_AGE, passive_audit_per_second: 0, ..PassiveSettings::default() };
+        let mut rig = Rig::new(settings, TIMES, 7, |waker| Ring::new(waker).expect("io_uring")).expect("loads");
+        rig.add(target(), Some(self.pod.path().into()));
+        rig
+    }
+}
+
+fn target() -> SocketAddr {
+    TARGET.parse().expect("an address")
+}
+
+/// `break_it` makes connects fail in a way that the kernel does not announce; what it returns is kept while it is to last.
+/// Passive answers may be wrong from then on, for no longer than `passive_max_age`. An error is why it cannot be shown here.
+fn ends_within_max_age<T>(test: &str, programs: &[&str], break_it: impl FnOnce(&Scene) -> Result<T, String> + Send) {
+    let Some(mut scene) = Scene::new(test, programs) else { return };
+    let host = Arc::clone(&scene.host);
+    host.run(|| {
+        let mut rig = scene.rig();
+        rig.lease_all(|| scene.listener.drain());
+        rig.take(0);
+        let kept = match break_it(&scene) {
+            Ok(kept) => kept,
+            Err(reason) => return skip(test, &reason),
+        };
+        let answer = connects(&scene.host, target(), PATIENCE);
+        assert_ne!(answer, oracle::Answer::Connected, "a connect fails now");
+        let start = rig.now();
+        let mut wrong = 0;
+        let noticed = loop {
+            rig.period(|| scene.listener.drain());
+            let counts = rig.take(0);
+            if counts.failures > 0 {
+                break rig.now() - start;
+            }
+            wrong += counts.passive;
+            assert!(rig.now() - start <= NOTICED_MAX + Duration::from_secs(4), "not noticed in time");
+        };
+        println!("{test}: a connect is {answer:?}; {wrong} passive answers were wrong, noticed after {noticed:?}");
+        // The period's end, by which the failure was seen, is up to one second after it.
+        assert!(noticed <= NOTICED_MAX + Duration::from_secs(1), "{noticed:?}");
+        // No lease as long as it lasts.
+        for _ in 0..3 {
+            rig.period(|| scene.listener.drain());
+            assert_eq!(rig.take(0).passive, 0, "no passive answer after a failure");
+        }
+        drop(kept);
+    });
+}
+
+fn said(error: io::Error) -> String {
+    error.to_string()
+}
+
+#[test]
+fn a_rule_of_iptables_legacy_is_noticed_within_passive_max_age() {
+    let test = "a_rule_of_iptables_legacy_is_noticed_within_passive_max_age";
+    ends_within_max_age(test, &["iptables-legacy"], |scene| {
+        let rule = "-w -A INPUT -p tcp --dport 8000 -j DROP";
+        scene.pod.try_command("iptables-legacy", &rule.split_whitespace().collect::<Vec<_>>(), "")
+    });
+}
+
+#[test]
+fn a_listener_bound_to_another_device_is_noticed_within_passive_max_age() {
+    let test = "a_listener_bound_to_another_device_is_noticed_within_passive_max_age";
+    ends_within_max_age(test, &[], |scene| scene.listener.socket.bind_device(Some(b"lo")).map_err(said));
+}
+
+#[test]
+fn a_socket_filter_that_drops_all_is_noticed_within_passive_max_age() {
+    let test = "a_socket_filter_that_drops_all_is_noticed_within_passive_max_age";
+    // BPF_RET | BPF_K: 0 bytes of every packet.
+    ends_within_max_age(test, &[], |scene| {
+        scene.listener.socket.attach_filter(&[SockFilter::new(0x06, 0, 0, 0)]).map_err(said)
+    });
+}
+
+#[test]
+fn a_key_of_tcp_md5_is_noticed_within_passive_max_age() {
+    let test = "a_key_of_tcp_md5_is_noticed_within_passive_max_age";
+    ends_within_max_age(test, &[], |scene| {
+        // struct tcp_md5sig: an address of 128 bytes, flags, prefix, the key's length and device, and the key.
+        let mut key = [0_u8; 128 + 8 + 80];
+        key[..2].copy_from_slice(&(libc::AF_INET as u16).to_ne_bytes());
+        key[4..8].copy_from_slice(&HOST.parse::<std::net::Ipv4Addr>().expect("an address").octets());
+        key[130..132].copy_from_slice(&3_u16.to_ne_bytes());
+        key[136..139].copy_from_slice(b"key");
+        set_option(&scene.listener.socket, libc::IPPROTO_TCP, libc::TCP_MD5SIG, &key).map_err(said)
+    });
+}
+
+#[test]
+fn a_higher_ip_minttl_is_noticed_within_passive_max_age() {
+    let test = "a_higher_ip_minttl_is_noticed_within_passive_max_age";
+    ends_within_max_age(test, &[], |scene| {
+        let minttl = 255_i32.to_ne_bytes();
+        set_option(&scene.listener.socket, libc::IPPROTO_IP, libc::IP_MINTTL, &minttl).map_err(said)
+    });
+}
+
+#[test]
+fn a_tc_program_that_drops_is_noticed_within_passive_max_age() {
+    let test = "a_tc_program_that_drops_is_noticed_within_passive_max_age";
+    ends_within_max_age(test, &[], |scene| {
+        let index = scene.pod.ifindex(&scene.link);
+        scene.pod.run(|| bpf::attach(bpf::TCX_DROP, index)).map_err(|e| format!("TCX (Linux 6.6): {e}"))
+    });
+}
+
+#[test]
+fn an_xdp_program_that_drops_is_noticed_within_passive_max_age() {
+    let test = "an_xdp_program_that_drops_is_noticed_within_passive_max_age";
+    ends_within_max_age(test, &[], |scene| {
+        let index = scene.pod.ifindex(&scene.link);
+        scene.pod.run(|| bpf::attach(bpf::XDP_DROP, index)).map_err(|e| format!("XDP on a veth: {e}"))
+    });
+}
+
+/// A cgroup that this process is in while it lives.
+struct OwnCgroup {
+    folder: std::path::PathBuf,
+    before: std::path::PathBuf,
+}
+
+impl OwnCgroup {
+    fn enter() -> Result<Self, String> {
+        let root = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"].map(std::path::PathBuf::from);
+        let root = root.into_iter().find(|root| root.join("cgroup.procs").exists());
+        let root = root.ok_or("no cgroup v2 hierarchy is mounted")?;
+        let own = fs::read_to_string("/proc/self/cgroup").map_err(said)?;
+        let own = own.lines().find_map(|line| line.strip_prefix("0::")).unwrap_or("/");
+        let before = root.join(own.trim_start_matches('/'));
+        let folder = root.join(format!("probe-engine-test-{}", std::process::id()));
+        fs::create_dir(&folder).map_err(said)?;
+        let cgroup = Self { folder, before };
+        cgroup.move_to(&cgroup.folder).map_err(said)?;
+        Ok(cgroup)
+    }
+
+    fn move_to(&self, folder: &std::path::Path) -> io::Result<()> {
+        fs::write(folder.join("cgroup.procs"), std::process::id().to_string())
+    }
+}
+
+impl Drop for OwnCgroup {
+    fn drop(&mut self) {
+        let _ = self.move_to(&self.before);
+        let _ = fs::remove_dir(&self.folder);
+    }
+}
+
+#[test]
+fn a_cgroup_program_that_drops_is_noticed_within_passive_max_age() {
+    let test = "a_cgroup_program_that_drops_is_noticed_within_passive_max_age";
+    // Sockets belong to the cgroup that their process was in when they were made: before the listener is.
+    let cgroup = match OwnCgroup::enter() {
+        Ok(cgroup) => cgroup,
+        Err(reason) => return skip(test, &reason),
+    };
+    let folder = cgroup.folder.clone();
+    ends_within_max_age(test, &[], move |_| {
+        let folder = fs::File::open(folder).map_err(said)?;
+        bpf::attach(bpf::CGROUP_DROP, bpf::target_of(&folder)).map_err(|e| format!("a cgroup program: {e}"))
+    });
+    drop(cgroup);
+}
+
+#[test]
+fn a_full_conntrack_table_is_noticed_within_passive_max_age() {
+    let test = "a_full_conntrack_table_is_noticed_within_passive_max_age";
+    ends_within_max_age(test, &["iptables-nft"], |scene| {
+        // A rule that needs conntrack, so that it is there; announced, but not long before what is shown.
+        let rule = "-w -A INPUT -m conntrack --ctstate INVALID -j ACCEPT";
+        scene.pod.try_command("iptables-nft", &rule.split_whitespace().collect::<Vec<_>>(), "")?;
+        scene.pod.run(|| {
+            let max = "/proc/sys/net/netfilter/nf_conntrack_max";
+            fs::write(max, "1").map_err(|error| format!("{max} is one for all namespaces here: {error}"))
+        })
+    });
+}
+
+#[test]
+fn a_namespace_with_a_transparent_listener_gives_no_passive_answers() {
+    let test = "a_namespace_with_a_transparent_listener_gives_no_passive_answers";
+    gives_none(test, Why::Transparent, |scene| {
+        let elsewhere = SocketAddr::new(target().ip(), 9_000);
+        let socket = scene.pod.run(|| {
+            let socket = Form::tcp(elsewhere).bound(true)?;
+            socket.set_ip_transparent_v4(true)?;
+            socket.listen(1)?;
+            io::Result::Ok(socket)
+        });
+        socket.map_err(said)
+    });
+}
+
+#[test]
+fn a_namespace_with_an_sk_lookup_program_gives_no_passive_answers() {
+    let test = "a_namespace_with_an_sk_lookup_program_gives_no_passive_answers";
+    gives_none(test, Why::SkLookup, |scene| {
+        let netns = fs::File::open(scene.pod.path()).map_err(said)?;
+        bpf::attach(bpf::SK_LOOKUP_PASS, bpf::target_of(&netns)).map_err(said)
+    });
+}
+
+/// With it there are no passive answers, from the next look on, and without it there are again.
+fn gives_none<T>(test: &str, why: Why, put: impl FnOnce(&Scene) -> Result<T, String> + Send) {
+    let Some(mut scene) = Scene::new(test, &[]) else { return };
+    let host = Arc::clone(&scene.host);
+    host.run(|| {
+        let mut rig = scene.rig();
+        rig.lease_all(|| scene.listener.drain());
+        let kept = match put(&scene) {
+            Ok(kept) => kept,
+            Err(reason) => return skip(test, &reason),
+        };
+        // The sweep that sees it.
+        rig.period(|| scene.listener.drain());
+        rig.take(0);
+        for _ in 0..3 {
+            rig.period(|| scene.listener.drain());
+            let counts = rig.take(0);
+            assert_eq!((counts.passive, counts.successes), (0, 1));
+            assert_eq!(rig.answer(0), Answer::Real(why));
+        }
+        drop(kept);
+        rig.lease_all(|| scene.listener.drain());
+    });
+}
