@@ -306,7 +306,12 @@ impl RingFeed {
             each(&event, now);
             stats.event_lag.record((now - Instant::from_nanos(event.time_ns)).as_nanos() as u64);
         });
-        self.look_again = (taken > 0).then(|| clock::now() + Duration::from_nanos(probe_ebpf::WAKE_PAUSE_NS));
+        let now = clock::now();
+        if taken > 0 {
+            self.look_again = Some(now + Duration::from_nanos(probe_ebpf::WAKE_PAUSE_NS));
+        } else if self.look_again.is_some_and(|look| look <= now) {
+            self.look_again = None;
+        }
         taken
     }
 
