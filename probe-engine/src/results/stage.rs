@@ -95,12 +95,9 @@ impl Stage {
         self.shards_ended == self.config.queues.len() || self.config.queues.iter().all(let_go)
     }
 
-    /// Takes a bounded number of updates from every shard. What the manager sent comes first: it told this
-    /// stage of a pod before it told the shard.
+    /// Takes a bounded number of updates from every shard.
     fn drain(&mut self) {
-        while let Ok(input) = self.inbox.inputs.try_recv() {
-            self.handle_input(input);
-        }
+        self.drain_inputs();
         for shard in 0..self.config.queues.len() {
             let queue = Arc::clone(&self.config.queues[shard]);
             let mut taken = 0;
@@ -112,6 +109,12 @@ impl Stage {
                     break;
                 }
             }
+        }
+    }
+
+    fn drain_inputs(&mut self) {
+        while let Ok(input) = self.inbox.inputs.try_recv() {
+            self.handle_input(input);
         }
     }
 
@@ -186,20 +189,35 @@ impl Stage {
         self.touch();
     }
 
-    /// What a shard says of a pod that lives elsewhere by now (removed, and added again to another shard) is late.
+    /// What a shard says of a pod that lives elsewhere by now (removed, and added again to another shard) is late. The manager
+    /// tells this stage of a pod before it tells the shard: where the pod is not known to live there, that word is still in
+    /// the inbox, or it is really gone.
     fn handle_update(&mut self, shard: usize, update: Update) {
-        let is_late = |uid: &PodUid| self.node.pods.get(uid).is_some_and(|record| record.shard != Some(shard));
-        match update {
+        let pod = match &update {
             Update::Publish(Publish { pod, .. })
             | Update::Report(Report { pod, .. })
-            | Update::LocalTooLong(LocalTooLong { pod, .. })
-                if is_late(&pod) => {}
+            | Update::LocalTooLong(LocalTooLong { pod, .. }) => Some(pod),
+            Update::Metrics(_) | Update::ShardEnded { .. } => None,
+        };
+        if let Some(pod) = pod
+            && !self.lives_on(pod, shard)
+        {
+            self.drain_inputs();
+            if !self.lives_on(pod, shard) {
+                return;
+            }
+        }
+        match update {
             Update::Publish(publish) => self.handle_publish(&publish),
             Update::Report(report) => self.handle_report(report),
             Update::LocalTooLong(trouble) => self.handle_local_too_long(&trouble),
             Update::Metrics(delta) => self.node.shards[shard].add(delta),
             Update::ShardEnded { .. } => self.shards_ended += 1,
         }
+    }
+
+    fn lives_on(&self, pod: &PodUid, shard: usize) -> bool {
+        self.node.pods.get(pod).is_some_and(|record| record.shard == Some(shard))
     }
 
     fn handle_publish(&mut self, publish: &Publish) {
@@ -394,4 +412,36 @@ fn event_of(probe_type: ProbeType, outcome: &Outcome) -> Option<(&'static str, S
 fn cause_of(text: &str) -> Option<Box<str>> {
     let line = text.lines().next().unwrap_or_default().trim();
     (!line.is_empty()).then(|| cut(line, CAUSE_BYTES_MAX).into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::channel;
+    use super::super::fixture::{publish, running, simple_pod};
+    use super::*;
+    use crate::consumer::events;
+    use crate::manager::slots_of;
+
+    #[tokio::test]
+    async fn a_verdict_that_overtakes_the_word_of_its_pod_is_kept() {
+        let (sender, _results, inbox) = channel();
+        let (events, _handle, _events_inbox) = events::channel();
+        let wake = Arc::new(Notify::new());
+        let config = Config {
+            manager_start: clock::now(),
+            sources: Vec::new(),
+            queues: vec![Arc::new(UpdateQueue::new(Arc::clone(&wake)))],
+            wake,
+            events,
+            lifecycle: None,
+        };
+        let mut stage = Stage::new(config, inbox);
+        let pod = simple_pod("a", &[ProbeType::Readiness]);
+        let (slots, status) = (slots_of(&pod), Some(running(&pod, "id")));
+        // It comes while this stage is taking updates, and has its inputs behind it.
+        sender.send(Input::Added { pod, slots, shard: Some(0), status }).await.expect("the stage lives");
+        stage.handle_update(0, publish("a", ProbeType::Readiness, "id", Some(Verdict::Success)));
+        let record = &stage.node.pods[&PodUid::from("a")];
+        assert!(record.is_ready());
+    }
 }
