@@ -4,7 +4,7 @@
 
 use std::fs;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -27,6 +27,8 @@ const TARGET: &str = "10.91.1.2:8000";
 const MAX_AGE: Duration = Duration::from_secs(10);
 /// A lease ends within it; then comes the next due time, and the deadline with its second look.
 const NOTICED_MAX: Duration = Duration::from_millis(10_000 + 2_000 + 1_110);
+/// A larger conntrack table is not filled: at some 20,000 connections a second it would take more than half a minute.
+const CONNTRACK_FILLED_MAX: usize = 600_000;
 /// How long a connect is waited for that nobody answers.
 const PATIENCE: Duration = Duration::from_millis(300);
 
@@ -229,11 +231,39 @@ fn a_full_conntrack_table_is_noticed_within_passive_max_age() {
         // A rule that needs conntrack, so that it is there; announced, but not long before what is shown.
         let rule = "-w -A INPUT -m conntrack --ctstate INVALID -j ACCEPT";
         scene.pod.try_command("iptables-nft", &rule.split_whitespace().collect::<Vec<_>>(), "")?;
-        scene.pod.run(|| {
-            let max = "/proc/sys/net/netfilter/nf_conntrack_max";
-            fs::write(max, "1").map_err(|error| format!("{max} is one for all namespaces here: {error}"))
-        })
+        scene.pod.run(fill_conntrack)
     });
+}
+
+/// Connections of this namespace with itself until its table takes no more. The bound is one number for all namespaces,
+/// which a test leaves alone; what it bounds is counted for each.
+fn fill_conntrack() -> Result<(), String> {
+    let read = |name: &str| -> Result<usize, String> {
+        let path = format!("/proc/sys/net/netfilter/{name}");
+        let text = fs::read_to_string(&path).map_err(|error| format!("{path}: {error}"))?;
+        text.trim().parse().map_err(|error| format!("{path}: {error}"))
+    };
+    let max = read("nf_conntrack_max")?;
+    if max > CONNTRACK_FILLED_MAX {
+        return Err(format!("nf_conntrack_max is {max}: filling it would take too long"));
+    }
+    let server = TcpListener::bind("0.0.0.0:0").expect("a listener");
+    let port = server.local_addr().expect("its address").port();
+    // Both ends close at once: connection and entry stay in TIME_WAIT, and an entry that saw both sides is not dropped early
+    // for a newer one.
+    let listening = server.try_clone().expect("the listener twice");
+    let accepting = std::thread::spawn(move || server.incoming().map_while(Result::ok).for_each(drop));
+    let connect = |made: usize| {
+        let address = SocketAddr::from(([127, 1, (made / 20_000 % 250) as u8, 1], port));
+        TcpStream::connect_timeout(&address, PATIENCE)
+    };
+    // One that fails may have met a full accept queue.
+    let is_full = || read("nf_conntrack_count").is_ok_and(|count| count >= max);
+    let filled = (0..2 * max).any(|made| connect(made).is_err() && is_full());
+    let count = read("nf_conntrack_count")?;
+    socket2::SockRef::from(&listening).shutdown(Shutdown::Both).expect("it listens");
+    accepting.join().expect("it accepts until then");
+    if filled { Ok(()) } else { Err(format!("{count} entries of {max}, and connections go on")) }
 }
 
 #[test]

@@ -75,14 +75,23 @@ fn deny() -> anyhow::Result<()> {
     shell::run(shell::cargo().args(["deny", "--offline", "check", "licenses", "bans", "sources"]))
 }
 
+/// What tests and benches use if it is there: the program, and the Debian package it comes with.
+const PROGRAMS: [(&str, &str); 4] =
+    [("promtool", "prometheus"), ("ip", "iproute2"), ("iptables", "iptables"), ("nsenter", "util-linux")];
+
 /// Best effort: a step that misses its tool says so itself.
 fn install() {
-    if !shell::has("promtool", "--version") && shell::has("apt-get", "--version") {
-        let _ = shell::status(Command::new("apt-get").args(["update", "-qq"]));
-        let _ = shell::status(
-            Command::new("apt-get")
-                .args(["install", "-y", "-qq", "--no-install-recommends", "prometheus"])
-                .env("DEBIAN_FRONTEND", "noninteractive"),
-        );
+    let version = |program| if program == "ip" { "-V" } else { "--version" };
+    let lacking = PROGRAMS.iter().filter(|(program, _)| !shell::has(program, version(program)));
+    let packages: Vec<&str> = lacking.map(|(_, package)| *package).collect();
+    if packages.is_empty() || !shell::has("apt-get", "--version") {
+        return;
     }
+    let _ = shell::status(Command::new("apt-get").args(["update", "-qq"]));
+    let _ = shell::status(
+        Command::new("apt-get")
+            .args(["install", "-y", "-qq", "--no-install-recommends"])
+            .args(packages)
+            .env("DEBIAN_FRONTEND", "noninteractive"),
+    );
 }

@@ -42,6 +42,10 @@ mod tests;
 /// The newest kernel on which the program was seen to run to its end once begun (`trace_call_bpf`, preemption off).
 const KERNEL_MEASURED: (u32, u32) = (6, 18);
 
+/// setpriority(2) of the watch: it works for microseconds at a time, and what it hears is for the moment. Without
+/// CAP_SYS_NICE it stays at 0, and on a node that is busy an event waits its turn (docs/PERFORMANCE.md has both).
+const NICE: i32 = -10;
+
 /// Where the watch tells what it finds.
 #[derive(Debug)]
 pub struct Outputs {
@@ -175,6 +179,10 @@ enum Round {
 
 impl Body {
     fn run(mut self) {
+        // `None` is the calling thread: Linux has a priority for each.
+        if let Err(error) = rustix::process::setpriority_process(None, NICE) {
+            tracing::debug!(%error, "the watch runs at the priority of everybody");
+        }
         loop {
             let now = clock::now();
             if now >= self.next_second {

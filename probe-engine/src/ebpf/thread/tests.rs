@@ -81,6 +81,7 @@ fn until<T>(mut condition: impl FnMut() -> Option<T>) -> Option<T> {
         if let Some(found) = condition() {
             return Some(found);
         }
+        // tidy: the condition is in memory that another thread writes, with no event to wait for
         thread::sleep(Duration::from_millis(1));
     }
     None
