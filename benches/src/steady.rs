@@ -61,7 +61,9 @@ pub fn run(scenario: &Scenario, daemon: &Path, json_path: Option<&Path>) -> anyh
     let mut targets = Targets::start()?;
     let manifests = folder.path().join("pods.yaml");
     fs::write(&manifests, pods(scenario, &targets).join("\n---\n"))?;
-    let daemon = Daemon::start(daemon, folder.path(), &manifests, &scenario.daemon_flags)?;
+    // Every attempt connects: what passive answers cost is another scenario's.
+    let flags = [&["--ebpf=off".to_owned()], scenario.daemon_flags.as_slice()].concat();
+    let daemon = Daemon::start(daemon, folder.path(), &manifests, &flags)?;
     let mut sampled = Samples::default();
     watch(scenario.warmup, daemon.pid(), &targets, &mut sampled)?;
     let before = reading(&daemon, &mut targets)?;

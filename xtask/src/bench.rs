@@ -5,7 +5,7 @@ use std::process::Command;
 
 use crate::shell;
 
-#[derive(clap::Args)]
+#[derive(clap::Args, Default)]
 pub(crate) struct Args {
     /// Which scenario
     #[arg(default_value = "steady", value_parser = ["steady", "passive", "ebpf"])]
@@ -22,6 +22,9 @@ pub(crate) struct Args {
     /// steady, passive: seconds that are measured [default: the scenario's]
     #[arg(long)]
     duration: Option<u64>,
+    /// passive: the daemon's `--passive-max-age-seconds` [default: 60]
+    #[arg(long)]
+    passive_max_age: Option<u64>,
     /// steady: how shards do their I/O
     #[arg(long, value_parser = ["auto", "uring", "epoll"])]
     io: Option<String>,
@@ -56,10 +59,25 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     if scenario == "steady" {
         steady(&mut load, args);
     }
+    if scenario == "passive"
+        && let Some(age) = args.passive_max_age
+    {
+        load.args(["--passive-max-age", &age.to_string()]);
+    }
     if let Some(json) = &args.json {
         load.arg("--json").arg(json);
     }
     shell::run(&mut load)
+}
+
+/// For CI: the whole scenario where it can be run.
+pub(crate) fn passive() -> anyhow::Result<()> {
+    let is_root = shell::output(Command::new("id").arg("-u")).is_some_and(|id| id.trim() == "0");
+    if !is_root || !shell::has("ip", "-V") || !shell::has("nsenter", "--version") {
+        shell::skipped("bench passive needs root, iproute2 and util-linux");
+        return Ok(());
+    }
+    run(&Args { scenario: "passive".to_owned(), ..Args::default() })
 }
 
 fn steady(load: &mut Command, args: &Args) {

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use anyhow::Context;
 
-use crate::{demo, ebpf, planted, shell, test, tidy};
+use crate::{bench, demo, ebpf, planted, shell, test, tidy};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -40,6 +40,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     step("benches (smoke)", || {
         shell::run(shell::cargo().args(["bench", "--package", "probe-benches", "--", "--test"]))
     })?;
+    step("bench passive", bench::passive)?;
     step("demo --check", || shell::run(demo::command()?.arg("--check")))?;
     eprintln!("\n{} thing(s) skipped for a missing tool", shell::skipped_count());
     Ok(())

@@ -10,6 +10,11 @@ use crate::shell;
 
 const DOCUMENT: &str = "probe-engine/docs/KUBELET.md";
 
+const LIMITS_DOCUMENT: &str = "probe-engine/docs/KERNEL.md";
+
+/// The heading of the list of what passive answers can be wrong for.
+const LIMITS_HEADING: &str = "### What passive answers can be wrong for";
+
 /// The heading of the table of rows without a test.
 const ROWS_HEADING: &str = "## Rows of section 8 that have no test of their own";
 
@@ -19,6 +24,27 @@ pub(super) fn in_docs(files: &[String]) -> anyhow::Result<Vec<String>> {
     let (rules, rows) = text.split_once(ROWS_HEADING).with_context(|| format!("{DOCUMENT}: no `{ROWS_HEADING}`"))?;
     let mut findings = rules_are_true(rules, &functions);
     findings.extend(rows_are_tested(rows, &functions)?);
+    findings.extend(limits_are_shown(&functions)?);
+    Ok(findings)
+}
+
+/// KERNEL.md's list of what passive answers can be wrong for: every line names a test, and each of them is there.
+fn limits_are_shown(functions: &BTreeSet<String>) -> anyhow::Result<Vec<String>> {
+    let text = fs::read_to_string(shell::root().join(LIMITS_DOCUMENT))?;
+    let (_, list) =
+        text.split_once(LIMITS_HEADING).with_context(|| format!("{LIMITS_DOCUMENT}: no `{LIMITS_HEADING}`"))?;
+    let list = list.split("\n#").next().unwrap_or_default();
+    let mut findings = Vec::new();
+    for line in list.lines().filter(|line| line.starts_with("| ")).skip(1) {
+        let columns: Vec<&str> = line.split(" | ").collect();
+        let tests: Vec<&str> =
+            columns.get(2).map_or(Vec::new(), |column| column.split('`').skip(1).step_by(2).collect());
+        if tests.is_empty() {
+            findings.push(format!("{LIMITS_DOCUMENT}: no test in `{line}`"));
+        }
+        let absent = tests.into_iter().filter(|test| !functions.contains(*test));
+        findings.extend(absent.map(|test| format!("{LIMITS_DOCUMENT}: no test `{test}`")));
+    }
     Ok(findings)
 }
 
