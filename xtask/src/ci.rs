@@ -82,7 +82,7 @@ const PROGRAMS: [(&str, &str); 4] =
 
 /// Best effort: a step that misses its tool says so itself.
 fn install() {
-    let version = |program| if *program == "ip" { "-V" } else { "--version" };
+    let version = |program: &str| if program == "ip" { "-V" } else { "--version" };
     let lacking = PROGRAMS.iter().filter(|(program, _)| !shell::has(program, version(program)));
     let packages: Vec<&str> = lacking.map(|(_, package)| *package).collect();
     if packages.is_empty() || !shell::has("apt-get", "--version") {
