@@ -170,21 +170,24 @@ pub struct Settings {
     #[arg(long, value_enum)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub passive: Option<PassiveChoice>,
-    /// Longest time between two real connects to a target that is answered passively, in seconds: a part of the worst-case
-    /// detection time of what the kernel does not announce
+    /// Longest time between two real connects to a target that is answered passively, in seconds (1 to 3600): a part of
+    /// the worst-case detection time of what the kernel does not announce. A probe whose period is not well below it
+    /// connects nearly every time
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u16).range(PASSIVE_MAX_AGE_SECONDS))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub passive_max_age_seconds: Option<u16>,
-    /// Within how many seconds a target is connected to again after a change on the way (nftables, routes) that need not
-    /// concern it
+    /// Within how many seconds (1 to 300) a target is connected to again after a change on the way (nftables, routes) that
+    /// need not concern it
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u16).range(PATH_RECHECK_MAX_SECONDS))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub path_recheck_max_seconds: Option<u16>,
-    /// Make an attempt at once when a listener closes that a tcpSocket probe depends on; it counts like any other
+    /// Make an attempt at once when a listener closes that a tcpSocket probe depends on; it counts like any other. Only for
+    /// probes that may be answered passively
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub early_detection: Option<bool>,
-    /// Passive answers per second, node-wide, that are checked by a real connect; 0 for none
+    /// At most so many passive answers per second, node-wide (and one of 50), are checked by a real connect; 0 for none (up
+    /// to 1000)
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(..=PASSIVE_AUDIT_PER_SECOND_MAX))]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub passive_audit_per_second: Option<u16>,
@@ -395,8 +398,9 @@ fn scalars(key: &str, value: Value) -> Result<Vec<String>, String> {
     match value {
         Value::String(text) => Ok(vec![text]),
         Value::Number(number) => Ok(vec![number.to_string()]),
-        // YAML reads `on` and `off` without quotes as booleans.
-        Value::Bool(flag) if ["metricsListen", "ebpf", "passive"].contains(&key) => {
+        // YAML reads `on` and `off` without quotes as booleans. `ebpf` has no `on`: an error tells of what was written.
+        Value::Bool(false) if key == "ebpf" => Ok(vec!["off".to_owned()]),
+        Value::Bool(flag) if ["metricsListen", "passive"].contains(&key) => {
             Ok(vec![if flag { "on" } else { "off" }.to_owned()])
         }
         Value::Bool(flag) => Ok(vec![flag.to_string()]),
@@ -471,9 +475,10 @@ fn camel(long: &str) -> String {
 }
 
 fn unknown(origin: &str, key: &str, known: impl Iterator<Item = String>) -> ConfigError {
-    let nearest = known.map(|name| (strsim::damerau_levenshtein(&name, key), name)).min();
+    // One that was not written to its end is meant before any that looks alike.
+    let nearest = known.map(|name| (!name.starts_with(key), strsim::damerau_levenshtein(&name, key), name)).min();
     let hint = match nearest {
-        Some((distance, name)) if distance <= 4 => format!("; did you mean `{name}`?"),
+        Some((is_other, distance, name)) if !is_other || distance <= 4 => format!("; did you mean `{name}`?"),
         _ => "; `probe-engine config show` lists all".to_owned(),
     };
     ConfigError::UnknownKey { origin: origin.to_owned(), key: key.to_owned(), hint }
@@ -560,6 +565,43 @@ mod tests {
         let error = Config::load(&Settings::default(), Some(file.path())).expect_err("unknown key");
         let text = error.to_string();
         assert!(text.contains("unknown key `metricListen`; did you mean `metricsListen`?"), "{text}");
+    }
+
+    #[test]
+    fn a_key_that_was_not_written_to_its_end_is_recognised() {
+        for (key, meant) in
+            [("passiveMaxAge", "passiveMaxAgeSeconds"), ("crashLoopBackOffMax", "crashLoopBackOffMaxSeconds")]
+        {
+            let error = Config::load(&Settings::default(), Some(file(&format!("{key}: 5\n")).path()));
+            let text = error.expect_err("unknown key").to_string();
+            assert!(text.contains(&format!("unknown key `{key}`; did you mean `{meant}`?")), "{text}");
+        }
+        let text = from_variable("PROBE_ENGINE_PASSIVE_MAX_AGE", "5").expect_err("unknown").to_string();
+        assert!(text.contains("did you mean `PROBE_ENGINE_PASSIVE_MAX_AGE_SECONDS`?"), "{text}");
+    }
+
+    #[test]
+    fn ebpf_takes_no_true_and_says_so_as_it_was_written() {
+        let load = |text: &str| Config::load(&Settings::default(), Some(file(text).path()));
+        assert_eq!(load("ebpf: false\n").expect("valid").ebpf, EbpfChoice::Off);
+        let text = load("ebpf: true\n").expect_err("not a choice").to_string();
+        assert!(text.contains("'true'") && text.contains("auto, off, require"), "{text}");
+    }
+
+    #[test]
+    fn the_help_of_passive_answers_tells_the_bounds_that_hold() {
+        let command = Settings::augment_args(Command::new("settings"));
+        for (long, bounds) in [
+            ("passive-max-age-seconds", PASSIVE_MAX_AGE_SECONDS),
+            ("path-recheck-max-seconds", PATH_RECHECK_MAX_SECONDS),
+        ] {
+            let help = command.get_arguments().find(|a| a.get_long() == Some(long)).and_then(clap::Arg::get_help);
+            let text = help.expect("it has one").to_string();
+            assert!(text.contains(&format!("({} to {})", bounds.start(), bounds.end())), "{text}");
+        }
+        let audits = command.get_arguments().find(|a| a.get_long() == Some("passive-audit-per-second"));
+        let text = audits.and_then(clap::Arg::get_help).expect("it has one").to_string();
+        assert!(text.contains(&format!("up to {PASSIVE_AUDIT_PER_SECOND_MAX}")), "{text}");
     }
 
     #[test]

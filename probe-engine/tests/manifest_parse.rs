@@ -222,7 +222,7 @@ fn our_own_annotations_are_checked_at_their_place() {
         let text = with("command: [app]");
         text.replace("{name: web}", &format!("\n  name: web\n  annotations:\n    probe-engine.io/{key}: {value}"))
     };
-    for (key, value) in [("passive", "'on'"), ("passive", "'off'"), ("netns", "/run/netns/web"), ("other", "x")] {
+    for (key, value) in [("passive", "'on'"), ("passive", "'off'"), ("netns", "/run/netns/web")] {
         let pod = pod(&annotated(key, value));
         assert_eq!(&*pod.annotations[0].1, value.trim_matches('\''));
     }
@@ -239,6 +239,13 @@ fn our_own_annotations_are_checked_at_their_place() {
         "{errors:?}"
     );
     assert!(errors[0].ends_with("must be an absolute path, e.g. /run/netns/web or /proc/1234/ns/net"), "{errors:?}");
+    let errors = read(&annotated("pasive", "'off'"), &NONE).unwrap_err();
+    assert_eq!(
+        errors,
+        [
+            r#"pod.yaml:6: metadata.annotations[probe-engine.io/pasive]: Unsupported value: "probe-engine.io/pasive": supported values: "probe-engine.io/netns", "probe-engine.io/passive""#
+        ]
+    );
 }
 
 #[test]

@@ -14,7 +14,7 @@ use probe_core::time::Instant;
 use super::v1;
 use crate::clock;
 use crate::consumer::events::{Event, EventType};
-use crate::ebpf::{Answer, PassiveSettings};
+use crate::ebpf::{Answer, PassiveSettings, Why};
 use crate::results::{ContainerRecord, PodRecord, ProbeRecord};
 use crate::shard::metrics::OutcomeKind;
 use crate::source::control::Triggered;
@@ -267,24 +267,39 @@ fn probe(of: &ProbeRecord, spec: &ProbeSpec, max_age: Duration) -> v1::Probe {
         answer_real: answer(&stats.answer_real),
         passive_count: stats.passive.load(Ordering::Relaxed),
         real_count: stats.real.load(Ordering::Relaxed),
-        worst_case_detection_s: worst_case_detection_s(spec, max_age),
+        worst_case_detection_s: worst_case_detection_s(spec, max_age, last_answer(&stats.answer)),
         due_at: due(stats.due_ns.load(Ordering::Relaxed), clock::now()).map(|at| timestamp(clock::wall_of(at))),
     }
 }
 
 /// For people; empty = none.
 fn answer(bits: &AtomicU32) -> String {
-    Answer::from_bits(bits.load(Ordering::Relaxed)).to_string()
+    last_answer(bits).to_string()
+}
+
+fn last_answer(bits: &AtomicU32) -> Answer {
+    Answer::from_bits(bits.load(Ordering::Relaxed))
 }
 
 /// A target that goes right after a connect to it succeeded, in a way that the kernel does not announce, is connected to
-/// again after `max_age` at the latest, and then fails once a period.
-fn worst_case_detection_s(spec: &ProbeSpec, max_age: Duration) -> u32 {
+/// again after `max_age` at the latest, and then fails once a period. One that is never answered passively as it stands is
+/// connected to every period.
+fn worst_case_detection_s(spec: &ProbeSpec, max_age: Duration, last: Answer) -> u32 {
     if !matches!(spec.handler, Handler::TcpSocket(_)) {
         return 0;
     }
-    let max_age_s = u32::try_from(max_age.as_secs()).unwrap_or(u32::MAX);
+    let max_age_s = if is_never_passive(last) { 0 } else { u32::try_from(max_age.as_secs()).unwrap_or(u32::MAX) };
     spec.failure_threshold.saturating_mul(spec.period_seconds).saturating_add(max_age_s)
+}
+
+/// As the probe stands: what keeps it from passive answers does not go away by itself.
+const fn is_never_passive(last: Answer) -> bool {
+    matches!(
+        last,
+        Answer::Real(
+            Why::Off | Why::Unavailable | Why::NotLocal | Why::NetnsUnknown | Why::TableFull | Why::SkLookupUnknown
+        )
+    )
 }
 
 /// The next due time, as it was told with the newest report. Long past = no report since: the container does not
@@ -421,7 +436,6 @@ mod tests {
     use probe_core::spec::Exec;
 
     use super::*;
-    use crate::ebpf::Why;
     use crate::manager::slots_of;
     use crate::results::fixture::{container, pod};
 
@@ -440,16 +454,24 @@ mod tests {
         let spec = tcp.probes.liveness.clone().expect("it has one");
         let pod = pod("u1", "web", [tcp]);
         let settings = PassiveSettings::default();
-        assert_eq!(worst_case_detection_s(&spec, max_age(&pod, None)), 30, "3 x 10 s: no kernel program");
-        assert_eq!(worst_case_detection_s(&spec, max_age(&pod, Some(&settings))), 90);
+        assert_eq!(worst_case_detection_s(&spec, max_age(&pod, None), Answer::None), 30, "3 x 10 s: no kernel program");
+        assert_eq!(worst_case_detection_s(&spec, max_age(&pod, Some(&settings)), Answer::None), 90);
         let mut exempt = (*pod).clone();
         exempt.annotations = Box::new([("probe-engine.io/passive".into(), "off".into())]);
-        assert_eq!(worst_case_detection_s(&spec, max_age(&exempt, Some(&settings))), 30);
+        assert_eq!(worst_case_detection_s(&spec, max_age(&exempt, Some(&settings)), Answer::None), 30);
+        let worst = |last| worst_case_detection_s(&spec, max_age(&pod, Some(&settings)), last);
+        for last in [Answer::Passive, Answer::Real(Why::Changed), Answer::Real(Why::TakenBy(15_006))] {
+            assert_eq!(worst(last), 90, "it may be passive the next time: {last}");
+        }
+        for why in [Why::NotLocal, Why::NetnsUnknown, Why::Off, Why::Unavailable, Why::TableFull, Why::SkLookupUnknown]
+        {
+            assert_eq!(worst(Answer::Real(why)), 30, "never passive as it stands: {why}");
+        }
         let off = PassiveSettings { passive: false, ..settings };
-        assert_eq!(worst_case_detection_s(&spec, max_age(&pod, Some(&off))), 30);
+        assert_eq!(worst_case_detection_s(&spec, max_age(&pod, Some(&off)), Answer::None), 30);
         let mut exec = (*spec).clone();
         exec.handler = Handler::Exec(Exec { command: Box::default() });
-        assert_eq!(worst_case_detection_s(&exec, Duration::ZERO), 0, "another handler");
+        assert_eq!(worst_case_detection_s(&exec, Duration::ZERO, Answer::None), 0, "another handler");
     }
 
     #[test]

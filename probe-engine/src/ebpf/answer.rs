@@ -67,13 +67,15 @@ pub enum Why {
     Transparent,
     /// The namespace has an sk_lookup program.
     SkLookup,
+    /// Whether it has one may not be asked (CAP_NET_ADMIN).
+    SkLookupUnknown,
     /// Asked for: early detection, or `probe-engine probe`.
     Triggered,
 }
 
 impl Why {
     /// One of each, for metrics that make one series per cause.
-    pub const ALL: [Why; 26] = [
+    pub const ALL: [Why; 27] = [
         Why::Off,
         Why::Unavailable,
         Why::NotLocal,
@@ -99,6 +101,7 @@ impl Why {
         Why::NotShown,
         Why::Transparent,
         Why::SkLookup,
+        Why::SkLookupUnknown,
         Why::Triggered,
     ];
 
@@ -138,6 +141,7 @@ impl Why {
             Why::NotShown => "not_shown",
             Why::Transparent => "transparent",
             Why::SkLookup => "sk_lookup",
+            Why::SkLookupUnknown => "sk_lookup_unknown",
             Why::Triggered => "triggered",
         }
     }
@@ -152,6 +156,9 @@ impl fmt::Display for Why {
             Why::First => f.write_str("first"),
             Why::NetnsUnknown => f.write_str("network namespace unknown"),
             Why::SkLookup => f.write_str("sk_lookup program in its namespace"),
+            Why::SkLookupUnknown => {
+                f.write_str("sk_lookup programs in its namespace may not be asked for (CAP_NET_ADMIN)")
+            }
             Why::Transparent => f.write_str("IP_TRANSPARENT listener in its namespace"),
             other => f.write_str(&other.as_str().replace('_', " ")),
         }
@@ -213,5 +220,7 @@ mod tests {
     fn people_read_who_took_the_connection() {
         assert_eq!(Answer::Real(Why::TakenBy(15_006)).to_string(), "real: taken by :15006");
         assert_eq!(Answer::Real(Why::AcceptQueueFull).to_string(), "real: accept queue full");
+        let unknown = Answer::Real(Why::SkLookupUnknown).to_string();
+        assert!(unknown.contains("CAP_NET_ADMIN"), "{unknown}");
     }
 }

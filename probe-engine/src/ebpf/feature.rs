@@ -25,8 +25,9 @@ pub enum Unavailable {
     NoBpf,
     /// CapEff does not hold what loading needs.
     #[error(
-        "this process lacks {0}, which loading a kernel program needs: give the daemon CAP_BPF and CAP_PERFMON \
-         (AmbientCapabilities= in its unit, securityContext.capabilities.add in a pod)"
+        "this process lacks {0}, which loading a kernel program needs: give the daemon CAP_BPF and CAP_PERFMON, and \
+         CAP_NET_ADMIN without which nothing is answered passively (AmbientCapabilities= in its unit, \
+         securityContext.capabilities.add in a pod)"
     )]
     Capabilities(String),
     /// EPERM in spite of the capabilities.
@@ -174,5 +175,7 @@ mod tests {
             assert!(!text.contains('\n') && !text.contains("  ") && !text.ends_with('.'), "{text}");
             assert!(text.len() > 40, "{text}");
         }
+        let privileges = Unavailable::Capabilities("CAP_BPF".into()).to_string();
+        assert!(privileges.contains("CAP_NET_ADMIN"), "passive answers need it too: {privileges}");
     }
 }

@@ -52,7 +52,7 @@ pub struct Namespace {
 #[derive(Debug, thiserror::Error)]
 pub enum NetnsError {
     /// open(2)
-    #[error("open {path}: {source}; has the pod ended, or is the path of another mount namespace?")]
+    #[error("open {path}: {source}; {}", open_cause(.source))]
     Open {
         /// Of which reference.
         path: Arc<str>,
@@ -66,7 +66,7 @@ pub enum NetnsError {
         path: Arc<str>,
     },
     /// setns(2)
-    #[error("setns {path}: {source}; entering another namespace needs CAP_SYS_ADMIN")]
+    #[error("setns {path}: {source}; is CAP_SYS_ADMIN missing? Entering another namespace needs it")]
     Enter {
         /// Of which reference.
         path: Arc<str>,
@@ -93,6 +93,14 @@ pub enum NetnsError {
         /// Why.
         source: io::Error,
     },
+}
+
+/// `/proc/PID/ns/net` of another user's process opens for whom may trace it (`proc_ns_get_link`).
+fn open_cause(source: &io::Error) -> &'static str {
+    match source.kind() {
+        io::ErrorKind::PermissionDenied => "is CAP_SYS_PTRACE (for /proc/PID/ns/net) or CAP_SYS_ADMIN missing?",
+        _ => "has the pod ended, or is the path of another mount namespace?",
+    }
 }
 
 /// The calling thread's.
@@ -226,4 +234,21 @@ pub fn own_cookie() -> nix::Result<u64> {
 /// ENOPROTOOPT before Linux 5.14.
 pub fn cookie_of(socket: &impl AsFd) -> nix::Result<u64> {
     getsockopt(socket, NetnsCookie)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_namespace_that_does_not_open_tells_what_may_be_missing() {
+        let text = |errno: i32| {
+            NetnsError::Open { path: Arc::from("/proc/7/ns/net"), source: io::Error::from_raw_os_error(errno) }
+                .to_string()
+        };
+        assert!(text(libc::ENOENT).contains("has the pod ended") && !text(libc::ENOENT).contains("CAP_"));
+        assert!(text(libc::EACCES).contains("CAP_SYS_PTRACE"), "{}", text(libc::EACCES));
+        let entering = NetnsError::Enter { path: Arc::from("/run/netns/a"), source: Errno::EPERM }.to_string();
+        assert!(entering.contains("CAP_SYS_ADMIN"), "{entering}");
+    }
 }

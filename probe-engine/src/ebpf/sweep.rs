@@ -28,10 +28,12 @@ use super::target::{ChildLookup, Place, Target};
 use crate::limits;
 
 mod ending;
+mod notices;
 mod table;
 mod thread;
 
 use ending::Ending;
+use notices::Notices;
 use table::{AddressKey, Table};
 pub use thread::{SweepHandle, spawn};
 
@@ -54,7 +56,8 @@ pub enum Told {
     Placed {
         /// Which.
         target: Arc<Target>,
-        /// Where it is, or why it cannot be answered passively: `NotLocal`, `NetnsUnknown`, `TableFull`.
+        /// Where it is, or why it cannot be answered passively: `NotLocal`, `NetnsUnknown`, `TableFull`,
+        /// `SkLookupUnknown`.
         place: Result<Place, Why>,
     },
     /// At most [`crate::limits::DUMP_PART_LEN`] listeners of a dump.
@@ -70,7 +73,7 @@ pub enum Told {
         netns_cookie: u64,
         /// All of it was told. Otherwise (the netlink socket failed) nothing follows from a listener not being in it.
         complete: bool,
-        /// The namespace has an sk_lookup program (BPF_PROG_QUERY).
+        /// The namespace has an sk_lookup program (BPF_PROG_QUERY), or it could not be asked for one.
         sk_lookup: bool,
     },
 }
@@ -107,7 +110,9 @@ pub struct Sweep {
     unplaced: HashMap<u64, Weak<Target>>,
     buffer: Box<[u8]>,
     changes: Vec<Change>,
-    sk_lookup_refused: bool,
+    /// [`Namespace::has_sk_lookup`]; a test's own answer.
+    ask_sk_lookup: fn(&Namespace) -> nix::Result<bool>,
+    notices: Notices,
 }
 
 /// Readable namespaces told by one epoll_wait(2).
@@ -135,7 +140,8 @@ impl Sweep {
             unplaced: HashMap::new(),
             buffer: vec![0; limits::NETLINK_MESSAGE_BYTES_MAX].into(),
             changes: Vec::new(),
-            sk_lookup_refused: false,
+            ask_sk_lookup: Namespace::has_sk_lookup,
+            notices: Notices::default(),
         };
         let identity = own.identity().map_err(|source| SweepError::Start { call: "fstat", source })?;
         sweep.keep(identity, own).map_err(|source| SweepError::Start { call: "epoll_ctl", source })?;
@@ -206,6 +212,8 @@ impl Sweep {
                 Err(_) => failed.push(target.netns.clone()),
             }
         }
+        let waiting: Vec<_> = self.unplaced.values().filter_map(Weak::upgrade).collect();
+        self.notices.retain(waiting.iter().map(|target| &target.netns));
         self.stats.namespaces.store(self.namespaces.len() as u64, Relaxed);
     }
 
@@ -232,12 +240,16 @@ impl Sweep {
         }
     }
 
-    fn place_at(&self, key: AddressKey, target: &Target) -> Result<Place, Why> {
+    fn place_at(&mut self, key: AddressKey, target: &Target) -> Result<Place, Why> {
         let address = self.table.address(key).ok_or(Why::NetnsUnknown)?;
         if address.path.is_none() {
             return Err(Why::NotLocal);
         }
         let namespace = self.namespaces.get(&address.netns_cookie).ok_or(Why::NetnsUnknown)?;
+        (self.ask_sk_lookup)(namespace).map_err(|errno| {
+            self.notices.sk_lookup_refused(errno);
+            Why::SkLookupUnknown
+        })?;
         let slot = probe_ebpf::counter_slot(namespace.cookie, target.addr.port());
         let lookup: Arc<dyn ChildLookup> = namespace.lookups.clone();
         Ok(Place { netns_cookie: namespace.cookie, slot, lookup })
@@ -271,15 +283,21 @@ impl Sweep {
             None => Err((identity, file)),
         });
         let result = match held {
-            Ok(Ok(cookie)) => return Ok(cookie),
+            Ok(Ok(cookie)) => Ok(cookie),
             Ok(Err(_)) if self.namespaces.len() >= limits::NAMESPACES_MAX => return Err(Why::TableFull),
             Ok(Err((identity, file))) => self.hold(netns, identity, file),
             Err(error) => Err(error),
         };
-        result.map_err(|error| {
-            tracing::debug!(%error, "network namespace not usable: its probes connect for real");
-            Why::NetnsUnknown
-        })
+        match result {
+            Ok(cookie) => {
+                self.notices.opened(netns);
+                Ok(cookie)
+            }
+            Err(error) => {
+                self.notices.not_opened(netns, &error);
+                Err(Why::NetnsUnknown)
+            }
+        }
     }
 
     fn hold(&mut self, netns: &NetnsRef, identity: (u64, u64), file: File) -> Result<u64, NetnsError> {
@@ -292,6 +310,9 @@ impl Sweep {
     fn keep(&mut self, identity: (u64, u64), namespace: Namespace) -> io::Result<()> {
         for fd in namespace.monitor.fds() {
             self.epoll.add(fd, EpollEvent::new(EpollFlags::EPOLLIN, namespace.cookie))?;
+        }
+        if let Some(errno) = namespace.monitor.nftables_refused() {
+            self.notices.nftables_refused(errno);
         }
         tracing::debug!(inode = namespace.inode, cookie = namespace.cookie, "network namespace held");
         self.by_identity.insert(identity, namespace.cookie);
@@ -389,14 +410,10 @@ impl Sweep {
         let complete = namespace.diag.dump(&mut self.buffer, &mut |listeners| {
             told(Told::Part { netns_cookie, listeners });
         });
-        let sk_lookup = namespace.has_sk_lookup().unwrap_or_else(|errno| {
-            if !std::mem::replace(&mut self.sk_lookup_refused, true) {
-                tracing::info!(
-                    %errno,
-                    "BPF_PROG_QUERY: whether sk_lookup programs redirect connections is not known (it needs CAP_NET_ADMIN)",
-                );
-            }
-            false
+        // Not to know is as bad as that there is one.
+        let sk_lookup = (self.ask_sk_lookup)(namespace).unwrap_or_else(|errno| {
+            self.notices.sk_lookup_refused(errno);
+            true
         });
         told(Told::Dumped { netns_cookie, complete, sk_lookup });
     }
@@ -406,5 +423,43 @@ impl Sweep {
 impl AsFd for Sweep {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.epoll.0.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use nix::errno::Errno;
+
+    use super::*;
+    use crate::results::fixture::pod;
+
+    fn target_at(addr: &str) -> Arc<Target> {
+        let addr = addr.parse().expect("an address");
+        Arc::new(Target::new(1, 0, pod("u", "web", []), "app".into(), "id".into(), NetnsRef::Own, addr))
+    }
+
+    fn told(sweep: &mut Sweep, question: Question) -> Vec<Told> {
+        let mut all = Vec::new();
+        sweep.ask(question, &mut |told| all.push(told));
+        all
+    }
+
+    #[test]
+    fn where_sk_lookup_programs_may_not_be_asked_for_nothing_is_answered_passively() {
+        let mut sweep =
+            Sweep::new(&PassiveSettings::default(), 1, Arc::new(EbpfStats::default())).expect("our own namespace");
+        let (netns_cookie, target) = (sweep.own_cookie(), target_at("127.0.0.1:80"));
+        for (answer, expected) in [
+            ((|_| Ok(false)) as fn(&Namespace) -> nix::Result<bool>, (None, false)),
+            (|_| Err(Errno::EPERM), (Some(Why::SkLookupUnknown), true)),
+        ] {
+            sweep.ask_sk_lookup = answer;
+            let placed = told(&mut sweep, Question::Place(Arc::clone(&target)));
+            let [Told::Placed { place, .. }] = &placed[..] else { panic!("{placed:?}") };
+            let dumped = told(&mut sweep, Question::Dump { netns_cookie });
+            let Some(Told::Dumped { sk_lookup, .. }) = dumped.last() else { panic!("{dumped:?}") };
+            assert_eq!((place.as_ref().err().copied(), *sk_lookup), expected);
+        }
+        assert!(!sweep.notices.sk_lookup_refused(Errno::EPERM), "it was told");
     }
 }

@@ -390,7 +390,7 @@ fn event(target: &super::Target, reason: &'static str, message: String) -> NewEv
 }
 
 /// The program may be preempted, and then miss events of listeners: PREEMPT_RT, or a kernel newer than was measured.
-fn is_preemptible() -> bool {
+pub(crate) fn is_preemptible() -> bool {
     let realtime = std::fs::read_to_string("/sys/kernel/realtime").is_ok_and(|text| text.trim() == "1");
     let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     realtime || kernel_version(&release).is_none_or(|version| version > KERNEL_MEASURED)

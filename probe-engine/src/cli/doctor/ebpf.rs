@@ -2,13 +2,16 @@
 //! test and gone again.
 
 use std::path::Path;
+use std::sync::Arc;
+
+use nix::errno::Errno;
 
 use super::{Check, State, read};
 use crate::ebpf::feature::{Unavailable, lacking_capabilities, lockdown_mode};
 use crate::ebpf::load::{self, Hook, LOCKDOWN_PATH, Loaded};
-use crate::ebpf::netns::{self, Namespace, NetnsRef};
+use crate::ebpf::netns::{self, Namespace, NetnsError, NetnsRef};
 use crate::ebpf::offsets::{self, BTF_PATH};
-use crate::ebpf::path::monitor::Monitor;
+use crate::ebpf::thread::is_preemptible;
 use crate::ebpf::watch::self_test::{OwnListener, SelfTest};
 
 const AREA: &str = "eBPF (passive answers: without it every attempt connects for real)";
@@ -21,6 +24,8 @@ pub(super) fn checks() -> Vec<Check> {
         btf(Path::new(BTF_PATH)),
         lockdown(read(LOCKDOWN_PATH).as_deref()),
         seccomp(status_field(&status, "Seccomp:")),
+        statistics(read("/proc/sys/kernel/bpf_stats_enabled").as_deref()),
+        preemption(is_preemptible()),
         Check::ok(AREA, "object", format!("sha256:{}", load::OBJECT_SHA256)),
     ];
     checks.extend(program(load::load(false)));
@@ -56,7 +61,8 @@ fn capabilities(lacking: Option<Vec<&'static str>>) -> Check {
         Some(lacking) => Check::ok(AREA, name, format!("without {}", lacking.join(" and "))).lacking(
             State::Missing,
             "programs cannot be loaded",
-            "AmbientCapabilities=CAP_BPF CAP_PERFMON in the daemon's unit, or securityContext.capabilities.add",
+            "AmbientCapabilities=CAP_BPF CAP_PERFMON CAP_NET_ADMIN in the daemon's unit, or \
+             securityContext.capabilities.add",
         ),
     }
 }
@@ -157,8 +163,9 @@ fn namespace() -> Vec<Check> {
     match Namespace::open(&NetnsRef::Own) {
         Ok(own) => vec![
             Check::ok(AREA, name, "sock_diag and rtnetlink can be asked"),
-            nftables(Monitor::open().is_ok_and(|monitor| monitor.fds().count() > 1)),
+            nftables(own.monitor.nftables_refused()),
             sk_lookup(own.has_sk_lookup()),
+            other_namespaces(enter_another()),
         ],
         Err(error) => vec![Check::ok(AREA, name, error.to_string()).lacking(
             State::Missing,
@@ -168,16 +175,35 @@ fn namespace() -> Vec<Check> {
     }
 }
 
-fn nftables(is_announced: bool) -> Check {
+fn nftables(refused: Option<Errno>) -> Check {
     let name = "nftables";
-    if is_announced {
+    let Some(errno) = refused else {
         return Check::ok(AREA, name, "new packet filter rules are announced");
-    }
-    Check::ok(AREA, name, "new packet filter rules are not announced").lacking(
+    };
+    Check::ok(AREA, name, format!("new packet filter rules are not announced: {errno}")).lacking(
         State::Limited,
-        "one that cuts a target off is noticed by the next real connect only (passive_max_age)",
-        "CAP_NET_ADMIN, and a kernel with CONFIG_NF_TABLES",
+        "one that cuts a target off is noticed by the next real connect only (passiveMaxAgeSeconds)",
+        if errno == Errno::EPERM { "CAP_NET_ADMIN" } else { "a kernel with CONFIG_NF_TABLES" },
     )
+}
+
+/// As the daemon enters a pod's: our own by its path, which setns(2) judges like any other, and that of a process which is
+/// hardly ours.
+fn enter_another() -> Result<(), NetnsError> {
+    Namespace::open(&NetnsRef::Path(Arc::from("/proc/self/ns/net")))?;
+    NetnsRef::Path(Arc::from("/proc/1/ns/net")).file().map(drop)
+}
+
+fn other_namespaces(entered: Result<(), NetnsError>) -> Check {
+    let name = "other namespaces";
+    match entered {
+        Ok(()) => Check::ok(AREA, name, "network namespaces of pods can be opened and entered"),
+        Err(error) => Check::ok(AREA, name, error.to_string()).lacking(
+            State::Limited,
+            "targets in network namespaces of their own are always connected to for real",
+            "CAP_SYS_ADMIN to enter them, and CAP_SYS_PTRACE where they are named by /proc/PID/ns/net",
+        ),
+    }
 }
 
 /// Such a program may hand a connection to any socket, so that a namespace with one has no passive answers.
@@ -196,6 +222,30 @@ fn sk_lookup(found: nix::Result<bool>) -> Check {
             "CAP_NET_ADMIN",
         ),
     }
+}
+
+/// Either way is fine: they cost some nanoseconds per run of any program.
+fn statistics(enabled: Option<&str>) -> Check {
+    let found = match enabled {
+        None => "no kernel.bpf_stats_enabled: runs and time of the program are not counted".to_owned(),
+        Some("0") => "kernel.bpf_stats_enabled=0: runs and time of the program are not counted".to_owned(),
+        Some(value) => format!("kernel.bpf_stats_enabled={value}: runs and time of the program are counted"),
+    };
+    Check::ok(AREA, "bpf statistics", found)
+}
+
+/// Whether the watch takes a run that the kernel left out for a listener's.
+fn preemption(is_preemptible: bool) -> Check {
+    let name = "preemption";
+    if !is_preemptible {
+        return Check::ok(AREA, name, "a run of the program is not interrupted by another");
+    }
+    Check::ok(AREA, name, "PREEMPT_RT, or a kernel newer than 6.18: runs of the program may interrupt each other")
+        .lacking(
+            State::Limited,
+            "runs of the program that the kernel leaves out end all passive answers",
+            "nothing, while probe_engine_ebpf_program_misses_total stands still",
+        )
 }
 
 fn seccomp(mode: Option<&str>) -> Check {
@@ -243,6 +293,31 @@ mod tests {
         assert!(missing.state == State::Missing && missing.found.contains("No such file"), "{missing:?}");
         assert_eq!(seccomp(status_field("Seccomp:\t2\nSeccomp_filters:\t1", "Seccomp:")).state, State::Limited);
         assert_eq!(seccomp(Some("0")).state, State::Ok);
+    }
+
+    #[test]
+    fn what_ends_or_forbids_passive_answers_is_explained() {
+        let error = NetnsError::Enter { path: Arc::from("/proc/self/ns/net"), source: Errno::EPERM };
+        let check = other_namespaces(Err(error));
+        assert!(check.state == State::Limited && check.remedy.contains("CAP_SYS_PTRACE"), "{check:?}");
+        assert!(check.remedy.contains("CAP_SYS_ADMIN") && check.found.contains("setns"), "{check:?}");
+        assert_eq!(other_namespaces(Ok(())).state, State::Ok);
+        let check = sk_lookup(Err(Errno::EPERM));
+        assert!(check.state == State::Missing && check.remedy == "CAP_NET_ADMIN", "{check:?}");
+        let remedy = |errno| nftables(Some(errno)).remedy;
+        assert_eq!(remedy(Errno::EPERM), "CAP_NET_ADMIN");
+        assert!(remedy(Errno::EPROTONOSUPPORT).contains("CONFIG_NF_TABLES"));
+        assert_eq!((nftables(None).state, preemption(false).state), (State::Ok, State::Ok));
+        let check = preemption(true);
+        assert!(check.state == State::Limited && check.reason.contains("end all passive answers"), "{check:?}");
+    }
+
+    #[test]
+    fn bpf_statistics_are_fine_either_way() {
+        for (value, found) in [(None, "no kernel"), (Some("0"), "=0: runs"), (Some("1"), "=1: runs")] {
+            let check = statistics(value);
+            assert!(check.state == State::Ok && check.found.contains(found), "{check:?}");
+        }
     }
 
     #[test]

@@ -32,39 +32,37 @@ const ROUTE_LEN: usize = 12;
 #[derive(Debug)]
 pub(crate) struct Monitor {
     routes: Netlink,
-    /// None where the kernel has no nftables, or does not let us hear of it.
-    generations: Option<Netlink>,
+    /// An error where the kernel has no nftables, or does not let us hear of it.
+    generations: nix::Result<Netlink>,
 }
 
 impl Monitor {
     /// In the calling thread's namespace.
     pub(crate) fn open() -> nix::Result<Self> {
         let routes = Netlink::monitor(SockProtocol::NetlinkRoute, ROUTE_GROUPS)?;
-        let generations = match Netlink::monitor(SockProtocol::NetlinkNetFilter, NFT_GROUPS) {
-            Ok(generations) => {
-                // A transaction announces each of its rules; only its end is of interest, and must not be lost in them.
-                if let Err(error) = generations.only(NEW_GENERATION) {
-                    tracing::debug!(%error, "nftables announcements are not filtered in the kernel");
-                }
-                Some(generations)
-            }
-            Err(error) => {
-                tracing::debug!(%error, "changes of nftables rules are not heard of");
-                None
-            }
-        };
+        let generations = Netlink::monitor(SockProtocol::NetlinkNetFilter, NFT_GROUPS);
+        // A transaction announces each of its rules; only its end is of interest, and must not be lost in them.
+        if let Err(error) = generations.as_ref().map_or(Ok(()), |generations| generations.only(NEW_GENERATION)) {
+            tracing::debug!(%error, "nftables announcements are not filtered in the kernel");
+        }
         Ok(Self { routes, generations })
+    }
+
+    /// Why changes of nftables rules are not heard of: EPERM without CAP_NET_ADMIN, EPROTONOSUPPORT where the kernel has
+    /// no nfnetlink. `None` = they are.
+    pub(crate) fn nftables_refused(&self) -> Option<Errno> {
+        self.generations.as_ref().err().copied()
     }
 
     /// To wait for.
     pub(crate) fn fds(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
-        [Some(&self.routes), self.generations.as_ref()].into_iter().flatten().map(AsFd::as_fd)
+        self.sockets().map(AsFd::as_fd)
     }
 
     /// Appends what was announced since the last call, at most [`limits::PATH_CHANGES_PER_ROUND_MAX`] datagrams of each
     /// socket: the rest stays readable.
     pub(crate) fn read(&self, buffer: &mut [u8], changes: &mut Vec<Change>) {
-        for socket in [Some(&self.routes), self.generations.as_ref()].into_iter().flatten() {
+        for socket in self.sockets() {
             for _ in 0..limits::PATH_CHANGES_PER_ROUND_MAX {
                 match socket.receive(buffer) {
                     Ok(datagram) => append(datagram, changes),
@@ -78,6 +76,10 @@ impl Monitor {
                 }
             }
         }
+    }
+
+    fn sockets(&self) -> impl Iterator<Item = &Netlink> {
+        std::iter::once(&self.routes).chain(&self.generations)
     }
 }
 
@@ -176,6 +178,14 @@ mod tests {
         message[4..8].copy_from_slice(&ifindex.to_ne_bytes());
         message[8..12].copy_from_slice(&flags.to_ne_bytes());
         message
+    }
+
+    #[test]
+    fn without_nftables_the_rest_is_heard_and_the_reason_is_kept() {
+        let mut monitor = Monitor::open().expect("rtnetlink");
+        assert_eq!(monitor.fds().count(), if monitor.nftables_refused().is_none() { 2 } else { 1 });
+        monitor.generations = Err(Errno::EPERM);
+        assert_eq!((monitor.fds().count(), monitor.nftables_refused()), (1, Some(Errno::EPERM)));
     }
 
     #[test]

@@ -133,8 +133,9 @@ pub(super) fn pod_spec(spec: &PodSpec, rules: Rules, path: &Path<'_>, errors: &m
     }
 }
 
-/// Annotations that this engine reads.
+/// Annotations that this engine reads: of our own prefix, any other is one of them mistyped.
 fn own_annotation(key: &str, value: &str, path: &Path<'_>, errors: &mut Errors) {
+    const PREFIX: &str = "probe-engine.io/";
     let path = path.key(key);
     match key {
         ANNOTATION_PASSIVE if !["on", "off"].contains(&value) => errors.not_supported(&path, value, &["on", "off"]),
@@ -142,6 +143,11 @@ fn own_annotation(key: &str, value: &str, path: &Path<'_>, errors: &mut Errors) 
             errors.invalid(&path, value, "must be an absolute path, e.g. /run/netns/web or /proc/1234/ns/net");
         }
         ANNOTATION_NETNS if value.contains('\0') => errors.invalid(&path, value, "must not contain a null character"),
+        ANNOTATION_PASSIVE | ANNOTATION_NETNS => {}
+        // Keys differ from each other by case too, names of domains do not.
+        other if other.to_ascii_lowercase().starts_with(PREFIX) => {
+            errors.not_supported(&path, other, &[ANNOTATION_NETNS, ANNOTATION_PASSIVE]);
+        }
         _ => {}
     }
 }
