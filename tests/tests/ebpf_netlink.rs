@@ -410,7 +410,7 @@ fn a_target_is_placed_where_its_address_is_local_and_nowhere_else() {
         assert_eq!(node.place(&target).is_ok(), place.is_ok(), "asked again");
     }
     assert_eq!(node.stats.namespaces.load(Relaxed), 2, "the host's by its path is the host's");
-    node.sweep.prune(&mut |told| panic!("{told:?}"));
+    node.sweep.prune(clock::now(), &mut |told| panic!("{told:?}"));
     assert_eq!(node.stats.namespaces.load(Relaxed), 1, "nobody holds a target in the pod's namespace any more");
 }
 
@@ -425,10 +425,10 @@ fn a_namespace_that_comes_later_is_found_then() {
     let later = NetnsRef::Path(Arc::from(link.to_str().expect("UTF-8")));
     let target = node.target(later, addr("10.77.0.2:80"));
     assert_eq!(node.place(&target).expect_err("not there yet"), Why::NetnsUnknown);
-    node.sweep.prune(&mut |told| panic!("{told:?}"));
+    node.sweep.prune(clock::now(), &mut |told| panic!("{told:?}"));
     std::os::unix::fs::symlink(node.pod.path(), &link).expect("symlink");
     let mut placed = Vec::new();
-    node.sweep.prune(&mut |told| placed.push(told));
+    node.sweep.prune(clock::now(), &mut |told| placed.push(told));
     let [Told::Placed { place: Ok(place), .. }] = &placed[..] else { panic!("{placed:?}") };
     assert_eq!(place.netns_cookie, node.pod.cookie());
 }

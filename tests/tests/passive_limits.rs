@@ -149,6 +149,17 @@ fn a_key_of_tcp_md5_is_noticed_within_passive_max_age() {
 }
 
 #[test]
+fn a_wrong_neighbour_entry_is_noticed_within_passive_max_age() {
+    let test = "a_wrong_neighbour_entry_is_noticed_within_passive_max_age";
+    ends_within_max_age(test, &["ip"], |scene| {
+        // Its answers go to nobody.
+        let entry = format!("neigh replace {HOST} lladdr 02:00:00:00:00:99 nud permanent dev {}", scene.link);
+        scene.pod.ip(&entry);
+        Ok(())
+    });
+}
+
+#[test]
 fn a_higher_ip_minttl_is_noticed_within_passive_max_age() {
     let test = "a_higher_ip_minttl_is_noticed_within_passive_max_age";
     ends_within_max_age(test, &[], |scene| {

@@ -11,8 +11,8 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use nix::errno::Errno;
 use nix::sys::socket::sockopt::{RcvBuf, RcvBufForce, ReceiveTimeout};
 use nix::sys::socket::{
-    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, recvfrom, send, setsockopt,
-    socket,
+    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, connect, recv, recvfrom, send,
+    setsockopt, socket,
 };
 use nix::sys::time::{TimeVal, TimeValLike};
 use socket2::{SockFilter, SockRef};
@@ -30,6 +30,9 @@ pub(crate) struct Netlink {
     fd: OwnedFd,
     sequence: u32,
 }
+
+/// Datagrams of nobody's interest that one call skips. More: as if there were nothing.
+const DATAGRAMS_SKIPPED_MAX: usize = 64;
 
 impl Netlink {
     /// For questions: an answer is waited for at most [`limits::NETLINK_WAIT_MAX`].
@@ -58,6 +61,9 @@ impl Netlink {
     fn bound(protocol: SockProtocol, groups: u32, flags: SockFlag) -> nix::Result<Self> {
         let fd = socket(AddressFamily::Netlink, SockType::Raw, flags | SockFlag::SOCK_CLOEXEC, protocol)?;
         bind(fd.as_raw_fd(), &NetlinkAddr::new(0, groups))?;
+        // To the kernel: from then on it refuses what anybody else sends (`netlink_getsockbyportid`). The namespace may be
+        // a pod's, whose processes find this socket in /proc/net/netlink.
+        connect(fd.as_raw_fd(), &NetlinkAddr::new(0, 0))?;
         Ok(Self { fd, sequence: 0 })
     }
 
@@ -77,7 +83,11 @@ impl Netlink {
 
     /// Sends a request; what an earlier one left unread is thrown away first. The sequence number that its answer has.
     pub(crate) fn ask(&mut self, kind: u16, flags: i32, payload: &[u8], scratch: &mut [u8]) -> nix::Result<u32> {
-        while recv(self.fd.as_raw_fd(), scratch, MsgFlags::MSG_DONTWAIT).is_ok() {}
+        for _ in 0..DATAGRAMS_SKIPPED_MAX {
+            if recv(self.fd.as_raw_fd(), scratch, MsgFlags::MSG_DONTWAIT).is_err() {
+                break;
+            }
+        }
         self.sequence = self.sequence.wrapping_add(1);
         let len = HEADER_LEN + payload.len();
         let mut message = Vec::with_capacity(len);
@@ -93,13 +103,14 @@ impl Netlink {
 
     /// The next datagram of the kernel. `EAGAIN` = none (in time); `ENOBUFS` = some were lost.
     pub(crate) fn receive<'b>(&self, buffer: &'b mut [u8]) -> nix::Result<&'b [u8]> {
-        loop {
+        for _ in 0..DATAGRAMS_SKIPPED_MAX {
             match recvfrom::<NetlinkAddr>(self.fd.as_raw_fd(), buffer) {
                 Ok((len, Some(from))) if from.pid() == 0 => return buffer.get(..len).ok_or(Errno::EMSGSIZE),
                 Ok(_) | Err(Errno::EINTR) => {}
                 Err(error) => return Err(error),
             }
         }
+        Err(Errno::EAGAIN)
     }
 }
 

@@ -6,7 +6,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::sync::Arc;
 use std::thread;
@@ -14,6 +14,7 @@ use std::thread;
 use nix::errno::Errno;
 use nix::sched::{CloneFlags, setns};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, getsockopt, socket};
+use nix::sys::statfs::{NSFS_MAGIC, fstatfs};
 use nix::{getsockopt_impl, sockopt_impl};
 
 use super::path::monitor::Monitor;
@@ -125,15 +126,22 @@ impl NetnsRef {
         }
     }
 
-    /// What it names now. That it is a network namespace is not checked.
+    /// What it names now: a namespace; that it is one of the network is found out when it is entered.
     ///
     /// # Errors
-    /// Those of open(2).
+    /// Those of open(2), and what is no namespace.
     pub fn file(&self) -> Result<File, NetnsError> {
         let path = self.path();
-        // O_NONBLOCK: the path comes from an annotation, and may be a FIFO.
-        let opened = OpenOptions::new().read(true).custom_flags(libc::O_CLOEXEC | libc::O_NONBLOCK).open(&*path);
-        opened.map_err(|source| NetnsError::Open { path, source })
+        let failed = |source| NetnsError::Open { path: Arc::clone(&path), source };
+        // The path comes from an annotation. O_PATH opens nothing: a device would notice, a FIFO would wait.
+        let place = OpenOptions::new().read(true).custom_flags(libc::O_CLOEXEC | libc::O_PATH).open(&*path);
+        let place = place.map_err(failed)?;
+        let kind = fstatfs(&place).map_err(|errno| failed(errno.into()))?.filesystem_type();
+        if kind != NSFS_MAGIC {
+            return Err(NetnsError::NotNetns { path });
+        }
+        let opened = OpenOptions::new().read(true).open(format!("/proc/self/fd/{}", place.as_raw_fd()));
+        opened.map_err(failed)
     }
 }
 

@@ -22,6 +22,8 @@ pub enum ToWatch {
         target: Arc<Target>,
         /// The change counter before that connect.
         value: u64,
+        /// [`Target::epoch`] before it.
+        epoch: u64,
     },
     /// End.
     Shutdown,

@@ -16,6 +16,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Weak};
 
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use nix::sys::resource::{Resource, getrlimit};
 use probe_core::time::Instant;
 
 use super::answer::Why;
@@ -113,7 +114,14 @@ pub struct Sweep {
     /// [`Namespace::has_sk_lookup`]; a test's own answer.
     ask_sk_lookup: fn(&Namespace) -> nix::Result<bool>,
     notices: Notices,
+    /// Whose paths could not be looked up: tried again at every [`Sweep::prune`].
+    stale: Vec<AddressKey>,
+    /// [`limits::NAMESPACES_MAX`], or fewer where that many would take the descriptors of attempts.
+    namespaces_max: usize,
 }
+
+/// Descriptors of a [`Namespace`].
+const NAMESPACE_FDS: u64 = 7;
 
 /// Readable namespaces told by one epoll_wait(2).
 const READY_LEN: usize = 64;
@@ -142,6 +150,8 @@ impl Sweep {
             changes: Vec::new(),
             ask_sk_lookup: Namespace::has_sk_lookup,
             notices: Notices::default(),
+            stale: Vec::new(),
+            namespaces_max: namespaces_max(),
         };
         let identity = own.identity().map_err(|source| SweepError::Start { call: "fstat", source })?;
         sweep.keep(identity, own).map_err(|source| SweepError::Start { call: "epoll_ctl", source })?;
@@ -189,7 +199,10 @@ impl Sweep {
     }
 
     /// Forgets targets that nobody holds any more, closes namespaces without targets, and tries again to place the rest.
-    pub fn prune(&mut self, told: &mut impl FnMut(Told)) {
+    pub fn prune(&mut self, now: Instant, told: &mut impl FnMut(Told)) {
+        for key in std::mem::take(&mut self.stale) {
+            self.look_again(key, Effect::Void, now, told);
+        }
         self.table.prune();
         self.unplaced.retain(|_, target| target.strong_count() > 0);
         let (own, table) = (self.own, &self.table);
@@ -284,7 +297,7 @@ impl Sweep {
         });
         let result = match held {
             Ok(Ok(cookie)) => Ok(cookie),
-            Ok(Err(_)) if self.namespaces.len() >= limits::NAMESPACES_MAX => return Err(Why::TableFull),
+            Ok(Err(_)) if self.namespaces.len() >= self.namespaces_max => return Err(Why::TableFull),
             Ok(Err((identity, file))) => self.hold(netns, identity, file),
             Err(error) => Err(error),
         };
@@ -380,6 +393,7 @@ impl Sweep {
             Err(errno) => {
                 tracing::info!(%errno, address = %address.address, "rtnetlink gave no answer: leases end");
                 self.ending.void(&address.targets);
+                self.stale.push(key);
             }
             Ok(path) if path == address.path => {
                 if effect == Effect::Lookup && path.is_some() {
@@ -417,6 +431,12 @@ impl Sweep {
         });
         told(Told::Dumped { netns_cookie, complete, sk_lookup });
     }
+}
+
+/// A quarter of the descriptors that this process may have is left to namespaces: the rest is for attempts.
+fn namespaces_max() -> usize {
+    let nofile = getrlimit(Resource::RLIMIT_NOFILE).map_or(1_024, |(soft, _)| soft);
+    usize::try_from(nofile / 4 / NAMESPACE_FDS).unwrap_or(usize::MAX).clamp(1, limits::NAMESPACES_MAX)
 }
 
 /// Readable when there are announcements.

@@ -94,6 +94,12 @@ pub struct Before {
 }
 
 impl Before {
+    /// [`Target::epoch`] then.
+    #[must_use]
+    pub const fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
     /// The change counter then.
     #[must_use]
     pub const fn value(&self) -> u64 {
@@ -141,6 +147,12 @@ impl Target {
     #[must_use]
     pub fn place(&self) -> Option<&Place> {
         self.place.get()
+    }
+
+    /// Moved by every void and cut.
+    #[must_use]
+    pub fn epoch(&self) -> u64 {
+        self.epoch.load(SeqCst)
     }
 
     // The shard's side.

@@ -15,7 +15,7 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use crossbeam::queue::ArrayQueue;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll, ppoll};
+use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::time::TimeSpec;
 use probe_core::time::Instant;
 use probe_ebpf::ListenerEvent;
@@ -201,6 +201,9 @@ impl Body {
 
     /// Takes what there is, a bounded part of each.
     fn round(&mut self) -> Round {
+        if let Some(log) = &mut self.log {
+            log.flush();
+        }
         let mut is_more = self.take_events() == limits::EVENTS_PER_ROUND_MAX;
         // Before the queues are looked at: what is pushed from here on wakes us again.
         self.waker.heard();
@@ -215,8 +218,8 @@ impl Body {
             match self.inbox.pop() {
                 None => break,
                 Some(ToWatch::Register(target)) => self.watch.register(target),
-                Some(ToWatch::AuditFailed { target, value }) => {
-                    self.watch.handle_audit_failed(&target, value, clock::now());
+                Some(ToWatch::AuditFailed { target, value, epoch }) => {
+                    self.watch.handle_audit_failed(&target, value, epoch, clock::now());
                 }
                 Some(ToWatch::Shutdown) => return Round::End,
             }
@@ -245,9 +248,6 @@ impl Body {
                 self.watch.handle_misses(counts.recursion_misses, now);
             }
             Err(error) => tracing::debug!(%error, "the program's counts cannot be read"),
-        }
-        if let Some(log) = &mut self.log {
-            log.flush();
         }
     }
 
@@ -326,7 +326,7 @@ impl RingFeed {
     /// There is a record that was not read: a new one, or one that a processor has begun and not submitted. Those behind
     /// it cannot be read before it.
     fn has_more(&self) -> bool {
-        poll(&mut [PollFd::new(self.ring.fd(), PollFlags::POLLIN)], PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
+        !self.ring.is_empty()
     }
 }
 

@@ -136,8 +136,8 @@ struct Watched {
     looked_at: Option<u64>,
     /// What its accept queues were told to be.
     queue: Option<Why>,
-    /// A failed audit to be judged: the counter before its connect, and when we heard of it.
-    audit: Option<(u64, Instant)>,
+    /// A failed audit to be judged: counter and epoch before its connect, and when we heard of it.
+    audit: Option<(u64, u64, Instant)>,
 }
 
 /// A network namespace with targets in it, or with a dump of it under way.
@@ -222,7 +222,7 @@ impl Watch {
             id,
             addr: target.addr,
             place: None,
-            settle_from: self.untold_at.map_or(Instant::ZERO, |at| at + limits::TENTATIVE_MAX),
+            settle_from: Instant::ZERO,
             look: None,
             looked_at: None,
             queue: None,
@@ -241,8 +241,11 @@ impl Watch {
                 if let Some(look) = namespace.look.as_mut()
                     && event.opened == 0
                 {
-                    look.is_spoiled |= look.closed.len() >= limits::LISTENERS_MAX;
-                    look.closed.insert(event.socket_cookie);
+                    if look.closed.len() < limits::LISTENERS_MAX {
+                        look.closed.insert(event.socket_cookie);
+                    } else {
+                        look.is_spoiled = true;
+                    }
                 }
                 namespace.ports.contains_key(&event.port)
             }
@@ -283,6 +286,12 @@ impl Watch {
         self.stats.program_misses.store(total, Relaxed);
         if missed > 0 && self.is_preemptible {
             warn!(missed, "the kernel left out runs of the program: all passive answers end");
+            // What was missed has not moved a counter: that alone would grant the next lease.
+            for (_, watched) in &self.targets {
+                if let Some(target) = watched.target.upgrade() {
+                    target.unsettle();
+                }
+            }
             self.void_all(Why::Changed);
             self.lose(now);
         }
@@ -304,10 +313,11 @@ impl Watch {
         }
     }
 
-    /// An audit's connect failed while the lease stood; `value` is the counter before it. Judged at the next look.
-    pub fn handle_audit_failed(&mut self, target: &Target, value: u64, now: Instant) {
+    /// An audit's connect failed while the lease stood; `value` and `epoch` are the counter and the target's
+    /// epoch before it. Judged at the next look.
+    pub fn handle_audit_failed(&mut self, target: &Target, value: u64, epoch: u64, now: Instant) {
         let Some(watched) = self.by_id.get(&target.id).and_then(|&index| self.targets.get_mut(index)) else { return };
-        watched.audit.get_or_insert((value, now));
+        watched.audit.get_or_insert((value, epoch, now));
         if let Some((netns_cookie, _)) = watched.place {
             self.look_soon(netns_cookie, now);
         }
@@ -388,9 +398,11 @@ impl Watch {
     fn place(&mut self, target: &Target, place: Result<Place, Why>, now: Instant) {
         let Some(&index) = self.by_id.get(&target.id) else { return };
         self.unplace(index);
+        let untold = self.untold_at.map_or(Instant::ZERO, |at| at + limits::TENTATIVE_MAX);
         let watched = &mut self.targets[index];
         match place {
             Ok(place) => {
+                watched.settle_from = watched.settle_from.max(untold);
                 let (netns_cookie, slot, port) = (place.netns_cookie, place.slot, watched.addr.port());
                 target.settle_place(place);
                 watched.place = Some((netns_cookie, slot));
@@ -411,7 +423,7 @@ impl Watch {
     /// The target is in no namespace from now on.
     fn unplace(&mut self, index: usize) {
         let watched = &mut self.targets[index];
-        (watched.look, watched.looked_at) = (None, None);
+        (watched.look, watched.looked_at, watched.audit) = (None, None, None);
         let Some((netns_cookie, _)) = watched.place.take() else { return };
         let port = watched.addr.port();
         let Some(namespace) = self.namespaces.get_mut(&netns_cookie) else { return };

@@ -194,6 +194,11 @@ impl Leases {
         Some((LeaseIndex(index), &self.leases[index as usize].target))
     }
 
+    /// The newest attempt failed.
+    pub(super) fn is_failing(&self, index: LeaseIndex) -> bool {
+        self.leases[index.0 as usize].state == State::Failing
+    }
+
     /// What the lease is about.
     pub(super) fn target(&self, index: LeaseIndex) -> &Arc<Target> {
         &self.leases[index.0 as usize].target
@@ -353,7 +358,8 @@ impl Leases {
             lease.end(State::Failing, Why::Failing, counts);
         }
         if let (Why::Audited, Some(before), Ok(passive)) = (ticket.why, ticket.before, &self.passive) {
-            let message = ToWatch::AuditFailed { target: Arc::clone(&lease.target), value: before.value() };
+            let (value, epoch) = (before.value(), before.epoch());
+            let message = ToWatch::AuditFailed { target: Arc::clone(&lease.target), value, epoch };
             if passive.watch.send(message).is_err() {
                 // Its own lease has ended all the same; another audit will say it again.
                 tracing::warn!(addr = %lease.target.addr, "an audit's failure is not judged: the watch is too busy");

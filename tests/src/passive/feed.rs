@@ -125,7 +125,9 @@ impl Feed {
             while let Some(message) = self.inbox.pop() {
                 match message {
                     ToWatch::Register(target) => self.watch.register(target),
-                    ToWatch::AuditFailed { target, value } => self.watch.handle_audit_failed(&target, value, now),
+                    ToWatch::AuditFailed { target, value, epoch } => {
+                        self.watch.handle_audit_failed(&target, value, epoch, now);
+                    }
                     ToWatch::Shutdown => {}
                 }
             }
@@ -155,7 +157,7 @@ impl Feed {
     pub fn sweep(&mut self, now: Instant) {
         self.watch.self_test(&mut self.own, now);
         let watch = &mut self.watch;
-        self.sweep.prune(&mut |told| watch.handle_told(told, now));
+        self.sweep.prune(now, &mut |told| watch.handle_told(told, now));
         self.watch.begin_sweep(now);
         self.watch(now);
     }

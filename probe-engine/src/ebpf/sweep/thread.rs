@@ -2,6 +2,7 @@
 //!
 //! **Invariant:** announcements are read between any two questions: a dump is the longest that a void waits for.
 
+use std::cell::Cell;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
@@ -91,9 +92,10 @@ impl Drop for SweepHandle {
 }
 
 fn run(mut sweep: Sweep, questions: &Receiver<Question>, answers: &Sender<Told>, waker: &Waker, watch: &Waker) {
+    // Once the handle is gone nobody wants the answers, nor those to the questions that are left.
+    let is_over = Cell::new(false);
     let mut tell = |told| {
-        // It fails when the handle is gone; then the questions are too.
-        let _ = answers.send(told);
+        is_over.set(is_over.get() || answers.send(told).is_err());
         watch.wake();
     };
     let mut prune_at = clock::now() + limits::SWEEP_PERIOD;
@@ -106,10 +108,13 @@ fn run(mut sweep: Sweep, questions: &Receiver<Question>, answers: &Sender<Told>,
                 Err(TryRecvError::Empty) => break,
                 Err(TryRecvError::Disconnected) => return,
             }
+            if is_over.get() {
+                return;
+            }
             sweep.handle_readable(clock::now(), &mut tell);
         }
         if clock::now() >= prune_at {
-            sweep.prune(&mut tell);
+            sweep.prune(clock::now(), &mut tell);
             prune_at = clock::now() + limits::SWEEP_PERIOD;
         }
     }

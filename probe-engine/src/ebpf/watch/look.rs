@@ -297,8 +297,10 @@ impl Watch {
     /// accept queue explains the failure.
     fn is_contradicted(&mut self, index: usize, scene: &Scene, value: u64, trouble: Option<Why>) -> bool {
         let watched = &mut self.targets[index];
-        let Some((before, _)) = watched.audit.take_if(|(_, at)| *at <= scene.dump.began) else { return false };
-        let is_explained = trouble.is_some_and(|why| !matches!(why, Why::NoListener | Why::Tentative));
+        let Some((before, epoch, _)) = watched.audit.take_if(|(.., at)| *at <= scene.dump.began) else { return false };
+        // A change on the way, say.
+        let is_moved = watched.target.upgrade().is_none_or(|target| target.epoch() != epoch);
+        let is_explained = is_moved || trouble.is_some_and(|why| !matches!(why, Why::NoListener | Why::Tentative));
         let slot = watched.place.map(|(_, slot)| slot);
         value == before && slot.is_some_and(|slot| self.counters.load(slot) == before) && !is_explained
     }

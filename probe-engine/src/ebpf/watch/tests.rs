@@ -519,18 +519,18 @@ fn a_failed_audit_that_nothing_explains_ends_the_leases_of_its_namespace() {
     let (_, other) = world.leased(OTHER, "10.0.0.1:80");
     assert_eq!(world.lease(&target), Ok(()));
     let value = world.value(&target);
-    world.watch.handle_audit_failed(&target, value, world.now);
+    world.watch.handle_audit_failed(&target, value, target.epoch(), world.now);
     world.looks(Duration::from_millis(5));
     assert_eq!(world.held(&target, value), Err(Why::Contradicted));
     assert_eq!(world.held(&beside, world.value(&beside)), Err(Why::Contradicted));
     assert_eq!(world.held(&other, world.value(&other)), Ok(()));
     assert_eq!(world.notices(), ["contradicted false"]);
     // A second one in the same namespace stays there, one in another ends all.
-    world.watch.handle_audit_failed(&beside, world.value(&beside), world.now);
+    world.watch.handle_audit_failed(&beside, world.value(&beside), beside.epoch(), world.now);
     world.looks(Duration::from_millis(5));
     assert_eq!(world.notices(), ["contradicted false"]);
     assert_eq!(world.lease(&target), Ok(()));
-    world.watch.handle_audit_failed(&other, world.value(&other), world.now);
+    world.watch.handle_audit_failed(&other, world.value(&other), other.epoch(), world.now);
     world.looks(Duration::from_millis(5));
     assert_eq!(world.notices(), ["contradicted true"]);
     assert_eq!(world.held(&target, value), Err(Why::Contradicted));
@@ -542,12 +542,12 @@ fn contradictions_far_apart_stay_in_their_namespaces() {
     let mut world = World::new();
     let (_, target) = world.leased(NETNS, "10.0.0.1:80");
     let (_, other) = world.leased(OTHER, "10.0.0.1:80");
-    world.watch.handle_audit_failed(&target, world.value(&target), world.now);
+    world.watch.handle_audit_failed(&target, world.value(&target), target.epoch(), world.now);
     world.looks(Duration::from_millis(5));
     for _ in 0..11 {
         world.sweep();
     }
-    world.watch.handle_audit_failed(&other, world.value(&other), world.now);
+    world.watch.handle_audit_failed(&other, world.value(&other), other.epoch(), world.now);
     world.looks(Duration::from_millis(5));
     assert_eq!(world.notices(), ["contradicted false", "contradicted false"]);
 }
@@ -557,12 +557,18 @@ fn contradictions_far_apart_stay_in_their_namespaces() {
 fn a_failed_audit_that_a_change_or_a_full_queue_explains_contradicts_nothing() {
     let mut world = World::new();
     let (socket, target) = world.leased(NETNS, "10.0.0.1:80");
-    world.watch.handle_audit_failed(&target, world.value(&target), world.now);
+    world.watch.handle_audit_failed(&target, world.value(&target), target.epoch(), world.now);
     world.kernel.queue(socket, 6);
     world.looks(Duration::from_millis(5));
     assert_eq!(world.notices(), ["full 10.0.0.1:80 6/5"]);
     world.kernel.queue(socket, 0);
-    world.watch.handle_audit_failed(&target, world.value(&target), world.now);
+    // A change on the way, which the sweep has heard of.
+    let epoch = target.epoch();
+    target.void(Why::PathChanged);
+    world.watch.handle_audit_failed(&target, world.value(&target), epoch, world.now);
+    world.looks(Duration::from_millis(5));
+    assert_eq!(world.stats.contradictions.load(Relaxed), 0);
+    world.watch.handle_audit_failed(&target, world.value(&target), target.epoch(), world.now);
     world.kernel.close(socket);
     world.looks(Duration::from_millis(5));
     assert!(world.notices().is_empty());

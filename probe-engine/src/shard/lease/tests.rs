@@ -426,7 +426,7 @@ fn a_failed_audit_goes_to_the_watch_with_the_counter_from_before_it() {
     node.bump();
     node.land(ticket, &failure(), Err(Why::NotShown));
     let told = node.queue.pop();
-    assert!(matches!(&told, Some(ToWatch::AuditFailed { target, value: 1 }) if target.id == id), "{told:?}");
+    assert!(matches!(&told, Some(ToWatch::AuditFailed { target, value: 1, .. }) if target.id == id), "{told:?}");
     assert_eq!(node.counts.audits, [0, 1, 0]);
     let ticket = node.ticket(Why::Audited);
     node.land(ticket, &Outcome::Local(LocalCause::Ports), Err(Why::NotShown));

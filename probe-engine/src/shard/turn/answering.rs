@@ -87,6 +87,10 @@ impl<K: Kernel> Shard<K> {
     /// not known has been let go of.
     pub(super) fn detect(&mut self, target: u64, now: Instant) {
         let Some((lease, target)) = self.leases.find(target) else { return };
+        // Members of a SO_REUSEPORT group close one after the other: the first refusal has said it all.
+        if self.leases.is_failing(lease) {
+            return;
+        }
         let target = Arc::clone(target);
         let Some(pod) = self.scheduler.pod(&target.pod.uid) else { return };
         let of_container = pod.workers().filter(|(_, container, _)| **container == target.container);
