@@ -6,6 +6,7 @@ use std::fs;
 use std::io;
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
+use std::thread;
 use std::time::Duration;
 
 use nix::libc;
@@ -249,8 +250,14 @@ fn a_full_conntrack_table_is_noticed_within_passive_max_age() {
 /// Connections of this namespace with itself until its table takes no more. The bound is one number for all namespaces,
 /// which a test leaves alone; what it bounds is counted for each.
 fn fill_conntrack() -> Result<(), String> {
+    let folder = "/proc/sys/net/netfilter";
+    // Beyond tcp_max_tw_buckets an end is gone at once, and what is left of its connection is reset.
+    for state in ["close", "last_ack", "time_wait"] {
+        let path = format!("{folder}/nf_conntrack_tcp_timeout_{state}");
+        fs::write(&path, "3600").map_err(|error| format!("{path}: {error}"))?;
+    }
     let read = |name: &str| -> Result<usize, String> {
-        let path = format!("/proc/sys/net/netfilter/{name}");
+        let path = format!("{folder}/{name}");
         let text = fs::read_to_string(&path).map_err(|error| format!("{path}: {error}"))?;
         text.trim().parse().map_err(|error| format!("{path}: {error}"))
     };
@@ -263,8 +270,8 @@ fn fill_conntrack() -> Result<(), String> {
     // Both ends close at once: connection and entry stay in TIME_WAIT, and an entry that saw both sides is not dropped early
     // for a newer one.
     let listening = server.try_clone().expect("the listener twice");
-    let accepting = std::thread::spawn(move || server.incoming().map_while(Result::ok).for_each(drop));
-    let connect = |made: usize| {
+    let accepting = thread::spawn(move || listening.incoming().map_while(Result::ok).for_each(drop));
+    let connect = move |made: usize| {
         let address = SocketAddr::from(([127, 1, (made / 20_000 % 250) as u8, 1], port));
         TcpStream::connect_timeout(&address, PATIENCE)
     };
@@ -272,7 +279,7 @@ fn fill_conntrack() -> Result<(), String> {
     let is_full = || read("nf_conntrack_count").is_ok_and(|count| count >= max);
     let filled = (0..2 * max).any(|made| connect(made).is_err() && is_full());
     let count = read("nf_conntrack_count")?;
-    socket2::SockRef::from(&listening).shutdown(Shutdown::Both).expect("it listens");
+    socket2::SockRef::from(&server).shutdown(Shutdown::Both).expect("it listens");
     accepting.join().expect("it accepts until then");
     if filled { Ok(()) } else { Err(format!("{count} entries of {max}, and connections go on")) }
 }
