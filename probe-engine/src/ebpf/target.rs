@@ -242,8 +242,11 @@ impl Target {
     /// What keeps it from ever being granted, as far as the last look tells.
     fn obstacle(&self) -> Option<Why> {
         let trouble = Answer::from_bits(self.look_trouble.load(SeqCst)).why()?;
-        matches!(trouble, Why::Transparent | Why::SkLookup | Why::NotLocal | Why::NetnsUnknown | Why::SelfTest)
-            .then_some(trouble)
+        matches!(
+            trouble,
+            Why::Transparent | Why::SkLookup | Why::SkLookupUnknown | Why::NotLocal | Why::NetnsUnknown | Why::SelfTest
+        )
+        .then_some(trouble)
     }
 
     // The watch's side.
