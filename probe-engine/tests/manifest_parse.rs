@@ -253,7 +253,8 @@ fn our_own_annotations_are_checked_at_their_place() {
 
 #[test]
 fn the_process_runtime_has_no_network_namespace_to_choose() {
-    let text = with("command: [app]").replace("{name: web}", "{name: web, annotations: {probe-engine.io/netns: /run/netns/x}}");
+    let text = with("command: [app]")
+        .replace("{name: web}", "{name: web, annotations: {probe-engine.io/netns: /run/netns/x}}");
     assert_eq!(unsupported(&text), [("metadata.annotations[probe-engine.io/netns]".to_owned(), true)]);
     assert_eq!(read(&text, &NONE).unwrap().unsupported, []);
 }
