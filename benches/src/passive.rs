@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use nix::sched::{CloneFlags, unshare};
+use probe_core::schedule::mix;
 use serde_json::{Value, json};
 
 use crate::daemon::{Daemon, samples, sum};
@@ -398,10 +399,7 @@ struct Random(u64);
 impl Random {
     fn below(&mut self, end: u64) -> u64 {
         self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        (mixed ^ (mixed >> 31)) % end
+        mix(self.0) % end
     }
 }
 

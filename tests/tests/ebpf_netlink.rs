@@ -9,8 +9,6 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use probe_engine::clock;
-use probe_engine::core::id::PodUid;
-use probe_engine::core::spec::{Pod, RestartPolicy};
 use probe_engine::ebpf::counters::Counters;
 use probe_engine::ebpf::netns::{Namespace, NetnsError, NetnsRef};
 use probe_engine::ebpf::sock_diag::{ChildLookups, DiagListener, SockDiag};
@@ -21,6 +19,7 @@ use probe_engine::ebpf::{PassiveSettings, Target, Why};
 use probe_engine::limits;
 use probe_engine::shard::kernel::Waker;
 use probe_tests::netns::{TestNetns, Veth, usable};
+use probe_tests::passive::pod::{CONTAINER, Times, pod};
 use probe_tests::skip::skip;
 use socket2::{Domain, Socket, Type};
 
@@ -282,23 +281,9 @@ impl Node {
     }
 
     fn target(&mut self, netns: NetnsRef, addr: SocketAddr) -> Arc<Target> {
-        let pod = Pod {
-            uid: PodUid::from("uid"),
-            namespace: "default".into(),
-            name: "pod".into(),
-            labels: Box::default(),
-            annotations: Box::default(),
-            pod_ip: None,
-            host_network: false,
-            restart_policy: RestartPolicy::Always,
-            termination_grace_period_seconds: 30,
-            readiness_gates: Box::default(),
-            init_containers: Box::default(),
-            containers: Box::default(),
-            ignored_fields: Box::default(),
-        };
         self.next_id += 1;
-        Arc::new(Target::new(self.next_id, 0, Arc::new(pod), "app".into(), "id".into(), netns, addr))
+        let pod = pod("pod", addr, Times { period_seconds: 1, timeout_seconds: 1 });
+        Arc::new(Target::new(self.next_id, 0, pod, CONTAINER.into(), "id".into(), netns, addr))
     }
 
     fn pod_ref(&self) -> NetnsRef {

@@ -11,12 +11,10 @@ use probe_engine::ebpf::PassiveSettings;
 use probe_engine::shard::epoll::Epoll;
 use probe_engine::shard::kernel::{Kernel, Waker};
 use probe_engine::shard::ring::Ring;
-use probe_tests::netns::usable;
 use probe_tests::passive::feed;
 use probe_tests::passive::rig::Rig;
 use probe_tests::passive::steps::{Plan, Steps, Summary, TIMES, Violation};
 use probe_tests::passive::world::{Net, Place, World};
-use probe_tests::skip::skip;
 
 /// A false success that the engine has been made to give is found within this.
 const STEPS: u64 = 5_000;
@@ -39,11 +37,7 @@ fn seed(default: u64) -> u64 {
 
 /// `None` = it cannot be made here, which was said.
 fn run<K: Kernel>(test: &str, plan: Plan, kernel: fn(&Waker) -> K) -> Option<Result<Summary, Violation>> {
-    if !usable(test, &[]) {
-        return None;
-    }
-    if let Err(reason) = feed::usable() {
-        skip(test, &reason);
+    if !feed::usable(test, &[]) {
         return None;
     }
     let start = clock::now();

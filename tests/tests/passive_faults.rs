@@ -26,12 +26,11 @@ use probe_engine::shard::kernel::Waker;
 use probe_engine::shard::ring::Ring;
 use probe_engine::shard::{ShardConfig, spawn};
 use probe_tests::daemon::Daemon;
-use probe_tests::netns::{TestNetns, usable};
+use probe_tests::netns::TestNetns;
 use probe_tests::passive::feed::{self, Feed};
 use probe_tests::passive::listener::{Form, Listener};
 use probe_tests::passive::pod::{CONTAINER, Times, pod, running};
 use probe_tests::passive::rig::Rig;
-use probe_tests::skip::skip;
 
 const TIMES: Times = Times { period_seconds: 2, timeout_seconds: 1 };
 
@@ -44,11 +43,7 @@ fn local(port: u16) -> SocketAddr {
 
 /// A namespace that plays the host; `None` = there can be no passive answers here, which was said.
 fn host(test: &str) -> Option<Arc<TestNetns>> {
-    if !usable(test, &[]) {
-        return None;
-    }
-    if let Err(reason) = feed::usable() {
-        skip(test, &reason);
+    if !feed::usable(test, &[]) {
         return None;
     }
     Some(Arc::new(TestNetns::new()))

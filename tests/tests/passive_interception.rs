@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use probe_engine::ebpf::{Answer, PassiveSettings, Why};
 use probe_engine::shard::ring::Ring;
-use probe_tests::netns::{TestNetns, usable};
+use probe_tests::netns::TestNetns;
 use probe_tests::passive::feed;
 use probe_tests::passive::listener::{Form, Listener};
 use probe_tests::passive::pod::Times;
@@ -34,11 +34,7 @@ struct Scene {
 impl Scene {
     /// `None` = it cannot be made here, which was said.
     fn new(test: &str, programs: &[&str]) -> Option<Self> {
-        if !usable(test, programs) {
-            return None;
-        }
-        if let Err(reason) = feed::usable() {
-            skip(test, &reason);
+        if !feed::usable(test, programs) {
             return None;
         }
         let (host, pod) = (Arc::new(TestNetns::new()), Arc::new(TestNetns::new()));
@@ -183,11 +179,8 @@ const PROBES_PER_NAMESPACE: usize = 500;
 #[test]
 fn a_link_set_down_concerns_its_own_probes_at_once_and_no_others() {
     let test = "a_link_set_down_concerns_its_own_probes_at_once_and_no_others";
-    if !usable(test, &[]) {
+    if !feed::usable(test, &[]) {
         return;
-    }
-    if let Err(reason) = feed::usable() {
-        return skip(test, &reason);
     }
     let host = TestNetns::new();
     let pods: Vec<(TestNetns, String)> = (0..NAMESPACES)

@@ -12,7 +12,7 @@ use std::time::Duration;
 use nix::libc;
 use probe_engine::ebpf::{Answer, PassiveSettings, Why};
 use probe_engine::shard::ring::Ring;
-use probe_tests::netns::{TestNetns, usable};
+use probe_tests::netns::TestNetns;
 use probe_tests::passive::listener::{Form, Listener, connects};
 use probe_tests::passive::pod::Times;
 use probe_tests::passive::rig::Rig;
@@ -43,11 +43,7 @@ struct Scene {
 
 impl Scene {
     fn new(test: &str, programs: &[&str]) -> Option<Self> {
-        if !usable(test, programs) {
-            return None;
-        }
-        if let Err(reason) = feed::usable() {
-            skip(test, &reason);
+        if !feed::usable(test, programs) {
             return None;
         }
         let (host, pod) = (Arc::new(TestNetns::new()), TestNetns::new());

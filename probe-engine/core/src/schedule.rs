@@ -93,8 +93,9 @@ fn fnv1a(mut hash: u64, bytes: &[u8]) -> u64 {
     hash
 }
 
-/// Spreads what FNV leaves in the low bits over all of them (the finaliser of splitmix64).
-fn mix(mut hash: u64) -> u64 {
+/// Spreads what differs in a few bits over all of them (the finaliser of splitmix64).
+#[must_use]
+pub const fn mix(mut hash: u64) -> u64 {
     hash = (hash ^ (hash >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     hash = (hash ^ (hash >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     hash ^ (hash >> 31)

@@ -40,7 +40,7 @@ use crate::shard::kernel::Waker;
 mod tests;
 
 /// The newest kernel on which the program was seen to run to its end once begun (`trace_call_bpf`, preemption off).
-const KERNEL_MEASURED: (u32, u32) = (6, 18);
+pub(crate) const KERNEL_MEASURED: (u32, u32) = (6, 18);
 
 /// setpriority(2) of the watch: it works for microseconds at a time, and what it hears is for the moment. Without
 /// CAP_SYS_NICE it stays at 0, and on a node that is busy an event waits its turn (docs/PERFORMANCE.md has both).

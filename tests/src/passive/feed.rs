@@ -18,6 +18,9 @@ use probe_engine::ebpf::watch::self_test::OwnListener;
 use probe_engine::ebpf::watch::{Drained, Feed as _, Notice, Watch};
 use probe_engine::shard::kernel::Waker;
 
+use crate::netns;
+use crate::skip::skip;
+
 /// Rounds of one call: what the watch asks leads to answers, which lead to further questions.
 const ROUNDS_MAX: usize = 64;
 
@@ -52,12 +55,18 @@ impl probe_engine::ebpf::watch::Feed for Ring {
     }
 }
 
-/// The kernel program can be loaded here.
-///
-/// # Errors
-/// Why not.
-pub fn usable() -> Result<(), String> {
-    load::load(false).map(drop).map_err(|error| error.to_string())
+/// Whether the kernel program can be loaded here, and namespaces be made with these programs in them; else `test` is
+/// skipped, loudly.
+#[must_use]
+pub fn usable(test: &str, programs: &[&str]) -> bool {
+    if !netns::usable(test, programs) {
+        return false;
+    }
+    let loaded = load::load(false);
+    if let Err(reason) = &loaded {
+        skip(test, &reason.to_string());
+    }
+    loaded.is_ok()
 }
 
 impl Feed {

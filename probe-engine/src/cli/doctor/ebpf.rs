@@ -11,7 +11,7 @@ use crate::ebpf::feature::{Unavailable, lacking_capabilities, lockdown_mode};
 use crate::ebpf::load::{self, Hook, LOCKDOWN_PATH, Loaded};
 use crate::ebpf::netns::{self, Namespace, NetnsError, NetnsRef};
 use crate::ebpf::offsets::{self, BTF_PATH};
-use crate::ebpf::thread::is_preemptible;
+use crate::ebpf::thread::{KERNEL_MEASURED, is_preemptible};
 use crate::ebpf::watch::self_test::{OwnListener, SelfTest};
 
 const AREA: &str = "eBPF (passive answers: without it every attempt connects for real)";
@@ -242,12 +242,14 @@ fn preemption(is_preemptible: bool) -> Check {
     if !is_preemptible {
         return Check::ok(AREA, name, "a run of the program is not interrupted by another");
     }
-    Check::ok(AREA, name, "PREEMPT_RT, or a kernel newer than 6.18: runs of the program may interrupt each other")
-        .lacking(
-            State::Limited,
-            "runs of the program that the kernel leaves out end all passive answers",
-            "nothing, while probe_engine_ebpf_program_misses_total stands still",
-        )
+    let (major, minor) = KERNEL_MEASURED;
+    let found =
+        format!("PREEMPT_RT, or a kernel newer than {major}.{minor}: runs of the program may interrupt each other");
+    Check::ok(AREA, name, found).lacking(
+        State::Limited,
+        "runs of the program that the kernel leaves out end all passive answers",
+        "nothing, while probe_engine_ebpf_program_misses_total stands still",
+    )
 }
 
 fn seccomp(mode: Option<&str>) -> Check {

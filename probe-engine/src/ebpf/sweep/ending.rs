@@ -4,6 +4,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use probe_core::schedule::mix;
 use probe_core::time::Instant;
 
 use crate::ebpf::answer::Why;
@@ -46,13 +47,6 @@ impl Ending {
         let hash = mix(self.seed ^ mix(id));
         self.path_recheck_max.mul_f64((hash >> 11) as f64 / (1_u64 << 53) as f64)
     }
-}
-
-/// The finaliser of splitmix64.
-fn mix(mut hash: u64) -> u64 {
-    hash = (hash ^ (hash >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-    hash = (hash ^ (hash >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-    hash ^ (hash >> 31)
 }
 
 #[cfg(test)]
