@@ -254,6 +254,7 @@ impl Pair {
                 let counted = (report.threshold > 0).then_some((report.run, report.threshold));
                 (key_of(report.worker), Note::Called(counted))
             }
+            Action::Passed(passed) => (key_of(passed.worker), Note::Called(Some((passed.run, passed.threshold)))),
             Action::WorkerEnded { worker } => {
                 let key = key_of(worker);
                 self.flights.remove(&key);

@@ -28,6 +28,8 @@ pub enum Action {
     Publish(Publish),
     /// A call of the prober is over: for metrics, events and history.
     Report(Report),
+    /// The same of a call that there is nothing to tell of: for counts alone.
+    Passed(Passed),
     /// No outcome but local trouble for too long: a `ProbeUnknown` event.
     LocalTooLong(LocalTooLong),
     /// Due times that got no attempt.
@@ -93,7 +95,23 @@ pub enum PublishCause {
     Removed,
 }
 
-/// See [`Action::Report`]. One per call of the prober, retries folded in; discarded ones included.
+/// See [`Action::Passed`]: a success beyond its threshold, for which nobody has asked. It names its worker alone, so that
+/// what a pod is called is not touched by every attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Passed {
+    /// Whose call.
+    pub worker: WorkerIndex,
+    /// Successes in a row, this one included.
+    pub run: u32,
+    /// `successThreshold`
+    pub threshold: u32,
+    /// From the start of the call's first try, in nanoseconds.
+    pub duration_ns: u64,
+    /// When the call ended.
+    pub at: Instant,
+}
+
+/// See [`Action::Report`]. One per call of the prober that is no [`Passed`], retries folded in; discarded ones included.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Report {
     /// Whose call.

@@ -9,11 +9,16 @@ use core::time::Duration;
 use crate::id::{ContainerName, PodUid, ProbeType};
 use crate::time::Instant;
 
-/// The due times of one worker.
+/// Due times lie on multiples of this (of CLOCK_MONOTONIC), so that a shard wakes once for all that are due then and not
+/// once for each. The kubelet's stagger is random anyway; where a grid begins at another moment (a pod added later, a
+/// trigger), its first interval is longer by less than this. Periods are whole seconds, so every later one is exact.
+pub const GRID: Duration = Duration::from_nanos(GRID_NS);
+const GRID_NS: u64 = 10_000_000;
+
+/// The due times of one worker. Its period is the caller's, the same in every call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Schedule {
     next: Instant,
-    period: Duration,
 }
 
 /// Due times that have passed, see [`Schedule::take`].
@@ -26,10 +31,10 @@ pub struct Taken {
 }
 
 impl Schedule {
-    /// A grid through `first`, its first due time. A period of 0 is taken as 1 ns, so that time goes on.
+    /// A grid through `first`, its first due time.
     #[must_use]
-    pub fn new(first: Instant, period: Duration) -> Self {
-        Self { next: first, period: period.max(Duration::from_nanos(1)) }
+    pub fn new(first: Instant) -> Self {
+        Self { next: first }
     }
 
     /// The next due time that nobody has taken.
@@ -38,33 +43,37 @@ impl Schedule {
         self.next
     }
 
-    /// The distance of two due times.
-    #[must_use]
-    pub fn period(&self) -> Duration {
-        self.period
-    }
-
-    /// Takes all due times up to `now`; the next one is the first of the same grid after `now`.
-    pub fn take(&mut self, now: Instant) -> Option<Taken> {
+    /// Takes all due times up to `now`; the next one is the first of the same grid after `now`. A period of 0 is taken as
+    /// 1 ns, so that time goes on.
+    pub fn take(&mut self, period: Duration, now: Instant) -> Option<Taken> {
         if self.next > now {
             return None;
         }
         let due = self.next;
-        let period_ns = u64::try_from(self.period.as_nanos()).unwrap_or(u64::MAX);
-        let dropped = (now.as_nanos() - due.as_nanos()) / period_ns;
+        let period_ns = u64::try_from(period.as_nanos()).unwrap_or(u64::MAX).max(1);
+        let passed_ns = now.as_nanos() - due.as_nanos();
+        // Nearly always the one that was waited for: no division.
+        let dropped = if passed_ns < period_ns { 0 } else { passed_ns / period_ns };
         let step_ns = (dropped + 1).saturating_mul(period_ns);
         self.next = due + Duration::from_nanos(step_ns);
         Some(Taken { due, dropped: u32::try_from(dropped).unwrap_or(u32::MAX) })
     }
 
-    /// A manual trigger was consumed at `at`: the next due time is one period from there (rule 2.3.3).
-    pub fn rephase(&mut self, at: Instant) {
-        self.next = at + self.period;
+    /// A manual trigger was consumed at `at`: the next due time is one period from there (rule 2.3.3), at the next
+    /// multiple of [`GRID`].
+    pub fn rephase(&mut self, period: Duration, at: Instant) {
+        self.next = on_grid(at + period);
     }
 }
 
+/// The first multiple of [`GRID`] that is not before `at`.
+fn on_grid(at: Instant) -> Instant {
+    Instant::from_nanos(at.as_nanos().div_ceil(GRID_NS).saturating_mul(GRID_NS))
+}
+
 /// When a worker made at `now` takes its first step: at once, unless the manager is younger than one period;
-/// then after a wait in `[0, period)` that depends on the seed and the worker's key alone (rule 2.3.1).
+/// then after a wait in `[0, period)` that depends on the seed and the worker's key alone (rule 2.3.1), at a multiple
+/// of [`GRID`].
 #[must_use]
 pub fn first_step(
     seed: u64,
@@ -83,7 +92,9 @@ pub fn first_step(
     hash = fnv1a(hash, &[0xff, probe_type.index() as u8]);
     let fraction = u128::from(mix(hash));
     let wait_ns = (fraction * period.as_nanos()) >> 64;
-    now + Duration::from_nanos(u64::try_from(wait_ns).unwrap_or(u64::MAX))
+    let at = now + Duration::from_nanos(u64::try_from(wait_ns).unwrap_or(u64::MAX));
+    let before = Instant::from_nanos(at.as_nanos() / GRID_NS * GRID_NS);
+    if before < now { on_grid(now) } else { before }
 }
 
 fn fnv1a(mut hash: u64, bytes: &[u8]) -> u64 {
@@ -109,29 +120,33 @@ mod tests {
         (uid, ContainerName::from("c"), ProbeType::Liveness)
     }
 
+    const PERIOD: Duration = Duration::from_secs(10);
+
     #[test]
     fn a_late_take_does_not_move_the_grid() {
-        let mut schedule = Schedule::new(Instant::from_secs(3), Duration::from_secs(10));
-        assert_eq!(schedule.take(Instant::from_millis(2_999)), None);
-        let taken = schedule.take(Instant::from_millis(3_700));
+        let mut schedule = Schedule::new(Instant::from_secs(3));
+        assert_eq!(schedule.take(PERIOD, Instant::from_millis(2_999)), None);
+        let taken = schedule.take(PERIOD, Instant::from_millis(3_700));
         assert_eq!(taken, Some(Taken { due: Instant::from_secs(3), dropped: 0 }));
         assert_eq!(schedule.next(), Instant::from_secs(13));
     }
 
     #[test]
     fn due_times_in_between_are_dropped_and_the_oldest_is_kept() {
-        let mut schedule = Schedule::new(Instant::from_secs(3), Duration::from_secs(10));
-        let taken = schedule.take(Instant::from_secs(43));
+        let mut schedule = Schedule::new(Instant::from_secs(3));
+        let taken = schedule.take(PERIOD, Instant::from_secs(43));
         assert_eq!(taken, Some(Taken { due: Instant::from_secs(3), dropped: 4 }));
         assert_eq!(schedule.next(), Instant::from_secs(53));
-        assert_eq!(schedule.take(Instant::from_secs(43)), None);
+        assert_eq!(schedule.take(PERIOD, Instant::from_secs(43)), None);
     }
 
     #[test]
     fn a_trigger_sets_the_grid_anew() {
-        let mut schedule = Schedule::new(Instant::from_secs(3), Duration::from_secs(10));
-        schedule.rephase(Instant::from_millis(7_500));
+        let mut schedule = Schedule::new(Instant::from_secs(3));
+        schedule.rephase(PERIOD, Instant::from_millis(7_500));
         assert_eq!(schedule.next(), Instant::from_millis(17_500));
+        schedule.rephase(PERIOD, Instant::from_nanos(7_500_000_001));
+        assert_eq!(schedule.next(), Instant::from_millis(17_510), "the first interval is longer by less than GRID");
     }
 
     #[test]
@@ -159,5 +174,20 @@ mod tests {
             tenths[(wait.as_nanos() / 1_000_000_000) as usize] += 1;
         }
         assert!(tenths.iter().all(|n| (850..1150).contains(n)), "{tenths:?}");
+    }
+
+    #[test]
+    fn every_due_time_lies_on_the_grid() {
+        let now = Instant::from_nanos(123_456_789);
+        for i in 0..1_000 {
+            let uid = PodUid::new(std::format!("pod-{i}"));
+            let (pod, container, probe_type) = key(&uid);
+            let first = first_step(1, (pod, &container, probe_type), PERIOD, now, now);
+            assert!(first >= now && first < now + PERIOD);
+            assert_eq!(first.as_nanos() % GRID_NS, 0);
+            let mut schedule = Schedule::new(first);
+            schedule.take(PERIOD, first + Duration::from_nanos(7));
+            assert_eq!(schedule.next(), first + PERIOD);
+        }
     }
 }

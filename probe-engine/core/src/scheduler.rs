@@ -12,19 +12,21 @@
 
 mod occupant;
 mod pods;
+mod ready;
 #[cfg(test)]
 mod tests;
 mod turn;
 
-use alloc::collections::{BTreeMap, BinaryHeap, VecDeque};
+use alloc::boxed::Box;
+use alloc::collections::{BTreeMap, VecDeque};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::cmp::Reverse;
 use core::time::Duration;
 
-use self::occupant::{Due, Occupant, Place};
+use self::occupant::{Busies, Due, Flag, Occupant, Place};
 use self::pods::PodEntry;
-use crate::action::{Action, AttemptId, LocalTooLong, Publish, Report, Start, WorkerIndex};
+use self::ready::Ready;
+use crate::action::{Action, AttemptId, LocalTooLong, Passed, Publish, Report, Start, WorkerIndex};
 use crate::container::Flags;
 use crate::id::{ContainerId, ContainerName, PodUid, ProbeType};
 use crate::outcome::{Outcome, Verdict};
@@ -98,6 +100,7 @@ pub struct Scheduler {
     config: Config,
     wheel: Wheel,
     places: Vec<Place>,
+    busies: Busies,
     /// Places that may be given away: their `WorkerEnded` has been drained.
     places_free: Vec<u32>,
     workers_len: usize,
@@ -105,7 +108,7 @@ pub struct Scheduler {
     pods_free: Vec<u32>,
     pods_by_uid: BTreeMap<PodUid, u32>,
     /// Workers that have something due. An entry whose generation is not its place's is stale.
-    ready: BinaryHeap<Reverse<Due>>,
+    ready: Ready,
     actions: VecDeque<Action>,
 }
 
@@ -117,12 +120,13 @@ impl Scheduler {
             config,
             wheel: Wheel::new(now),
             places: Vec::new(),
+            busies: Busies::default(),
             places_free: Vec::new(),
             workers_len: 0,
             pods: Vec::new(),
             pods_free: Vec::new(),
             pods_by_uid: BTreeMap::new(),
-            ready: BinaryHeap::new(),
+            ready: Ready::default(),
             actions: VecDeque::new(),
         }
     }
@@ -155,6 +159,7 @@ impl Scheduler {
         let pod = Arc::clone(&entry.pod);
         let known = status.is_some();
         status.into_iter().for_each(|status| entry.set_status(status));
+        self.unsteady(pod_index, None);
         for position in pods::creation_order(&pod) {
             let container = pods::container_at(&pod, position);
             for probe_type in ProbeType::ALL {
@@ -191,6 +196,7 @@ impl Scheduler {
         let Some(&pod_index) = self.pods_by_uid.get(uid) else { return };
         let Some(entry) = self.pods[pod_index as usize].as_mut().filter(|entry| !entry.removed) else { return };
         entry.set_status(status);
+        self.unsteady(pod_index, None);
         self.generate_status(pod_index, None, now);
     }
 
@@ -206,20 +212,20 @@ impl Scheduler {
     }
 
     /// Runs a probe now, outside its grid (rule 2.8 for readiness; for an operator any type). One pending
-    /// trigger at most. Returns false for an unknown worker.
+    /// trigger at most. Its next call is reported whatever it says. Returns false for an unknown worker.
     pub fn trigger(&mut self, uid: &PodUid, container: &ContainerName, probe_type: ProbeType, now: Instant) -> bool {
         let worker = self.worker_index(uid, container, probe_type);
-        worker.is_some_and(|worker| self.trigger_worker(worker, now))
+        worker.is_some_and(|worker| self.trigger_worker(worker, true, now))
     }
 
     /// The attempt left every queue: it is being made now. Due times that passed while it was queued are missed.
     pub fn handle_started(&mut self, attempt: AttemptId, now: Instant) {
-        let Some(occupant) = self.in_flight(attempt) else { return };
-        if core::mem::replace(&mut occupant.call.started, true) {
+        let Some((occupant, busy)) = self.in_flight(attempt) else { return };
+        if core::mem::replace(&mut busy.call.started, true) {
             return;
         }
-        occupant.call.started_at = now;
-        if let Some(taken) = occupant.schedule.take(now) {
+        busy.call.started_at = now;
+        if let Some(taken) = occupant.schedule.take(occupant.spec.period(), now) {
             self.miss(attempt.worker, taken.dropped.saturating_add(1));
             self.arm(attempt.worker);
         }
@@ -227,15 +233,27 @@ impl Scheduler {
 
     /// The attempt ended. Stale attempts (ended worker, earlier generation) are ignored; returns whether it was known.
     pub fn handle_outcome(&mut self, attempt: AttemptId, outcome: Outcome, now: Instant) -> bool {
-        let Some(occupant) = self.in_flight(attempt) else { return false };
-        if matches!(outcome, Outcome::Error(_)) && occupant.call.retry + 1 < ATTEMPTS_MAX {
-            occupant.call.retry += 1;
+        let Some((_, busy)) = self.in_flight(attempt) else { return false };
+        if matches!(outcome, Outcome::Error(_)) && busy.call.retry + 1 < ATTEMPTS_MAX {
+            busy.call.retry += 1;
             self.emit_start(attempt.worker);
             return true;
         }
-        occupant.in_flight = false;
-        self.finish_call(attempt.worker, outcome, now);
+        if let Some(passed) = self.finish_call(attempt.worker, outcome, now) {
+            self.actions.push_back(Action::Passed(passed));
+            self.go_on(attempt.worker, None, now);
+        }
         true
+    }
+
+    /// The attempt was made and has succeeded at once: `handle_started` and `handle_outcome` in one. `Some` = all that there
+    /// is to tell, of which no action tells again; `None` = actions tell it, or the attempt is a stale one.
+    pub fn handle_passed(&mut self, attempt: AttemptId, now: Instant) -> Option<Passed> {
+        self.handle_started(attempt, now);
+        self.in_flight(attempt)?;
+        let passed = self.finish_call(attempt.worker, Outcome::Success(Box::default()), now)?;
+        self.go_on(attempt.worker, None, now);
+        Some(passed)
     }
 
     /// Moves the wheel to `now` and steps due workers, earliest due time first, until `starts_max` attempts
@@ -247,7 +265,7 @@ impl Scheduler {
         }
         let mut starts = 0;
         while starts < starts_max
-            && let Some(Reverse(due)) = self.ready.pop()
+            && let Some(due) = self.ready.pop()
         {
             if self.places[due.worker.0 as usize].generation == due.generation && self.step(due.worker, now) {
                 starts += 1;
@@ -258,7 +276,7 @@ impl Scheduler {
     /// When `handle_timeout` wants to be called next; a time not after `now` = at once.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
-        let ready = self.ready.peek().map(|Reverse(due)| due.at);
+        let ready = self.ready.peek().map(|due| due.at);
         ready.into_iter().chain(self.wheel.next_expiry()).min()
     }
 
@@ -297,8 +315,15 @@ impl Scheduler {
             verdict: occupant.worker.verdict(),
             run: occupant.worker.run(),
             on_hold: occupant.worker.is_on_hold(),
-            due: (!occupant.stopping).then(|| occupant.schedule.next()),
+            due: (!occupant.has(Flag::Stopping)).then(|| occupant.schedule.next()),
         })
+    }
+
+    /// The worker's next due time; `None` while it is on hold, is about to end, or has ended.
+    #[must_use]
+    pub fn next_due(&self, worker: WorkerIndex) -> Option<Instant> {
+        let has_none = |occupant: &&Occupant| occupant.has(Flag::Stopping) || occupant.worker.is_on_hold();
+        Some(self.occupant(worker).filter(|occupant| !has_none(occupant))?.schedule.next())
     }
 
     /// The worker of this key.

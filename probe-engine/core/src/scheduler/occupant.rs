@@ -1,6 +1,10 @@
 //! One place of the workers' slab, and what lives in it.
+//!
+//! A place is one cache line: all that a due time touches of a worker that is well. What it needs only while something is
+//! due, in flight or in trouble is in a [`Busy`], of which there are as many as workers that are at work.
 
 use alloc::sync::Arc;
+use alloc::vec::Vec;
 use core::time::Duration;
 
 use crate::action::WorkerIndex;
@@ -9,33 +13,57 @@ use crate::spec::ProbeSpec;
 use crate::time::Instant;
 use crate::worker::Worker;
 
+/// No place in a slab.
+const NIL: u32 = u32::MAX;
+
 /// A place: outlives its occupants, so that their attempts can be told apart.
 pub(super) struct Place {
+    pub(super) occupant: Option<Occupant>,
     /// Goes up with every attempt and when an occupant ends; attempts and queue entries that carry another are stale.
     pub(super) generation: u32,
-    pub(super) occupant: Option<Occupant>,
 }
 
-/// A worker with its grid, its attempt and its local trouble.
+const _: () = assert!(size_of::<Place>() == 64, "one cache line");
+
+/// A worker with its grid.
 pub(super) struct Occupant {
     pub(super) worker: Worker,
     pub(super) spec: Arc<ProbeSpec>,
+    pub(super) schedule: Schedule,
     /// Place in the pods' slab.
     pub(super) pod: u32,
+    /// Place in [`Busies`], or [`NIL`].
+    busy: u32,
     /// Position in `Pod::all_containers`.
     pub(super) container: u16,
+    flags: u8,
+}
+
+/// What an occupant is besides what its worker is. One bit each.
+#[derive(Clone, Copy)]
+pub(super) enum Flag {
     /// The first step is behind it; before that (stagger) a trigger waits.
-    pub(super) begun: bool,
+    Begun = 1,
     /// It has an entry in the ready queue.
-    pub(super) queued: bool,
-    pub(super) in_flight: bool,
+    Queued = 2,
+    /// An attempt is in flight.
+    InFlight = 4,
     /// It ends with the attempt in flight.
-    pub(super) stopping: bool,
-    pub(super) schedule: Schedule,
+    Stopping = 8,
+    /// Its newest step saw nothing that a next one could see otherwise until the pod's status changes, and led to an
+    /// attempt: the next one does, too, without looking.
+    Steady = 16,
+}
+
+/// See the module.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Busy {
     /// A due time that has passed and has no step yet: the one tick that a ticker holds.
     pub(super) tick: Option<Instant>,
     /// A manual trigger that has no step yet, and since when it could have had one.
     pub(super) trigger: Option<Instant>,
+    /// Somebody asked for an attempt: the next report goes out, whatever it says.
+    pub(super) asked: bool,
     /// The newest call of the prober.
     pub(super) call: Call,
     /// Nothing but local trouble since.
@@ -43,7 +71,7 @@ pub(super) struct Occupant {
 }
 
 /// One call of the prober: up to three tries.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Default)]
 pub(super) struct Call {
     pub(super) due: Instant,
     /// When the first try was started; until it is, when it was asked for.
@@ -76,21 +104,86 @@ pub(super) struct Due {
     pub(super) generation: u32,
 }
 
-impl Occupant {
-    /// When its timer has to fire next.
-    pub(super) fn deadline(&self) -> Instant {
-        let next = self.schedule.next();
-        match &self.local {
-            Some(local) if local.waiting => next.min(local.until),
-            _ => next,
+/// A slab of [`Busy`]. Bound: one per worker.
+#[derive(Default)]
+pub(super) struct Busies {
+    all: Vec<Busy>,
+    free: Vec<u32>,
+}
+
+impl Busies {
+    /// Of this occupant, if it has one.
+    pub(super) fn find(&self, occupant: &Occupant) -> Option<&Busy> {
+        self.all.get(occupant.busy as usize)
+    }
+
+    /// The same, to change it.
+    pub(super) fn find_mut(&mut self, occupant: &Occupant) -> Option<&mut Busy> {
+        self.all.get_mut(occupant.busy as usize)
+    }
+
+    /// Of this occupant, which gets one if it has none.
+    pub(super) fn of(&mut self, occupant: &mut Occupant) -> &mut Busy {
+        if occupant.busy == NIL {
+            occupant.busy = self.free.pop().unwrap_or_else(|| {
+                self.all.push(Busy::default());
+                self.all.len() as u32 - 1
+            });
         }
+        &mut self.all[occupant.busy as usize]
+    }
+
+    /// Takes it back where there is nothing in it that matters.
+    pub(super) fn tidy(&mut self, occupant: &mut Occupant) {
+        let Some(busy) = self.find(occupant) else { return };
+        let is_needed = occupant.has(Flag::InFlight)
+            || occupant.has(Flag::Queued)
+            || busy.tick.is_some()
+            || busy.trigger.is_some()
+            || busy.asked
+            || busy.local.is_some();
+        if !is_needed {
+            self.take_back(occupant);
+        }
+    }
+
+    /// Takes it back, whatever is in it.
+    pub(super) fn take_back(&mut self, occupant: &mut Occupant) {
+        let index = core::mem::replace(&mut occupant.busy, NIL);
+        if let Some(busy) = self.all.get_mut(index as usize) {
+            *busy = Busy::default();
+            self.free.push(index);
+        }
+    }
+}
+
+impl Occupant {
+    pub(super) fn new(worker: Worker, spec: Arc<ProbeSpec>, schedule: Schedule, pod: u32, container: u16) -> Self {
+        Self { worker, spec, schedule, pod, busy: NIL, container, flags: 0 }
+    }
+
+    pub(super) fn has(&self, flag: Flag) -> bool {
+        self.flags & flag as u8 != 0
+    }
+
+    pub(super) fn set(&mut self, flag: Flag) {
+        self.flags |= flag as u8;
+    }
+
+    /// Whether it was set.
+    pub(super) fn clear(&mut self, flag: Flag) -> bool {
+        let was = self.has(flag);
+        self.flags &= !(flag as u8);
+        was
     }
 
     /// It has no attempt and no place in the queue, and may be queued.
     pub(super) fn is_idle(&self) -> bool {
-        !self.queued && !self.in_flight && !self.stopping
+        self.flags & (Flag::Queued as u8 | Flag::InFlight as u8 | Flag::Stopping as u8) == 0
     }
+}
 
+impl Busy {
     pub(super) fn is_waiting_locally(&self) -> bool {
         self.local.is_some_and(|local| local.waiting)
     }

@@ -155,13 +155,17 @@ impl Scheduler {
             let Some(Flags { started, .. }) = entry.flags(position, &self.places, manager_start, false) else {
                 continue;
             };
-            entry.containers[position].started = Some(started);
+            let has_changed = entry.containers[position].started.replace(started) != Some(started);
             let readiness = entry.containers[position].worker(ProbeType::Readiness);
+            if has_changed {
+                self.unsteady(pod_index, Some(position));
+            }
+            let Some(entry) = &self.pods[pod_index as usize] else { return };
             if let Some(worker) = readiness.filter(|worker| started && Some(*worker) != except)
                 && let Some(status) = entry.container_status(position)
                 && stored(&self.places, worker, status) != Some(Verdict::Success)
             {
-                self.trigger_worker(worker, now);
+                self.trigger_worker(worker, false, now);
             }
         }
     }

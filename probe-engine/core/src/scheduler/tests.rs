@@ -25,6 +25,7 @@ struct World {
     starts: VecDeque<Start>,
     publishes: Vec<Publish>,
     reports: Vec<Report>,
+    passed: Vec<Passed>,
     told: Vec<LocalTooLong>,
     missed: u32,
     ended: Vec<WorkerIndex>,
@@ -74,6 +75,7 @@ impl World {
             starts: VecDeque::new(),
             publishes: Vec::new(),
             reports: Vec::new(),
+            passed: Vec::new(),
             told: Vec::new(),
             missed: 0,
             ended: Vec::new(),
@@ -120,6 +122,7 @@ impl World {
                 }
                 Action::Publish(publish) => self.publishes.push(publish),
                 Action::Report(report) => self.reports.push(report),
+                Action::Passed(passed) => self.passed.push(passed),
                 Action::LocalTooLong(told) => self.told.push(told),
                 Action::Missed { count, .. } => self.missed += count,
                 Action::WorkerEnded { worker } => self.ended.push(worker),
@@ -590,12 +593,12 @@ fn due_times_that_pass_while_the_attempt_is_queued_are_missed() {
 fn what_no_start_was_left_for_goes_first_next_time() {
     let mut world = World::new();
     for i in 0..5_u64 {
-        world.now = START + Duration::from_millis(i);
+        world.now = START + Duration::from_millis(10 * i);
         world.add(pod(&std::format!("p{i}"), [one(Liveness, spec())]));
         let status = pod_status([container_status("c", "test://1", running(START))]);
         world.scheduler.handle_status(&PodUid::new(std::format!("p{i}")), status, world.now);
     }
-    world.now = START + Duration::from_millis(10_010);
+    world.now = START + Duration::from_millis(10_050);
     let mut due = Vec::new();
     for _ in 0..3 {
         assert!(world.scheduler.poll_timeout().is_some_and(|at| at <= world.now));
@@ -607,7 +610,7 @@ fn what_no_start_was_left_for_goes_first_next_time() {
         }
         due.push(0);
     }
-    assert_eq!(due, [10_000, 10_001, 0, 10_002, 10_003, 0, 10_004, 0]);
+    assert_eq!(due, [10_000, 10_010, 0, 10_020, 10_030, 0, 10_040, 0]);
     assert!(world.scheduler.poll_timeout().is_some_and(|at| at > world.now));
 }
 
@@ -994,6 +997,7 @@ mod any_sequence {
                         assert!(publish.verdict.is_none() || before != publish.verdict, "no change, no update");
                     }
                     Action::Report(report) => assert!(self.live.contains(&report.worker)),
+                    Action::Passed(passed) => assert!(self.live.contains(&passed.worker)),
                     Action::LocalTooLong(told) => assert!(self.live.contains(&told.worker)),
                     Action::Missed { worker, count } => assert!(self.live.contains(&worker) && count > 0),
                     Action::WorkerEnded { worker } => {
