@@ -211,7 +211,7 @@ impl Manager {
             return Ok(());
         }
         let slots = slots_of(&pod);
-        let status = (!self.runtime.manages_containers).then(|| self.status_without_runtime(&pod));
+        let status = (!self.runtime.manages_containers).then(|| Arc::new(self.status_without_runtime(&pod)));
         info!(pod = %label(&pod), uid = %pod.uid, probes = slots.len(), "pod added");
         let shard = (!slots.is_empty()).then(|| self.least_loaded());
         let added = Input::Added { pod: Arc::clone(&pod), slots: slots.clone(), shard, status: status.clone() };
@@ -298,12 +298,12 @@ impl Manager {
         Ok(())
     }
 
-    async fn handle_status(&mut self, uid: PodUid, status: PodStatus) -> Result<(), ResultsGone> {
+    async fn handle_status(&mut self, uid: PodUid, status: Arc<PodStatus>) -> Result<(), ResultsGone> {
         if !self.pods.contains_key(&uid) {
             debug!(%uid, "status of an unknown pod");
             return Ok(());
         }
-        self.tell_results(Input::Status(uid.clone(), status.clone())).await?;
+        self.tell_results(Input::Status(uid.clone(), Arc::clone(&status))).await?;
         self.command(&uid.clone(), Command::Status { uid, status });
         Ok(())
     }
@@ -431,7 +431,7 @@ fn container_without_runtime(
         finished_at: started_at,
     };
     let state = match kind {
-        ContainerKind::Init => ContainerState::Terminated(completed()),
+        ContainerKind::Init => ContainerState::Terminated(Box::new(completed())),
         ContainerKind::Regular | ContainerKind::Sidecar => ContainerState::Running { started_at },
     };
     ContainerStatus {

@@ -121,7 +121,7 @@ impl Pair {
                 self.set(at % len, Some((id, ContainerState::Running { started_at: self.now })));
             }
             Event::Wait(at) => {
-                let waiting = ContainerState::Waiting { reason: "CrashLoopBackOff".into(), message: "".into() };
+                let waiting = ContainerState::waiting("CrashLoopBackOff", "");
                 self.change(at % len, waiting);
             }
             Event::Exit(at, exit_code) => {
@@ -133,7 +133,7 @@ impl Pair {
                     started_at: self.now,
                     finished_at: self.now,
                 };
-                self.change(at % len, ContainerState::Terminated(ended));
+                self.change(at % len, ContainerState::Terminated(Box::new(ended)));
             }
             Event::Vanish(at) => self.set(at % len, None),
             Event::Resync => self.report(),
@@ -218,7 +218,7 @@ impl Pair {
             netns: None,
             containers: self.containers.iter().flatten().cloned().collect(),
         };
-        self.scheduler.handle_status(&self.pod.uid, status.clone(), self.now);
+        self.scheduler.handle_status(&self.pod.uid, Arc::new(status.clone()), self.now);
         self.model.status(status, self.now);
     }
 

@@ -65,7 +65,7 @@ pub fn flags(status: &ContainerStatus, facts: &Facts) -> Flags {
 pub fn is_before_manager(status: &ContainerStatus, manager_start: Instant) -> bool {
     match status.state {
         ContainerState::Running { started_at } => started_at < manager_start.saturating_sub(MANAGER_START_SLACK),
-        ContainerState::Waiting { .. } | ContainerState::Terminated(_) => false,
+        ContainerState::Waiting(_) | ContainerState::Terminated(_) => false,
     }
 }
 

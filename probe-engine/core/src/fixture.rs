@@ -74,7 +74,7 @@ pub(crate) fn pod(uid: &str, containers: impl IntoIterator<Item = Container>) ->
 }
 
 pub(crate) fn waiting() -> ContainerState {
-    ContainerState::Waiting { reason: "CrashLoopBackOff".into(), message: "".into() }
+    ContainerState::waiting("CrashLoopBackOff", "")
 }
 
 pub(crate) fn running(started_at: Instant) -> ContainerState {
@@ -82,7 +82,7 @@ pub(crate) fn running(started_at: Instant) -> ContainerState {
 }
 
 pub(crate) fn terminated(exit_code: i32) -> ContainerState {
-    ContainerState::Terminated(termination(exit_code, Instant::ZERO))
+    ContainerState::Terminated(Box::new(termination(exit_code, Instant::ZERO)))
 }
 
 pub(crate) fn termination(exit_code: i32, finished_at: Instant) -> Termination {

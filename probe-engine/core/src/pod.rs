@@ -227,19 +227,19 @@ impl Census {
                 self.running = true;
                 self.sidecars_pending |= !started;
             }
-            ContainerState::Waiting { .. } if status.last_termination.is_none() => {
+            ContainerState::Waiting(_) if status.last_termination.is_none() => {
                 self.waiting = true;
                 self.sidecars_pending = true;
             }
-            ContainerState::Waiting { .. } | ContainerState::Terminated(_) => {}
+            ContainerState::Waiting(_) | ContainerState::Terminated(_) => {}
         }
     }
 
     fn add_regular(&mut self, pod: &Pod, spec: &Container, status: &ContainerStatus) {
         match (&status.state, &status.last_termination) {
             (ContainerState::Running { .. }, _) => self.running = true,
-            (ContainerState::Waiting { .. }, None) => self.waiting = true,
-            (ContainerState::Waiting { .. }, Some(_)) => {
+            (ContainerState::Waiting(_), None) => self.waiting = true,
+            (ContainerState::Waiting(_), Some(_)) => {
                 // It waits for a restart, whatever its exit code was.
                 self.stopped = true;
                 self.failed = true;
@@ -262,7 +262,7 @@ fn init_progress(pod: &Pod, statuses: &[ContainerStatus]) -> (bool, bool) {
         let ended = status.and_then(|status| match &status.state {
             ContainerState::Running { .. } => None,
             ContainerState::Terminated(end) => Some(end),
-            ContainerState::Waiting { .. } => status.last_termination.as_ref(),
+            ContainerState::Waiting(_) => status.last_termination.as_ref(),
         });
         match ended {
             None => pending = true,
@@ -276,7 +276,7 @@ fn any_regular_started(pod: &Pod, statuses: &[ContainerStatus]) -> bool {
     pod.containers
         .iter()
         .filter_map(|spec| status_of(statuses, spec))
-        .any(|status| !matches!(status.state, ContainerState::Waiting { .. }) || status.last_termination.is_some())
+        .any(|status| !matches!(status.state, ContainerState::Waiting(_)) || status.last_termination.is_some())
 }
 
 fn known_containers(status: Option<&PodStatus>) -> &[ContainerStatus] {
@@ -322,7 +322,7 @@ mod tests {
     }
 
     fn wait(name: &str, after: Option<i32>) -> ContainerStatus {
-        let last_termination = after.map(|exit_code| termination(exit_code, Instant::ZERO));
+        let last_termination = after.map(|exit_code| Box::new(termination(exit_code, Instant::ZERO)));
         ContainerStatus { last_termination, ..container_status(name, "test://1", waiting()) }
     }
 

@@ -96,7 +96,7 @@ pub fn restart_after_kill(facts: &Facts<'_>, now: Instant) -> Decision {
 pub fn last_exit(status: &ContainerStatus) -> Option<Instant> {
     match &status.state {
         ContainerState::Terminated(end) => Some(end.finished_at),
-        ContainerState::Running { .. } | ContainerState::Waiting { .. } => previous_exit(status),
+        ContainerState::Running { .. } | ContainerState::Waiting(_) => previous_exit(status),
     }
 }
 
@@ -333,7 +333,7 @@ mod tests {
         use RestartPolicy::{Always, Never, OnFailure};
         let starts = |policy, name: &str, exit_code| {
             let pod = pod_with(policy);
-            let end = ContainerState::Terminated(termination(exit_code, NOW));
+            let end = ContainerState::Terminated(Box::new(termination(exit_code, NOW)));
             let status = container_status(name, "test://1", end);
             decide(&facts(&pod, pod.container(name).expect("known"), Some(&status), None, None), NOW)
                 == Decision::StartNow
@@ -349,7 +349,7 @@ mod tests {
         let pod = pod_with(RestartPolicy::Always);
         let mut backoff = Backoff::new();
         let ended = NOW.saturating_sub(Duration::from_secs(3));
-        let status = container_status("r", "test://1", ContainerState::Terminated(termination(1, ended)));
+        let status = container_status("r", "test://1", ContainerState::Terminated(Box::new(termination(1, ended))));
         let none = facts(&pod, &pod.containers[0], Some(&status), None, None);
         assert_eq!(decide(&none, NOW), Decision::StartNow);
         backoff.advance(Some(ended), none.limits, ended);
@@ -364,7 +364,7 @@ mod tests {
         let mut backoff = Backoff::new();
         let long_ago = NOW.saturating_sub(Duration::from_secs(30));
         let mut status = container_status("r", "test://2", running(long_ago));
-        status.last_termination = Some(termination(137, long_ago));
+        status.last_termination = Some(Box::new(termination(137, long_ago)));
         let none = facts(&pod, &pod.containers[0], Some(&status), FAILED, None);
         backoff.advance(Some(long_ago), none.limits, long_ago);
         let facts = Facts { backoff: &backoff, ..none };

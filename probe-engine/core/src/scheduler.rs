@@ -142,7 +142,7 @@ impl Scheduler {
     pub fn add_pod(
         &mut self,
         pod: Arc<Pod>,
-        status: Option<PodStatus>,
+        status: Option<Arc<PodStatus>>,
         now: Instant,
         made: &mut dyn FnMut(WorkerIndex, &ContainerName, ProbeType),
     ) {
@@ -192,7 +192,7 @@ impl Scheduler {
     }
 
     /// The pod's newest state. Unknown pods are ignored.
-    pub fn handle_status(&mut self, uid: &PodUid, status: PodStatus, now: Instant) {
+    pub fn handle_status(&mut self, uid: &PodUid, status: Arc<PodStatus>, now: Instant) {
         let Some(&pod_index) = self.pods_by_uid.get(uid) else { return };
         let Some(entry) = self.pods[pod_index as usize].as_mut().filter(|entry| !entry.removed) else { return };
         entry.set_status(status);
@@ -358,7 +358,7 @@ impl<'a> PodView<'a> {
     /// Its newest state; `None` before the first.
     #[must_use]
     pub fn status(&self) -> Option<&'a PodStatus> {
-        self.entry.status.as_ref()
+        self.entry.status.as_deref()
     }
 
     /// `started` and `ready` of a container; both false where it has no status.

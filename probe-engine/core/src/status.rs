@@ -8,7 +8,8 @@ use core::net::IpAddr;
 use crate::id::{ContainerId, ContainerName};
 use crate::time::Instant;
 
-/// The newest state of a pod, whole: it replaces what was known before.
+/// The newest state of a pod, whole: it replaces what was known before. All stages share one behind an `Arc`; who would
+/// change it makes a new one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PodStatus {
     /// Where the pod is in its life; from [`crate::pod::phase`] where the runtime has no word of its own.
@@ -65,7 +66,8 @@ impl PodPhase {
     }
 }
 
-/// The newest state of one container.
+/// The newest state of one container. There is one for every container of the node, so it is kept at 64 bytes: what most
+/// containers never have stands in boxes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ContainerStatus {
     /// Which container.
@@ -75,7 +77,7 @@ pub struct ContainerStatus {
     /// What it does now.
     pub state: ContainerState,
     /// How the instance before the newest ended.
-    pub last_termination: Option<Termination>,
+    pub last_termination: Option<Box<Termination>>,
     /// How often it was started again.
     pub restart_count: u32,
 }
@@ -84,19 +86,31 @@ pub struct ContainerStatus {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ContainerState {
     /// Not started yet, or waiting for a restart.
-    Waiting {
-        /// `ContainerCreating`, `CrashLoopBackOff`, `CreateContainerError` ...
-        reason: Box<str>,
-        /// For people.
-        message: Box<str>,
-    },
+    Waiting(Box<Waiting>),
     /// Its process runs.
     Running {
         /// When it was started.
         started_at: Instant,
     },
     /// Its process ended.
-    Terminated(Termination),
+    Terminated(Box<Termination>),
+}
+
+impl ContainerState {
+    /// Waiting, for this reason; `message` is for people.
+    #[must_use]
+    pub fn waiting(reason: impl Into<Box<str>>, message: impl Into<Box<str>>) -> Self {
+        Self::Waiting(Box::new(Waiting { reason: reason.into(), message: message.into() }))
+    }
+}
+
+/// `status.containerStatuses[].state.waiting`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Waiting {
+    /// `ContainerCreating`, `CrashLoopBackOff`, `CreateContainerError` ...
+    pub reason: Box<str>,
+    /// For people.
+    pub message: Box<str>,
 }
 
 /// `status.containerStatuses[].state.terminated`
@@ -114,4 +128,14 @@ pub struct Termination {
     pub started_at: Instant,
     /// When it ended.
     pub finished_at: Instant,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_container_status_stays_small() {
+        assert!(size_of::<ContainerStatus>() <= 64, "{}", size_of::<ContainerStatus>());
+    }
 }

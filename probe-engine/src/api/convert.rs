@@ -8,7 +8,7 @@ use probe_core::id::ProbeType;
 use probe_core::outcome::{Outcome, Verdict};
 use probe_core::pod::{Condition, ConditionStatus};
 use probe_core::spec::{Container, ContainerKind, Handler, HttpGet, Pod, Port, ProbeSpec, RestartPolicy, Scheme};
-use probe_core::status::{ContainerState, PodPhase, Termination};
+use probe_core::status::{ContainerState, ContainerStatus, PodPhase, Termination};
 use probe_core::time::Instant;
 
 use super::v1;
@@ -31,7 +31,7 @@ const DUE_PAST_MAX: Duration = Duration::from_secs(1);
 pub fn pod(record: &PodRecord, passive: Option<&PassiveSettings>) -> v1::Pod {
     let max_age = max_age(&record.pod, passive);
     let pod = &record.pod;
-    let ip = record.status.pod_ip.or(pod.pod_ip);
+    let ip = record.status.as_ref().and_then(|status| status.pod_ip).or(pod.pod_ip);
     v1::Pod {
         uid: pod.uid.to_string(),
         namespace: pod.namespace.to_string(),
@@ -50,7 +50,7 @@ pub fn pod(record: &PodRecord, passive: Option<&PassiveSettings>) -> v1::Pod {
         containers: record
             .containers
             .iter()
-            .filter_map(|c| Some(container(pod.container(c.name.as_str())?, c, max_age)))
+            .filter_map(|c| Some(container(pod.container(c.name.as_str())?, c, record.container_status(c), max_age)))
             .collect(),
         ignored_fields: pod.ignored_fields.iter().map(ToString::to_string).collect(),
     }
@@ -210,8 +210,12 @@ fn probes<'a>(
     })
 }
 
-fn container(of: &Container, record: &ContainerRecord, max_age: Duration) -> v1::Container {
-    let status = record.status.as_ref();
+fn container(
+    of: &Container,
+    record: &ContainerRecord,
+    status: Option<&ContainerStatus>,
+    max_age: Duration,
+) -> v1::Container {
     v1::Container {
         name: of.name.to_string(),
         kind: container_kind(of.kind).into(),
@@ -221,7 +225,7 @@ fn container(of: &Container, record: &ContainerRecord, max_age: Duration) -> v1:
         args: of.process.args.iter().map(ToString::to_string).collect(),
         id: status.and_then(|s| s.id.as_ref()).map(ToString::to_string).unwrap_or_default(),
         state: status.map(|s| container_state(&s.state)),
-        last_termination: status.and_then(|s| s.last_termination.as_ref()).map(termination),
+        last_termination: status.and_then(|s| s.last_termination.as_deref()).map(termination),
         restart_count: status.map_or(0, |s| s.restart_count),
         started: record.started,
         ready: record.ready,
@@ -363,8 +367,8 @@ fn port(of: &Port) -> v1::Port {
 fn container_state(of: &ContainerState) -> v1::ContainerState {
     use v1::container_state::State;
     let state = match of {
-        ContainerState::Waiting { reason, message } => {
-            State::Waiting(v1::Waiting { reason: reason.to_string(), message: message.to_string() })
+        ContainerState::Waiting(why) => {
+            State::Waiting(v1::Waiting { reason: why.reason.to_string(), message: why.message.to_string() })
         }
         ContainerState::Running { started_at } => {
             State::Running(v1::Running { started_at: Some(timestamp(clock::wall_of(*started_at))) })

@@ -12,28 +12,30 @@ use probe_core::container::{self, Facts, Flags, Probed};
 use probe_core::id::{ContainerName, ProbeType};
 use probe_core::pod::{Condition, ConditionStatus, conditions};
 use probe_core::spec::ContainerKind;
-use probe_core::status::PodStatus;
+use probe_core::status::{ContainerStatus, PodStatus};
 use probe_core::time::Instant;
 
 use crate::results::{ContainerRecord, PodRecord};
 
 /// Takes over the runtime's newest word. Returns how many restarts it tells of that were not known before.
-pub fn accept(record: &mut PodRecord, status: PodStatus) -> u64 {
+pub fn accept(record: &mut PodRecord, status: Arc<PodStatus>) -> u64 {
     let mut restarts = 0;
     for container in &mut record.containers {
-        let newest = status.container(&container.name);
-        let known = container.status.as_ref();
+        let index = status.containers.iter().position(|c| c.name == container.name);
+        let newest = index.map(|index| &status.containers[index]);
+        let known = record.status.as_ref().zip(container.status_index);
+        let known = known.and_then(|(known, index)| known.containers.get(usize::from(index)));
         if known.and_then(|k| k.id.as_ref()) != newest.and_then(|n| n.id.as_ref()) {
             container.started = false;
         }
         if let (Some(known), Some(newest)) = (known, newest) {
             restarts += u64::from(newest.restart_count.saturating_sub(known.restart_count));
         }
-        container.status = newest.cloned();
+        container.status_index = index.and_then(|index| u16::try_from(index).ok());
     }
     record.phase = status.phase;
     record.deleting |= status.deleting;
-    record.status = status;
+    record.status = Some(status);
     restarts
 }
 
@@ -44,7 +46,10 @@ pub fn refresh(record: &mut PodRecord, manager_start: Instant, now: Timestamp) -
     let was_ready = record.is_ready();
     let mut changed = false;
     for (container, spec) in record.containers.iter_mut().zip(pod.all_containers()) {
-        let flags = flags(container, spec.kind, manager_start, was_ready);
+        let status = record.status.as_ref().zip(container.status_index);
+        let status = status.and_then(|(status, index)| status.containers.get(usize::from(index)));
+        let flags =
+            status.map(|status| flags(container, status, spec.kind, manager_start, was_ready)).unwrap_or_default();
         changed |= flags != Flags { started: container.started, ready: container.ready };
         (container.started, container.ready) = (flags.started, flags.ready);
     }
@@ -53,7 +58,7 @@ pub fn refresh(record: &mut PodRecord, manager_start: Instant, now: Timestamp) -
         record.container(name).map(flags).unwrap_or_default()
     };
     let gate_of = |wanted: &str| record.gates.iter().find(|(gate, _)| &**gate == wanted).map(|(_, status)| *status);
-    let ours = conditions(&pod, Some(&record.status), &flags_of, &gate_of);
+    let ours = conditions(&pod, record.status.as_deref(), &flags_of, &gate_of);
     let theirs = record.gates.iter().map(|(gate, status)| gate_condition(gate, *status));
     let newest: Vec<Condition> = ours.into_iter().chain(theirs).collect();
     changed |= newest.iter().ne(record.conditions.iter().map(|(condition, _)| condition));
@@ -61,10 +66,13 @@ pub fn refresh(record: &mut PodRecord, manager_start: Instant, now: Timestamp) -
     changed
 }
 
-fn flags(container: &ContainerRecord, kind: ContainerKind, manager_start: Instant, pod_was_ready: bool) -> Flags {
-    let Some(status) = &container.status else {
-        return Flags::default();
-    };
+fn flags(
+    container: &ContainerRecord,
+    status: &ContainerStatus,
+    kind: ContainerKind,
+    manager_start: Instant,
+    pod_was_ready: bool,
+) -> Flags {
     let probed = |probe_type: ProbeType| match container.probe(probe_type) {
         Some(probe) if probe.stats.is_live() => {
             Probed::Yes(probe.verdict.filter(|_| probe.container_id.is_some() && probe.container_id == status.id))

@@ -133,7 +133,7 @@ async fn without_a_runtime_an_annotation_names_the_network_namespace() {
         pod.annotations = Box::new([("probe-engine.io/netns".into(), "/run/netns/a".into())]);
         bench.add(&Arc::new(pod)).await;
         let Ok(Input::Added { status, .. }) = bench.results.try_recv() else { panic!("results hears of it first") };
-        assert_eq!(status.and_then(|status| status.netns).as_deref(), expected);
+        assert_eq!(status.and_then(|status| status.netns.clone()).as_deref(), expected);
     }
 }
 
@@ -325,8 +325,8 @@ async fn a_status_and_a_trigger_reach_results_and_the_shard_in_order() {
     let mut bench = Bench::new(1, true);
     let pod = three("a");
     bench.add(&pod).await;
-    bench.send(PodUpdate::Status(pod.uid.clone(), running(&pod, "fake://1"))).await;
-    bench.send(PodUpdate::Status(PodUid::from("gone"), running(&pod, "fake://1"))).await;
+    bench.send(PodUpdate::Status(pod.uid.clone(), Arc::new(running(&pod, "fake://1")))).await;
+    bench.send(PodUpdate::Status(PodUid::from("gone"), Arc::new(running(&pod, "fake://1")))).await;
     bench.send(PodUpdate::Trigger(pod.uid.clone(), ContainerName::from("c"), ProbeType::Liveness)).await;
     bench.send(PodUpdate::Synced("manifests")).await;
     assert_eq!(bench.taken(), ["add a 3", "status a", "trigger a c Liveness"]);

@@ -165,7 +165,13 @@ impl Bench {
     }
 
     pub(crate) async fn add(&self, pod: &Arc<Pod>, status: Option<PodStatus>) {
-        self.input(Input::Added { pod: Arc::clone(pod), slots: slots_of(pod), shard: Some(0), status }).await;
+        self.input(Input::Added {
+            pod: Arc::clone(pod),
+            slots: slots_of(pod),
+            shard: Some(0),
+            status: status.map(Arc::new),
+        })
+        .await;
     }
 
     pub(crate) async fn input(&self, input: Input) {

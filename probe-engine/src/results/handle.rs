@@ -44,10 +44,10 @@ pub enum Input {
         /// this UID.
         shard: Option<usize>,
         /// Its state, where it is known already.
-        status: Option<PodStatus>,
+        status: Option<Arc<PodStatus>>,
     },
     /// The runtime's newest word on a pod.
-    Status(PodUid, PodStatus),
+    Status(PodUid, Arc<PodStatus>),
     /// The pod's termination begins.
     Deleting(PodUid),
     /// The pod is gone.

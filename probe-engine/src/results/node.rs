@@ -94,8 +94,8 @@ pub struct PodRecord {
     pub shard: Option<usize>,
     /// When the daemon first saw it.
     pub added_at: Timestamp,
-    /// The runtime's newest word.
-    pub status: PodStatus,
+    /// The runtime's newest word, shared with the pod's shard; `None` before the first.
+    pub status: Option<Arc<PodStatus>>,
     /// Its phase.
     pub phase: PodPhase,
     /// Its termination has begun.
@@ -113,19 +113,12 @@ impl PodRecord {
     #[must_use]
     pub fn new(pod: Arc<Pod>, slots: &[ProbeSlot], shard: Option<usize>, now: Timestamp) -> Self {
         let containers = pod.all_containers().map(|container| ContainerRecord::new(&container.name, slots)).collect();
-        let status = PodStatus {
-            phase: PodPhase::Pending,
-            deleting: false,
-            pod_ip: pod.pod_ip,
-            netns: None,
-            containers: Vec::new(),
-        };
         Self {
             shard,
             added_at: now,
-            phase: status.phase,
-            deleting: status.deleting,
-            status,
+            phase: PodPhase::Pending,
+            deleting: false,
+            status: None,
             conditions: Vec::new(),
             gates: Vec::new(),
             containers,
@@ -137,6 +130,12 @@ impl PodRecord {
     #[must_use]
     pub fn container(&self, name: &ContainerName) -> Option<&ContainerRecord> {
         self.containers.iter().find(|container| container.name == *name)
+    }
+
+    /// The runtime's newest word on a container of this pod; `None` where it has none.
+    #[must_use]
+    pub fn container_status(&self, container: &ContainerRecord) -> Option<&ContainerStatus> {
+        self.status.as_ref()?.containers.get(usize::from(container.status_index?))
     }
 
     /// The same, to change it.
@@ -162,8 +161,8 @@ impl PodRecord {
 pub struct ContainerRecord {
     /// Which.
     pub name: ContainerName,
-    /// The runtime's newest word; `None` before the first.
-    pub status: Option<ContainerStatus>,
+    /// Where in `PodRecord::status` its entry is; see [`PodRecord::container_status`].
+    pub status_index: Option<u16>,
     /// Rule 5.1.
     pub started: bool,
     /// Rule 5.2.
@@ -178,7 +177,7 @@ impl ContainerRecord {
             let slot = slots.iter().find(|slot| slot.container == *name && slot.probe_type == probe_type)?;
             Some(ProbeRecord::new(probe_type, Arc::clone(&slot.stats)))
         };
-        Self { name: name.clone(), status: None, started: false, ready: false, probes: ProbeType::ALL.map(probe) }
+        Self { name: name.clone(), status_index: None, started: false, ready: false, probes: ProbeType::ALL.map(probe) }
     }
 
     /// Its probe of this type.

@@ -164,7 +164,7 @@ impl Stage {
         }
     }
 
-    fn handle_status(&mut self, uid: &PodUid, status: PodStatus) {
+    fn handle_status(&mut self, uid: &PodUid, status: Arc<PodStatus>) {
         let Some(record) = self.node.pods.get_mut(uid) else { return };
         self.node.restarts += status::accept(record, status);
         self.refresh(uid);
@@ -437,7 +437,7 @@ mod tests {
         };
         let mut stage = Stage::new(config, inbox);
         let pod = simple_pod("a", &[ProbeType::Readiness]);
-        let (slots, status) = (slots_of(&pod), Some(running(&pod, "id")));
+        let (slots, status) = (slots_of(&pod), Some(Arc::new(running(&pod, "id"))));
         // It comes while this stage is taking updates, and has its inputs behind it.
         sender.send(Input::Added { pod, slots, shard: Some(0), status }).await.expect("the stage lives");
         stage.handle_update(0, publish("a", ProbeType::Readiness, "id", Some(Verdict::Success)));

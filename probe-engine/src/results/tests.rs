@@ -75,7 +75,7 @@ async fn r07_readiness_goes_from_the_initial_failure_to_success_and_the_pod_with
 async fn a_shard_that_still_ends_an_earlier_pod_of_the_uid_is_not_heard() {
     let mut bench = Bench::start(16, 16);
     let pod = simple_pod("a", &[ProbeType::Liveness]);
-    let (slots, status) = (slots_of(&pod), Some(running(&pod, ID)));
+    let (slots, status) = (slots_of(&pod), Some(Arc::new(running(&pod, ID))));
     bench.input(Input::Added { pod, slots, shard: Some(1), status }).await;
     bench.push(publish("a", ProbeType::Liveness, ID, Some(Verdict::Failure)));
     assert_eq!(bench.verdict("a", ProbeType::Liveness).await, None);
@@ -303,7 +303,7 @@ async fn restarts_are_counted_and_a_new_instance_is_not_started_by_inheritance()
     let mut status = running(&pod, "fake://2");
     status.containers[0].restart_count = 2;
     bench.revision().await;
-    bench.input(Input::Status(pod.uid.clone(), status)).await;
+    bench.input(Input::Status(pod.uid.clone(), Arc::new(status))).await;
     let read = |node: &super::Node| (node.restarts, node.pods[&PodUid::from("a")].containers[0].started);
     assert_eq!(bench.results.read(read).await, Ok((2, false)));
 }

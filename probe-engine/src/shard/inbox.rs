@@ -38,7 +38,7 @@ pub enum Command {
         /// One entry per probe.
         slots: Box<[ProbeSlot]>,
         /// Its state, where it is known already.
-        status: Option<PodStatus>,
+        status: Option<Arc<PodStatus>>,
     },
     /// The pod is gone: its workers end.
     RemovePod {
@@ -50,7 +50,7 @@ pub enum Command {
         /// Which.
         uid: PodUid,
         /// Whole.
-        status: PodStatus,
+        status: Arc<PodStatus>,
     },
     /// The pod's termination begins.
     StopLivenessAndStartup {

@@ -82,7 +82,7 @@ pub(super) fn pod(uid: &str, spec: ProbeSpec) -> Arc<Pod> {
     })
 }
 
-fn running(since: Instant) -> PodStatus {
+fn running(since: Instant) -> Arc<PodStatus> {
     let container = ContainerStatus {
         name: ContainerName::from(CONTAINER),
         id: Some("test://1".into()),
@@ -90,13 +90,13 @@ fn running(since: Instant) -> PodStatus {
         last_termination: None,
         restart_count: 0,
     };
-    PodStatus {
+    Arc::new(PodStatus {
         phase: PodPhase::Running,
         deleting: false,
         pod_ip: Some(IpAddr::from([127, 0, 0, 1])),
         netns: None,
         containers: vec![container],
-    }
+    })
 }
 
 const READINESS: ProbeType = ProbeType::Readiness;

@@ -228,7 +228,7 @@ impl<K: Kernel> Shard<K> {
         }
     }
 
-    fn add_pod(&mut self, pod: Arc<Pod>, given: &[ProbeSlot], status: Option<PodStatus>, now: Instant) {
+    fn add_pod(&mut self, pod: Arc<Pod>, given: &[ProbeSlot], status: Option<Arc<PodStatus>>, now: Instant) {
         let slots = &mut self.slots;
         self.scheduler.add_pod(Arc::clone(&pod), status, now, &mut |worker, container, probe_type| {
             let spec = pod.container(container.as_str()).and_then(|container| container.probes.by_type(probe_type));

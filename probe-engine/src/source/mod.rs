@@ -19,7 +19,7 @@ pub enum PodUpdate {
     /// The pod is no longer wanted: end it gracefully, then forget it.
     Remove(PodUid),
     /// The runtime's newest word on a pod.
-    Status(PodUid, PodStatus),
+    Status(PodUid, Arc<PodStatus>),
     /// These pods are wanted and no others: every other one is ended as by `Remove`.
     Desired(Box<[PodUid]>),
     /// The pod's termination begins (rule 2.9): its liveness and startup workers end, readiness goes on.

@@ -46,7 +46,7 @@ pub fn channel(updates: PodUpdateSender) -> (RuntimeReports, RuntimeSource) {
 
 impl RuntimeReports {
     /// The pod's newest state.
-    pub fn status(&self, uid: &PodUid, status: PodStatus) {
+    pub fn status(&self, uid: &PodUid, status: Arc<PodStatus>) {
         self.push(uid, PodUpdate::Status(uid.clone(), status));
     }
 
@@ -119,8 +119,8 @@ mod tests {
 
     use super::*;
 
-    fn status(phase: PodPhase) -> PodStatus {
-        PodStatus { phase, deleting: false, pod_ip: None, netns: None, containers: Vec::new() }
+    fn status(phase: PodPhase) -> Arc<PodStatus> {
+        Arc::new(PodStatus { phase, deleting: false, pod_ip: None, netns: None, containers: Vec::new() })
     }
 
     async fn told(fill: impl FnOnce(&RuntimeReports)) -> Vec<String> {

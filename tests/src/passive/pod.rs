@@ -63,8 +63,8 @@ pub fn pod(name: &str, addr: SocketAddr, times: Times) -> Arc<Pod> {
 
 /// It runs, as this instance of its container, in this network namespace (`None` = the daemon's own).
 #[must_use]
-pub fn running(addr: SocketAddr, netns: Option<Arc<str>>, instance: u32, started_at: Instant) -> PodStatus {
-    PodStatus {
+pub fn running(addr: SocketAddr, netns: Option<Arc<str>>, instance: u32, started_at: Instant) -> Arc<PodStatus> {
+    Arc::new(PodStatus {
         phase: PodPhase::Running,
         deleting: false,
         pod_ip: Some(addr.ip()),
@@ -76,5 +76,5 @@ pub fn running(addr: SocketAddr, netns: Option<Arc<str>>, instance: u32, started
             last_termination: None,
             restart_count: instance,
         }],
-    }
+    })
 }

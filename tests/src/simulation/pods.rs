@@ -193,25 +193,25 @@ impl Pods {
     }
 
     /// What the runtime says of a pod.
-    pub fn status(&self, pod: usize) -> PodStatus {
+    pub fn status(&self, pod: usize) -> Arc<PodStatus> {
         let SimPod { pod, containers, .. } = &self.pods[pod];
         let containers = containers.iter().map(|container| ContainerStatus {
             name: container.name.clone(),
             id: (container.instance > 0).then(|| container_id(container)),
             state: match container.started_at {
                 Some(started_at) => ContainerState::Running { started_at },
-                None => ContainerState::Waiting { reason: "CrashLoopBackOff".into(), message: Box::default() },
+                None => ContainerState::waiting("CrashLoopBackOff", ""),
             },
             last_termination: None,
             restart_count: container.instance.saturating_sub(1),
         });
-        PodStatus {
+        Arc::new(PodStatus {
             phase: PodPhase::Running,
             deleting: false,
             pod_ip: pod.pod_ip,
             netns: None,
             containers: containers.collect(),
-        }
+        })
     }
 }
 

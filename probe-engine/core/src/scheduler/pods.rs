@@ -18,7 +18,7 @@ use crate::worker::{Instance, InstanceState, View};
 /// A pod with its newest state.
 pub(super) struct PodEntry {
     pub(super) pod: Arc<Pod>,
-    pub(super) status: Option<PodStatus>,
+    pub(super) status: Option<Arc<PodStatus>>,
     /// In the order of `Pod::all_containers`.
     pub(super) containers: Box<[Container]>,
     /// Gone once its last worker has ended.
@@ -46,7 +46,7 @@ pub(super) fn container_at(pod: &Pod, position: u16) -> &spec::Container {
 
 impl PodEntry {
     /// Takes over `status`; what was generated for another instance of a container is forgotten.
-    pub(super) fn set_status(&mut self, status: PodStatus) {
+    pub(super) fn set_status(&mut self, status: Arc<PodStatus>) {
         for (spec, container) in self.pod.all_containers().zip(self.containers.iter_mut()) {
             let found = status.containers.iter().position(|c| c.name == spec.name);
             let id = found.and_then(|i| id_of(&status.containers[i]));
@@ -66,7 +66,7 @@ impl PodEntry {
         let instance = self.container_status(usize::from(position)).and_then(|container| {
             let id = id_of(container)?;
             let (state, restartable) = match &container.state {
-                ContainerState::Waiting { .. } => (InstanceState::Waiting, true),
+                ContainerState::Waiting(_) => (InstanceState::Waiting, true),
                 ContainerState::Running { started_at } => (InstanceState::Running { started_at: *started_at }, true),
                 ContainerState::Terminated(end) => {
                     let spec = container_at(&self.pod, position);

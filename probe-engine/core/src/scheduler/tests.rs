@@ -100,7 +100,7 @@ impl World {
     }
 
     fn status(&mut self, status: PodStatus) {
-        self.scheduler.handle_status(&PodUid::from("p"), status, self.now);
+        self.scheduler.handle_status(&PodUid::from("p"), Arc::new(status), self.now);
         self.settle();
     }
 
@@ -595,7 +595,7 @@ fn what_no_start_was_left_for_goes_first_next_time() {
     for i in 0..5_u64 {
         world.now = START + Duration::from_millis(10 * i);
         world.add(pod(&std::format!("p{i}"), [one(Liveness, spec())]));
-        let status = pod_status([container_status("c", "test://1", running(START))]);
+        let status = Arc::new(pod_status([container_status("c", "test://1", running(START))]));
         world.scheduler.handle_status(&PodUid::new(std::format!("p{i}")), status, world.now);
     }
     world.now = START + Duration::from_millis(10_050);
@@ -820,7 +820,7 @@ fn local_trouble_does_not_delay_what_needs_no_attempt() {
 fn a_container_known_to_run_is_probed_at_once_whatever_the_type() {
     for probe_type in ProbeType::ALL {
         let mut world = World::new();
-        let status = pod_status([container_status("c", "test://1", running(START))]);
+        let status = Arc::new(pod_status([container_status("c", "test://1", running(START))]));
         let made = &mut world.made;
         world.scheduler.add_pod(
             Arc::new(pod("p", [one(probe_type, spec())])),
@@ -1061,11 +1061,11 @@ mod any_sequence {
                     let ids = ["test://1", "test://2", "test://3"];
                     let of = |name, id| container_status(name, id, state(what, now));
                     status.containers = vec![of("c", ids[usize::from(instance)]), of("s", ids[0])];
-                    scheduler.handle_status(&uid, status.clone(), now);
+                    scheduler.handle_status(&uid, Arc::new(status.clone()), now);
                 }
                 Op::Deleting => {
                     status.deleting = true;
-                    scheduler.handle_status(&uid, status.clone(), now);
+                    scheduler.handle_status(&uid, Arc::new(status.clone()), now);
                 }
                 Op::Trigger(which) => {
                     scheduler.trigger(&uid, &ContainerName::from("c"), ProbeType::ALL[which], now);

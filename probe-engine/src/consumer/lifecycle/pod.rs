@@ -52,7 +52,7 @@ pub(super) struct PodWorker {
     end_now: bool,
     calls: JoinSet<Called>,
     /// What the manager knows; only a change is told.
-    reported: Option<PodStatus>,
+    reported: Option<Arc<PodStatus>>,
 }
 
 /// One container.
@@ -210,7 +210,7 @@ impl PodWorker {
             pod = %self.pod.name, container = %slot.name, exit_code = termination.exit_code,
             reason = %termination.reason, "container ended"
         );
-        slot.status.state = ContainerState::Terminated(termination);
+        slot.status.state = ContainerState::Terminated(Box::new(termination));
         let phase = std::mem::replace(&mut slot.phase, SlotPhase::Idle);
         if self.ending {
             return;
@@ -335,14 +335,14 @@ impl PodWorker {
         let is_program = matches!(error, RuntimeError::Start { .. });
         if is_program {
             slot.new_instance();
-            slot.status.state = ContainerState::Terminated(Termination {
+            slot.status.state = ContainerState::Terminated(Box::new(Termination {
                 exit_code: START_ERROR_EXIT_CODE,
                 signal: 0,
                 reason: "StartError".into(),
                 message: error.to_string().into(),
                 started_at: now,
                 finished_at: now,
-            });
+            }));
             self.event(index, EventType::Normal, "Created", format!("Created container: {name}"), None);
         } else if !self.ending {
             slot.set_waiting("CreateContainerError", error.to_string());
@@ -386,8 +386,9 @@ impl PodWorker {
             netns: None,
             containers,
         };
-        if self.reported.as_ref() != Some(&status) {
-            self.context.reports.status(&self.pod.uid, status.clone());
+        if self.reported.as_deref() != Some(&status) {
+            let status = Arc::new(status);
+            self.context.reports.status(&self.pod.uid, Arc::clone(&status));
             self.reported = Some(status);
         }
     }
@@ -457,7 +458,7 @@ impl PodWorker {
 
 impl Slot {
     fn new(name: ContainerName) -> Self {
-        let state = ContainerState::Waiting { reason: "ContainerCreating".into(), message: "".into() };
+        let state = ContainerState::waiting("ContainerCreating", "");
         let status = ContainerStatus { name: name.clone(), id: None, state, last_termination: None, restart_count: 0 };
         Self { name, status, backoff: Backoff::new(), instances: 0, phase: SlotPhase::Idle }
     }
@@ -475,7 +476,7 @@ impl Slot {
 
     fn set_waiting(&mut self, reason: &str, message: String) {
         self.keep_termination();
-        self.status.state = ContainerState::Waiting { reason: reason.into(), message: message.into() };
+        self.status.state = ContainerState::waiting(reason, message);
     }
 
     fn keep_termination(&mut self) {
@@ -507,7 +508,7 @@ fn skipped(container: &Container) -> ContainerStatus {
     ContainerStatus {
         name: container.name.clone(),
         id: None,
-        state: ContainerState::Terminated(end),
+        state: ContainerState::Terminated(Box::new(end)),
         last_termination: None,
         restart_count: 0,
     }

@@ -215,7 +215,7 @@ impl World {
         }
     }
 
-    async fn status(&mut self, is_it: impl Fn(&PodStatus) -> bool) -> PodStatus {
+    async fn status(&mut self, is_it: impl Fn(&PodStatus) -> bool) -> Arc<PodStatus> {
         match self.update(|update| matches!(update, PodUpdate::Status(_, status) if is_it(status))).await {
             PodUpdate::Status(_, status) => status,
             _ => unreachable!("only a status is accepted"),
@@ -223,12 +223,12 @@ impl World {
     }
 
     /// Until the first container's state is accepted.
-    async fn state(&mut self, is_it: impl Fn(&ContainerState) -> bool) -> PodStatus {
+    async fn state(&mut self, is_it: impl Fn(&ContainerState) -> bool) -> Arc<PodStatus> {
         self.status(|status| is_it(&status.containers[0].state)).await
     }
 
     /// Until the first container's instance of this number runs.
-    async fn instance(&mut self, restart_count: u32) -> PodStatus {
+    async fn instance(&mut self, restart_count: u32) -> Arc<PodStatus> {
         self.status(|s| running(&s.containers[0].state) && s.containers[0].restart_count == restart_count).await
     }
 
@@ -276,7 +276,7 @@ fn running(state: &ContainerState) -> bool {
 }
 
 fn waiting(state: &ContainerState) -> bool {
-    matches!(state, ContainerState::Waiting { reason, .. } if &**reason != "ContainerCreating")
+    matches!(state, ContainerState::Waiting(why) if &*why.reason != "ContainerCreating")
 }
 
 fn ended(state: &ContainerState) -> bool {
@@ -339,9 +339,9 @@ async fn while_it_waits_the_status_says_so_and_keeps_the_dead_instance() {
     }
     let status = world.state(waiting).await;
     let container = &status.containers[0];
-    let ContainerState::Waiting { reason, message } = &container.state else { unreachable!("it waits") };
-    assert_eq!(&**reason, "CrashLoopBackOff");
-    assert_eq!(&**message, "back-off 10s restarting failed container=a pod=web_shop(uid-1)");
+    let ContainerState::Waiting(why) = &container.state else { unreachable!("it waits") };
+    assert_eq!(&*why.reason, "CrashLoopBackOff");
+    assert_eq!(&*why.message, "back-off 10s restarting failed container=a pod=web_shop(uid-1)");
     assert_eq!(container.id, Some("fake://a.1".into()));
     assert_eq!(container.last_termination.as_ref().unwrap().exit_code, 3);
     assert_eq!((container.restart_count, status.phase), (1, PodPhase::Running));
@@ -471,9 +471,9 @@ async fn a_program_that_cannot_be_run_waits_with_the_reason() {
     world.add(&pod(&["a", "b"], RestartPolicy::Always)).await;
     let status = world.state(waiting).await;
     let error = "cannot start container a of pod web: exec: entity not found";
-    let ContainerState::Waiting { reason, message } = &status.containers[0].state else { unreachable!("it waits") };
-    assert_eq!(&**reason, "RunContainerError");
-    assert_eq!(&**message, format!("{error}; back-off 10s restarting failed container=a pod=web_shop(uid-1)"));
+    let ContainerState::Waiting(why) = &status.containers[0].state else { unreachable!("it waits") };
+    assert_eq!(&*why.reason, "RunContainerError");
+    assert_eq!(&*why.message, format!("{error}; back-off 10s restarting failed container=a pod=web_shop(uid-1)"));
     let end = status.containers[0].last_termination.as_ref().unwrap();
     assert_eq!((end.exit_code, &*end.reason), (128, "StartError"));
     assert!(running(&status.containers[1].state), "the others are started all the same");
@@ -493,8 +493,8 @@ async fn what_cannot_be_made_is_tried_again_and_counts_as_no_instance() {
     world.runtime.refused.lock().unwrap().insert("a");
     world.add(&pod(&["a"], RestartPolicy::Never)).await;
     let status = world.state(waiting).await;
-    let ContainerState::Waiting { reason, message } = &status.containers[0].state else { unreachable!("it waits") };
-    assert_eq!((&**reason, &**message), ("CreateContainerError", "mkdir: entity not found"));
+    let ContainerState::Waiting(why) = &status.containers[0].state else { unreachable!("it waits") };
+    assert_eq!((&*why.reason, &*why.message), ("CreateContainerError", "mkdir: entity not found"));
     assert_eq!(status.phase, PodPhase::Pending);
     assert_eq!(world.event().await, "Failed: Error: mkdir: entity not found");
     world.runtime.refused.lock().unwrap().clear();

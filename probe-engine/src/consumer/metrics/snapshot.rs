@@ -71,7 +71,7 @@ fn pod(record: &PodRecord, with_containers: bool) -> PodSnapshot {
     });
     let containers = record.containers.iter().zip(record.pod.all_containers()).filter(|_| with_containers);
     let regular = containers.filter(|(_, spec)| spec.kind == ContainerKind::Regular).map(|(container, _)| {
-        let restarts = container.status.as_ref().map_or(0, |status| status.restart_count);
+        let restarts = record.container_status(container).map_or(0, |status| status.restart_count);
         (container.name.clone(), container.ready, restarts)
     });
     PodSnapshot {
