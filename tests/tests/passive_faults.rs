@@ -326,7 +326,7 @@ fn close_to_attempt(netns: &Arc<TestNetns>, busy_loops: [usize; 2], rounds: u16)
         wait(|| {
             while updates.pop().is_some() {}
             scenes.iter_mut().for_each(|(_, dying, _)| dying.iter_mut().for_each(Listener::drain));
-            scenes.iter().all(|(.., stats)| stats.passive.load(SeqCst) > 0)
+            scenes.iter().all(|(.., stats)| stats.passive() > 0)
         });
         let latencies = scenes.chunks_mut(rounds.into()).zip(busy_loops).map(|(scenes, busy_loops)| {
             let _loops = BusyLoops::start(busy_loops);

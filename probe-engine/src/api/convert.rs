@@ -1,6 +1,5 @@
 //! Between the words of the core and those of the wire. Nothing else knows both.
 
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
@@ -235,7 +234,7 @@ fn container(
 
 fn probe(of: &ProbeRecord, spec: &ProbeSpec, max_age: Duration) -> v1::Probe {
     let stats = &of.stats;
-    let newest_counted = match stats.last_at_ns.load(Ordering::Relaxed) {
+    let newest_counted = match stats.last_at_ns() {
         0 => None,
         nanos => Some(clock::wall_of(Instant::from_nanos(nanos))),
     };
@@ -243,12 +242,7 @@ fn probe(of: &ProbeRecord, spec: &ProbeSpec, max_age: Duration) -> v1::Probe {
     let unreported = newest_counted
         .filter(|counted| of.last.as_ref().is_none_or(|reported| counted.duration_since(reported.at) > SAME_CALL));
     let (last, last_message, last_at, last_duration_ns) = match (unreported, &of.last) {
-        (Some(at), _) => (
-            v1::OutcomeKind::Success,
-            String::new(),
-            Some(timestamp(at)),
-            stats.last_duration_ns.load(Ordering::Relaxed),
-        ),
+        (Some(at), _) => (v1::OutcomeKind::Success, String::new(), Some(timestamp(at)), stats.last_duration_ns()),
         (None, Some(report)) => {
             (outcome_kind(report.kind), report.message.to_string(), Some(timestamp(report.at)), report.duration_ns)
         }
@@ -259,30 +253,21 @@ fn probe(of: &ProbeRecord, spec: &ProbeSpec, max_age: Duration) -> v1::Probe {
         spec: Some(probe_spec(spec)),
         verdict: verdict(of.verdict).into(),
         verdict_since: of.verdict_since.map(timestamp),
-        run: stats.run.load(Ordering::Relaxed),
-        threshold: stats.threshold.load(Ordering::Relaxed),
+        run: stats.run(),
+        threshold: stats.threshold(),
         last: last.into(),
         last_message,
         last_at,
         last_duration_ns,
-        successful_count: stats.successful.load(Ordering::Relaxed),
-        failed_count: stats.failed.load(Ordering::Relaxed),
-        answer: answer(&stats.answer),
-        answer_real: answer(&stats.answer_real),
-        passive_count: stats.passive.load(Ordering::Relaxed),
-        real_count: stats.real.load(Ordering::Relaxed),
-        worst_case_detection_s: worst_case_detection_s(spec, max_age, last_answer(&stats.answer)),
-        due_at: due(stats.due_ns.load(Ordering::Relaxed), clock::now()).map(|at| timestamp(clock::wall_of(at))),
+        successful_count: stats.successful(),
+        failed_count: stats.failed(),
+        answer: stats.answer().to_string(),
+        answer_real: stats.answer_real().to_string(),
+        passive_count: stats.passive(),
+        real_count: stats.real(),
+        worst_case_detection_s: worst_case_detection_s(spec, max_age, stats.answer()),
+        due_at: due(stats.due_ns(), clock::now()).map(|at| timestamp(clock::wall_of(at))),
     }
-}
-
-/// For people; empty = none.
-fn answer(bits: &AtomicU32) -> String {
-    last_answer(bits).to_string()
-}
-
-fn last_answer(bits: &AtomicU32) -> Answer {
-    Answer::from_bits(bits.load(Ordering::Relaxed))
 }
 
 /// A target that goes right after a connect to it succeeded, in a way that the kernel does not announce, is connected to
@@ -484,10 +469,8 @@ mod tests {
         let pod = pod("u1", "web", [of]);
         let record = PodRecord::new(Arc::clone(&pod), &slots_of(&pod), None, clock::wall());
         let stats = &record.containers[0].probe(ProbeType::Liveness).expect("it has one").stats;
-        stats.answer.store(Answer::Passive.to_bits(), Ordering::Relaxed);
-        stats.answer_real.store(Answer::Real(Why::TakenBy(15_006)).to_bits(), Ordering::Relaxed);
-        stats.passive.store(3, Ordering::Relaxed);
-        stats.real.store(2, Ordering::Relaxed);
+        (0..2).for_each(|_| stats.note_answer(Answer::Real(Why::TakenBy(15_006))));
+        (0..3).for_each(|_| stats.note_answer(Answer::Passive));
         let row = probe_rows(&record, None).next().expect("one").probe.expect("said");
         assert_eq!((row.answer.as_str(), row.answer_real.as_str()), ("passive", "real: taken by :15006"));
         assert_eq!((row.passive_count, row.real_count, row.worst_case_detection_s), (3, 2, 30));

@@ -8,7 +8,6 @@ mod snapshot;
 mod text;
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use probe_core::outcome::LocalCause;
 use probe_core::pod::ConditionStatus;
@@ -141,8 +140,8 @@ fn write_probes(text: &mut Text, pods: &[PodSnapshot]) {
     );
     for pod in pods {
         for (container, probe_type, stats) in &pod.probes {
-            let counts = [("failed", &stats.failed), ("successful", &stats.successful)];
-            for (result, count) in counts.map(|(result, count)| (result, count.load(Ordering::Relaxed))) {
+            let counts = [("failed", stats.failed()), ("successful", stats.successful())];
+            for (result, count) in counts {
                 if count > 0 {
                     let labels = Labels::of(&[
                         ("container", container.as_str()),

@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use hdrhistogram::Histogram;
 use jiff::Timestamp;
@@ -219,7 +218,7 @@ impl ProbeRecord {
     /// The trouble that still keeps the probe: no attempt has counted since.
     #[must_use]
     pub fn stuck(&self) -> Option<LocalTrouble> {
-        let counted_at = Instant::from_nanos(self.stats.last_at_ns.load(Ordering::Relaxed));
+        let counted_at = Instant::from_nanos(self.stats.last_at_ns());
         self.local.filter(|trouble| self.stats.is_live() && counted_at <= trouble.at)
     }
 

@@ -2,7 +2,6 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use probe_core::action::{AttemptId, Report, Start};
 use probe_core::outcome::Outcome;
@@ -14,7 +13,7 @@ use super::errand::Errand;
 use super::lease::{LeaseIndex, Ticket};
 use super::metrics::HandlerKind;
 use super::waiting::Lane;
-use crate::ebpf::{Answer, Why};
+use crate::ebpf::Why;
 use crate::results::ProbeStats;
 
 /// See the module.
@@ -107,23 +106,7 @@ impl Slot {
 
     /// Counts a call of the prober that was not discarded.
     pub(super) fn record(&self, report: &Report) {
-        let stats = &self.stats;
-        stats.record(!matches!(report.outcome, Outcome::Failure(_)), report.duration_ns);
-        stats.last_at_ns.store(report.at.as_nanos(), Ordering::Relaxed);
-        stats.last_duration_ns.store(report.duration_ns, Ordering::Relaxed);
-        stats.run.store(report.run, Ordering::Relaxed);
-        stats.threshold.store(report.threshold, Ordering::Relaxed);
-    }
-
-    /// How its newest attempt was answered.
-    pub(super) fn note_answer(&self, answer: Answer) {
-        let stats = &self.stats;
-        stats.answer.store(answer.to_bits(), Ordering::Relaxed);
-        if answer == Answer::Passive {
-            stats.passive.fetch_add(1, Ordering::Relaxed);
-        } else {
-            stats.answer_real.store(answer.to_bits(), Ordering::Relaxed);
-            stats.real.fetch_add(1, Ordering::Relaxed);
-        }
+        let success = !matches!(report.outcome, Outcome::Failure(_));
+        self.stats.record(success, report.duration_ns, report.at.as_nanos(), report.run, report.threshold);
     }
 }

@@ -6,7 +6,6 @@
 mod answering;
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use probe_core::action::{Action, AttemptId, Publish, Report, Start, WorkerIndex};
@@ -321,7 +320,7 @@ impl<K: Kernel> Shard<K> {
                 if let Some(slot) = self.slots.get_mut(worker.0 as usize).and_then(Option::take) {
                     self.stuck_local -= u64::from(slot.stuck);
                     slot.lease.into_iter().for_each(|lease| self.leases.let_go(lease));
-                    slot.stats.ended.store(true, Ordering::Relaxed);
+                    slot.stats.end();
                 }
             }
         }
@@ -575,7 +574,7 @@ impl<K: Kernel> Shard<K> {
     fn note_due(&mut self, worker: WorkerIndex) {
         let due = self.scheduler.worker(worker).filter(|view| !view.on_hold).and_then(|view| view.due);
         if let Some(slot) = self.slot(worker) {
-            slot.stats.due_ns.store(due.map_or(0, Instant::as_nanos), Ordering::Relaxed);
+            slot.stats.set_due(due.map_or(0, Instant::as_nanos));
         }
     }
 

@@ -3,7 +3,6 @@
 use std::cell::Cell;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use probe_core::id::ProbeType;
@@ -54,12 +53,7 @@ pub struct Counts {
 
 impl Counts {
     fn of(stats: &ProbeStats) -> Self {
-        Self {
-            successes: stats.successful.load(Relaxed),
-            failures: stats.failed.load(Relaxed),
-            passive: stats.passive.load(Relaxed),
-            real: stats.real.load(Relaxed),
-        }
+        Self { successes: stats.successful(), failures: stats.failed(), passive: stats.passive(), real: stats.real() }
     }
 
     fn since(self, before: Self) -> Self {
@@ -161,7 +155,7 @@ impl<K: Kernel> Rig<K> {
     /// How its newest attempt was answered.
     #[must_use]
     pub fn answer(&self, probe: usize) -> Answer {
-        Answer::from_bits(self.probes[probe].stats.answer.load(Relaxed))
+        self.probes[probe].stats.answer()
     }
 
     /// Its attempts since the last [`Rig::take`].

@@ -4,7 +4,6 @@ use std::cell::RefCell;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use probe_core::action::{Publish, PublishCause, Report};
@@ -492,12 +491,12 @@ impl World {
 impl SimProbe {
     /// Successes and failures so far.
     pub fn counts(&self) -> (u64, u64) {
-        (self.stats.successful.load(Ordering::Relaxed), self.stats.failed.load(Ordering::Relaxed))
+        (self.stats.successful(), self.stats.failed())
     }
 
     /// Passive and real answers so far.
     pub fn answers(&self) -> (u64, u64) {
-        (self.stats.passive.load(Ordering::Relaxed), self.stats.real.load(Ordering::Relaxed))
+        (self.stats.passive(), self.stats.real())
     }
 }
 

@@ -4,7 +4,6 @@
 //! the text is written afterwards, when the task is at work again.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use hdrhistogram::Histogram;
 use probe_core::id::{ContainerName, ProbeType};
@@ -126,11 +125,8 @@ pub(super) fn engine(node: &Node) -> EngineSnapshot {
 
 /// The kubelet's histogram of one probe.
 pub(super) fn durations(stats: &ProbeStats) -> Buckets {
-    Buckets {
-        bounds: &DURATION_BUCKETS_S,
-        counts: stats.duration_buckets.iter().map(|count| count.load(Ordering::Relaxed)).collect(),
-        sum: stats.duration_sum_ns.load(Ordering::Relaxed) as f64 / 1e9,
-    }
+    let durations = stats.durations();
+    Buckets { bounds: &DURATION_BUCKETS_S, counts: durations.counts.to_vec(), sum: durations.sum_ns as f64 / 1e9 }
 }
 
 /// Adds a histogram of microseconds. A value counts as the lowest that the histogram cannot tell it from (1 % at

@@ -1,6 +1,7 @@
 use std::io::Write;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use probe_core::id::{PodUid, ProbeType};
@@ -23,9 +24,9 @@ async fn small_node() -> (Bench, Metrics) {
     bench.add(&pod, Some(status)).await;
     bench.push(publish("uid-1", ProbeType::Readiness, "fake://1", Some(Verdict::Success)));
     let liveness = stats(&bench, ProbeType::Liveness).await;
-    liveness.record(true, 4_000_000);
-    liveness.record(true, 30_000_000);
-    liveness.record(false, 1_000_000_000);
+    liveness.record(true, 4_000_000, 1, 1, 1);
+    liveness.record(true, 30_000_000, 2, 2, 1);
+    liveness.record(false, 1_000_000_000, 3, 1, 3);
     bench.push(Update::Metrics(Box::new(shard_counts())));
     let pool: PoolView = Arc::new(|_| PoolLane { queued: 3, in_flight: 2 });
     let facts = Facts {
@@ -123,7 +124,7 @@ async fn the_whole_text_is_the_golden_one() {
 #[tokio::test]
 async fn the_series_of_an_ended_worker_and_of_a_removed_pod_vanish() {
     let (bench, metrics) = small_node().await;
-    stats(&bench, ProbeType::Liveness).await.ended.store(true, Ordering::Relaxed);
+    stats(&bench, ProbeType::Liveness).await.end();
     assert_eq!(metrics.probes().await.as_deref(), Ok(""));
     bench.input(Input::Removed(PodUid::from("uid-1"))).await;
     let text = metrics.all().await.expect("the stage runs");

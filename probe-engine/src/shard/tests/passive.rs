@@ -3,7 +3,6 @@
 use std::collections::BTreeSet;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use crossbeam::queue::ArrayQueue;
@@ -68,11 +67,11 @@ fn every_second(port: u16) -> ProbeSpec {
 }
 
 fn answer(stats: &ProbeStats) -> Answer {
-    Answer::from_bits(stats.answer.load(Ordering::Relaxed))
+    stats.answer()
 }
 
 fn counts(stats: &ProbeStats) -> (u64, u64) {
-    (stats.passive.load(Ordering::Relaxed), stats.real.load(Ordering::Relaxed))
+    (stats.passive(), stats.real())
 }
 
 /// Runs so many periods with a sweep before each.
@@ -102,11 +101,11 @@ fn leased() -> (Bench, Watch, Arc<ProbeStats>) {
 fn a_passive_answer_opens_no_socket_and_counts_as_a_success() {
     let (mut bench, mut watch, stats) = leased();
     let (opened, before) = (bench.world.opened.get(), counts(&stats));
-    let successful = stats.successful.load(Ordering::Relaxed);
+    let successful = stats.successful();
     periods(&mut bench, &mut watch, 40);
     assert_eq!(bench.world.opened.get(), opened);
     assert_eq!(counts(&stats), (before.0 + 40, before.1));
-    assert_eq!(stats.successful.load(Ordering::Relaxed), successful + 40);
+    assert_eq!(stats.successful(), successful + 40);
     assert_eq!(answer(&stats), Answer::Passive);
     assert_eq!(bench.count(|metrics| metrics.passive.passive), counts(&stats).0);
     let real = bench.count(|metrics| metrics.passive.real.iter().sum());
@@ -203,7 +202,7 @@ fn audits_are_connects_whose_outcome_counts() {
     periods(&mut bench, &mut watch, 2);
     assert!(bench.count(|metrics| metrics.passive.audits[1]) > 0);
     assert!(bench.outcomes().iter().any(|outcome| matches!(outcome, Outcome::Failure(_))));
-    let failing = all.iter().filter(|stats| stats.failed.load(Ordering::Relaxed) > 0).count();
+    let failing = all.iter().filter(|stats| stats.failed() > 0).count();
     assert!(failing < all.len(), "the others still rest on their leases");
 }
 
@@ -324,7 +323,7 @@ fn a_real_listener_is_connected_to_only_when_it_must_be<K: Kernel>(kernel: K, wa
     real.watch.bump();
     real.second(&stats);
     assert_eq!(answer(&stats), Answer::Real(Why::Changed));
-    assert_eq!(stats.failed.load(Ordering::Relaxed), 1);
+    assert_eq!(stats.failed(), 1);
     // The next test's shutdown is this one's: leases stand, or do not, and no socket stays.
     real.sender.send(Command::Shutdown).expect("room");
     let now = real.now;

@@ -3,7 +3,6 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use probe_core::outcome::{LocalCause, Outcome, Verdict};
 use probe_core::spec::{Exec, Handler, ProbeSpec};
@@ -136,8 +135,8 @@ fn r07_a_worker_tells_its_initial_value_and_then_what_it_saw() {
     let stats = bench.add("pod", tcp_socket(80));
     bench.run(ms(100));
     assert_eq!(bench.verdicts(), [Some(Verdict::Failure), Some(Verdict::Success)]);
-    assert_eq!(stats.successful.load(Ordering::Relaxed), 1);
-    assert!(stats.due_ns.load(Ordering::Relaxed) > bench.world.now().as_nanos());
+    assert_eq!(stats.successful(), 1);
+    assert!(stats.due_ns() > bench.world.now().as_nanos());
 }
 
 #[test]
@@ -145,7 +144,7 @@ fn steady_successes_are_counted_and_not_told() {
     let mut bench = Bench::new();
     let stats = bench.add("pod", tcp_socket(80));
     bench.run(ms(58_000));
-    assert_eq!(stats.successful.load(Ordering::Relaxed), 6);
+    assert_eq!(stats.successful(), 6);
     assert_eq!(bench.outcomes().len(), 1);
     assert_eq!(bench.count(|metrics| metrics.lateness_us.len()), 6);
 }
@@ -185,8 +184,8 @@ fn every_failure_is_told() {
     let stats = bench.add("pod", tcp_socket(80));
     bench.run(ms(35_000));
     assert_eq!(bench.outcomes().len(), 4);
-    assert_eq!(stats.failed.load(Ordering::Relaxed), 4);
-    assert_eq!(stats.threshold.load(Ordering::Relaxed), 3);
+    assert_eq!(stats.failed(), 4);
+    assert_eq!(stats.threshold(), 3);
 }
 
 #[test]
@@ -214,8 +213,8 @@ fn local_trouble_is_never_a_verdict_and_the_reserve_ends_it() {
     bench.run(ms(60_000));
     assert!(bench.told.iter().any(|update| matches!(update, Update::LocalTooLong(_))));
     assert_eq!(bench.verdicts().last(), Some(&Some(Verdict::Success)), "by the reserve");
-    assert!(stats.successful.load(Ordering::Relaxed) > 0);
-    assert_eq!(stats.failed.load(Ordering::Relaxed), 0);
+    assert!(stats.successful() > 0);
+    assert_eq!(stats.failed(), 0);
     assert!(!bench.world.reserve_given.get());
 }
 
@@ -321,7 +320,7 @@ fn a_failed_body_is_tried_three_times_and_then_discarded() {
     bench.run(ms(500));
     assert_eq!(bench.world.opened.get(), 3);
     assert!(matches!(bench.outcomes().as_slice(), [Outcome::Error(_)]));
-    assert_eq!(stats.failed.load(Ordering::Relaxed) + stats.successful.load(Ordering::Relaxed), 0);
+    assert_eq!(stats.failed() + stats.successful(), 0);
 }
 
 #[test]

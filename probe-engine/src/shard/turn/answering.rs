@@ -39,7 +39,7 @@ impl<K: Kernel> Shard<K> {
                 slot.current.iter_mut().for_each(|current| current.why = Some(why));
                 return false;
             }
-            Decision::Passive => slot.note_answer(Answer::Passive),
+            Decision::Passive => slot.stats.note_answer(Answer::Passive),
         }
         self.started(attempt, now);
         self.end_current(attempt);
@@ -79,7 +79,7 @@ impl<K: Kernel> Shard<K> {
         };
         if !matches!(outcome, Outcome::Error(_) | Outcome::Local(_)) {
             counts.real[why.index()] += 1;
-            slot.note_answer(Answer::Real(why));
+            slot.stats.note_answer(Answer::Real(why));
         }
     }
 

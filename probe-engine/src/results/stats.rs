@@ -1,0 +1,287 @@
+//! The counts of one probe: written by the shard that has its worker, read by anyone.
+//!
+//! There is one for every probe of the node, and a passive success writes little else, so the layout is kept on purpose:
+//! what such a success touches stands in the first 32 bytes, the whole in 72 (88 with the counts of the `Arc`, which is a
+//! size that malloc hands out without a rest). Durations above the first bucket get a box of their own with the first
+//! one that is seen.
+//!
+//! **Invariant:** one thread writes: the shard's. So each write is a load and a store, relaxed, and no
+//! read-modify-write. A reader may see the fields of two attempts at once, never a torn number.
+
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use crate::ebpf::Answer;
+
+/// Upper bounds, in seconds, of `prober_probe_duration_seconds` (client_golang's default buckets).
+pub const DURATION_BUCKETS_S: [f64; 11] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
+
+/// The first of them in nanoseconds.
+const FIRST_BUCKET_NS: u64 = 5_000_000;
+
+/// In `answers`: the newest attempt was answered passively.
+const PASSIVE: u32 = 1 << 31;
+/// In `answers`: the worker has ended.
+const ENDED: u32 = 1 << 30;
+/// In `answers`: the newest call was a passive success, over within one look at the clock.
+const INSTANT: u32 = 1 << 29;
+/// In `answers`: [`Answer::to_bits`] of the newest attempt that was not answered passively.
+const ANSWER: u32 = (1 << 24) - 1;
+
+/// Counts of one probe since its worker was made; see the module. Counts are of 32 bits: at one attempt a second 136 years.
+#[derive(Debug, Default)]
+#[repr(C)]
+pub struct ProbeStats {
+    last_at_ns: AtomicU64,
+    due_ns: AtomicU64,
+    successful: AtomicU32,
+    passive: AtomicU32,
+    run: AtomicU32,
+    /// How the newest attempts were answered, and flags: see the constants.
+    answers: AtomicU32,
+    // From here on: not touched by steady passive successes.
+    duration_sum_ns: AtomicU64,
+    last_duration_us: AtomicU32,
+    threshold: AtomicU32,
+    failed: AtomicU32,
+    real: AtomicU32,
+    /// Successes per bucket of [`DURATION_BUCKETS_S`] but the first (not cumulative), the last for what is longer.
+    slow: OnceLock<Box<[AtomicU32; DURATION_BUCKETS_S.len()]>>,
+}
+
+/// What `prober_probe_duration_seconds` shows of one probe, or of several.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Durations {
+    /// Successes per bucket of [`DURATION_BUCKETS_S`] (not cumulative), the last for what is longer.
+    pub counts: [u64; DURATION_BUCKETS_S.len() + 1],
+    /// Sum of what was observed, in nanoseconds.
+    pub sum_ns: u64,
+}
+
+impl Durations {
+    /// Adds those of another probe.
+    pub fn add(&mut self, other: &Self) {
+        self.counts.iter_mut().zip(other.counts).for_each(|(sum, count)| *sum += count);
+        self.sum_ns = self.sum_ns.wrapping_add(other.sum_ns);
+    }
+}
+
+/// What the shard writes.
+impl ProbeStats {
+    /// Counts one call of the prober that was not discarded and ended at `at_ns` (CLOCK_MONOTONIC): a result `run` times in a
+    /// row, of `threshold` that make the verdict. Durations count only of successes (rule 7.1).
+    pub fn record(&self, success: bool, duration_ns: u64, at_ns: u64, run: u32, threshold: u32) {
+        set_u64(&self.last_at_ns, at_ns);
+        set(&self.run, run);
+        set(&self.threshold, threshold);
+        set(&self.last_duration_us, u32::try_from(duration_ns.div_ceil(1_000)).unwrap_or(u32::MAX));
+        set(&self.answers, get(&self.answers) & !INSTANT);
+        if !success {
+            count(&self.failed);
+            return;
+        }
+        count(&self.successful);
+        set_u64(&self.duration_sum_ns, get_u64(&self.duration_sum_ns).wrapping_add(duration_ns));
+        if duration_ns > FIRST_BUCKET_NS {
+            let seconds = duration_ns as f64 / 1e9;
+            let bucket = DURATION_BUCKETS_S[1..].iter().position(|le| seconds <= *le);
+            count(&self.slow.get_or_init(Box::default)[bucket.unwrap_or(DURATION_BUCKETS_S.len() - 1)]);
+        }
+    }
+
+    /// Counts one steady success from kernel state (`run` is above the threshold, which stays) and the next due time. Does
+    /// what [`ProbeStats::record`], [`ProbeStats::note_answer`] and [`ProbeStats::set_due`] would. It took less than the
+    /// turn's clock can tell: it counts in the first bucket of the durations and adds nothing to their sum.
+    pub fn record_passive(&self, at_ns: u64, run: u32, due_ns: u64) {
+        set_u64(&self.last_at_ns, at_ns);
+        set_u64(&self.due_ns, due_ns);
+        count(&self.successful);
+        count(&self.passive);
+        set(&self.run, run);
+        set(&self.answers, get(&self.answers) | PASSIVE | INSTANT);
+    }
+
+    /// How the newest attempt was answered; trouble of our own is no answer.
+    pub fn note_answer(&self, answer: Answer) {
+        let answers = get(&self.answers);
+        if answer == Answer::Passive {
+            set(&self.answers, answers | PASSIVE);
+            count(&self.passive);
+        } else {
+            set(&self.answers, (answers & !(PASSIVE | ANSWER)) | (answer.to_bits() & ANSWER));
+            count(&self.real);
+        }
+    }
+
+    /// The worker's next due time (CLOCK_MONOTONIC), 0 = none.
+    pub fn set_due(&self, due_ns: u64) {
+        set_u64(&self.due_ns, due_ns);
+    }
+
+    /// The worker has ended: its series end, and the container counts as one without this probe.
+    pub fn end(&self) {
+        set(&self.answers, get(&self.answers) | ENDED);
+    }
+}
+
+/// What anyone reads.
+impl ProbeStats {
+    /// `prober_probe_total{result="successful"}`
+    #[must_use]
+    pub fn successful(&self) -> u64 {
+        get(&self.successful).into()
+    }
+
+    /// `prober_probe_total{result="failed"}`
+    #[must_use]
+    pub fn failed(&self) -> u64 {
+        get(&self.failed).into()
+    }
+
+    /// Answers of a tcpSocket probe from kernel state.
+    #[must_use]
+    pub fn passive(&self) -> u64 {
+        get(&self.passive).into()
+    }
+
+    /// Answers of a tcpSocket probe by a connection.
+    #[must_use]
+    pub fn real(&self) -> u64 {
+        get(&self.real).into()
+    }
+
+    /// When the newest call that was not discarded ended (CLOCK_MONOTONIC), 0 = none yet.
+    #[must_use]
+    pub fn last_at_ns(&self) -> u64 {
+        get_u64(&self.last_at_ns)
+    }
+
+    /// How long that call took, in whole microseconds (rounded up, at most 71 minutes), as nanoseconds; 0 of a steady
+    /// passive success.
+    #[must_use]
+    pub fn last_duration_ns(&self) -> u64 {
+        if get(&self.answers) & INSTANT != 0 { 0 } else { u64::from(get(&self.last_duration_us)) * 1_000 }
+    }
+
+    /// Results of one kind in a row, as of that call.
+    #[must_use]
+    pub fn run(&self) -> u32 {
+        get(&self.run)
+    }
+
+    /// How many in a row make the verdict, as of that call.
+    #[must_use]
+    pub fn threshold(&self) -> u32 {
+        get(&self.threshold)
+    }
+
+    /// The worker's next due time (CLOCK_MONOTONIC), 0 = none.
+    #[must_use]
+    pub fn due_ns(&self) -> u64 {
+        get_u64(&self.due_ns)
+    }
+
+    /// How the newest attempt of a tcpSocket probe was answered.
+    #[must_use]
+    pub fn answer(&self) -> Answer {
+        if get(&self.answers) & PASSIVE != 0 { Answer::Passive } else { self.answer_real() }
+    }
+
+    /// The same of the newest attempt that made a connection.
+    #[must_use]
+    pub fn answer_real(&self) -> Answer {
+        Answer::from_bits(get(&self.answers) & ANSWER)
+    }
+
+    /// The worker still lives (or has not been made yet).
+    #[must_use]
+    pub fn is_live(&self) -> bool {
+        get(&self.answers) & ENDED == 0
+    }
+
+    /// The durations of its successes.
+    #[must_use]
+    pub fn durations(&self) -> Durations {
+        let mut counts = [0; DURATION_BUCKETS_S.len() + 1];
+        // Before the sum of all: what is counted meanwhile is then missing in the buckets that are read already, and
+        // the first, which is what the others leave, is too large by it until the next look.
+        if let Some(slow) = self.slow.get() {
+            counts[1..].iter_mut().zip(slow.iter()).for_each(|(count, slow)| *count = get(slow).into());
+        }
+        counts[0] = self.successful().saturating_sub(counts[1..].iter().sum());
+        Durations { counts, sum_ns: get_u64(&self.duration_sum_ns) }
+    }
+}
+
+fn get(place: &AtomicU32) -> u32 {
+    place.load(Ordering::Relaxed)
+}
+
+fn get_u64(place: &AtomicU64) -> u64 {
+    place.load(Ordering::Relaxed)
+}
+
+fn set(place: &AtomicU32, value: u32) {
+    place.store(value, Ordering::Relaxed);
+}
+
+fn set_u64(place: &AtomicU64, value: u64) {
+    place.store(value, Ordering::Relaxed);
+}
+
+fn count(place: &AtomicU32) {
+    set(place, get(place).wrapping_add(1));
+}
+
+#[cfg(test)]
+mod tests {
+    use std::mem::offset_of;
+
+    use super::*;
+    use crate::ebpf::Why;
+
+    #[test]
+    fn a_probes_counts_stay_small_and_passive_successes_touch_their_start() {
+        assert!(size_of::<ProbeStats>() <= 72, "{}", size_of::<ProbeStats>());
+        assert!(offset_of!(ProbeStats, answers) < 32 && offset_of!(ProbeStats, duration_sum_ns) == 32);
+    }
+
+    #[test]
+    fn a_success_counts_in_the_bucket_of_its_duration_and_a_failure_in_none() {
+        let stats = ProbeStats::default();
+        for duration_ns in [1, 5_000_000, 5_000_001, 10_000_000, 10_000_000_000, 10_000_000_001] {
+            stats.record(true, duration_ns, 7, 1, 1);
+        }
+        stats.record(false, 3_000_000, 8, 1, 3);
+        let durations = stats.durations();
+        assert_eq!(durations.counts, [2, 2, 0, 0, 0, 0, 0, 0, 0, 0, 1, 1]);
+        assert_eq!(durations.sum_ns, 20_020_000_003);
+        assert_eq!((stats.successful(), stats.failed(), stats.last_duration_ns()), (6, 1, 3_000_000));
+        assert_eq!((stats.last_at_ns(), stats.run(), stats.threshold()), (8, 1, 3));
+    }
+
+    #[test]
+    fn a_steady_passive_success_is_a_success_that_took_no_time() {
+        let stats = ProbeStats::default();
+        stats.note_answer(Answer::Real(Why::First));
+        stats.record(true, 40_000, 1, 1, 1);
+        stats.record_passive(9, 2, 19);
+        assert_eq!((stats.successful(), stats.passive(), stats.real()), (2, 1, 1));
+        assert_eq!((stats.last_at_ns(), stats.run(), stats.threshold(), stats.due_ns()), (9, 2, 1, 19));
+        assert_eq!((stats.last_duration_ns(), stats.durations().counts[0]), (0, 2));
+        assert_eq!((stats.answer(), stats.answer_real()), (Answer::Passive, Answer::Real(Why::First)));
+        stats.record(false, 50_000, 10, 1, 3);
+        assert_eq!(stats.last_duration_ns(), 50_000);
+    }
+
+    #[test]
+    fn the_end_of_a_worker_leaves_its_answers() {
+        let stats = ProbeStats::default();
+        assert!(stats.is_live() && stats.answer() == Answer::None);
+        stats.note_answer(Answer::Real(Why::TakenBy(u16::MAX)));
+        stats.note_answer(Answer::Passive);
+        stats.end();
+        assert!(!stats.is_live());
+        assert_eq!((stats.answer(), stats.answer_real()), (Answer::Passive, Answer::Real(Why::TakenBy(u16::MAX))));
+    }
+}
