@@ -14,6 +14,9 @@ pub const SHARD_COMMANDS_PER_TURN_MAX: usize = 256;
 /// Attempts that one turn starts. More due: they keep their due time and go first in the next turn.
 pub const STARTS_PER_TURN_MAX: usize = 256;
 
+/// Attempts that one turn answers from kernel state, beside those that it starts. More due: as above.
+pub const PASSIVE_PER_TURN_MAX: usize = 4_096;
+
 /// Attempts in flight on one shard's ring. Full: due attempts wait in due order until one ends (`rescheduled`).
 pub const FLIGHTS_PER_SHARD_MAX: usize = 4_096;
 

@@ -99,7 +99,7 @@ impl Model {
             key,
             rank,
             period_ns,
-            next_tick: now.as_nanos() + period_ns,
+            next_tick: on_grid(now.as_nanos() + period_ns),
             tick: Some(now.as_nanos()),
             trigger: None,
             attempt: None,
@@ -226,7 +226,7 @@ impl Model {
     fn step(&mut self, key: Key, now: u64) {
         let at = self.at(key);
         if let Some(trigger) = self.workers[at].trigger {
-            self.workers[at].next_tick = trigger + self.workers[at].period_ns;
+            self.workers[at].next_tick = on_grid(trigger + self.workers[at].period_ns);
         }
         self.workers[at].tick = None;
         self.workers[at].trigger = None;
@@ -374,4 +374,9 @@ impl Model {
 /// 4: which updates make the kubelet sync the pod, and so generate its status.
 fn syncs(probe_type: ProbeType, verdict: Verdict) -> bool {
     probe_type != ProbeType::Liveness || verdict == Verdict::Failure
+}
+
+/// Where a ticker that is made or reset would first tick (KUBELET.md: ours ticks at whole hundredths of a second).
+fn on_grid(at_ns: u64) -> u64 {
+    at_ns.next_multiple_of(10_000_000)
 }

@@ -260,7 +260,7 @@ impl Pair {
                 self.flights.remove(&key);
                 (key, Note::Left)
             }
-            Action::Missed { worker, count } => {
+            Action::Missed { worker, count, .. } => {
                 *self.missed.entry(key_of(worker)).or_default() += u64::from(count);
                 return;
             }

@@ -1,5 +1,7 @@
 //! All that the core can ask the shell to do, and all that it tells.
 
+use core::time::Duration;
+
 use crate::id::{ContainerId, ContainerName, PodUid, ProbeType};
 use crate::outcome::{LocalCause, Outcome, Verdict};
 use crate::time::Instant;
@@ -38,6 +40,8 @@ pub enum Action {
         worker: WorkerIndex,
         /// How many since the last such action.
         count: u32,
+        /// Between two due times of this worker.
+        period: Duration,
     },
     /// The worker is gone; its metric series end, its place may be given to another.
     WorkerEnded {

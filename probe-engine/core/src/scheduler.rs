@@ -109,6 +109,8 @@ pub struct Scheduler {
     pods_by_uid: BTreeMap<PodUid, u32>,
     /// Workers that have something due. An entry whose generation is not its place's is stale.
     ready: Ready,
+    /// What a turn of the wheel gave; the same memory again.
+    fired: Vec<u32>,
     actions: VecDeque<Action>,
 }
 
@@ -127,6 +129,7 @@ impl Scheduler {
             pods_free: Vec::new(),
             pods_by_uid: BTreeMap::new(),
             ready: Ready::default(),
+            fired: Vec::new(),
             actions: VecDeque::new(),
         }
     }
@@ -258,11 +261,16 @@ impl Scheduler {
 
     /// Moves the wheel to `now` and steps due workers, earliest due time first, until `starts_max` attempts
     /// have been started in this call; the rest stay due and go first next time. With `starts_max` 0 due times
-    /// are only noted, and [`Scheduler::poll_timeout`] goes on to say "at once".
-    pub fn handle_timeout(&mut self, now: Instant, starts_max: usize) {
-        while let Some(index) = self.wheel.pop(now) {
+    /// are only noted, and [`Scheduler::poll_timeout`] goes on to say "at once". Returns how many were started.
+    pub fn handle_timeout(&mut self, now: Instant, starts_max: usize) -> usize {
+        let mut fired = core::mem::take(&mut self.fired);
+        self.wheel.advance(now, |index| fired.push(index));
+        // Those of one due time in the order of their places.
+        fired.sort_unstable();
+        for index in fired.drain(..) {
             self.fire(WorkerIndex(index), now);
         }
+        self.fired = fired;
         let mut starts = 0;
         while starts < starts_max
             && let Some(due) = self.ready.pop()
@@ -271,6 +279,7 @@ impl Scheduler {
                 starts += 1;
             }
         }
+        starts
     }
 
     /// When `handle_timeout` wants to be called next; a time not after `now` = at once.

@@ -231,12 +231,24 @@ pub fn judge(plan: &Plan, response: &Response) -> Judgement {
     judge_head(plan, response).unwrap_or_else(|| Judgement::Final(final_outcome(response)))
 }
 
+/// What a complete response means that is no redirect; `None` = it is one, and a [`Plan`] must say whether it is followed.
+#[must_use]
+pub fn judge_direct(response: &Response) -> Option<Outcome> {
+    (!is_redirect(response)).then(|| final_outcome(response))
+}
+
+/// By its status: one that Go's client may follow.
+#[must_use]
+pub fn is_redirect(response: &Response) -> bool {
+    matches!(response.status(), 301 | 302 | 303 | 307 | 308)
+}
+
 /// What a response means whose head is complete, if its body does not matter: a redirect that is followed, or that
 /// cannot be. `None` = read on, then ask [`judge`]. To be asked as soon as [`Response::head_done`]: nobody waits
 /// for the body of a redirect, which may never end.
 #[must_use]
 pub fn judge_head(plan: &Plan, response: &Response) -> Option<Judgement> {
-    if !matches!(response.status(), 301 | 302 | 303 | 307 | 308) {
+    if !is_redirect(response) {
         return None;
     }
     let location = response.location()?;

@@ -27,10 +27,7 @@ pub struct Plan {
 impl Plan {
     /// The kubelet's error text (for [`Outcome::Error`]) where the port is unusable.
     pub fn new(tcp: &TcpSocket, pod_ip: Option<IpAddr>) -> Result<Self, String> {
-        let port = match &tcp.port {
-            Port::Number(port) => *port,
-            Port::Unusable(text) => return Err(text.to_string()),
-        };
+        let port = port(tcp)?;
         let host = match (&tcp.host, pod_ip) {
             (Some(host), _) if !host.is_empty() => host.to_string(),
             (_, Some(ip)) => ip.to_string(),
@@ -44,6 +41,14 @@ impl Plan {
     #[must_use]
     pub fn authority(&self) -> String {
         join_host_port(&self.host, self.port)
+    }
+}
+
+/// The port, or the kubelet's error text (for [`Outcome::Error`]) where it is unusable.
+pub fn port(tcp: &TcpSocket) -> Result<u16, String> {
+    match &tcp.port {
+        Port::Number(port) => Ok(*port),
+        Port::Unusable(text) => Err(text.to_string()),
     }
 }
 

@@ -1,61 +1,95 @@
 //! What an attempt does on its connection, and what its troubles are called.
 
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 
 use probe_core::outcome::Outcome;
-use probe_core::spec::{Handler, Scheme};
+use probe_core::spec::{Handler, HttpGet, Port, ProbeSpec, TcpSocket};
 
 use crate::prober::{errno, http, tcp};
 
-/// Made once per worker and address, and kept between attempts, so that nothing is built twice.
+/// The errand of one attempt. It holds what every attempt needs; what only trouble needs (texts, redirects) is made of the
+/// probe when it comes to that.
 #[derive(Debug)]
-pub enum Errand {
-    /// Connect, and no more.
-    Tcp(Box<tcp::Plan>),
-    /// Connect, send the request, read the response.
-    Http(Box<http::Plan>),
+pub struct Errand {
+    spec: Arc<ProbeSpec>,
+    pod_ip: Option<IpAddr>,
+    addr: Option<SocketAddr>,
+    port: u16,
+    /// httpGet: what is sent. Empty for tcpSocket, and while it is lent to the kernel.
+    request: Box<[u8]>,
+}
+
+/// A request that is kept between the attempts of a probe, so that it is not built twice.
+#[derive(Debug)]
+pub(super) struct Kept {
+    pod_ip: Option<IpAddr>,
+    request: Box<[u8]>,
 }
 
 impl Errand {
     /// # Errors
     /// The outcome of an attempt that cannot even be described; also for a handler that is not made on a ring.
-    pub fn new(handler: &Handler, pod_ip: Option<IpAddr>) -> Result<Self, Outcome> {
-        match handler {
-            Handler::TcpSocket(tcp) => match tcp::Plan::new(tcp, pod_ip) {
-                Ok(plan) => Ok(Errand::Tcp(Box::new(plan))),
-                Err(text) => Err(Outcome::Error(text.into())),
+    pub fn new(spec: &Arc<ProbeSpec>, pod_ip: Option<IpAddr>) -> Result<Self, Outcome> {
+        Self::with(spec, pod_ip, None)
+    }
+
+    /// As [`Errand::new`], with the request of an earlier attempt where that is the same.
+    pub(super) fn with(
+        spec: &Arc<ProbeSpec>,
+        pod_ip: Option<IpAddr>,
+        kept: Option<Box<Kept>>,
+    ) -> Result<Self, Outcome> {
+        let (addr, port, request) = match &spec.handler {
+            Handler::TcpSocket(tcp) => {
+                let port = tcp::port(tcp).map_err(|text| Outcome::Error(text.into()))?;
+                (ip_of(tcp.host.as_deref(), pod_ip).map(|ip| SocketAddr::new(ip, port)), port, Box::default())
+            }
+            Handler::HttpGet(get) => match (kept.filter(|kept| kept.pod_ip == pod_ip), &get.port) {
+                (Some(kept), Port::Number(port)) => {
+                    let ip = ip_of(get.host.as_deref(), pod_ip);
+                    (ip.map(|ip| SocketAddr::new(ip, *port)), *port, kept.request)
+                }
+                _ => {
+                    let plan = http::Plan::new(get, pod_ip)?;
+                    (plan.addr, plan.port, plan.request)
+                }
             },
-            Handler::HttpGet(get) => http::Plan::new(get, pod_ip).map(|plan| Errand::Http(Box::new(plan))),
-            Handler::Grpc(_) | Handler::Exec(_) => Err(Outcome::Error("not made on a ring".into())),
-        }
+            Handler::Grpc(_) | Handler::Exec(_) => return Err(Outcome::Error("not made on a ring".into())),
+        };
+        Ok(Self { spec: Arc::clone(spec), pod_ip, addr, port, request })
+    }
+
+    /// What the next attempt of the same probe can use of it.
+    pub(super) fn keep(self) -> Option<Box<Kept>> {
+        // Without an address it never gets here; without its request it is no good.
+        let is_whole = !self.request.is_empty() && self.addr.is_some();
+        is_whole.then(|| Box::new(Kept { pod_ip: self.pod_ip, request: self.request }))
     }
 
     /// Where it connects to; `None` where a name has to be resolved first.
     #[must_use]
     pub fn addr(&self) -> Option<SocketAddr> {
-        match self {
-            Errand::Tcp(plan) => plan.addr,
-            Errand::Http(plan) => plan.addr,
-        }
+        self.addr
     }
 
     /// The port that it connects to.
     #[must_use]
     pub fn port(&self) -> u16 {
-        match self {
-            Errand::Tcp(plan) => plan.port,
-            Errand::Http(plan) => plan.port,
-        }
+        self.port
+    }
+
+    /// A request follows the connect.
+    #[must_use]
+    pub fn is_http(&self) -> bool {
+        matches!(self.spec.handler, Handler::HttpGet(_))
     }
 
     /// No TLS comes first.
     #[must_use]
     pub fn is_plain(&self) -> bool {
-        match self {
-            Errand::Tcp(_) => true,
-            Errand::Http(plan) => plan.scheme == Scheme::Http,
-        }
+        !matches!(&self.spec.handler, Handler::HttpGet(get) if get.scheme == probe_core::spec::Scheme::Https)
     }
 
     /// What a failed socket(2) or connect(2) means. `used_up` as in [`errno::local_cause`].
@@ -63,42 +97,119 @@ impl Errand {
         if let Some(cause) = errno::local_cause(errno, used_up) {
             return Outcome::Local(cause);
         }
-        match self {
-            Errand::Tcp(plan) => Outcome::Failure(tcp::dial_cause(&plan.authority(), call, errno).into()),
-            Errand::Http(plan) => http::transport_error(plan, tcp::dial_cause(&plan.dial_address(), call, errno)),
-        }
+        self.told(
+            |plan| Outcome::Failure(tcp::dial_cause(&plan.authority(), call, errno).into()),
+            |plan| http::transport_error(plan, tcp::dial_cause(&plan.dial_address(), call, errno)),
+        )
     }
 
     /// What an attempt saw that got so far by its deadline.
     pub(super) fn timed_out(&self, connected: bool, head_done: bool) -> Outcome {
-        match self {
-            Errand::Tcp(plan) => Outcome::Failure(tcp::timeout_cause(&plan.authority()).into()),
-            Errand::Http(plan) if !connected => http::transport_error(plan, tcp::timeout_cause(&plan.dial_address())),
-            Errand::Http(plan) if head_done => http::body_error(plan, http::TIMEOUT_IN_BODY),
-            Errand::Http(plan) => http::transport_error(plan, http::TIMEOUT_IN_HEAD),
-        }
+        self.told(
+            |plan| Outcome::Failure(tcp::timeout_cause(&plan.authority()).into()),
+            |plan| match (connected, head_done) {
+                (false, _) => http::transport_error(plan, tcp::timeout_cause(&plan.dial_address())),
+                (true, true) => http::body_error(plan, http::TIMEOUT_IN_BODY),
+                (true, false) => http::transport_error(plan, http::TIMEOUT_IN_HEAD),
+            },
+        )
     }
 
     /// What an attempt saw whose connection broke.
     pub(super) fn broken(&self, head_done: bool, cause: fmt::Arguments<'_>) -> Outcome {
-        match self {
-            Errand::Http(plan) if head_done => http::body_error(plan, cause),
-            Errand::Http(plan) => http::transport_error(plan, cause),
-            Errand::Tcp(_) => Outcome::Failure(cause.to_string().into()),
+        self.told(
+            |_| Outcome::Failure(cause.to_string().into()),
+            |plan| if head_done { http::body_error(plan, cause) } else { http::transport_error(plan, cause) },
+        )
+    }
+
+    /// The plan of an httpGet: what a response is judged by.
+    ///
+    /// # Errors
+    /// The attempt's outcome where there is none, as of [`Errand::new`].
+    pub(super) fn http_plan(&self) -> Result<http::Plan, Outcome> {
+        match &self.spec.handler {
+            Handler::HttpGet(get) => self.plan_of(get),
+            _ => Err(Outcome::Error("not an httpGet".into())),
+        }
+    }
+
+    fn plan_of(&self, get: &HttpGet) -> Result<http::Plan, Outcome> {
+        http::Plan::new(get, self.pod_ip)
+    }
+
+    fn told(
+        &self,
+        of_tcp: impl FnOnce(&tcp::Plan) -> Outcome,
+        of_http: impl FnOnce(&http::Plan) -> Outcome,
+    ) -> Outcome {
+        match &self.spec.handler {
+            Handler::TcpSocket(tcp) => match tcp::Plan::new(tcp, self.pod_ip) {
+                Ok(plan) => of_tcp(&plan),
+                Err(text) => Outcome::Error(text.into()),
+            },
+            Handler::HttpGet(get) => self.plan_of(get).map_or_else(|outcome| outcome, |plan| of_http(&plan)),
+            Handler::Grpc(_) | Handler::Exec(_) => Outcome::Error("not made on a ring".into()),
         }
     }
 
     /// The request, lent to the kernel until [`Errand::put_request`].
     pub(super) fn take_request(&mut self) -> Box<[u8]> {
-        match self {
-            Errand::Http(plan) => std::mem::take(&mut plan.request),
-            Errand::Tcp(_) => Box::default(),
-        }
+        std::mem::take(&mut self.request)
     }
 
     pub(super) fn put_request(&mut self, request: Box<[u8]>) {
-        if let Errand::Http(plan) = self {
-            plan.request = request;
-        }
+        self.request = request;
+    }
+}
+
+/// Where a tcpSocket attempt of this probe would connect to; `None` where that cannot be said without a name's resolution, or
+/// at all.
+pub(super) fn address_of(tcp: &TcpSocket, pod_ip: Option<IpAddr>) -> Option<SocketAddr> {
+    let Port::Number(port) = tcp.port else { return None };
+    Some(SocketAddr::new(ip_of(tcp.host.as_deref(), pod_ip)?, port))
+}
+
+/// `host`, else the pod's address, else the local host, as Go dials an empty host.
+fn ip_of(host: Option<&str>, pod_ip: Option<IpAddr>) -> Option<IpAddr> {
+    match (host, pod_ip) {
+        (Some(host), _) if !host.is_empty() => host.parse().ok(),
+        (_, Some(ip)) => Some(ip),
+        (_, None) => Some(IpAddr::V4(Ipv4Addr::LOCALHOST)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use probe_core::spec::Scheme;
+
+    use super::super::tests::{spec, tcp_socket};
+    use super::*;
+
+    #[test]
+    fn a_kept_request_is_used_for_the_same_address_only() {
+        let get = HttpGet {
+            host: None,
+            port: Port::Number(8080),
+            path: "/healthz".into(),
+            scheme: Scheme::Http,
+            headers: Box::default(),
+        };
+        let spec = Arc::new(spec(Handler::HttpGet(get)));
+        let ip = |text: &str| Some(text.parse::<IpAddr>().expect("an address"));
+        let errand = Errand::new(&spec, ip("10.0.0.1")).expect("an errand");
+        let request = errand.request.clone();
+        let again = Errand::with(&spec, ip("10.0.0.1"), errand.keep()).expect("an errand");
+        assert_eq!((&again.request, again.addr()), (&request, "10.0.0.1:8080".parse().ok()));
+        let moved = Errand::with(&spec, ip("10.0.0.2"), again.keep()).expect("an errand");
+        assert!(String::from_utf8_lossy(&moved.request).contains("Host: 10.0.0.2:8080\r\n"));
+        assert_eq!(moved.addr(), "10.0.0.2:8080".parse().ok());
+    }
+
+    #[test]
+    fn a_tcp_errand_keeps_nothing() {
+        let errand = Errand::new(&Arc::new(spec(tcp_socket(80))), None).expect("an errand");
+        assert_eq!(errand.addr(), "127.0.0.1:80".parse().ok());
+        assert!(errand.keep().is_none());
     }
 }

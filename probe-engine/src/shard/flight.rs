@@ -234,7 +234,7 @@ impl Flights {
             return self.land_unstarted(attempt, errand, now, Outcome::Local(LocalCause::RingFull));
         }
         let deadline = now + timeout;
-        let is_http = matches!(errand, Errand::Http(_));
+        let is_http = errand.is_http();
         self.http_len += usize::from(is_http);
         self.flights.insert(Flight {
             attempt,
@@ -591,18 +591,30 @@ impl Flights {
 impl Flight {
     /// The response's next bytes, none at its end. `None` = more must come.
     fn feed(&mut self, bytes: &[u8]) -> Option<End> {
-        let (Some(Errand::Http(plan)), Some(response)) = (&self.errand, &mut self.response) else { return None };
+        let (Some(errand), Some(response)) = (&self.errand, &mut self.response) else { return None };
         let progress =
             if bytes.is_empty() { response.feed_eof().map(|()| Progress::Done) } else { response.feed(bytes) };
+        match progress {
+            Ok(Progress::NeedMore) if !response.head_done() || !http::is_redirect(response) => return None,
+            Ok(Progress::Done) => {
+                if let Some(outcome) = http::judge_direct(response) {
+                    return Some(End::Outcome(outcome));
+                }
+            }
+            Ok(Progress::NeedMore) | Err(_) => {}
+        }
+        let plan = match errand.http_plan() {
+            Ok(plan) => plan,
+            Err(outcome) => return Some(End::Outcome(outcome)),
+        };
         let judgement = match progress {
-            Err(error) if error.in_head() => http::Judgement::Final(http::transport_error(plan, error)),
+            Err(error) if error.in_head() => http::Judgement::Final(http::transport_error(&plan, error)),
             // A redirect's body is nobody's business.
-            Err(error) => http::judge_head(plan, response)
-                .unwrap_or_else(|| http::Judgement::Final(http::body_error(plan, error))),
-            Ok(Progress::Done) => http::judge(plan, response),
+            Err(error) => http::judge_head(&plan, response)
+                .unwrap_or_else(|| http::Judgement::Final(http::body_error(&plan, error))),
+            Ok(Progress::Done) => http::judge(&plan, response),
             // Nobody waits for the body of a redirect.
-            Ok(Progress::NeedMore) if response.head_done() => http::judge_head(plan, response)?,
-            Ok(Progress::NeedMore) => return None,
+            Ok(Progress::NeedMore) => http::judge_head(&plan, response)?,
         };
         Some(match judgement {
             http::Judgement::Final(outcome) => End::Outcome(outcome),

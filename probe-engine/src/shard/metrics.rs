@@ -247,8 +247,14 @@ impl ShardMetrics {
     }
 
     /// Counts the start of one attempt, so long after its due time.
-    pub fn started(&mut self, lateness: Duration) {
-        record(&mut self.lateness_us, lateness);
+    pub fn started(&mut self, handler: HandlerKind, lateness: Duration) {
+        self.started_n(handler, lateness, 1);
+    }
+
+    /// The same of so many.
+    pub fn started_n(&mut self, _handler: HandlerKind, lateness: Duration, count: u64) {
+        let micros = u64::try_from(lateness.as_micros()).unwrap_or(LONGEST_US);
+        self.lateness_us.saturating_record_n(micros.clamp(1, LONGEST_US), count);
     }
 
     /// Counts one turn.

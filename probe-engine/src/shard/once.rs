@@ -52,7 +52,7 @@ pub enum Once {
 /// # Errors
 /// Where it could not be made at all; an attempt that failed is a value.
 pub fn attempt_once(request: &Request, io: IoChoice) -> Result<Once, OnceError> {
-    let errand = match Errand::new(&request.spec.handler, request.pod_ip) {
+    let errand = match Errand::new(&request.spec, request.pod_ip) {
         Ok(errand) if errand.is_plain() => errand,
         Ok(_) => return Ok(Once::Pool),
         Err(_) if !is_for_ring(request) => return Ok(Once::Pool),

@@ -1,41 +1,51 @@
-//! What a shard keeps of each of its workers beside what the scheduler does.
+//! What a shard keeps of each of its workers beside what the scheduler does, and of the attempts being made.
 
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use probe_core::action::{AttemptId, Report, Start};
+use probe_core::action::{AttemptId, Passed, Report, Start, WorkerIndex};
 use probe_core::outcome::Outcome;
-use probe_core::scheduler::Target;
 use probe_core::spec::{Handler, ProbeSpec, Scheme};
 use probe_core::time::Instant;
+use slab::Slab;
 
-use super::errand::Errand;
+use super::errand::{Errand, Kept};
 use super::lease::{LeaseIndex, Ticket};
 use super::metrics::HandlerKind;
 use super::waiting::Lane;
 use crate::ebpf::Why;
 use crate::results::ProbeStats;
 
-/// See the module.
+/// No attempt.
+const NONE: u32 = u32::MAX;
+
+/// Of every worker, by its index, with the attempts that were asked for. Bound: one of each per worker.
+#[derive(Default)]
+pub(super) struct Slots {
+    slots: Vec<Option<Slot>>,
+    currents: Slab<Current>,
+}
+
+/// Of one worker. Small: a due time that is answered passively touches nothing else here.
 pub(super) struct Slot {
     pub(super) stats: Arc<ProbeStats>,
-    pub(super) handler: HandlerKind,
-    pub(super) lane: Lane,
-    /// Of an earlier attempt, still right as long as it has the same address.
-    pub(super) errand: Option<Errand>,
-    /// The attempt that was asked for last, until it ends.
-    pub(super) current: Option<Current>,
-    /// Somebody asked for an attempt: its report is of interest.
-    pub(super) triggered: bool,
-    /// It had nothing but local trouble for too long.
-    pub(super) stuck: bool,
+    /// httpGet: the request of an earlier attempt.
+    kept: Option<Box<Kept>>,
     /// tcpSocket: what its newest attempt asked, or could have.
     pub(super) lease: Option<LeaseIndex>,
+    /// Place of the attempt that was asked for last, until it ends.
+    current: u32,
+    pub(super) handler: HandlerKind,
+    pub(super) lane: Lane,
+    /// Its lease is that of the instance and address as the pod's newest status has them.
+    pub(super) is_lease_known: bool,
+    /// It had nothing but local trouble for too long.
+    pub(super) stuck: bool,
     /// The next attempt is not answered passively, whatever its lease says.
     pub(super) must_connect: bool,
 }
 
-/// See [`Slot::current`].
+/// An attempt from when it was asked for until it ends.
 pub(super) struct Current {
     pub(super) start: Start,
     pub(super) began: Option<Instant>,
@@ -47,9 +57,54 @@ pub(super) struct Current {
     pub(super) ticket: Option<Ticket>,
 }
 
-impl Current {
-    pub(super) fn new(start: Start) -> Self {
-        Self { start, began: None, redirected: false, why: None, ticket: None }
+impl Slots {
+    /// A new worker in this place.
+    pub(super) fn insert(&mut self, worker: WorkerIndex, slot: Slot) {
+        let place = worker.0 as usize;
+        if self.slots.len() <= place {
+            self.slots.resize_with(place + 1, || None);
+        }
+        self.slots[place] = Some(slot);
+    }
+
+    /// The worker has ended, and its attempt with it.
+    pub(super) fn remove(&mut self, worker: WorkerIndex) -> Option<Slot> {
+        let slot = self.slots.get_mut(worker.0 as usize)?.take()?;
+        self.currents.try_remove(slot.current as usize);
+        Some(slot)
+    }
+
+    pub(super) fn find(&self, worker: WorkerIndex) -> Option<&Slot> {
+        self.slots.get(worker.0 as usize)?.as_ref()
+    }
+
+    pub(super) fn find_mut(&mut self, worker: WorkerIndex) -> Option<&mut Slot> {
+        self.slots.get_mut(worker.0 as usize)?.as_mut()
+    }
+
+    /// The attempt that its worker asks for now, in place of any other.
+    pub(super) fn begin(&mut self, start: Start, why: Option<Why>) {
+        let Some(slot) = self.slots.get_mut(start.attempt.worker.0 as usize).and_then(Option::as_mut) else { return };
+        let current = Current { start, began: None, redirected: false, why, ticket: None };
+        match self.currents.get_mut(slot.current as usize) {
+            Some(place) => *place = current,
+            None => slot.current = self.currents.insert(current) as u32,
+        }
+    }
+
+    /// `None` for one that is no longer its worker's, or has ended.
+    pub(super) fn current(&mut self, attempt: AttemptId) -> Option<&mut Current> {
+        let slot = self.find(attempt.worker)?;
+        let current = self.currents.get_mut(slot.current as usize)?;
+        (current.start.attempt == attempt).then_some(current)
+    }
+
+    /// It has ended. `None` as of [`Slots::current`].
+    pub(super) fn end(&mut self, attempt: AttemptId) -> Option<Current> {
+        self.current(attempt)?;
+        let slot = self.find_mut(attempt.worker)?;
+        let place = std::mem::replace(&mut slot.current, NONE);
+        self.currents.try_remove(place as usize)
     }
 }
 
@@ -71,42 +126,35 @@ impl Slot {
         };
         Self {
             stats,
+            kept: None,
+            lease: None,
+            current: NONE,
             handler,
             lane,
-            errand: None,
-            current: None,
-            triggered: false,
+            is_lease_known: false,
             stuck: false,
-            lease: None,
             must_connect: false,
         }
     }
 
-    /// This attempt is the one that was asked for last, and has not ended.
-    pub(super) fn is_current(&self, attempt: AttemptId) -> bool {
-        self.current.as_ref().is_some_and(|current| current.start.attempt == attempt)
+    /// What an attempt does that is about to be made.
+    pub(super) fn errand(&mut self, spec: &Arc<ProbeSpec>, pod_ip: Option<IpAddr>) -> Result<Errand, Outcome> {
+        Errand::with(spec, pod_ip, self.kept.take())
     }
 
-    /// What the attempt does: the kept errand where it still leads to the pod.
-    pub(super) fn errand(&mut self, target: &Target<'_>) -> Result<Errand, Outcome> {
-        let own_host = match &target.spec.handler {
-            Handler::TcpSocket(tcp) => tcp.host.as_deref(),
-            Handler::HttpGet(get) => get.host.as_deref(),
-            Handler::Grpc(_) | Handler::Exec(_) => None,
-        };
-        let unmoved = |errand: &Errand| {
-            let leads_to = errand.addr().map(|addr| addr.ip());
-            own_host.is_some_and(|host| !host.is_empty()) || (leads_to.is_some() && leads_to == target.pod_ip)
-        };
-        match self.errand.take().filter(unmoved) {
-            Some(errand) => Ok(errand),
-            None => Errand::new(&target.spec.handler, target.pod_ip),
-        }
+    /// The attempt is over: what the next one can use.
+    pub(super) fn keep(&mut self, errand: Option<Errand>) {
+        self.kept = errand.and_then(Errand::keep);
     }
 
     /// Counts a call of the prober that was not discarded.
     pub(super) fn record(&self, report: &Report) {
         let success = !matches!(report.outcome, Outcome::Failure(_));
         self.stats.record(success, report.duration_ns, report.at.as_nanos(), report.run, report.threshold);
+    }
+
+    /// The same of one that there is nothing more to tell of.
+    pub(super) fn record_passed(&self, passed: &Passed) {
+        self.stats.record(true, passed.duration_ns, passed.at.as_nanos(), passed.run, passed.threshold);
     }
 }

@@ -36,7 +36,7 @@ fn http_get(port: u16, path: &str) -> Handler {
 }
 
 fn launch(handler: &Handler, pod_ip: IpAddr, timeout: Duration) -> Launch {
-    let errand: Errand = Errand::new(handler, Some(pod_ip)).expect("an errand");
+    let errand = Errand::new(&Arc::new(spec(handler.clone())), Some(pod_ip)).expect("an errand");
     let peer: SocketAddr = errand.addr().expect("an address");
     let attempt = AttemptId { worker: WorkerIndex(0), generation: 1 };
     Launch { attempt, errand, peer, timeout, witness: None }

@@ -8,7 +8,8 @@ mod answering;
 use std::sync::Arc;
 use std::time::Duration;
 
-use probe_core::action::{Action, AttemptId, Publish, Report, Start, WorkerIndex};
+use probe_core::action::{Action, AttemptId, Passed, Publish, Report, Start, WorkerIndex};
+use probe_core::id::PodUid;
 use probe_core::outcome::{LocalCause, Outcome};
 use probe_core::scheduler::Scheduler;
 use probe_core::spec::Pod;
@@ -21,7 +22,7 @@ use super::kernel::{Completion, Kernel};
 use super::lease::Leases;
 use super::metrics::{HandlerKind, ShardMetrics};
 use super::outbox::Outbox;
-use super::slot::{Current, Slot};
+use super::slot::{Current, Slot, Slots};
 use super::waiting::{Lane, Waiting};
 use super::{JobSink, ShardConfig};
 use crate::ebpf::Why;
@@ -59,11 +60,13 @@ pub struct Shard<K> {
     flights: Flights,
     leases: Leases,
     waiting: Waiting,
-    /// By worker index.
-    slots: Vec<Option<Slot>>,
+    slots: Slots,
     /// The urgent attempt that holds the reserve descriptor.
     urgent: Option<AttemptId>,
     completions: Vec<Completion>,
+    /// Due times of attempts that this turn hands to the kernel, or answered from its state: late by its end.
+    reached: Vec<(HandlerKind, Instant)>,
+    reached_passively: Vec<(Instant, u64)>,
     metrics: ShardMetrics,
     metrics_at: Instant,
     stuck_local: u64,
@@ -98,9 +101,11 @@ impl<K: Kernel> Shard<K> {
             flights: Flights::new(rules),
             leases,
             waiting: Waiting::default(),
-            slots: Vec::new(),
+            slots: Slots::default(),
             urgent: None,
             completions: Vec::new(),
+            reached: Vec::new(),
+            reached_passively: Vec::new(),
             metrics: ShardMetrics::new(),
             metrics_at: now + METRICS_PERIOD,
             stuck_local: 0,
@@ -136,6 +141,7 @@ impl<K: Kernel> Shard<K> {
         }
         let end = clock();
         self.flights.submitted(end - now);
+        self.count_lateness(end);
         self.metrics.turned(end - now);
         self.outbox.flush();
         if end >= self.metrics_at {
@@ -211,13 +217,15 @@ impl<K: Kernel> Shard<K> {
             match command {
                 Command::AddPod { pod, slots, status } => self.add_pod(pod, &slots, status, now),
                 Command::RemovePod { uid } => self.scheduler.remove_pod(&uid, now),
-                Command::Status { uid, status } => self.scheduler.handle_status(&uid, status, now),
+                Command::Status { uid, status } => {
+                    self.scheduler.handle_status(&uid, status, now);
+                    self.forget_leases(&uid);
+                }
                 Command::StopLivenessAndStartup { uid } => self.scheduler.stop_liveness_and_startup(&uid, now),
                 Command::Trigger { uid, container, probe_type } => {
                     self.scheduler.trigger(&uid, &container, probe_type, now);
                     let worker = self.scheduler.worker_index(&uid, &container, probe_type);
-                    if let Some(slot) = worker.and_then(|worker| self.slot(worker)) {
-                        slot.triggered = true;
+                    if let Some(slot) = worker.and_then(|worker| self.slots.find_mut(worker)) {
                         slot.must_connect = true;
                     }
                 }
@@ -234,12 +242,19 @@ impl<K: Kernel> Shard<K> {
             let Some(spec) = spec else { return };
             let stats = given.iter().find(|slot| slot.container == *container && slot.probe_type == probe_type);
             let stats = stats.map(|slot| Arc::clone(&slot.stats)).unwrap_or_default();
-            let place = worker.0 as usize;
-            if slots.len() <= place {
-                slots.resize_with(place + 1, || None);
-            }
-            slots[place] = Some(Slot::new(stats, spec));
+            slots.insert(worker, Slot::new(stats, spec));
         });
+        self.forget_leases(&pod.uid);
+    }
+
+    /// The pod's status is another: what its leases are for is found out anew at its next attempts.
+    fn forget_leases(&mut self, uid: &PodUid) {
+        let Some(pod) = self.scheduler.pod(uid) else { return };
+        for (worker, ..) in pod.workers() {
+            if let Some(slot) = self.slots.find_mut(worker) {
+                slot.is_lease_known = false;
+            }
+        }
     }
 
     fn take_replies(&mut self, now: Instant) {
@@ -308,16 +323,17 @@ impl<K: Kernel> Shard<K> {
             Action::Start(start) => self.admit(start, now),
             Action::Publish(publish) => self.publish(publish),
             Action::Report(report) => self.report(report),
+            Action::Passed(passed) => self.passed(&passed),
             Action::LocalTooLong(told) => {
-                if let Some(slot) = self.slot(told.worker) {
+                if let Some(slot) = self.slots.find_mut(told.worker) {
                     slot.stuck = true;
                     self.stuck_local += 1;
                 }
                 self.outbox.report(Update::LocalTooLong(told));
             }
-            Action::Missed { count, .. } => self.metrics.missed += u64::from(count),
+            Action::Missed { worker, count, period } => self.missed(worker, count, period),
             Action::WorkerEnded { worker } => {
-                if let Some(slot) = self.slots.get_mut(worker.0 as usize).and_then(Option::take) {
+                if let Some(slot) = self.slots.remove(worker) {
                     self.stuck_local -= u64::from(slot.stuck);
                     slot.lease.into_iter().for_each(|lease| self.leases.let_go(lease));
                     slot.stats.end();
@@ -352,19 +368,35 @@ impl<K: Kernel> Shard<K> {
                 }
             }
         }
-        self.scheduler.handle_timeout(now, left);
-        self.settle(now);
+        // What is answered passively takes no place: it has a bound of its own.
+        let mut passive_left = limits::PASSIVE_PER_TURN_MAX;
+        while passive_left > 0 {
+            let passive = self.metrics.passive.passive;
+            let started = self.scheduler.handle_timeout(now, left);
+            self.settle(now);
+            let answered = (self.metrics.passive.passive - passive) as usize;
+            // What came due again meanwhile has time until the next turn.
+            if answered == 0 || started < left {
+                break;
+            }
+            left -= started.saturating_sub(answered).min(left);
+            passive_left -= answered.min(passive_left);
+        }
     }
 
     /// The scheduler asks for an attempt: it gets a place, or waits for one.
     fn admit(&mut self, start: Start, now: Instant) {
         let attempt = start.attempt;
-        let Some(slot) = self.slot(attempt.worker) else { return };
-        slot.current = Some(Current::new(start));
+        let Some(slot) = self.slots.find(attempt.worker) else { return };
         let (lane, handler) = (slot.lane, slot.handler);
-        if lane == Lane::Ring && self.answer_passively(start, now) {
-            return;
-        }
+        let why = match lane {
+            Lane::Ring => match self.answer_passively(start, now) {
+                Ok(()) => return,
+                Err(why) => why,
+            },
+            _ => None,
+        };
+        self.slots.begin(start, why);
         if let Lane::Pool(_) = lane {
             let Some(job) = self.job(attempt, handler) else { return };
             if self.waiting.is_lane_empty(lane) {
@@ -392,14 +424,14 @@ impl<K: Kernel> Shard<K> {
 
     fn launch(&mut self, start: Start, now: Instant) {
         let attempt = start.attempt;
-        let Some(target) = self.scheduler.target(attempt.worker) else { return };
-        let timeout = target.spec.timeout();
-        let Some(slot) = self.slots.get_mut(attempt.worker.0 as usize).and_then(Option::as_mut) else { return };
         // Overtaken: the worker ended while its attempt waited, and another has its place.
-        if !slot.is_current(attempt) {
+        if self.slots.current(attempt).is_none() {
             return;
         }
-        let errand = match slot.errand(&target) {
+        let Some(target) = self.scheduler.target(attempt.worker) else { return };
+        let Some(slot) = self.slots.find_mut(attempt.worker) else { return };
+        let timeout = target.spec.timeout();
+        let errand = match slot.errand(target.spec, target.pod_ip) {
             Ok(errand) => errand,
             Err(outcome) => {
                 self.started(attempt, now);
@@ -409,7 +441,7 @@ impl<K: Kernel> Shard<K> {
         };
         match errand.addr() {
             Some(peer) => {
-                self.started(attempt, now);
+                self.launched(attempt, now);
                 let witness = self.take_off(attempt, peer);
                 self.flights.start(&mut self.kernel, Launch { attempt, errand, peer, timeout, witness }, now);
             }
@@ -431,34 +463,59 @@ impl<K: Kernel> Shard<K> {
         self.urgent = Some(start.attempt);
         self.kernel.release_reserve();
         self.launch(start, now);
-        let waits =
-            |slot: &mut Slot| slot.current.as_ref().is_some_and(|current| current.start.attempt == start.attempt);
-        if !self.slot(start.attempt.worker).is_some_and(waits) {
+        if self.slots.current(start.attempt).is_none() {
             self.urgent = None;
         }
         self.settle(now);
     }
 
-    /// The attempt left every queue.
+    /// The attempt left every queue at `at`: it is being made, or is over.
     fn started(&mut self, attempt: AttemptId, at: Instant) {
-        let Some(current) = self.slot(attempt.worker).and_then(|slot| slot.current.as_mut()) else { return };
-        if current.start.attempt != attempt || current.began.is_some() {
-            return;
+        if let Some((handler, due)) = self.begin(attempt, at) {
+            self.metrics.started(handler, at - due);
         }
+    }
+
+    /// The same of one that reaches the kernel at the end of this turn.
+    fn launched(&mut self, attempt: AttemptId, at: Instant) {
+        let reached = self.begin(attempt, at);
+        self.reached.extend(reached);
+    }
+
+    /// Since when it was due; `None` for what has begun before, and for a further try of the same call, which is as late as
+    /// the tries before it took.
+    fn begin(&mut self, attempt: AttemptId, at: Instant) -> Option<(HandlerKind, Instant)> {
+        let handler = self.slots.find(attempt.worker)?.handler;
+        let current = self.slots.current(attempt).filter(|current| current.began.is_none())?;
         current.began = Some(at);
-        // A further try of the same call is as late as the tries before it took.
-        let lateness = (current.start.retry == 0).then(|| at - current.start.due);
-        lateness.into_iter().for_each(|lateness| self.metrics.started(lateness));
+        let due = (current.start.retry == 0).then_some((handler, current.start.due));
         self.scheduler.handle_started(attempt, at);
+        due
+    }
+
+    fn count_lateness(&mut self, at: Instant) {
+        for (handler, due) in self.reached.drain(..) {
+            self.metrics.started(handler, at - due);
+        }
+        for (due, count) in self.reached_passively.drain(..) {
+            self.metrics.started_n(HandlerKind::Tcp, at - due, count);
+        }
+    }
+
+    /// Nobody was late for them: they count with the whole distance to the next due time.
+    fn missed(&mut self, worker: WorkerIndex, count: u32, period: Duration) {
+        let Some(slot) = self.slots.find(worker) else { return };
+        self.metrics.missed += u64::from(count);
+        self.metrics.started_n(slot.handler, period, count.into());
     }
 
     fn land(&mut self, landed: Landed, now: Instant) {
         let Landed { attempt, errand, started, phases, end, taken } = landed;
         tracing::trace!(?attempt, ?phases, ?end, "attempt ended");
-        if let Some(slot) = self.slot(attempt.worker)
-            && slot.is_current(attempt)
+        if self.slots.current(attempt).is_some()
+            && let Some(slot) = self.slots.find_mut(attempt.worker)
         {
-            slot.errand = errand;
+            slot.keep(errand);
         }
         match end {
             End::Outcome(outcome) => {
@@ -466,7 +523,7 @@ impl<K: Kernel> Shard<K> {
                     self.answered(attempt, &current, &outcome, taken, now);
                 }
                 // Where there is nothing but a handshake, the kernel may know better than we how long it took.
-                let is_tcp = self.slot(attempt.worker).is_some_and(|slot| slot.handler == HandlerKind::Tcp);
+                let is_tcp = self.slots.find(attempt.worker).is_some_and(|slot| slot.handler == HandlerKind::Tcp);
                 let latency = phases.connect.filter(|_| is_tcp).unwrap_or(phases.total);
                 self.outcome(attempt, outcome, latency, now);
             }
@@ -476,9 +533,8 @@ impl<K: Kernel> Shard<K> {
 
     /// The pool follows it, within the same deadline.
     fn redirect(&mut self, attempt: AttemptId, started: Instant, target: http::Target, now: Instant) {
-        let Some(slot) = self.slot(attempt.worker) else { return };
-        let handler = slot.handler;
-        if let Some(current) = slot.current.as_mut() {
+        let Some(handler) = self.slots.find(attempt.worker).map(|slot| slot.handler) else { return };
+        if let Some(current) = self.slots.current(attempt) {
             current.redirected = true;
         }
         let Some(job) = self.job(attempt, handler) else { return };
@@ -509,7 +565,7 @@ impl<K: Kernel> Shard<K> {
     /// whose deadline passed while it waited for a place, is done with.
     fn submit(&mut self, job: Job, now: Instant) -> Result<(), Box<Job>> {
         let attempt = job.attempt;
-        if !self.is_current(attempt) {
+        if self.slots.current(attempt).is_none() {
             return Ok(());
         }
         let expired = job.deadline_from.is_some_and(|from| from + job.request.spec.timeout() <= now);
@@ -535,12 +591,11 @@ impl<K: Kernel> Shard<K> {
         if self.urgent == Some(attempt) {
             self.urgent = None;
         }
-        let slot = self.slot(attempt.worker)?;
-        slot.current.take_if(|current| current.start.attempt == attempt)
+        self.slots.end(attempt)
     }
 
     fn outcome(&mut self, attempt: AttemptId, outcome: Outcome, latency: Duration, now: Instant) {
-        if let Some(slot) = self.slots.get(attempt.worker.0 as usize).and_then(Option::as_ref) {
+        if let Some(slot) = self.slots.find(attempt.worker) {
             self.metrics.attempt(slot.handler, &outcome, latency);
         }
         self.scheduler.handle_outcome(attempt, outcome, now);
@@ -553,10 +608,8 @@ impl<K: Kernel> Shard<K> {
 
     fn report(&mut self, mut report: Report) {
         let counted = matches!(report.outcome, Outcome::Success(_) | Outcome::Warning(_) | Outcome::Failure(_));
-        let mut of_interest = !matches!(report.outcome, Outcome::Success(_)) || report.run <= report.threshold;
         self.note_due(report.worker);
-        if let Some(slot) = self.slot(report.worker) {
-            of_interest |= std::mem::take(&mut slot.triggered);
+        if let Some(slot) = self.slots.find_mut(report.worker) {
             if counted {
                 slot.record(&report);
             }
@@ -565,25 +618,25 @@ impl<K: Kernel> Shard<K> {
                 self.stuck_local -= u64::from(was_stuck);
             }
         }
-        if of_interest {
-            cut(&mut report.outcome);
-            self.outbox.report(Update::Report(report));
+        cut(&mut report.outcome);
+        self.outbox.report(Update::Report(report));
+    }
+
+    /// A success of which there is nothing to tell.
+    fn passed(&mut self, passed: &Passed) {
+        self.note_due(passed.worker);
+        if let Some(slot) = self.slots.find_mut(passed.worker) {
+            slot.record_passed(passed);
+            let was_stuck = std::mem::take(&mut slot.stuck);
+            self.stuck_local -= u64::from(was_stuck);
         }
     }
 
     fn note_due(&mut self, worker: WorkerIndex) {
-        let due = self.scheduler.worker(worker).filter(|view| !view.on_hold).and_then(|view| view.due);
-        if let Some(slot) = self.slot(worker) {
+        let due = self.scheduler.next_due(worker);
+        if let Some(slot) = self.slots.find(worker) {
             slot.stats.set_due(due.map_or(0, Instant::as_nanos));
         }
-    }
-
-    fn is_current(&mut self, attempt: AttemptId) -> bool {
-        self.slot(attempt.worker).is_some_and(|slot| slot.is_current(attempt))
-    }
-
-    fn slot(&mut self, worker: WorkerIndex) -> Option<&mut Slot> {
-        self.slots.get_mut(worker.0 as usize)?.as_mut()
     }
 
     fn tell_metrics(&mut self, now: Instant) {

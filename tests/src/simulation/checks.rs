@@ -252,8 +252,14 @@ impl Checks {
         let is_quiet = shard.flights_len() == 0 && shard.waiting_len() == 0 && !plan.ends_in_storm;
         let is_whole = plan.kind != Kind::Life;
         let now = world.reads.end;
+        // At once, then on the grid of due times (multiples of 10 ms) from one period later on.
         let due = |probe: &SimProbe| match probe.made {
-            Some(made) if is_whole => (now - made).as_nanos() / probe.spec.period().as_nanos() + 1,
+            Some(made) if is_whole => {
+                let period = probe.spec.period();
+                let second = (made + period).as_nanos().next_multiple_of(10_000_000);
+                let later = (now + period).as_nanos().saturating_sub(second);
+                u128::from(later) / period.as_nanos() + 1
+            }
             _ => 0,
         };
         let due = world.pods.probes.iter().map(due).sum::<u128>() as u64;

@@ -1,14 +1,14 @@
 //! Workers that have something due, earliest first.
 //!
-//! The wheel hands them over in that order: they are appended. Only what comes out of turn (a trigger, what waited for an
-//! attempt to end) is put into a heap.
+//! What fires together is handed over in that order and appended. Only what comes out of turn (a trigger, what waited for
+//! an attempt to end) is put into a heap.
 
 use alloc::collections::{BinaryHeap, VecDeque};
 use core::cmp::Reverse;
 
 use super::occupant::Due;
 
-/// See the module. Bound: one entry per worker, and stale ones of workers that ended.
+/// See the module. Of one due time, the lower place goes first. Bound: one entry per worker, and stale ones of workers that ended.
 #[derive(Default)]
 pub(super) struct Ready {
     in_order: VecDeque<Due>,
@@ -18,7 +18,7 @@ pub(super) struct Ready {
 impl Ready {
     pub(super) fn push(&mut self, due: Due) {
         match self.in_order.back() {
-            Some(last) if due.at < last.at => self.others.push(Reverse(due)),
+            Some(last) if due < *last => self.others.push(Reverse(due)),
             _ => self.in_order.push_back(due),
         }
     }
@@ -33,7 +33,7 @@ impl Ready {
 
     fn is_other_first(&self) -> bool {
         match (self.in_order.front(), self.others.peek()) {
-            (Some(first), Some(Reverse(other))) => other.at < first.at,
+            (Some(first), Some(Reverse(other))) => other < first,
             (None, Some(_)) => true,
             (_, None) => false,
         }

@@ -999,7 +999,7 @@ mod any_sequence {
                     Action::Report(report) => assert!(self.live.contains(&report.worker)),
                     Action::Passed(passed) => assert!(self.live.contains(&passed.worker)),
                     Action::LocalTooLong(told) => assert!(self.live.contains(&told.worker)),
-                    Action::Missed { worker, count } => assert!(self.live.contains(&worker) && count > 0),
+                    Action::Missed { worker, count, .. } => assert!(self.live.contains(&worker) && count > 0),
                     Action::WorkerEnded { worker } => {
                         assert!(self.live.remove(&worker) && !self.stored.contains_key(&worker));
                         self.in_flight.retain(|start| start.attempt.worker != worker);

@@ -87,8 +87,11 @@ impl Scheduler {
     }
 
     pub(super) fn miss(&mut self, worker: WorkerIndex, count: u32) {
-        if count > 0 {
-            self.actions.push_back(Action::Missed { worker, count });
+        if count > 0
+            && let Some(occupant) = self.occupant(worker)
+        {
+            let period = occupant.spec.period();
+            self.actions.push_back(Action::Missed { worker, count, period });
         }
     }
 
@@ -304,8 +307,7 @@ impl Scheduler {
                 at: now,
             }));
         }
-        busies.of(occupant).local =
-            Some(Local { since, backoff, until: now + backoff, waiting: true, absorbed, told });
+        busies.of(occupant).local = Some(Local { since, backoff, until: now + backoff, waiting: true, absorbed, told });
         self.arm(worker);
     }
 
@@ -383,9 +385,8 @@ fn take_due(occupant: &mut Occupant, busy: &mut Busy, now: Instant) -> (Instant,
 fn is_steady(occupant: &Occupant, pods: &[Option<PodEntry>], config: &Config, now: Instant) -> bool {
     let mut worker = occupant.worker.clone();
     let mut has_changed = false;
-    let view = pods[occupant.pod as usize]
-        .as_ref()
-        .and_then(|entry| entry.view(occupant.container, config.manager_start));
+    let view =
+        pods[occupant.pod as usize].as_ref().and_then(|entry| entry.view(occupant.container, config.manager_start));
     let step = worker.step(view, &occupant.spec, now, |_| has_changed = true);
     step == Step::Probe && !has_changed
 }

@@ -53,7 +53,7 @@ fn shard_counts() -> ShardMetrics {
     counts.attempt(HandlerKind::Tcp, &Outcome::Success("".into()), Duration::from_micros(100));
     counts.attempt(HandlerKind::Tcp, &Outcome::Failure("no".into()), Duration::from_secs(1));
     counts.attempt(HandlerKind::Http, &Outcome::Local(LocalCause::Ports), Duration::from_micros(10));
-    counts.started(Duration::from_millis(1));
+    counts.started(HandlerKind::Tcp, Duration::from_millis(1));
     counts.turned(Duration::from_micros(20));
     counts.workers = 2;
     counts.passive.passive = 40;

@@ -207,7 +207,7 @@ fn audits_are_connects_whose_outcome_counts() {
 }
 
 #[test]
-fn as_many_passive_answers_a_turn_as_attempts_are_started() {
+fn passive_answers_take_no_place_among_the_attempts_that_a_turn_starts() {
     let mut watch = Watch::new(0);
     let mut bench = Bench::with(Ok(watch.passive.clone()));
     let pods = 2 * limits::STARTS_PER_TURN_MAX;
@@ -223,7 +223,8 @@ fn as_many_passive_answers_a_turn_as_attempts_are_started() {
             most = most.max(passive() - before);
         }
     }
-    assert!((1..=limits::STARTS_PER_TURN_MAX as u64).contains(&most), "{most} in a turn");
+    // But for those that connect again meanwhile.
+    assert!(most > limits::STARTS_PER_TURN_MAX as u64 + 100, "{most} of {pods} in a turn");
 }
 
 #[test]

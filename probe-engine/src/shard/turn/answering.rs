@@ -3,54 +3,73 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use probe_core::action::{AttemptId, Start, WorkerIndex};
+use probe_core::action::{AttemptId, Passed, Start, WorkerIndex};
 use probe_core::outcome::Outcome;
+use probe_core::spec::Handler;
 use probe_core::time::Instant;
 
+use super::super::errand::address_of;
 use super::super::kernel::Kernel;
 use super::super::lease::{Decision, LeaseIndex};
 use super::super::slot::Current;
 use super::{HandlerKind, Shard};
 use crate::ebpf::{Answer, Target, Why};
-use crate::prober::tcp;
 
 impl<K: Kernel> Shard<K> {
-    /// Decides how an attempt is answered that has become its worker's current one. True: from kernel state, and it is over:
-    /// no flight, no system call, no allocation, and no place on the ring to wait for.
-    pub(super) fn answer_passively(&mut self, start: Start, now: Instant) -> bool {
+    /// Decides how an attempt is answered that its worker asks for. `Ok`: from kernel state, and it is over: no flight, no system
+    /// call, no allocation, and no place on the ring to wait for. `Err`: by a connection, and why.
+    pub(super) fn answer_passively(&mut self, start: Start, now: Instant) -> Result<(), Option<Why>> {
         if !self.leases.is_on() {
-            return false;
+            return Err(None);
         }
-        let Start { attempt, retry, urgent, .. } = start;
-        let Some(target) = self.scheduler.target(attempt.worker) else { return false };
-        let Some(slot) = self.slots.get_mut(attempt.worker.0 as usize).and_then(Option::as_mut) else { return false };
-        // One that cannot even be described, or needs a name resolved, is found out about when it is launched.
-        let Ok(errand) = slot.errand(&target) else { return false };
-        let addr = errand.addr();
-        slot.errand = Some(errand);
-        let Some(addr) = addr else { return false };
-        let lease = self.leases.hold(slot.lease, &target, addr);
-        slot.lease = Some(lease);
+        let Start { attempt, retry, urgent, due } = start;
+        let lease = self.lease_of(attempt.worker).ok_or(None)?;
+        let slot = self.slots.find_mut(attempt.worker).ok_or(None)?;
         let triggered = std::mem::take(&mut slot.must_connect).then_some(Why::Triggered);
         // A further try, or one after nothing but local trouble: doubt enough.
         let must_connect = triggered.or((retry > 0 || urgent).then_some(Why::Failing));
-        match self.leases.decide(lease, must_connect, now, &mut self.metrics.passive) {
-            Decision::Real(why) => {
-                slot.current.iter_mut().for_each(|current| current.why = Some(why));
-                return false;
-            }
-            Decision::Passive => slot.stats.note_answer(Answer::Passive),
+        if let Decision::Real(why) = self.leases.decide(lease, must_connect, now, &mut self.metrics.passive) {
+            return Err(Some(why));
         }
-        self.started(attempt, now);
-        self.end_current(attempt);
-        self.scheduler.handle_outcome(attempt, tcp::success(), now);
-        true
+        match self.reached_passively.last_mut().filter(|(last, _)| *last == due) {
+            Some((_, count)) => *count += 1,
+            None => self.reached_passively.push((due, 1)),
+        }
+        match self.scheduler.handle_passed(attempt, now) {
+            Some(Passed { run, at, .. }) => {
+                let next = self.scheduler.next_due(attempt.worker).map_or(0, Instant::as_nanos);
+                slot.stats.record_passive(at.as_nanos(), run, next);
+                let was_stuck = std::mem::take(&mut slot.stuck);
+                self.stuck_local -= u64::from(was_stuck);
+            }
+            // Its report tells the rest.
+            None => slot.stats.note_answer(Answer::Passive),
+        }
+        Ok(())
+    }
+
+    /// The lease that this worker's attempts ask: what it holds, while its pod's status is the one that it was found for.
+    /// `None` where the attempt cannot even be described, or needs a name resolved: that is found out when it is launched.
+    fn lease_of(&mut self, worker: WorkerIndex) -> Option<LeaseIndex> {
+        let slot = self.slots.find(worker)?;
+        if slot.is_lease_known && !cfg!(debug_assertions) {
+            return slot.lease;
+        }
+        let target = self.scheduler.target(worker)?;
+        let Handler::TcpSocket(tcp) = &target.spec.handler else { return None };
+        let addr = address_of(tcp, target.pod_ip)?;
+        let lease = self.leases.hold(slot.lease, &target, addr);
+        debug_assert!(!slot.is_lease_known || slot.lease == Some(lease), "the status changed, and nobody said so");
+        let slot = self.slots.find_mut(worker)?;
+        slot.lease = Some(lease);
+        slot.is_lease_known = true;
+        Some(lease)
     }
 
     /// The attempt's connect to `peer` is about to be submitted. Returns whose listeners should take it, where that is of use.
     pub(super) fn take_off(&mut self, attempt: AttemptId, peer: SocketAddr) -> Option<Arc<Target>> {
-        let slot = self.slots.get_mut(attempt.worker.0 as usize)?.as_mut()?;
-        let (lease, current) = (slot.lease?, slot.current.as_mut()?);
+        let lease = self.slots.find(attempt.worker)?.lease?;
+        let current = self.slots.current(attempt)?;
         let target = self.leases.target(lease);
         // Not that of another address: the pod got one while the attempt waited for its place.
         let target = (target.addr == peer).then(|| Arc::clone(target))?;
@@ -68,7 +87,7 @@ impl<K: Kernel> Shard<K> {
         taken: Result<(), Why>,
         now: Instant,
     ) {
-        let Some(slot) = self.slots.get(attempt.worker.0 as usize).and_then(Option::as_ref) else { return };
+        let Some(slot) = self.slots.find(attempt.worker) else { return };
         if slot.handler != HandlerKind::Tcp {
             return;
         }
@@ -98,14 +117,14 @@ impl<K: Kernel> Shard<K> {
         for (worker, probe_type) in workers {
             if self.holds(worker, lease)
                 && self.scheduler.trigger(&target.pod.uid, &target.container, probe_type, now)
-                && let Some(slot) = self.slot(worker)
+                && let Some(slot) = self.slots.find_mut(worker)
             {
                 slot.must_connect = true;
             }
         }
     }
 
-    fn holds(&mut self, worker: WorkerIndex, lease: LeaseIndex) -> bool {
-        self.slot(worker).is_some_and(|slot| slot.lease == Some(lease))
+    fn holds(&self, worker: WorkerIndex, lease: LeaseIndex) -> bool {
+        self.slots.find(worker).is_some_and(|slot| slot.lease == Some(lease))
     }
 }
