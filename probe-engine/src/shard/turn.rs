@@ -64,7 +64,7 @@ pub struct Shard<K> {
     /// The urgent attempt that holds the reserve descriptor.
     urgent: Option<AttemptId>,
     completions: Vec<Completion>,
-    metrics: ShardMetrics,
+    metrics: Box<ShardMetrics>,
     metrics_at: Instant,
     stuck_local: u64,
     looked_at: Instant,
@@ -101,7 +101,7 @@ impl<K: Kernel> Shard<K> {
             slots: Vec::new(),
             urgent: None,
             completions: Vec::new(),
-            metrics: ShardMetrics::new(),
+            metrics: Box::default(),
             metrics_at: now + METRICS_PERIOD,
             stuck_local: 0,
             looked_at: now,
@@ -441,14 +441,16 @@ impl<K: Kernel> Shard<K> {
 
     /// The attempt left every queue.
     fn started(&mut self, attempt: AttemptId, at: Instant) {
-        let Some(current) = self.slot(attempt.worker).and_then(|slot| slot.current.as_mut()) else { return };
+        let Some(slot) = self.slot(attempt.worker) else { return };
+        let handler = slot.handler;
+        let Some(current) = slot.current.as_mut() else { return };
         if current.start.attempt != attempt || current.began.is_some() {
             return;
         }
         current.began = Some(at);
         // A further try of the same call is as late as the tries before it took.
         let lateness = (current.start.retry == 0).then(|| at - current.start.due);
-        lateness.into_iter().for_each(|lateness| self.metrics.started(lateness));
+        lateness.into_iter().for_each(|lateness| self.metrics.started(handler, lateness));
         self.scheduler.handle_started(attempt, at);
     }
 
@@ -593,10 +595,11 @@ impl<K: Kernel> Shard<K> {
         self.metrics.workers = self.scheduler.workers_len() as u64;
         self.metrics.stuck_local = self.stuck_local;
         self.leases.count(now, &mut self.metrics.passive);
-        let metrics = Box::new(std::mem::take(&mut self.metrics));
+        let next = self.outbox.spare_metrics();
+        let metrics = std::mem::replace(&mut self.metrics, next);
         if let Err(Update::Metrics(metrics)) = self.outbox.offer(Update::Metrics(metrics)) {
             // No place for it: it goes on counting.
-            self.metrics = *metrics;
+            self.metrics = metrics;
         }
     }
 

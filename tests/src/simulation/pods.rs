@@ -353,7 +353,7 @@ impl World {
                 }
                 Update::Metrics(metrics) => {
                     let totals = &mut self.pods.totals;
-                    totals.started += metrics.lateness_us.len();
+                    totals.started += metrics.lateness().map(|histogram| histogram.len()).sum::<u64>();
                     totals.missed += metrics.missed;
                     let latencies = metrics.latency_us.iter().flatten().flatten();
                     totals.outcomes += latencies.map(|histogram| histogram.len()).sum::<u64>();
