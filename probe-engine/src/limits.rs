@@ -195,6 +195,19 @@ pub const RESULTS_ASKS_LEN_MAX: usize = 256;
 /// Updates that the results stage takes from one shard before it looks at its other inputs. More: next round.
 pub const RESULTS_UPDATES_PER_ROUND_MAX: usize = 1_024;
 
+/// Deltas of a shard's counts that wait to be used again. Full: let go.
+pub const SPARE_METRICS_LEN_MAX: usize = 2;
+
+/// Probes that have metric series of their own. More: series are kept per pod until a tenth of them has gone.
+pub const METRIC_PROBES_MAX: usize = 10_000;
+
+/// Pods that have metric series of their own. More: probes' series are kept per handler, and those of pods end, until a tenth
+/// of the pods has gone.
+pub const METRIC_PODS_MAX: usize = 10_000;
+
+/// Pods that a reader looks at before the results stage goes on with its other work. More: in further parts.
+pub const RESULTS_PODS_PER_PART: usize = 2_048;
+
 /// Callers waiting for the next report of a probe. More: refused with an error.
 pub const REPORT_WAITERS_MAX: usize = 1_024;
 

@@ -11,10 +11,13 @@
 pub(crate) mod fixture;
 mod handle;
 mod node;
+mod pods;
+mod series;
 mod stage;
 mod stats;
 #[cfg(test)]
 mod tests;
+mod totals;
 
 use std::sync::Arc;
 
@@ -24,9 +27,14 @@ use tokio::sync::Notify;
 
 pub use handle::{Inbox, Input, PendingReport, ResultsError, ResultsHandle, ResultsSender, channel};
 pub(crate) use node::cut;
-pub use node::{ContainerRecord, LastReport, LocalTrouble, Node, PodRecord, ProbeRecord, ShardTotals, StuckProbe};
+pub use node::{
+    CONDITIONS_LEN, ContainerRecord, Gate, LastReport, LocalTrouble, Node, PodRecord, ProbeRecord, StuckProbe, WallNs,
+};
+pub use pods::Pods;
+pub use series::{SeriesLevel, SeriesLevels};
 pub use stage::{Config, Stage};
 pub use stats::{DURATION_BUCKETS_S, Durations, ProbeStats};
+pub use totals::ShardTotals;
 
 use crate::limits;
 use crate::shard::metrics::ShardMetrics;
@@ -55,20 +63,46 @@ pub enum Update {
 pub struct UpdateQueue {
     queue: ArrayQueue<Update>,
     wake: Arc<Notify>,
+    /// Deltas that were added to the totals: the shard counts in their memory again.
+    spare: ArrayQueue<Box<ShardMetrics>>,
 }
 
 impl UpdateQueue {
     /// An empty queue that rings `wake` when something arrives.
     #[must_use]
     pub fn new(wake: Arc<Notify>) -> Self {
-        Self { queue: ArrayQueue::new(limits::UPDATES_LEN_MAX), wake }
+        let queue = ArrayQueue::new(limits::UPDATES_LEN_MAX);
+        Self { queue, wake, spare: ArrayQueue::new(limits::SPARE_METRICS_LEN_MAX) }
     }
 
     /// Gives the update back when the queue is full.
     pub fn push(&self, update: Update) -> Result<(), Update> {
-        self.queue.push(update)?;
-        self.wake.notify_one();
+        self.push_unrung(update)?;
+        self.ring();
         Ok(())
+    }
+
+    /// The same, but the results stage sleeps on until [`UpdateQueue::ring`].
+    pub fn push_unrung(&self, update: Update) -> Result<(), Update> {
+        self.queue.push(update)
+    }
+
+    /// Wakes the results stage.
+    pub fn ring(&self) {
+        self.wake.notify_one();
+    }
+
+    /// A delta with nothing counted: one that was given back, else a new one.
+    #[must_use]
+    pub fn take_spare(&self) -> Box<ShardMetrics> {
+        self.spare.pop().unwrap_or_default()
+    }
+
+    /// Takes a delta back that has been added to the totals.
+    pub fn give_back(&self, mut delta: Box<ShardMetrics>) {
+        delta.clear();
+        // Full: let go.
+        let _ = self.spare.push(delta);
     }
 
     /// The oldest update.

@@ -2,10 +2,10 @@
 //!
 //! Source: `pkg/kubelet/kubelet_pods.go` (`getPhase`) and `pkg/kubelet/status/generate.go` (rules 5.3 to 5.6).
 
+use alloc::borrow::Cow;
 use alloc::boxed::Box;
 use alloc::format;
 use alloc::string::String;
-use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use crate::container::Flags;
@@ -41,7 +41,7 @@ impl ConditionStatus {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Condition {
     /// `Initialized`, `ContainersReady`, `Ready`, or a readiness gate's.
-    pub condition_type: Arc<str>,
+    pub condition_type: Cow<'static, str>,
     /// Its status.
     pub status: ConditionStatus,
     /// `ContainersNotReady` ...; empty where it is True without a reason.
@@ -133,7 +133,7 @@ pub fn containers_ready(pod: &Pod, status: Option<&PodStatus>, flags: FlagsOf<'_
 pub fn ready(pod: &Pod, containers_ready: &Condition, gates: GateOf<'_>) -> Condition {
     const TYPE: &str = "Ready";
     if containers_ready.status != ConditionStatus::True {
-        return Condition { condition_type: Arc::from(TYPE), ..containers_ready.clone() };
+        return Condition { condition_type: Cow::Borrowed(TYPE), ..containers_ready.clone() };
     }
     let closed: Vec<String> = pod.readiness_gates.iter().filter_map(|gate| closed_gate(gate, gates(gate))).collect();
     if closed.is_empty() {
@@ -287,18 +287,18 @@ fn status_of<'a>(statuses: &'a [ContainerStatus], spec: &Container) -> Option<&'
     statuses.iter().find(|status| status.name == spec.name)
 }
 
-fn is_true(condition_type: &str, reason: &'static str) -> Condition {
+fn is_true(condition_type: &'static str, reason: &'static str) -> Condition {
     Condition {
-        condition_type: Arc::from(condition_type),
+        condition_type: Cow::Borrowed(condition_type),
         status: ConditionStatus::True,
         reason,
         message: Box::from(""),
     }
 }
 
-fn is_false(condition_type: &str, reason: &'static str, message: String) -> Condition {
+fn is_false(condition_type: &'static str, reason: &'static str, message: String) -> Condition {
     Condition {
-        condition_type: Arc::from(condition_type),
+        condition_type: Cow::Borrowed(condition_type),
         status: ConditionStatus::False,
         reason,
         message: message.into(),
@@ -307,6 +307,8 @@ fn is_false(condition_type: &str, reason: &'static str, message: String) -> Cond
 
 #[cfg(test)]
 mod tests {
+    use alloc::sync::Arc;
+
     use super::*;
     use crate::fixture::{container, container_status, pod, pod_status, running, terminated, termination, waiting};
     use crate::time::Instant;

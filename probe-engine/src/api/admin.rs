@@ -1,4 +1,5 @@
-//! The admin HTTP server: `/metrics`, `/metrics/probes`, `/livez`, `/readyz`, `/healthz`. GET only, no state.
+//! The admin HTTP server: `/metrics`, `/metrics/probes`, `/api/v1/latency`, `/livez`, `/readyz`, `/healthz`. GET only, no
+//! state.
 //!
 //! Bounds: [`limits::ADMIN_CONNECTIONS_MAX`] connections, [`limits::ADMIN_REQUESTS_CONCURRENT_MAX`] scrapes at
 //! once, [`limits::ADMIN_HEAD_BYTES_MAX`] of head, [`limits::ADMIN_READ_TIMEOUT`] to read it; bodies are not read.
@@ -155,6 +156,7 @@ fn router(admin: Admin) -> Router {
     Router::new()
         .route("/metrics", get(metrics))
         .route("/metrics/probes", get(metrics_probes))
+        .route("/api/v1/latency", get(latency))
         .route("/livez", get(livez))
         .route("/readyz", get(readyz))
         .route("/healthz", get(healthz))
@@ -163,20 +165,32 @@ fn router(admin: Admin) -> Router {
 }
 
 async fn metrics(State(admin): State<Admin>) -> Response {
-    scrape(&admin, admin.metrics.all()).await
+    scrape(&admin, CONTENT_TYPE, admin.metrics.all()).await
 }
 
 async fn metrics_probes(State(admin): State<Admin>) -> Response {
-    scrape(&admin, admin.metrics.probes()).await
+    scrape(&admin, CONTENT_TYPE, admin.metrics.probes()).await
 }
 
-async fn scrape(admin: &Admin, text: impl Future<Output = Result<String, ResultsError>>) -> Response {
+async fn latency(State(admin): State<Admin>) -> Response {
+    let json = async {
+        let latency = admin.metrics.latency().await?;
+        Ok(serde_json::to_string(&latency).expect("numbers under names are always JSON"))
+    };
+    scrape(&admin, "application/json", json).await
+}
+
+async fn scrape(
+    admin: &Admin,
+    content_type: &'static str,
+    text: impl Future<Output = Result<String, ResultsError>>,
+) -> Response {
     let written = async {
         let _place = admin.scrapes.acquire().await;
         text.await
     };
     match timeout(limits::ADMIN_ANSWER_TIMEOUT, written).await {
-        Ok(Ok(text)) => ([(header::CONTENT_TYPE, CONTENT_TYPE)], text).into_response(),
+        Ok(Ok(text)) => ([(header::CONTENT_TYPE, content_type)], text).into_response(),
         Ok(Err(error)) => (StatusCode::SERVICE_UNAVAILABLE, format!("{error}\n")).into_response(),
         Err(_) => (StatusCode::SERVICE_UNAVAILABLE, "the results stage did not answer in time\n").into_response(),
     }
@@ -197,7 +211,7 @@ async fn healthz(State(admin): State<Admin>) -> Response {
 }
 
 async fn not_found() -> Response {
-    (StatusCode::NOT_FOUND, "paths: /metrics /metrics/probes /livez /readyz /healthz\n").into_response()
+    (StatusCode::NOT_FOUND, "paths: /metrics /metrics/probes /api/v1/latency /livez /readyz /healthz\n").into_response()
 }
 
 /// As the API server's `?verbose` answers: one line per check, then the sum; 500 where one failed.

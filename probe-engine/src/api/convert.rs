@@ -13,6 +13,7 @@ use probe_core::time::Instant;
 use super::v1;
 use crate::clock;
 use crate::consumer::events::{Event, EventType};
+use crate::consumer::status::conditions;
 use crate::ebpf::{Answer, PassiveSettings, Why};
 use crate::results::{ContainerRecord, PodRecord, ProbeRecord};
 use crate::shard::metrics::OutcomeKind;
@@ -37,7 +38,7 @@ pub fn pod(record: &PodRecord, passive: Option<&PassiveSettings>) -> v1::Pod {
         name: pod.name.to_string(),
         labels: pairs(&pod.labels),
         annotations: pairs(&pod.annotations),
-        created_at: Some(timestamp(record.added_at)),
+        created_at: Some(timestamp(record.added_at.into())),
         phase: phase(record.phase).into(),
         deleting: record.deleting,
         pod_ip: ip.map(|ip| ip.to_string()).unwrap_or_default(),
@@ -45,11 +46,10 @@ pub fn pod(record: &PodRecord, passive: Option<&PassiveSettings>) -> v1::Pod {
         restart_policy: restart_policy(pod.restart_policy).into(),
         termination_grace_period_s: pod.termination_grace_period_seconds,
         readiness_gates: pod.readiness_gates.iter().map(ToString::to_string).collect(),
-        conditions: record.conditions.iter().map(|(condition_of, since)| condition(condition_of, *since)).collect(),
+        conditions: conditions(record).iter().map(|(condition_of, since)| condition(condition_of, *since)).collect(),
         containers: record
-            .containers
-            .iter()
-            .filter_map(|c| Some(container(pod.container(c.name.as_str())?, c, record.container_status(c), max_age)))
+            .containers()
+            .map(|(spec, c)| container(spec, c, record.container_status(c), max_age))
             .collect(),
         ignored_fields: pod.ignored_fields.iter().map(ToString::to_string).collect(),
     }
@@ -59,12 +59,12 @@ pub fn pod(record: &PodRecord, passive: Option<&PassiveSettings>) -> v1::Pod {
 pub fn probe_rows(record: &PodRecord, passive: Option<&PassiveSettings>) -> impl Iterator<Item = v1::ProbeRow> {
     let pod = &record.pod;
     let max_age = max_age(pod, passive);
-    record.containers.iter().flat_map(move |of| {
-        probes(pod.container(of.name.as_str()), of, max_age).map(move |probe| v1::ProbeRow {
+    record.containers().flat_map(move |(spec, of)| {
+        probes(spec, of, max_age).map(move |probe| v1::ProbeRow {
             namespace: pod.namespace.to_string(),
             pod: pod.name.to_string(),
             pod_uid: pod.uid.to_string(),
-            container: of.name.to_string(),
+            container: spec.name.to_string(),
             probe: Some(probe),
         })
     })
@@ -199,12 +199,12 @@ fn max_age(pod: &Pod, passive: Option<&PassiveSettings>) -> Duration {
 }
 
 fn probes<'a>(
-    container: Option<&'a Container>,
+    container: &'a Container,
     record: &'a ContainerRecord,
     max_age: Duration,
 ) -> impl Iterator<Item = v1::Probe> + 'a {
-    record.probes.iter().flatten().filter_map(move |of| {
-        let spec = container?.probes.by_type(of.probe_type)?;
+    record.probes.iter().filter_map(move |of| {
+        let spec = container.probes.by_type(of.probe_type)?;
         Some(probe(of, spec, max_age))
     })
 }
@@ -228,7 +228,7 @@ fn container(
         restart_count: status.map_or(0, |s| s.restart_count),
         started: record.started,
         ready: record.ready,
-        probes: probes(Some(of), record, max_age).collect(),
+        probes: probes(of, record, max_age).collect(),
     }
 }
 
@@ -240,8 +240,8 @@ fn probe(of: &ProbeRecord, spec: &ProbeSpec, max_age: Duration) -> v1::Probe {
     };
     // Steady successes are counted and not reported: a count that is newer than the report was one.
     let unreported = newest_counted
-        .filter(|counted| of.last.as_ref().is_none_or(|reported| counted.duration_since(reported.at) > SAME_CALL));
-    let (last, last_message, last_at, last_duration_ns) = match (unreported, &of.last) {
+        .filter(|counted| of.last().is_none_or(|reported| counted.duration_since(reported.at) > SAME_CALL));
+    let (last, last_message, last_at, last_duration_ns) = match (unreported, of.last()) {
         (Some(at), _) => (v1::OutcomeKind::Success, String::new(), Some(timestamp(at)), stats.last_duration_ns()),
         (None, Some(report)) => {
             (outcome_kind(report.kind), report.message.to_string(), Some(timestamp(report.at)), report.duration_ns)
@@ -252,7 +252,7 @@ fn probe(of: &ProbeRecord, spec: &ProbeSpec, max_age: Duration) -> v1::Probe {
         r#type: probe_type(of.probe_type).into(),
         spec: Some(probe_spec(spec)),
         verdict: verdict(of.verdict).into(),
-        verdict_since: of.verdict_since.map(timestamp),
+        verdict_since: of.verdict_since().map(timestamp),
         run: stats.run(),
         threshold: stats.threshold(),
         last: last.into(),

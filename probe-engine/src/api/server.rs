@@ -166,13 +166,12 @@ impl ControlApi for Service {
     async fn get_info(&self, _: Request<v1::GetInfoRequest>) -> Result<Response<v1::GetInfoResponse>, Status> {
         let facts = self.backend.facts.borrow().clone();
         let count = |node: &Node| {
-            let probes = node.pods.values().flat_map(|r| &r.containers).flat_map(|c| c.probes.iter().flatten());
             let shards = node.shards.iter().filter_map(|shard| shard.counts.as_ref());
             let sums = shards.fold([0; 3], |[held, held_ns, cut_ns], counts| {
                 let passive = &counts.passive;
                 [held + passive.held, held_ns + passive.held_ns, cut_ns + passive.cut_ns]
             });
-            (node.pods.len(), probes.count(), node.stuck().count(), sums)
+            (node.pods.len(), node.pods.probes_len(), node.stuck().count(), sums)
         };
         let (pods, probes, stuck, [held, held_ns, cut_ns]) =
             self.backend.results.read(count).await.map_err(unavailable)?;
@@ -367,11 +366,20 @@ impl Service {
         part_of: impl Fn(&[PodRecord]) -> T + Send + Sync + 'static,
     ) -> Result<Parts<T>, Status> {
         let results = self.backend.results.clone();
-        let select = move |node: &Node| {
-            let selected = node.pods.values().filter(|record| filter.selects(&record.pod));
-            selected.map(|record| Arc::clone(&record.pod)).collect::<Vec<_>>()
-        };
-        let mut pods = results.read(select).await.map_err(unavailable)?;
+        let filter = Arc::new(filter);
+        let mut pods = Vec::new();
+        for first in (0..).step_by(limits::RESULTS_PODS_PER_PART) {
+            let filter = Arc::clone(&filter);
+            let select = move |node: &Node| {
+                let part = node.pods.part(first..first + limits::RESULTS_PODS_PER_PART)?;
+                let selected = part.filter(|record| filter.selects(&record.pod));
+                Some(selected.map(|record| Arc::clone(&record.pod)).collect::<Vec<_>>())
+            };
+            match results.read(select).await.map_err(unavailable)? {
+                Some(part) => pods.extend(part),
+                None => break,
+            }
+        }
         let (to, from) = mpsc::channel(limits::API_PARTS_AHEAD_MAX);
         tokio::spawn(async move {
             pods.sort_unstable_by(|a, b| (&a.namespace, &a.name, &a.uid).cmp(&(&b.namespace, &b.name, &b.uid)));

@@ -1,22 +1,26 @@
 //! Metrics: the kubelet's two of every probe, kube-state-metrics' three where we run the pods, and our own.
 //!
 //! Source: `pkg/kubelet/prober/prober_manager.go` (names, labels, help; served with their stability level by
-//! component-base). Like the kubelet's, a probe's series appear with its first count and end with its worker.
+//! component-base). Like the kubelet's, a probe's series appear with its first count and end with its worker. A node with more
+//! probes or pods than `limits.rs` allows series has them per pod or per handler, and says so in a metric.
 
+mod latency;
 mod passive;
 mod snapshot;
 mod text;
 
 use std::sync::Arc;
 
+use probe_core::id::ProbeType;
 use probe_core::outcome::LocalCause;
 use probe_core::pod::ConditionStatus;
 
-use self::snapshot::{EngineSnapshot, PHASES, PodSnapshot};
+pub use self::latency::{Counts, Latency, SinceStart};
+use self::snapshot::{EngineSnapshot, HandlerSums, PHASES, PodSnapshot, ProbesSnapshot};
 pub use self::text::CONTENT_TYPE;
-use self::text::{Kind, Labels, Text};
+use self::text::{Buckets, Kind, Labels, Text};
 use crate::ebpf::stats::EbpfStats;
-use crate::results::{ResultsError, ResultsHandle};
+use crate::results::{ResultsError, ResultsHandle, SeriesLevel, SeriesLevels};
 use crate::shard::metrics::{HandlerKind, OutcomeKind};
 
 /// The handlers that the pool serves.
@@ -78,10 +82,10 @@ impl Metrics {
 
     /// `/metrics/probes`: what a kubelet serves there.
     pub async fn probes(&self) -> Result<String, ResultsError> {
-        let pods = self.results.read(|node| snapshot::pods(node, false)).await?;
+        let probes = self.look(false).await?;
         off_the_runtime(move || {
             let mut text = Text::default();
-            write_probes(&mut text, &pods);
+            write_probes(&mut text, &probes.sorted());
             text.finish()
         })
         .await
@@ -89,22 +93,47 @@ impl Metrics {
 
     /// `/metrics`: everything.
     pub async fn all(&self) -> Result<String, ResultsError> {
-        let runs_pods = self.facts.runs_pods;
-        let read = move |node: &_| (snapshot::pods(node, runs_pods), snapshot::engine(node));
-        let (pods, engine) = self.results.read(read).await?;
+        let probes = self.look(self.facts.runs_pods).await?;
+        let engine = self.results.read(snapshot::engine).await?;
         let facts = Arc::clone(&self.facts);
         off_the_runtime(move || {
+            let probes = probes.sorted();
             let mut text = Text::default();
-            if facts.runs_pods {
-                write_pods(&mut text, &pods);
+            if facts.runs_pods && probes.levels.has_pods() {
+                write_pods(&mut text, &probes.pods);
             }
             write_attempts(&mut text, &engine);
             passive::write(&mut text, &engine.passive, facts.ebpf.as_ref());
-            write_daemon(&mut text, &engine, &facts);
-            write_probes(&mut text, &pods);
+            write_daemon(&mut text, &engine, probes.levels, &facts);
+            write_probes(&mut text, &probes);
             text.finish()
         })
         .await
+    }
+
+    async fn look(&self, with_containers: bool) -> Result<ProbesLook, ResultsError> {
+        let levels = self.results.read(|node| node.series).await?;
+        let pods = snapshot::pods(&self.results, levels, with_containers).await?;
+        let handlers = match levels.probes() {
+            SeriesLevel::Handler => self.results.read(snapshot::handlers).await?,
+            SeriesLevel::Probe | SeriesLevel::Pod => Vec::new(),
+        };
+        Ok(ProbesLook { levels, pods, handlers })
+    }
+}
+
+/// What is told of probes and pods.
+struct ProbesLook {
+    levels: SeriesLevels,
+    pods: Vec<PodSnapshot>,
+    /// Empty where the series are finer.
+    handlers: Vec<HandlerSums>,
+}
+
+impl ProbesLook {
+    fn sorted(mut self) -> Self {
+        snapshot::sort(&mut self.pods);
+        self
     }
 }
 
@@ -113,48 +142,65 @@ async fn off_the_runtime(write: impl FnOnce() -> String + Send + 'static) -> Res
     tokio::task::spawn_blocking(write).await.map_err(|_| ResultsError::Ended)
 }
 
-fn write_probes(text: &mut Text, pods: &[PodSnapshot]) {
+/// Of probes, pods or handlers: under the kubelet's names at every level, with fewer of its labels.
+fn write_probes(text: &mut Text, probes: &ProbesLook) {
     let mut durations = text.family(
         "prober_probe_duration_seconds",
         Kind::Histogram,
         "[ALPHA] Duration in seconds for a probe response.",
     );
-    for pod in pods {
-        for (container, probe_type, stats) in &pod.probes {
-            let buckets = snapshot::durations(stats);
-            if buckets.count() > 0 {
-                let labels = Labels::of(&[
-                    ("container", container.as_str()),
-                    ("namespace", &pod.pod.namespace),
-                    ("pod", &pod.pod.name),
-                    ("probe_type", probe_type.as_str()),
-                ]);
-                durations.histogram(&labels, &buckets);
-            }
+    let mut duration = |labels: &[(&str, &str)], buckets: &Buckets| {
+        if buckets.count() > 0 {
+            durations.histogram(&Labels::of(labels), buckets);
         }
+    };
+    for PodSnapshot { pod, probes, .. } in &probes.pods {
+        let named = [("namespace", &*pod.namespace), ("pod", &*pod.name)];
+        match probes {
+            ProbesSnapshot::Each(probes) => {
+                for (container, probe_type, stats) in probes {
+                    let [namespace, pod] = named;
+                    let labels =
+                        [("container", container.as_str()), namespace, pod, ("probe_type", probe_type.as_str())];
+                    duration(&labels, &snapshot::buckets(&stats.durations()));
+                }
+            }
+            ProbesSnapshot::Sums(sums) => duration(&named, &snapshot::buckets(&sums.durations)),
+            ProbesSnapshot::None => {}
+        }
+    }
+    for HandlerSums { handler, durations, .. } in &probes.handlers {
+        duration(&[("handler", handler.as_str())], durations);
     }
     let mut totals = text.family(
         "prober_probe_total",
         Kind::Counter,
         "[BETA] Cumulative number of a liveness, readiness or startup probe for a container by result.",
     );
-    for pod in pods {
-        for (container, probe_type, stats) in &pod.probes {
-            let counts = [("failed", stats.failed()), ("successful", stats.successful())];
-            for (result, count) in counts {
-                if count > 0 {
-                    let labels = Labels::of(&[
-                        ("container", container.as_str()),
-                        ("namespace", &pod.pod.namespace),
-                        ("pod", &pod.pod.name),
-                        ("pod_uid", pod.pod.uid.as_str()),
-                        ("probe_type", probe_type.as_str()),
-                        ("result", result),
-                    ]);
-                    totals.value(&labels, count);
-                }
+    let mut total = |labels: &[(&str, &str)], failed: u64, successful: u64| {
+        for (result, count) in [("failed", failed), ("successful", successful)] {
+            if count > 0 {
+                totals.value(&Labels::of(&[labels, &[("result", result)]].concat()), count);
             }
         }
+    };
+    for PodSnapshot { pod, probes, .. } in &probes.pods {
+        let named = [("namespace", &*pod.namespace), ("pod", &*pod.name), ("pod_uid", pod.uid.as_str())];
+        match probes {
+            ProbesSnapshot::Each(probes) => {
+                for (container, probe_type, stats) in probes {
+                    let [namespace, pod, uid] = named;
+                    let labels =
+                        [("container", container.as_str()), namespace, pod, uid, ("probe_type", probe_type.as_str())];
+                    total(&labels, stats.failed(), stats.successful());
+                }
+            }
+            ProbesSnapshot::Sums(sums) => total(&named, sums.failed, sums.successful),
+            ProbesSnapshot::None => {}
+        }
+    }
+    for HandlerSums { handler, failed, durations } in &probes.handlers {
+        total(&[("handler", handler.as_str())], *failed, durations.count());
     }
 }
 
@@ -243,7 +289,7 @@ fn write_attempts(text: &mut Text, engine: &EngineSnapshot) {
     }
 }
 
-fn write_daemon(text: &mut Text, engine: &EngineSnapshot, facts: &Facts) {
+fn write_daemon(text: &mut Text, engine: &EngineSnapshot, levels: SeriesLevels, facts: &Facts) {
     let info = Labels::of(&[("runtime", facts.runtime), ("version", facts.version)]);
     text.family("probe_engine_build_info", Kind::Gauge, "Always 1; the labels tell what runs.").value(&info, 1);
     text.family(
@@ -254,10 +300,13 @@ fn write_daemon(text: &mut Text, engine: &EngineSnapshot, facts: &Facts) {
     .value(&Labels::none(), engine.restarts);
     text.family("probe_engine_events_dropped_total", Kind::Counter, "Events for which there was no place.")
         .value(&Labels::none(), engine.events_dropped);
+    write_series_level(text, levels, facts.runs_pods);
     let mut pods = text.family("probe_engine_pods", Kind::Gauge, "Pods by phase.");
     for (phase, count) in PHASES.iter().zip(engine.pods) {
         pods.value(&Labels::of(&[("phase", phase.as_str())]), count);
     }
+    text.family("probe_engine_pods_ready", Kind::Gauge, "Pods whose condition Ready is True.")
+        .value(&Labels::none(), engine.pods_ready);
     if let Some(pool) = &facts.pool {
         write_pool(text, pool);
     }
@@ -267,13 +316,49 @@ fn write_daemon(text: &mut Text, engine: &EngineSnapshot, facts: &Facts) {
         "Probes with nothing but trouble of the daemon's own for too long.",
     )
     .value(&Labels::none(), engine.stuck);
+    let without = if levels.probes() == SeriesLevel::Probe { 0 } else { engine.probes_len };
+    text.family(
+        "probe_engine_probes_without_series",
+        Kind::Gauge,
+        "Probes whose prober_probe_* series are summed up with others'; see probe_engine_metric_series_level.",
+    )
+    .value(&Labels::none(), without);
     text.family(
         "probe_engine_reports_dropped_total",
         Kind::Counter,
         "Reports of attempts for which there was no place.",
     )
     .value(&Labels::none(), engine.reports_dropped);
+    let mut asked = text.family(
+        "probe_engine_restarts_asked_total",
+        Kind::Counter,
+        "Failures of liveness and startup probes that ask for a restart of their container, whatever becomes of it.",
+    );
+    for (probe_type, count) in ProbeType::ALL.iter().zip(engine.restarts_asked) {
+        // Readiness restarts nothing.
+        if *probe_type != ProbeType::Readiness {
+            asked.value(&Labels::of(&[("probe_type", probe_type.as_str())]), count);
+        }
+    }
     write_shards(text, engine, facts);
+}
+
+fn write_series_level(text: &mut Text, levels: SeriesLevels, runs_pods: bool) {
+    let mut level = text.family(
+        "probe_engine_metric_series_level",
+        Kind::Gauge,
+        "1 for what has series of its own now: each probe, pod or handler, each pod or none.",
+    );
+    let mut line = |level_of: &str, series: &str, is_now: bool| {
+        level.value(&Labels::of(&[("level", level_of), ("series", series)]), u64::from(is_now));
+    };
+    if runs_pods {
+        line("pod", "kube_pod", levels.has_pods());
+        line("none", "kube_pod", !levels.has_pods());
+    }
+    for of in SeriesLevel::ALL {
+        line(of.as_str(), "prober_probe", levels.probes() == of);
+    }
 }
 
 fn write_pool(text: &mut Text, pool: &PoolView) {

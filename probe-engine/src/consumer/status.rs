@@ -5,28 +5,30 @@
 //!
 //! **Invariant:** a verdict counts only for the container instance that it is about.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use jiff::Timestamp;
 use probe_core::container::{self, Facts, Flags, Probed};
 use probe_core::id::{ContainerName, ProbeType};
-use probe_core::pod::{Condition, ConditionStatus, conditions};
+use probe_core::pod::{self, Condition, ConditionStatus};
 use probe_core::spec::ContainerKind;
 use probe_core::status::{ContainerStatus, PodStatus};
 use probe_core::time::Instant;
 
-use crate::results::{ContainerRecord, PodRecord};
+use crate::results::{CONDITIONS_LEN, ContainerRecord, Gate, PodRecord};
 
 /// Takes over the runtime's newest word. Returns how many restarts it tells of that were not known before.
 pub fn accept(record: &mut PodRecord, status: Arc<PodStatus>) -> u64 {
     let mut restarts = 0;
-    for container in &mut record.containers {
-        let index = status.containers.iter().position(|c| c.name == container.name);
+    for (container, spec) in record.containers.iter_mut().zip(record.pod.all_containers()) {
+        let index = status.containers.iter().position(|c| c.name == spec.name);
         let newest = index.map(|index| &status.containers[index]);
-        let known = record.status.as_ref().zip(container.status_index);
-        let known = known.and_then(|(known, index)| known.containers.get(usize::from(index)));
+        let known = container.status_of(record.status.as_deref());
         if known.and_then(|k| k.id.as_ref()) != newest.and_then(|n| n.id.as_ref()) {
             container.started = false;
+            let (before, newest) = (known.and_then(|k| k.id.as_ref()), newest.and_then(|n| n.id.as_ref()));
+            container.probes.iter_mut().for_each(|probe| probe.replace_newest(before, newest));
         }
         if let (Some(known), Some(newest)) = (known, newest) {
             restarts += u64::from(newest.restart_count.saturating_sub(known.restart_count));
@@ -40,30 +42,60 @@ pub fn accept(record: &mut PodRecord, status: Arc<PodStatus>) -> u64 {
 }
 
 /// Computes started and ready of every container, and the conditions, again. `now` becomes the transition time
-/// of what flips. Returns whether anything that `get pods` shows changed.
+/// of what flips. Returns whether anything changed but the conditions' texts, which follow from the rest.
 pub fn refresh(record: &mut PodRecord, manager_start: Instant, now: Timestamp) -> bool {
     let pod = Arc::clone(&record.pod);
     let was_ready = record.is_ready();
     let mut changed = false;
     for (container, spec) in record.containers.iter_mut().zip(pod.all_containers()) {
-        let status = record.status.as_ref().zip(container.status_index);
-        let status = status.and_then(|(status, index)| status.containers.get(usize::from(index)));
-        let flags =
-            status.map(|status| flags(container, status, spec.kind, manager_start, was_ready)).unwrap_or_default();
+        let status = container.status_of(record.status.as_deref());
+        let flags = status.map(|status| flags(container, status, spec.kind, manager_start, was_ready));
+        let flags = flags.unwrap_or_default();
         changed |= flags != Flags { started: container.started, ready: container.ready };
         (container.started, container.ready) = (flags.started, flags.ready);
     }
+    let statuses = computed(record).map(|condition| condition.status);
+    for ((newest, known), since) in statuses.iter().zip(&mut record.conditions).zip(&mut record.since) {
+        if newest != known {
+            (*known, *since) = (*newest, now.into());
+            changed = true;
+        }
+    }
+    changed
+}
+
+/// Initialized, ContainersReady, Ready and those set from outside, each with the time of its last flip. Reasons and texts are
+/// made here, for whoever asks; the record keeps none.
+#[must_use]
+pub fn conditions(record: &PodRecord) -> Vec<(Condition, Timestamp)> {
+    let ours = computed(record).into_iter().zip(record.conditions).zip(record.since);
+    let ours = ours.map(|((condition, status), since)| (Condition { status, ..condition }, since.into()));
+    let theirs = record.gates.iter().map(|gate| (gate_condition(gate), gate.since.into()));
+    ours.chain(theirs).collect()
+}
+
+fn computed(record: &PodRecord) -> [Condition; CONDITIONS_LEN] {
     let flags_of = |name: &ContainerName| {
         let flags = |c: &ContainerRecord| Flags { started: c.started, ready: c.ready };
         record.container(name).map(flags).unwrap_or_default()
     };
-    let gate_of = |wanted: &str| record.gates.iter().find(|(gate, _)| &**gate == wanted).map(|(_, status)| *status);
-    let ours = conditions(&pod, record.status.as_deref(), &flags_of, &gate_of);
-    let theirs = record.gates.iter().map(|(gate, status)| gate_condition(gate, *status));
-    let newest: Vec<Condition> = ours.into_iter().chain(theirs).collect();
-    changed |= newest.iter().ne(record.conditions.iter().map(|(condition, _)| condition));
-    record.conditions = with_transitions(newest, &record.conditions, now);
-    changed
+    let gate_of = |wanted: &str| {
+        let gate = record.gates.iter().find(|gate| &*gate.condition_type == wanted);
+        gate.map(|gate| gate.status)
+    };
+    pod::conditions(&record.pod, record.status.as_deref(), &flags_of, &gate_of)
+}
+
+/// Sets a condition from outside, or takes it away. Returns whether that changed anything.
+pub fn set_gate(record: &mut PodRecord, wanted: &Arc<str>, status: Option<ConditionStatus>, now: Timestamp) -> bool {
+    let known = record.gates.iter().find(|gate| gate.condition_type == *wanted).map(|gate| gate.status);
+    if known == status {
+        return false;
+    }
+    let set = status.map(|status| Gate { condition_type: Arc::clone(wanted), status, since: now.into() });
+    let others = record.gates.iter().filter(|gate| gate.condition_type != *wanted).cloned();
+    record.gates = others.chain(set).collect();
+    true
 }
 
 fn flags(
@@ -74,9 +106,7 @@ fn flags(
     pod_was_ready: bool,
 ) -> Flags {
     let probed = |probe_type: ProbeType| match container.probe(probe_type) {
-        Some(probe) if probe.stats.is_live() => {
-            Probed::Yes(probe.verdict.filter(|_| probe.container_id.is_some() && probe.container_id == status.id))
-        }
+        Some(probe) if probe.stats.is_live() => Probed::Yes(probe.verdict_of_newest()),
         _ => Probed::No,
     };
     let facts = Facts {
@@ -90,20 +120,7 @@ fn flags(
     container::flags(status, &facts)
 }
 
-fn gate_condition(gate: &Arc<str>, status: ConditionStatus) -> Condition {
-    Condition { condition_type: Arc::clone(gate), status, reason: "", message: "".into() }
-}
-
-fn with_transitions(
-    newest: Vec<Condition>,
-    known: &[(Condition, Timestamp)],
-    now: Timestamp,
-) -> Vec<(Condition, Timestamp)> {
-    let since = |condition: &Condition| {
-        let same = |(k, _): &&(Condition, Timestamp)| {
-            k.condition_type == condition.condition_type && k.status == condition.status
-        };
-        known.iter().find(same).map_or(now, |(_, since)| *since)
-    };
-    newest.into_iter().map(|condition| (since(&condition), condition)).map(|(since, c)| (c, since)).collect()
+fn gate_condition(gate: &Gate) -> Condition {
+    let condition_type = Cow::Owned(gate.condition_type.to_string());
+    Condition { condition_type, status: gate.status, reason: "", message: "".into() }
 }

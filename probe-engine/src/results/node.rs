@@ -1,29 +1,31 @@
 //! What is known of the node: pods, containers, probes, and the shards' counts.
+//!
+//! There are up to a million [`ProbeRecord`]s, so they hold only what most probes have; the rest stands in a box.
 
-use std::collections::HashMap;
+use std::collections::HashSet;
 use std::sync::Arc;
 
-use hdrhistogram::Histogram;
 use jiff::Timestamp;
 use probe_core::action::{Publish, Report};
 use probe_core::id::{ContainerId, ContainerName, PodUid, ProbeKey, ProbeType};
 use probe_core::outcome::{LocalCause, Outcome, Verdict};
-use probe_core::pod::{Condition, ConditionStatus};
-use probe_core::spec::Pod;
+use probe_core::pod::ConditionStatus;
+use probe_core::spec::{Container, Pod};
 use probe_core::status::{ContainerStatus, PodPhase, PodStatus};
 use probe_core::time::Instant;
 
-use super::ProbeStats;
+use super::series::SeriesLevels;
+use super::{Pods, ProbeStats, ShardTotals};
 use crate::clock;
 use crate::limits;
 use crate::shard::inbox::ProbeSlot;
-use crate::shard::metrics::{OutcomeKind, ShardMetrics};
+use crate::shard::metrics::OutcomeKind;
 
 /// All that is known of the node's pods. Owned by the results task.
 #[derive(Debug, Default)]
 pub struct Node {
     /// By UID.
-    pub pods: HashMap<PodUid, PodRecord>,
+    pub pods: Pods,
     /// The shards' counts, by shard.
     pub shards: Vec<ShardTotals>,
     /// Sources that must have been read once before the daemon is ready.
@@ -32,10 +34,20 @@ pub struct Node {
     pub synced: Vec<&'static str>,
     /// Instances of containers that were started again since the daemon started.
     pub restarts: u64,
+    /// Verdicts that ask for a restart of their container, by `ProbeType::index`, whatever becomes of it.
+    pub restarts_asked: [u64; 3],
     /// Events for which the events stage had no place.
     pub events_dropped: u64,
     /// Counts up with every change that `get pods` would show.
     pub revision: u64,
+    /// Pods by phase, in the order of [`PodPhase`].
+    pub phases: [u64; 4],
+    /// Pods whose condition Ready is True.
+    pub pods_ready: u64,
+    /// How fine the metric series are.
+    pub series: SeriesLevels,
+    /// Probes that have told of local trouble for too long; most of them may be over it.
+    pub(super) troubled: HashSet<ProbeKey>,
 }
 
 impl Node {
@@ -60,14 +72,65 @@ impl Node {
 
     /// Probes with nothing but local trouble for too long.
     pub fn stuck(&self) -> impl Iterator<Item = StuckProbe<'_>> {
-        self.pods.values().flat_map(|record| {
-            record.containers.iter().flat_map(move |container| {
-                container.probes.iter().flatten().filter_map(move |probe| {
-                    let trouble = probe.stuck()?;
-                    Some(StuckProbe { pod: &record.pod, container: &container.name, probe, trouble })
-                })
-            })
+        self.troubled.iter().filter_map(|key| {
+            let pod = &self.pods.get(&key.pod)?.pod;
+            let probe = self.probe(key)?;
+            let trouble = probe.stuck()?;
+            Some(StuckProbe { pod, container: &key.container, probe, trouble })
         })
+    }
+
+    /// Takes in a pod; see [`Node::count`].
+    pub(super) fn insert(&mut self, record: PodRecord) {
+        let uid = record.pod.uid.clone();
+        self.remove(&uid);
+        self.pods.insert(record);
+        self.recount(None, &uid);
+        self.series.look(self.pods.probes_len(), self.pods.len());
+    }
+
+    /// Forgets a pod.
+    pub(super) fn remove(&mut self, uid: &PodUid) -> Option<Box<PodRecord>> {
+        let record = self.pods.remove(uid)?;
+        self.count_out(PodCount::of(&record));
+        if !self.troubled.is_empty() {
+            for key in record.keys() {
+                self.troubled.remove(&key);
+            }
+        }
+        self.series.look(self.pods.probes_len(), self.pods.len());
+        Some(record)
+    }
+
+    /// Keeps the sums over all pods right after a change of this one. `before`: as it counted before the change.
+    pub(super) fn recount(&mut self, before: Option<PodCount>, uid: &PodUid) {
+        let after = self.pods.get(uid).map(PodCount::of);
+        if before == after {
+            return;
+        }
+        before.into_iter().for_each(|before| self.count_out(before));
+        if let Some(after) = after {
+            self.phases[after.phase as usize] += 1;
+            self.pods_ready += u64::from(after.ready);
+        }
+    }
+
+    fn count_out(&mut self, pod: PodCount) {
+        self.phases[pod.phase as usize] -= 1;
+        self.pods_ready -= u64::from(pod.ready);
+    }
+}
+
+/// What a pod adds to the sums over all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct PodCount {
+    phase: PodPhase,
+    ready: bool,
+}
+
+impl PodCount {
+    pub(super) fn of(record: &PodRecord) -> Self {
+        Self { phase: record.phase, ready: record.is_ready() }
     }
 }
 
@@ -84,27 +147,64 @@ pub struct StuckProbe<'a> {
     pub trouble: LocalTrouble,
 }
 
+/// A point of the wall clock in nanoseconds since 1970: half of what a `Timestamp` takes. Years 1678 to 2262; what lies
+/// beyond counts as the end of it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct WallNs(i64);
+
+impl From<Timestamp> for WallNs {
+    fn from(at: Timestamp) -> Self {
+        let nanos = at.as_nanosecond().clamp(i128::from(i64::MIN), i128::from(i64::MAX));
+        Self(i64::try_from(nanos).unwrap_or(i64::MAX))
+    }
+}
+
+impl From<WallNs> for Timestamp {
+    fn from(at: WallNs) -> Self {
+        Timestamp::from_nanosecond(at.0.into()).unwrap_or_default()
+    }
+}
+
+/// The conditions that every pod has, in the order in which `probe_core::pod::conditions` gives them.
+pub const CONDITIONS_LEN: usize = 3;
+
+/// Where Ready stands among them.
+const READY: usize = 2;
+
+/// A condition set from outside: a readiness gate's.
+#[derive(Clone, Debug)]
+pub struct Gate {
+    /// Its type.
+    pub condition_type: Arc<str>,
+    /// Its status.
+    pub status: ConditionStatus,
+    /// Its last flip.
+    pub since: WallNs,
+}
+
 /// One pod.
 #[derive(Clone, Debug)]
 pub struct PodRecord {
     /// As parsed.
     pub pod: Arc<Pod>,
-    /// Where its workers live: nobody else's word on it counts.
-    pub shard: Option<usize>,
-    /// When the daemon first saw it.
-    pub added_at: Timestamp,
     /// The runtime's newest word, shared with the pod's shard; `None` before the first.
     pub status: Option<Arc<PodStatus>>,
+    /// When the daemon first saw it.
+    pub added_at: WallNs,
+    /// Last flips of Initialized, ContainersReady and Ready; see [`crate::consumer::status::conditions`].
+    pub since: [WallNs; CONDITIONS_LEN],
+    /// One per container, in the order of `Pod::all_containers`.
+    pub containers: Box<[ContainerRecord]>,
+    /// Conditions set from outside.
+    pub gates: Box<[Gate]>,
+    /// Where its workers live: nobody else's word on it counts.
+    pub shard: Option<u16>,
+    /// Their statuses; `Unknown` before they were first computed.
+    pub conditions: [ConditionStatus; CONDITIONS_LEN],
     /// Its phase.
     pub phase: PodPhase,
     /// Its termination has begun.
     pub deleting: bool,
-    /// Initialized, ContainersReady, Ready, gates; with the time of the last flip.
-    pub conditions: Vec<(Condition, Timestamp)>,
-    /// Conditions set from outside: those of readiness gates.
-    pub gates: Vec<(Arc<str>, ConditionStatus)>,
-    /// One per container, in the order of `Pod::all_containers`.
-    pub containers: Vec<ContainerRecord>,
 }
 
 impl PodRecord {
@@ -113,14 +213,15 @@ impl PodRecord {
     pub fn new(pod: Arc<Pod>, slots: &[ProbeSlot], shard: Option<usize>, now: Timestamp) -> Self {
         let containers = pod.all_containers().map(|container| ContainerRecord::new(&container.name, slots)).collect();
         Self {
-            shard,
-            added_at: now,
+            status: None,
+            added_at: now.into(),
+            since: [now.into(); CONDITIONS_LEN],
+            containers,
+            gates: Box::default(),
+            shard: shard.and_then(|shard| u16::try_from(shard).ok()),
+            conditions: [ConditionStatus::Unknown; CONDITIONS_LEN],
             phase: PodPhase::Pending,
             deleting: false,
-            status: None,
-            conditions: Vec::new(),
-            gates: Vec::new(),
-            containers,
             pod,
         }
     }
@@ -128,46 +229,77 @@ impl PodRecord {
     /// The container of this name.
     #[must_use]
     pub fn container(&self, name: &ContainerName) -> Option<&ContainerRecord> {
-        self.containers.iter().find(|container| container.name == *name)
+        self.containers.get(self.position(name)?)
+    }
+
+    /// The containers with what they were asked to be.
+    pub fn containers(&self) -> impl Iterator<Item = (&Container, &ContainerRecord)> {
+        self.pod.all_containers().zip(&self.containers)
     }
 
     /// The runtime's newest word on a container of this pod; `None` where it has none.
     #[must_use]
     pub fn container_status(&self, container: &ContainerRecord) -> Option<&ContainerStatus> {
-        self.status.as_ref()?.containers.get(usize::from(container.status_index?))
+        container.status_of(self.status.as_deref())
     }
 
-    /// The same, to change it.
-    pub(super) fn container_mut(&mut self, name: &ContainerName) -> Option<&mut ContainerRecord> {
-        self.containers.iter_mut().find(|container| container.name == *name)
+    /// The probe of this container and type, to change it, with the container's newest instance.
+    pub(super) fn probe_mut(
+        &mut self,
+        container: &ContainerName,
+        probe_type: ProbeType,
+    ) -> Option<(&mut ProbeRecord, Option<&ContainerId>)> {
+        let position = self.position(container)?;
+        let container = self.containers.get_mut(position)?;
+        let newest = container.status_of(self.status.as_deref()).and_then(|status| status.id.as_ref());
+        let probe = container.probes.iter_mut().find(|probe| probe.probe_type == probe_type)?;
+        Some((probe, newest))
     }
 
-    /// The condition of this type.
+    /// What its probes are known by.
+    pub(super) fn keys(&self) -> impl Iterator<Item = ProbeKey> {
+        self.containers().flat_map(|(spec, container)| {
+            let key = |probe: &ProbeRecord| ProbeKey {
+                pod: self.pod.uid.clone(),
+                container: spec.name.clone(),
+                probe_type: probe.probe_type,
+            };
+            container.probes.iter().map(key)
+        })
+    }
+
+    /// The status of its condition Ready; `Unknown` before it was first computed.
     #[must_use]
-    pub fn condition(&self, condition_type: &str) -> Option<&Condition> {
-        self.conditions.iter().map(|(condition, _)| condition).find(|c| &*c.condition_type == condition_type)
+    pub fn ready(&self) -> ConditionStatus {
+        self.conditions[READY]
     }
 
     /// The condition Ready is True.
     #[must_use]
     pub fn is_ready(&self) -> bool {
-        self.condition("Ready").is_some_and(|condition| condition.status == ConditionStatus::True)
+        self.ready() == ConditionStatus::True
+    }
+
+    pub(super) fn probes_len(&self) -> usize {
+        self.containers.iter().map(|container| container.probes.len()).sum()
+    }
+
+    fn position(&self, name: &ContainerName) -> Option<usize> {
+        self.pod.all_containers().position(|container| container.name == *name)
     }
 }
 
 /// One container of a pod.
 #[derive(Clone, Debug)]
 pub struct ContainerRecord {
-    /// Which.
-    pub name: ContainerName,
+    /// Its probes, in the order of `ProbeType::ALL`; only those that it has.
+    pub probes: Box<[ProbeRecord]>,
     /// Where in `PodRecord::status` its entry is; see [`PodRecord::container_status`].
     pub status_index: Option<u16>,
     /// Rule 5.1.
     pub started: bool,
     /// Rule 5.2.
     pub ready: bool,
-    /// Its probes, one place per `ProbeType::ALL`.
-    pub probes: [Option<ProbeRecord>; 3],
 }
 
 impl ContainerRecord {
@@ -176,86 +308,170 @@ impl ContainerRecord {
             let slot = slots.iter().find(|slot| slot.container == *name && slot.probe_type == probe_type)?;
             Some(ProbeRecord::new(probe_type, Arc::clone(&slot.stats)))
         };
-        Self { name: name.clone(), status_index: None, started: false, ready: false, probes: ProbeType::ALL.map(probe) }
+        let probes = ProbeType::ALL.into_iter().filter_map(probe).collect();
+        Self { probes, status_index: None, started: false, ready: false }
     }
 
     /// Its probe of this type.
     #[must_use]
     pub fn probe(&self, probe_type: ProbeType) -> Option<&ProbeRecord> {
-        self.probes[probe_type.index()].as_ref()
+        self.probes.iter().find(|probe| probe.probe_type == probe_type)
     }
 
-    /// The same, to change it.
-    pub(super) fn probe_mut(&mut self, probe_type: ProbeType) -> Option<&mut ProbeRecord> {
-        self.probes[probe_type.index()].as_mut()
+    /// Its entry in the pod's status.
+    #[must_use]
+    pub fn status_of<'a>(&self, status: Option<&'a PodStatus>) -> Option<&'a ContainerStatus> {
+        status?.containers.get(usize::from(self.status_index?))
     }
+}
+
+/// Which instance of a container a verdict is about.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum About {
+    /// There is no verdict.
+    #[default]
+    Nothing,
+    /// The newest that the pod's status knows.
+    Newest,
+    /// Another: `Rare::other_id`.
+    Other,
 }
 
 /// One probe of a container.
 #[derive(Clone, Debug)]
 pub struct ProbeRecord {
-    /// Which.
-    pub probe_type: ProbeType,
     /// Counts, written by the shard.
     pub stats: Arc<ProbeStats>,
+    since: WallNs,
+    rare: Option<Box<Rare>>,
+    /// Which.
+    pub probe_type: ProbeType,
     /// The stored verdict.
     pub verdict: Option<Verdict>,
-    /// The instance that the verdict is about.
-    pub container_id: Option<ContainerId>,
-    /// When it was last set to another value.
-    pub verdict_since: Option<Timestamp>,
-    /// The newest report's outcome, text cut at [`limits::MESSAGE_BYTES_MAX`], and when.
-    pub last: Option<LastReport>,
-    /// The newest local trouble that lasted too long; see [`ProbeRecord::stuck`].
-    pub local: Option<LocalTrouble>,
+    about: About,
+}
+
+/// What few probes have at a time.
+#[derive(Clone, Debug, Default)]
+struct Rare {
+    last: Option<LastReport>,
+    local: Option<LocalTrouble>,
+    other_id: Option<ContainerId>,
+}
+
+impl Rare {
+    fn is_empty(&self) -> bool {
+        self.last.is_none() && self.local.is_none() && self.other_id.is_none()
+    }
 }
 
 impl ProbeRecord {
     fn new(probe_type: ProbeType, stats: Arc<ProbeStats>) -> Self {
-        Self { probe_type, stats, verdict: None, container_id: None, verdict_since: None, last: None, local: None }
+        Self { stats, since: WallNs::default(), rare: None, probe_type, verdict: None, about: About::Nothing }
+    }
+
+    /// When the verdict was last set to another value; `None` without one.
+    #[must_use]
+    pub fn verdict_since(&self) -> Option<Timestamp> {
+        self.verdict.map(|_| self.since.into())
+    }
+
+    /// The newest report's outcome, text cut at [`limits::MESSAGE_BYTES_MAX`], and when. A success is not kept: it shows in
+    /// the probe's counts.
+    #[must_use]
+    pub fn last(&self) -> Option<&LastReport> {
+        self.rare.as_ref()?.last.as_ref()
+    }
+
+    /// The stored verdict, where it is about the newest instance that the pod's status knows.
+    #[must_use]
+    pub fn verdict_of_newest(&self) -> Option<Verdict> {
+        self.verdict.filter(|_| self.about == About::Newest)
     }
 
     /// The trouble that still keeps the probe: no attempt has counted since.
     #[must_use]
     pub fn stuck(&self) -> Option<LocalTrouble> {
+        let trouble = self.rare.as_ref()?.local?;
         let counted_at = Instant::from_nanos(self.stats.last_at_ns());
-        self.local.filter(|trouble| self.stats.is_live() && counted_at <= trouble.at)
+        (self.stats.is_live() && counted_at <= trouble.at).then_some(trouble)
     }
 
-    /// Takes over a stored or removed verdict; `false` where nothing changed for anyone.
-    pub(super) fn publish(&mut self, publish: &Publish) -> bool {
+    /// The instance that the verdict is about. `newest`: as the pod's status knows it.
+    fn container_id<'a>(&'a self, newest: Option<&'a ContainerId>) -> Option<&'a ContainerId> {
+        match self.about {
+            About::Nothing => None,
+            About::Newest => newest,
+            About::Other => self.rare.as_ref()?.other_id.as_ref(),
+        }
+    }
+
+    fn set_container_id(&mut self, id: Option<&ContainerId>, newest: Option<&ContainerId>) {
+        self.about = match id {
+            None => About::Nothing,
+            Some(_) if id == newest => About::Newest,
+            Some(_) => About::Other,
+        };
+        let other = id.filter(|_| self.about == About::Other).cloned();
+        if other.is_some() || self.rare.is_some() {
+            self.with_rare(|rare| rare.other_id = other);
+        }
+    }
+
+    /// The pod's status knows of another instance from now on: what the verdict is about stays.
+    pub(crate) fn replace_newest(&mut self, before: Option<&ContainerId>, newest: Option<&ContainerId>) {
+        let about = self.container_id(before).cloned();
+        self.set_container_id(about.as_ref(), newest);
+    }
+
+    /// Takes over a stored or removed verdict; `false` where nothing changed for anyone. `newest`: the instance that the
+    /// pod's status knows.
+    pub(super) fn publish(&mut self, publish: &Publish, newest: Option<&ContainerId>) -> bool {
+        let is_ours = self.container_id(newest) == Some(&publish.container_id);
         let Some(verdict) = publish.verdict else {
-            let is_ours = self.container_id.as_ref() == Some(&publish.container_id);
             let changed = is_ours && self.verdict.take().is_some();
             if changed {
-                self.verdict_since = None;
-                self.container_id = None;
+                self.set_container_id(None, newest);
             }
             return changed;
         };
-        let is_same = self.verdict == Some(verdict) && self.container_id.as_ref() == Some(&publish.container_id);
-        if is_same {
+        if is_ours && self.verdict == Some(verdict) {
             return false;
         }
         if self.verdict != Some(verdict) {
-            self.verdict_since = Some(clock::wall_of(publish.at));
+            self.since = clock::wall_of(publish.at).into();
         }
         self.verdict = Some(verdict);
-        self.container_id = Some(publish.container_id.clone());
+        self.set_container_id(Some(&publish.container_id), newest);
         true
     }
 
     pub(super) fn report(&mut self, report: &Report) {
         let kind = OutcomeKind::of(&report.outcome);
-        if kind != OutcomeKind::Local {
-            self.local = None;
-        }
-        self.last = Some(LastReport {
+        let last = (kind != OutcomeKind::Success).then(|| LastReport {
             kind,
             message: cut(text_of(&report.outcome), limits::MESSAGE_BYTES_MAX).into(),
             at: clock::wall_of(report.at),
             duration_ns: report.duration_ns,
         });
+        if last.is_some() || self.rare.is_some() {
+            self.with_rare(|rare| {
+                rare.last = last;
+                rare.local = rare.local.filter(|_| kind == OutcomeKind::Local);
+            });
+        }
+    }
+
+    pub(super) fn trouble(&mut self, trouble: LocalTrouble) {
+        self.with_rare(|rare| rare.local = Some(trouble));
+    }
+
+    fn with_rare(&mut self, change: impl FnOnce(&mut Rare)) {
+        let rare = self.rare.get_or_insert_default();
+        change(rare);
+        if rare.is_empty() {
+            self.rare = None;
+        }
     }
 }
 
@@ -283,42 +499,6 @@ pub struct LastReport {
     pub duration_ns: u64,
 }
 
-/// What one shard has counted since it started: the sum of its deltas, and its newest gauges.
-#[derive(Clone, Debug, Default)]
-pub struct ShardTotals {
-    /// Sums and gauges; `None` before the first delta.
-    pub counts: Option<Box<ShardMetrics>>,
-}
-
-impl ShardTotals {
-    /// Adds a delta; gauges are replaced.
-    pub fn add(&mut self, delta: Box<ShardMetrics>) {
-        let Some(sum) = &mut self.counts else {
-            self.counts = Some(delta);
-            return;
-        };
-        for (sums, deltas) in sum.latency_us.iter_mut().zip(delta.latency_us) {
-            for (sum, delta) in sums.iter_mut().zip(deltas) {
-                merge_optional(sum, delta);
-            }
-        }
-        merge(&mut sum.lateness_us, &delta.lateness_us);
-        merge(&mut sum.turn_us, &delta.turn_us);
-        for (sum, delta) in sum.local.iter_mut().zip(delta.local) {
-            *sum += delta;
-        }
-        for (sum, delta) in sum.rescheduled.iter_mut().zip(delta.rescheduled) {
-            *sum += delta;
-        }
-        sum.missed += delta.missed;
-        sum.reports_dropped += delta.reports_dropped;
-        sum.in_flight = delta.in_flight;
-        sum.workers = delta.workers;
-        sum.stuck_local = delta.stuck_local;
-        sum.passive.add(&delta.passive);
-    }
-}
-
 /// What an outcome says: its text, or the sentence of its cause.
 pub(super) fn text_of(outcome: &Outcome) -> &str {
     match outcome {
@@ -332,17 +512,14 @@ pub(crate) fn cut(text: &str, bytes_max: usize) -> &str {
     &text[..text.floor_char_boundary(bytes_max)]
 }
 
-fn merge_optional(sum: &mut Option<Histogram<u64>>, delta: Option<Histogram<u64>>) {
-    match (sum.as_mut(), delta) {
-        (Some(sum), Some(delta)) => merge(sum, &delta),
-        (None, Some(delta)) => *sum = Some(delta),
-        (_, None) => {}
-    }
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-/// Both are made with the same bounds, so this cannot fail; if it did, the delta would be left out.
-fn merge(sum: &mut Histogram<u64>, delta: &Histogram<u64>) {
-    if let Err(error) = sum.add(delta) {
-        tracing::debug!(%error, "histograms of different bounds");
+    #[test]
+    fn the_records_of_a_node_stay_small() {
+        assert!(size_of::<PodRecord>() <= 104, "{}", size_of::<PodRecord>());
+        assert!(size_of::<ContainerRecord>() <= 24, "{}", size_of::<ContainerRecord>());
+        assert!(size_of::<ProbeRecord>() <= 32, "{}", size_of::<ProbeRecord>());
     }
 }

@@ -1,11 +1,11 @@
 //! The task that owns [`Node`]: takes updates in, keeps the node's picture, tells the consumers.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
 use probe_core::action::{LocalTooLong, Publish, PublishCause, Report};
-use probe_core::id::{ContainerName, PodUid, ProbeKey, ProbeType};
+use probe_core::id::{PodUid, ProbeKey, ProbeType};
 use probe_core::outcome::{Outcome, Verdict};
 use probe_core::pod::ConditionStatus;
 use probe_core::spec::Pod;
@@ -15,7 +15,7 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tracing::{debug, info, warn};
 
 use super::handle::Ask;
-use super::node::{cut, text_of};
+use super::node::{PodCount, cut, text_of};
 use super::{Inbox, Input, LocalTrouble, Node, PodRecord, ResultsError, ShardTotals, Update, UpdateQueue};
 use crate::clock;
 use crate::consumer::events::{EventSender, EventType, NewEvent};
@@ -51,7 +51,9 @@ pub struct Stage {
     config: Config,
     inbox: Inbox,
     /// Failures that lifecycle has no place for yet, the latest per container and probe.
-    failures: HashMap<(PodUid, ContainerName, ProbeType), LifecycleInput>,
+    failures: HashMap<ProbeKey, LifecycleInput>,
+    /// In which order they go; a key without a failure is passed over.
+    failures_order: VecDeque<ProbeKey>,
     /// Who waits for a probe's next report.
     waiters: Vec<(ProbeKey, oneshot::Sender<Result<Report, ResultsError>>)>,
     shards_ended: usize,
@@ -63,7 +65,15 @@ impl Stage {
     pub fn new(config: Config, inbox: Inbox) -> Self {
         let shards = config.queues.iter().map(|_| ShardTotals::default()).collect();
         let node = Node { shards, sources: config.sources.clone(), ..Node::default() };
-        Self { node, config, inbox, failures: HashMap::new(), waiters: Vec::new(), shards_ended: 0 }
+        Self {
+            node,
+            config,
+            inbox,
+            failures: HashMap::new(),
+            failures_order: VecDeque::new(),
+            waiters: Vec::new(),
+            shards_ended: 0,
+        }
     }
 
     /// Runs until the manager has gone and every shard has ended.
@@ -143,7 +153,7 @@ impl Stage {
                 if let Some(status) = status {
                     status::accept(&mut record, status);
                 }
-                self.node.pods.insert(uid.clone(), record);
+                self.node.insert(record);
                 self.refresh(&uid);
                 self.touch();
             }
@@ -166,23 +176,28 @@ impl Stage {
 
     fn handle_status(&mut self, uid: &PodUid, status: Arc<PodStatus>) {
         let Some(record) = self.node.pods.get_mut(uid) else { return };
+        let before = PodCount::of(record);
         self.node.restarts += status::accept(record, status);
+        self.node.recount(Some(before), uid);
         self.refresh(uid);
         self.touch();
     }
 
     fn handle_gate(&mut self, uid: &PodUid, gate: Arc<str>, status: Option<ConditionStatus>) {
         let Some(record) = self.node.pods.get_mut(uid) else { return };
-        record.gates.retain(|(known, _)| *known != gate);
-        record.gates.extend(status.map(|status| (gate, status)));
-        self.refresh(uid);
+        if status::set_gate(record, &gate, status, clock::wall()) {
+            self.refresh(uid);
+            self.touch();
+        }
     }
 
     fn remove(&mut self, uid: &PodUid) {
-        if self.node.pods.remove(uid).is_none() {
-            return;
+        let Some(record) = self.node.remove(uid) else { return };
+        if !self.failures.is_empty() {
+            for key in record.keys() {
+                self.failures.remove(&key);
+            }
         }
-        self.failures.retain(|(pod, ..), _| pod != uid);
         for (_, waiter) in self.waiters.extract_if(.., |(key, _)| key.pod == *uid) {
             let _ = waiter.send(Err(ResultsError::Removed));
         }
@@ -211,21 +226,24 @@ impl Stage {
             Update::Publish(publish) => self.handle_publish(&publish),
             Update::Report(report) => self.handle_report(report),
             Update::LocalTooLong(trouble) => self.handle_local_too_long(&trouble),
-            Update::Metrics(delta) => self.node.shards[shard].add(delta),
+            Update::Metrics(delta) => {
+                let done_with = self.node.shards[shard].add(delta);
+                done_with.into_iter().for_each(|delta| self.config.queues[shard].give_back(delta));
+            }
             Update::ShardEnded { .. } => self.shards_ended += 1,
         }
     }
 
     fn lives_on(&self, pod: &PodUid, shard: usize) -> bool {
-        self.node.pods.get(pod).is_some_and(|record| record.shard == Some(shard))
+        self.node.pods.get(pod).is_some_and(|record| record.shard.map(usize::from) == Some(shard))
     }
 
     fn handle_publish(&mut self, publish: &Publish) {
         let Some(record) = self.node.pods.get_mut(&publish.pod) else { return };
-        let Some(probe) = record.container_mut(&publish.container).and_then(|c| c.probe_mut(publish.probe_type)) else {
-            return;
-        };
-        if !probe.publish(publish) {
+        let Some((probe, newest)) = record.probe_mut(&publish.container, publish.probe_type) else { return };
+        // The pod's status is shared, so this is no copy of the text.
+        let newest = newest.cloned();
+        if !probe.publish(publish, newest.as_ref()) {
             return;
         }
         log_verdict(&record.pod, publish);
@@ -239,8 +257,13 @@ impl Stage {
         let kills = publish.probe_type != ProbeType::Readiness
             && publish.verdict == Some(Verdict::Failure)
             && publish.cause == PublishCause::Threshold;
-        let key = (publish.pod.clone(), publish.container.clone(), publish.probe_type);
-        if !kills || self.config.lifecycle.is_none() {
+        self.node.restarts_asked[publish.probe_type.index()] += u64::from(kills);
+        if self.config.lifecycle.is_none() || (!kills && self.failures.is_empty()) {
+            return;
+        }
+        let key =
+            ProbeKey { pod: publish.pod.clone(), container: publish.container.clone(), probe_type: publish.probe_type };
+        if !kills {
             self.failures.remove(&key);
             return;
         }
@@ -250,24 +273,31 @@ impl Stage {
             container_id: publish.container_id.clone(),
             probe_type: publish.probe_type,
         };
-        self.failures.insert(key, failure);
+        if self.failures.insert(key.clone(), failure).is_none() {
+            if self.failures_order.len() > 2 * self.failures.len() + limits::LIFECYCLE_INPUTS_LEN_MAX {
+                self.failures_order.retain(|key| self.failures.contains_key(key));
+            }
+            self.failures_order.push_back(key);
+        }
         self.flush_failures();
     }
 
     fn flush_failures(&mut self) {
         let Some(lifecycle) = &self.config.lifecycle else { return };
-        while let Some(key) = self.failures.keys().next().cloned() {
-            let Some(failure) = self.failures.remove(&key) else { return };
+        while let Some(key) = self.failures_order.pop_front() {
+            let Some(failure) = self.failures.remove(&key) else { continue };
             match lifecycle.try_send(failure) {
                 Ok(()) => {}
                 Err(mpsc::error::TrySendError::Full(failure)) => {
-                    self.failures.insert(key, failure);
+                    self.failures.insert(key.clone(), failure);
+                    self.failures_order.push_front(key);
                     return;
                 }
                 Err(mpsc::error::TrySendError::Closed(_)) => {
                     warn!("lifecycle has ended: failed containers are not restarted any more");
                     self.config.lifecycle = None;
                     self.failures.clear();
+                    self.failures_order.clear();
                     return;
                 }
             }
@@ -277,9 +307,7 @@ impl Stage {
     fn handle_report(&mut self, report: Report) {
         let Some(record) = self.node.pods.get_mut(&report.pod) else { return };
         let pod = Arc::clone(&record.pod);
-        let Some(probe) = record.container_mut(&report.container).and_then(|c| c.probe_mut(report.probe_type)) else {
-            return;
-        };
+        let Some((probe, _)) = record.probe_mut(&report.container, report.probe_type) else { return };
         probe.report(&report);
         if let Some((reason, message)) = event_of(report.probe_type, &report.outcome) {
             self.emit(NewEvent {
@@ -295,6 +323,9 @@ impl Stage {
                 at: report.at,
             });
         }
+        if self.waiters.is_empty() {
+            return;
+        }
         let is_ours = |key: &ProbeKey| {
             key.pod == report.pod && key.container == report.container && key.probe_type == report.probe_type
         };
@@ -306,11 +337,14 @@ impl Stage {
     fn handle_local_too_long(&mut self, trouble: &LocalTooLong) {
         let Some(record) = self.node.pods.get_mut(&trouble.pod) else { return };
         let pod = Arc::clone(&record.pod);
-        let Some(probe) = record.container_mut(&trouble.container).and_then(|c| c.probe_mut(trouble.probe_type)) else {
-            return;
-        };
+        let Some((probe, _)) = record.probe_mut(&trouble.container, trouble.probe_type) else { return };
         let LocalTooLong { cause, for_ns, at, .. } = *trouble;
-        probe.local = Some(LocalTrouble { cause, for_ns, at });
+        probe.trouble(LocalTrouble { cause, for_ns, at });
+        self.node.troubled.insert(ProbeKey {
+            pod: trouble.pod.clone(),
+            container: trouble.container.clone(),
+            probe_type: trouble.probe_type,
+        });
         let message = format!(
             "{} probe has had no outcome for {} s: {}",
             trouble.probe_type,
@@ -345,13 +379,16 @@ impl Stage {
 
     fn refresh(&mut self, uid: &PodUid) {
         let Some(record) = self.node.pods.get_mut(uid) else { return };
+        let before = PodCount::of(record);
         let was_ready = record.is_ready();
-        if status::refresh(record, self.config.manager_start, clock::wall()) {
-            self.node.revision += 1;
+        if !status::refresh(record, self.config.manager_start, clock::wall()) {
+            return;
         }
+        self.node.revision += 1;
         if record.is_ready() != was_ready {
             let pod = &record.pod;
             info!(pod = %format_args!("{}/{}", pod.namespace, pod.name), ready = !was_ready, "pod readiness changed");
+            self.node.recount(Some(before), uid);
         }
     }
 
@@ -416,14 +453,14 @@ fn cause_of(text: &str) -> Option<Box<str>> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::channel;
-    use super::super::fixture::{publish, running, simple_pod};
+    use super::super::fixture::{publish, publish_because, running, simple_pod};
+    use super::super::{ResultsSender, channel};
     use super::*;
     use crate::consumer::events;
     use crate::manager::slots_of;
 
-    #[tokio::test]
-    async fn a_verdict_that_overtakes_the_word_of_its_pod_is_kept() {
+    /// One that does not run, beside a runtime that restarts nothing.
+    fn stage() -> (Stage, ResultsSender) {
         let (sender, _results, inbox) = channel();
         let (events, _handle, _events_inbox) = events::channel();
         let wake = Arc::new(Notify::new());
@@ -435,7 +472,27 @@ mod tests {
             events,
             lifecycle: None,
         };
-        let mut stage = Stage::new(config, inbox);
+        (Stage::new(config, inbox), sender)
+    }
+
+    #[tokio::test]
+    async fn each_restart_is_asked_for_once_and_counted_whoever_runs_the_pods() {
+        let (mut stage, _sender) = stage();
+        let pod = simple_pod("a", &ProbeType::ALL);
+        let (slots, status) = (slots_of(&pod), Some(Arc::new(running(&pod, "id"))));
+        stage.handle_input(Input::Added { pod, slots, shard: Some(0), status });
+        let failed = |probe_type| publish("a", probe_type, "id", Some(Verdict::Failure));
+        for probe_type in [ProbeType::Readiness, ProbeType::Liveness, ProbeType::Liveness] {
+            stage.handle_update(0, failed(probe_type));
+        }
+        let not_running = PublishCause::NotRunning;
+        stage.handle_update(0, publish_because("a", ProbeType::Startup, "id", Some(Verdict::Failure), not_running));
+        assert_eq!(stage.node.restarts_asked, [0, 0, 1]);
+    }
+
+    #[tokio::test]
+    async fn a_verdict_that_overtakes_the_word_of_its_pod_is_kept() {
+        let (mut stage, sender) = stage();
         let pod = simple_pod("a", &[ProbeType::Readiness]);
         let (slots, status) = (slots_of(&pod), Some(Arc::new(running(&pod, "id"))));
         // It comes while this stage is taking updates, and has its inputs behind it.

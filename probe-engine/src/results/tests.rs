@@ -5,12 +5,14 @@ use probe_core::action::{LocalTooLong, PublishCause, WorkerIndex};
 use probe_core::id::{ContainerName, PodUid, ProbeKey, ProbeType};
 use probe_core::outcome::{LocalCause, Outcome, Verdict};
 use probe_core::pod::ConditionStatus;
+use probe_core::status::{PodPhase, PodStatus};
 
 use super::fixture::{Bench, SOON, publish, publish_because, report, running, simple_pod};
 use super::{Input, ResultsError, Update};
 use crate::clock;
 use crate::consumer::events::EventType;
 use crate::consumer::lifecycle::LifecycleInput;
+use crate::consumer::status;
 use crate::limits;
 use crate::manager::slots_of;
 use crate::shard::metrics::{HandlerKind, OutcomeKind, ShardMetrics};
@@ -101,7 +103,7 @@ async fn a_verdict_of_another_instance_makes_nothing_ready() {
 async fn the_transition_time_changes_only_when_the_status_flips() {
     let bench = bench_of(&[ProbeType::Readiness]).await;
     let ready = |node: &super::Node| {
-        let conditions = &node.pods[&PodUid::from("a")].conditions;
+        let conditions = status::conditions(&node.pods[&PodUid::from("a")]);
         let ready = conditions.iter().find(|(c, _)| &*c.condition_type == "Ready").expect("it is always there");
         (ready.0.status, ready.1)
     };
@@ -121,7 +123,10 @@ async fn a_readiness_gate_keeps_the_pod_unready_until_its_condition_is_true() {
     pod.readiness_gates = [Arc::from("example.com/gate")].into();
     let pod = Arc::new(pod);
     bench.add(&pod, Some(running(&pod, ID))).await;
-    let ready = |node: &super::Node| node.pods[&PodUid::from("a")].condition("Ready").cloned();
+    let ready = |node: &super::Node| {
+        let conditions = status::conditions(&node.pods[&PodUid::from("a")]);
+        conditions.into_iter().map(|(condition, _)| condition).find(|c| c.condition_type == "Ready")
+    };
     let closed = bench.results.read(ready).await.expect("the stage runs").expect("it is always there");
     assert_eq!(closed.reason, "ReadinessGatesNotReady");
     let gate = Input::Gate(pod.uid.clone(), Arc::from("example.com/gate"), Some(ConditionStatus::True));
@@ -142,12 +147,13 @@ async fn p03_a_failure_is_an_unhealthy_event_with_run_and_threshold() {
 }
 
 #[tokio::test]
-async fn p04_a_success_makes_no_event() {
+async fn p04_a_success_makes_no_event_and_takes_the_failure_away() {
     let mut bench = bench_of(&[ProbeType::Readiness]).await;
+    bench.push(report("a", ProbeType::Readiness, Outcome::Failure("no".into())));
+    assert_eq!(bench.event().await.reason, "Unhealthy");
     bench.push(report("a", ProbeType::Readiness, Outcome::Success("ok".into())));
-    let last = |node: &super::Node| node.probe(&key(ProbeType::Readiness)).and_then(|p| p.last.clone());
-    let last = bench.results.read(last).await.expect("the stage runs").expect("it was reported");
-    assert_eq!((last.kind, &*last.message), (OutcomeKind::Success, "ok"));
+    let last = |node: &super::Node| node.probe(&key(ProbeType::Readiness)).and_then(|p| p.last().cloned());
+    assert!(bench.results.read(last).await.expect("the stage runs").is_none());
     assert!(bench.events.try_recv().is_err());
 }
 
@@ -289,7 +295,7 @@ async fn a_long_output_is_cut_between_characters() {
     let bench = bench_of(&[ProbeType::Liveness]).await;
     let text = "ä".repeat(limits::MESSAGE_BYTES_MAX);
     bench.push(report("a", ProbeType::Liveness, Outcome::Failure(format!("x{text}").into())));
-    let last = |node: &super::Node| node.probe(&key(ProbeType::Liveness)).and_then(|p| p.last.clone());
+    let last = |node: &super::Node| node.probe(&key(ProbeType::Liveness)).and_then(|p| p.last().cloned());
     let last = bench.results.read(last).await.expect("the stage runs").expect("it was reported");
     assert_eq!(last.message.len(), limits::MESSAGE_BYTES_MAX - 1);
 }
@@ -340,4 +346,44 @@ async fn a_shard_that_went_without_a_word_does_not_hold_up_the_end() {
     let Bench { inputs, results: _results, queue, stage, events: _events, lifecycle: _lifecycle } = bench_of(&[]).await;
     drop((inputs, queue));
     tokio::time::timeout(SOON, stage).await.expect("in time").expect("no panic");
+}
+
+#[tokio::test]
+async fn a_failure_of_a_removed_pod_is_not_told_and_the_next_ones_keep_their_order() {
+    let mut bench = Bench::start(16, 1);
+    for uid in ["a", "b", "c", "d"] {
+        let pod = simple_pod(uid, &[ProbeType::Liveness]);
+        bench.add(&pod, Some(running(&pod, ID))).await;
+        bench.push(publish(uid, ProbeType::Liveness, ID, Some(Verdict::Failure)));
+    }
+    bench.revision().await;
+    bench.input(Input::Removed(PodUid::from("b"))).await;
+    bench.revision().await;
+    let mut heard = Vec::new();
+    for _ in 0..3 {
+        if let LifecycleInput::Failed { pod, .. } = bench.failure().await {
+            heard.push(pod.to_string());
+        }
+    }
+    assert_eq!(heard, ["a", "c", "d"]);
+}
+
+#[tokio::test]
+async fn the_sums_over_all_pods_follow_each_of_them() {
+    let bench = bench_of(&[ProbeType::Readiness]).await;
+    let sums = |bench: &Bench| {
+        let results = bench.results.clone();
+        async move { results.read(|node| (node.phases, node.pods_ready)).await.expect("the stage runs") }
+    };
+    assert_eq!(sums(&bench).await, ([0, 1, 0, 0], 0));
+    bench.push(publish("a", ProbeType::Readiness, ID, Some(Verdict::Success)));
+    assert_eq!(sums(&bench).await, ([0, 1, 0, 0], 1));
+    let pod = simple_pod("a", &[ProbeType::Readiness]);
+    let status = PodStatus { phase: PodPhase::Failed, ..running(&pod, ID) };
+    bench.input(Input::Status(pod.uid.clone(), Arc::new(status))).await;
+    assert_eq!(sums(&bench).await, ([0, 0, 0, 1], 0));
+    bench.add(&pod, Some(running(&pod, ID))).await;
+    assert_eq!(sums(&bench).await, ([0, 1, 0, 0], 0));
+    bench.input(Input::Removed(pod.uid.clone())).await;
+    assert_eq!(sums(&bench).await, ([0; 4], 0));
 }

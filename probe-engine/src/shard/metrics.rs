@@ -187,8 +187,8 @@ impl PassiveCounts {
 pub struct ShardMetrics {
     /// Latency of attempts by handler and outcome; `None` until one was recorded.
     pub latency_us: [[Option<Histogram<u64>>; 5]; 5],
-    /// Actual start minus due, of all attempts.
-    pub lateness_us: Histogram<u64>,
+    /// Actual start minus due, of all attempts, by handler; `None` until one was recorded.
+    pub lateness_us: [Option<Histogram<u64>>; 5],
     /// Duration of turns, waiting apart.
     pub turn_us: Histogram<u64>,
     /// Attempts that ended with local trouble, by cause (order of `LocalCause::ALL`).
@@ -224,7 +224,7 @@ impl ShardMetrics {
     pub fn new() -> Self {
         Self {
             latency_us: Default::default(),
-            lateness_us: histogram(),
+            lateness_us: Default::default(),
             turn_us: histogram(),
             local: [0; LocalCause::ALL.len()],
             missed: 0,
@@ -251,10 +251,29 @@ impl ShardMetrics {
         self.started_n(handler, lateness, 1);
     }
 
-    /// The same of so many.
-    pub fn started_n(&mut self, _handler: HandlerKind, lateness: Duration, count: u64) {
-        let micros = u64::try_from(lateness.as_micros()).unwrap_or(LONGEST_US);
-        self.lateness_us.saturating_record_n(micros.clamp(1, LONGEST_US), count);
+    /// Counts the starts of `count` attempts, each so long after its due time: one record for a batch.
+    pub fn started_n(&mut self, handler: HandlerKind, lateness: Duration, count: u64) {
+        let histogram = self.lateness_us[handler.index()].get_or_insert_with(histogram);
+        histogram.saturating_record_n(micros(lateness), count);
+    }
+
+    /// The histograms of lateness that there are.
+    pub fn lateness(&self) -> impl Iterator<Item = &Histogram<u64>> {
+        self.lateness_us.iter().flatten()
+    }
+
+    /// Nothing counted, in the same memory.
+    pub fn clear(&mut self) {
+        let kept = self.latency_us.iter_mut().flatten().chain(&mut self.lateness_us).flatten();
+        kept.chain([&mut self.turn_us]).filter(|histogram| !histogram.is_empty()).for_each(Histogram::clear);
+        self.local = [0; LocalCause::ALL.len()];
+        self.missed = 0;
+        self.rescheduled = [0; 5];
+        self.reports_dropped = 0;
+        self.in_flight = 0;
+        self.workers = 0;
+        self.stuck_local = 0;
+        self.passive = PassiveCounts::default();
     }
 
     /// Counts one turn.
@@ -268,8 +287,11 @@ fn histogram() -> Histogram<u64> {
 }
 
 fn record(histogram: &mut Histogram<u64>, duration: Duration) {
-    let micros = u64::try_from(duration.as_micros()).unwrap_or(LONGEST_US);
-    histogram.saturating_record(micros.clamp(1, LONGEST_US));
+    histogram.saturating_record(micros(duration));
+}
+
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(LONGEST_US).clamp(1, LONGEST_US)
 }
 
 #[cfg(test)]
@@ -286,5 +308,18 @@ mod tests {
         assert_eq!(count(OutcomeKind::Local), Some(1));
         assert_eq!(count(OutcomeKind::Success), Some(1));
         assert_eq!(count(OutcomeKind::Failure), None);
+    }
+
+    #[test]
+    fn a_batch_of_starts_counts_as_its_starts_and_a_cleared_delta_as_a_new_one() {
+        let mut metrics = ShardMetrics::new();
+        metrics.started_n(HandlerKind::Http, Duration::from_millis(2), 3);
+        metrics.started(HandlerKind::Http, Duration::from_millis(2));
+        let len = |metrics: &ShardMetrics| metrics.lateness_us[HandlerKind::Http.index()].as_ref().map(Histogram::len);
+        assert_eq!((len(&metrics), metrics.lateness_us[HandlerKind::Tcp.index()].is_none()), (Some(4), true));
+        metrics.passive.passive = 7;
+        metrics.missed = 1;
+        metrics.clear();
+        assert_eq!((len(&metrics), metrics.missed, metrics.passive.passive), (Some(0), 0, 0));
     }
 }

@@ -1,6 +1,7 @@
 //! A shard's way out: verdicts are never lost, reports are dropped and counted when nobody takes them.
 //!
 //! While the results queue is full, verdicts wait here, the latest per probe; their order among probes is kept.
+//! The results stage is woken once a turn, not once an update: a wake can cost a system call.
 //! Bound: one verdict per probe of this shard, and of those that ended while the queue was full.
 
 use std::collections::{HashMap, VecDeque};
@@ -10,6 +11,7 @@ use probe_core::action::Publish;
 use probe_core::id::ProbeKey;
 
 use crate::results::{Update, UpdateQueue};
+use crate::shard::metrics::ShardMetrics;
 
 /// See the module.
 pub struct Outbox {
@@ -17,19 +19,21 @@ pub struct Outbox {
     latest: HashMap<ProbeKey, Publish>,
     order: VecDeque<ProbeKey>,
     dropped: u64,
+    /// Something was handed on of which the results stage has not been told.
+    unrung: bool,
 }
 
 impl Outbox {
     /// Nothing waits.
     #[must_use]
     pub fn new(queue: Arc<UpdateQueue>) -> Self {
-        Self { queue, latest: HashMap::new(), order: VecDeque::new(), dropped: 0 }
+        Self { queue, latest: HashMap::new(), order: VecDeque::new(), dropped: 0, unrung: false }
     }
 
     /// Hands a verdict on, or keeps it until it can be.
     pub fn publish(&mut self, publish: Publish) {
         let publish = if self.order.is_empty() {
-            match self.queue.push(Update::Publish(publish)) {
+            match self.push(Update::Publish(publish)) {
                 Err(Update::Publish(publish)) => publish,
                 _ => return,
             }
@@ -44,27 +48,58 @@ impl Outbox {
 
     /// Hands on what may be lost: dropped and counted where the queue is full, or verdicts wait before it.
     pub fn report(&mut self, update: Update) {
-        if !self.order.is_empty() || self.queue.push(update).is_err() {
+        if !self.order.is_empty() || self.push(update).is_err() {
             self.dropped += 1;
         }
     }
 
-    /// Hands on what its owner keeps otherwise.
+    /// Hands on what its owner keeps otherwise, and wakes the results stage.
     pub fn offer(&mut self, update: Update) -> Result<(), Update> {
-        if self.order.is_empty() { self.queue.push(update) } else { Err(update) }
+        let offered = if self.order.is_empty() { self.push(update) } else { Err(update) };
+        self.ring();
+        offered
     }
 
-    /// Hands on verdicts that waited. Returns whether all are gone.
+    /// A delta with nothing counted, in memory that the results stage is done with where there is some.
+    #[must_use]
+    pub fn spare_metrics(&self) -> Box<ShardMetrics> {
+        self.queue.take_spare()
+    }
+
+    /// Ends a turn: hands on verdicts that waited, and wakes the results stage, once for all that the turn told it. Returns
+    /// whether all are gone.
     pub fn flush(&mut self) -> bool {
+        let gone = self.hand_on();
+        self.ring();
+        gone
+    }
+
+    fn hand_on(&mut self) -> bool {
         while let Some(key) = self.order.pop_front() {
             let Some(publish) = self.latest.remove(&key) else { continue };
-            if let Err(Update::Publish(publish)) = self.queue.push(Update::Publish(publish)) {
+            if let Err(Update::Publish(publish)) = self.push(Update::Publish(publish)) {
                 self.latest.insert(key.clone(), publish);
                 self.order.push_front(key);
                 return false;
             }
         }
         true
+    }
+
+    /// A full queue is told of at once: whoever empties it must not sleep until the turn's end.
+    fn push(&mut self, update: Update) -> Result<(), Update> {
+        let pushed = self.queue.push_unrung(update);
+        self.unrung = true;
+        if pushed.is_err() {
+            self.ring();
+        }
+        pushed
+    }
+
+    fn ring(&mut self) {
+        if std::mem::take(&mut self.unrung) {
+            self.queue.ring();
+        }
     }
 
     /// Verdicts wait.
@@ -107,6 +142,23 @@ mod tests {
             cause: PublishCause::Threshold,
             at: Instant::ZERO,
         }
+    }
+
+    #[tokio::test]
+    async fn the_results_stage_is_woken_at_the_end_of_a_turn_and_by_a_full_queue() {
+        let wake = Arc::new(Notify::new());
+        let mut outbox = Outbox::new(Arc::new(UpdateQueue::new(Arc::clone(&wake))));
+        let is_woken = || std::pin::pin!(wake.notified()).enable();
+        (0..3).for_each(|_| outbox.publish(publish("a", Verdict::Failure)));
+        assert!(!is_woken());
+        outbox.flush();
+        assert!(is_woken());
+        outbox.flush();
+        assert!(!is_woken(), "nothing new");
+        for _ in 0..limits::UPDATES_LEN_MAX {
+            outbox.publish(publish("a", Verdict::Failure));
+        }
+        assert!(outbox.is_waiting() && is_woken());
     }
 
     #[test]

@@ -67,7 +67,7 @@ pub struct Shard<K> {
     /// Due times of attempts that this turn hands to the kernel, or answered from its state: late by its end.
     reached: Vec<(HandlerKind, Instant)>,
     reached_passively: Vec<(Instant, u64)>,
-    metrics: ShardMetrics,
+    metrics: Box<ShardMetrics>,
     metrics_at: Instant,
     stuck_local: u64,
     looked_at: Instant,
@@ -106,7 +106,7 @@ impl<K: Kernel> Shard<K> {
             completions: Vec::new(),
             reached: Vec::new(),
             reached_passively: Vec::new(),
-            metrics: ShardMetrics::new(),
+            metrics: Box::default(),
             metrics_at: now + METRICS_PERIOD,
             stuck_local: 0,
             looked_at: now,
@@ -646,10 +646,11 @@ impl<K: Kernel> Shard<K> {
         self.metrics.workers = self.scheduler.workers_len() as u64;
         self.metrics.stuck_local = self.stuck_local;
         self.leases.count(now, &mut self.metrics.passive);
-        let metrics = Box::new(std::mem::take(&mut self.metrics));
+        let next = self.outbox.spare_metrics();
+        let metrics = std::mem::replace(&mut self.metrics, next);
         if let Err(Update::Metrics(metrics)) = self.outbox.offer(Update::Metrics(metrics)) {
             // No place for it: it goes on counting.
-            self.metrics = *metrics;
+            self.metrics = metrics;
         }
     }
 

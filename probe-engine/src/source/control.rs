@@ -7,6 +7,7 @@ use std::time::Duration;
 use probe_core::action::Report;
 use probe_core::id::{ContainerName, ProbeKey, ProbeType};
 use probe_core::outcome::Verdict;
+use probe_core::spec::Container;
 
 use super::{PodUpdate, PodUpdateSender};
 use crate::results::{ContainerRecord, Node, PodRecord, ResultsError, ResultsHandle};
@@ -128,34 +129,35 @@ fn find(
     probe_type: ProbeType,
 ) -> Result<(ProbeKey, Option<Verdict>), ControlError> {
     let record = node.pod_by_name(namespace, name).ok_or_else(|| unknown_pod(node, namespace, name))?;
-    let container = match container {
+    let (spec, container) = match container {
         "" => only_container(record, probe_type)?,
         _ => named_container(record, container)?,
     };
-    let probe = container.probe(probe_type).ok_or_else(|| unknown_probe(record, container, probe_type))?;
-    let key = ProbeKey { pod: record.pod.uid.clone(), container: container.name.clone(), probe_type };
+    let probe = container.probe(probe_type).ok_or_else(|| unknown_probe(record, (spec, container), probe_type))?;
+    let key = ProbeKey { pod: record.pod.uid.clone(), container: spec.name.clone(), probe_type };
     Ok((key, probe.verdict))
 }
 
-fn named_container<'a>(record: &'a PodRecord, name: &str) -> Result<&'a ContainerRecord, ControlError> {
-    record.containers.iter().find(|container| container.name.as_str() == name).ok_or_else(|| {
-        ControlError::UnknownContainer {
-            pod: label(record),
-            container: name.to_owned(),
-            there: shown(record.containers.iter().map(|c| c.name.as_str())),
-        }
+/// A container with what it was asked to be.
+type Found<'a> = (&'a Container, &'a ContainerRecord);
+
+fn named_container<'a>(record: &'a PodRecord, name: &str) -> Result<Found<'a>, ControlError> {
+    record.containers().find(|(spec, _)| spec.name.as_str() == name).ok_or_else(|| ControlError::UnknownContainer {
+        pod: label(record),
+        container: name.to_owned(),
+        there: shown(record.containers().map(|(spec, _)| spec.name.as_str())),
     })
 }
 
-fn only_container(record: &PodRecord, probe_type: ProbeType) -> Result<&ContainerRecord, ControlError> {
-    let having: Vec<&ContainerRecord> = record.containers.iter().filter(|c| c.probe(probe_type).is_some()).collect();
-    match (having.as_slice(), record.containers.as_slice()) {
-        ([one], _) => Ok(one),
-        ([], [one, ..]) => Ok(one),
+fn only_container(record: &PodRecord, probe_type: ProbeType) -> Result<Found<'_>, ControlError> {
+    let having: Vec<Found<'_>> = record.containers().filter(|(_, c)| c.probe(probe_type).is_some()).collect();
+    match (having.as_slice(), record.containers().next()) {
+        ([one], _) => Ok(*one),
+        ([], Some(first)) => Ok(first),
         _ => Err(ControlError::AmbiguousContainer {
             pod: label(record),
             probe_type,
-            there: shown(having.iter().map(|c| c.name.as_str())),
+            there: shown(having.iter().map(|(spec, _)| spec.name.as_str())),
         }),
     }
 }
@@ -167,12 +169,12 @@ fn unknown_pod(node: &Node, namespace: &str, name: &str) -> ControlError {
     ControlError::UnknownPod { namespace: namespace.to_owned(), name: name.to_owned(), there: shown(there.into_iter()) }
 }
 
-fn unknown_probe(record: &PodRecord, container: &ContainerRecord, probe_type: ProbeType) -> ControlError {
+fn unknown_probe(record: &PodRecord, (spec, container): Found<'_>, probe_type: ProbeType) -> ControlError {
     ControlError::UnknownProbe {
         pod: label(record),
-        container: container.name.to_string(),
+        container: spec.name.to_string(),
         probe_type,
-        there: shown(container.probes.iter().flatten().map(|probe| probe.probe_type.field())),
+        there: shown(container.probes.iter().map(|probe| probe.probe_type.field())),
     }
 }
 

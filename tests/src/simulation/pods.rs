@@ -354,7 +354,8 @@ impl World {
                 Update::Metrics(metrics) => {
                     let totals = &mut self.pods.totals;
                     // A due time that was missed counts there too.
-                    totals.started += metrics.lateness_us.len() - metrics.missed;
+                    let counted = metrics.lateness().map(|histogram| histogram.len()).sum::<u64>();
+                    totals.started += counted - metrics.missed;
                     totals.missed += metrics.missed;
                     let latencies = metrics.latency_us.iter().flatten().flatten();
                     totals.outcomes += latencies.map(|histogram| histogram.len()).sum::<u64>();

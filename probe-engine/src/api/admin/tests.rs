@@ -66,6 +66,9 @@ async fn metrics_are_served_as_classic_text() {
     let answer = server.exchange(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await;
     assert!(answer.contains("content-type: text/plain; version=0.0.4; charset=utf-8\r\n"), "{answer}");
     assert!(answer.contains("probe_engine_pods{phase=\"Pending\"} 1\n"), "{answer}");
+    let (status, latency) = server.get("/api/v1/latency").await;
+    assert_eq!(status, 200);
+    assert_eq!(latency, r#"{"unit":"us","sinceStart":{"lateness":{},"latency":{},"turn":[]}}"#);
     let (status, probes) = server.get("/metrics/probes").await;
     assert_eq!((status, probes.as_str()), (200, ""));
 }

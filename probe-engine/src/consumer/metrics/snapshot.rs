@@ -1,4 +1,5 @@
-//! What one scrape needs of the node, copied out in one go on the results task.
+//! What one scrape needs of the node, copied out on the results task: the pods in parts, so that the task never stands still
+//! for long, and only as many as have series of their own ([`crate::results::SeriesLevels`]).
 //!
 //! Histograms become buckets there (a few thousand steps each), everything of a pod is behind an `Arc` already;
 //! the text is written afterwards, when the task is at work again.
@@ -13,8 +14,11 @@ use probe_core::spec::{ContainerKind, Pod};
 use probe_core::status::PodPhase;
 
 use super::text::Buckets;
-use crate::results::{DURATION_BUCKETS_S, Node, PodRecord, ProbeStats};
-use crate::shard::metrics::PassiveCounts;
+use crate::limits;
+use crate::results::{
+    DURATION_BUCKETS_S, Durations, Node, PodRecord, ProbeStats, ResultsError, ResultsHandle, SeriesLevel, SeriesLevels,
+};
+use crate::shard::metrics::{HandlerKind, OutcomeKind, PassiveCounts};
 
 /// Upper bounds, in seconds, of attempts' durations and lateness: from a local connect to a long timeout.
 pub(super) const ATTEMPT_BUCKETS_S: [f64; 18] =
@@ -30,8 +34,32 @@ pub(super) struct PodSnapshot {
     pub(super) ready: ConditionStatus,
     /// Regular containers: name, ready, restarts; empty where they are not asked for.
     pub(super) containers: Vec<(ContainerName, bool, u32)>,
+    pub(super) probes: ProbesSnapshot,
+}
+
+/// The probes of one pod, as fine as their series are.
+pub(super) enum ProbesSnapshot {
     /// Live probes.
-    pub(super) probes: Vec<(ContainerName, ProbeType, Arc<ProbeStats>)>,
+    Each(Vec<(ContainerName, ProbeType, Arc<ProbeStats>)>),
+    /// The sums over all probes since the pod was added; of ended ones too, so that they only grow.
+    Sums(Box<Sums>),
+    /// They have no series here.
+    None,
+}
+
+/// What the kubelet's two metrics show of several probes.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Sums {
+    pub(super) successful: u64,
+    pub(super) failed: u64,
+    pub(super) durations: Durations,
+}
+
+/// The same of all attempts of one handler. Counted by attempt and not by probe: what is gone stays counted.
+pub(super) struct HandlerSums {
+    pub(super) handler: HandlerKind,
+    pub(super) failed: u64,
+    pub(super) durations: Buckets,
 }
 
 /// Sums over the shards, and gauges by shard.
@@ -51,34 +79,106 @@ pub(super) struct EngineSnapshot {
     pub(super) stuck: u64,
     /// In the order of [`PHASES`].
     pub(super) pods: [u64; 4],
+    pub(super) pods_ready: u64,
+    /// In the order of `ProbeType::ALL`.
+    pub(super) restarts_asked: [u64; 3],
+    pub(super) probes_len: u64,
 }
 
 /// The phases as label values come.
 pub(super) const PHASES: [PodPhase; 4] = [PodPhase::Pending, PodPhase::Running, PodPhase::Succeeded, PodPhase::Failed];
 
-/// All pods, by namespace and name, as client_golang would sort them.
-pub(super) fn pods(node: &Node, with_containers: bool) -> Vec<PodSnapshot> {
-    let mut pods: Vec<PodSnapshot> = node.pods.values().map(|record| pod(record, with_containers)).collect();
-    pods.sort_unstable_by(|a, b| (&a.pod.namespace, &a.pod.name).cmp(&(&b.pod.namespace, &b.pod.name)));
-    pods
+/// The pods that have series of their own, by namespace and name, as client_golang would sort them. `with_containers`: those
+/// of kube-state-metrics are wanted too.
+pub(super) async fn pods(
+    results: &ResultsHandle,
+    levels: SeriesLevels,
+    with_containers: bool,
+) -> Result<Vec<PodSnapshot>, ResultsError> {
+    let with_containers = with_containers && levels.has_pods();
+    let level = levels.probes();
+    let mut pods = Vec::new();
+    if level == SeriesLevel::Handler && !with_containers {
+        return Ok(pods);
+    }
+    for first in (0..).step_by(limits::RESULTS_PODS_PER_PART) {
+        let look = move |node: &Node| {
+            let part = node.pods.part(first..first + limits::RESULTS_PODS_PER_PART)?;
+            let of = part.map(|record| pod(record, level, with_containers));
+            Some(of.filter(|pod| with_containers || pod.has_probes()).collect::<Vec<_>>())
+        };
+        match results.read(look).await? {
+            Some(part) => pods.extend(part),
+            None => break,
+        }
+    }
+    Ok(pods)
 }
 
-fn pod(record: &PodRecord, with_containers: bool) -> PodSnapshot {
-    let probes = record.containers.iter().flat_map(|container| {
-        let live = container.probes.iter().flatten().filter(|probe| probe.stats.is_live());
-        live.map(|probe| (container.name.clone(), probe.probe_type, Arc::clone(&probe.stats)))
-    });
-    let containers = record.containers.iter().zip(record.pod.all_containers()).filter(|_| with_containers);
-    let regular = containers.filter(|(_, spec)| spec.kind == ContainerKind::Regular).map(|(container, _)| {
-        let restarts = record.container_status(container).map_or(0, |status| status.restart_count);
-        (container.name.clone(), container.ready, restarts)
-    });
-    PodSnapshot {
-        pod: Arc::clone(&record.pod),
-        ready: record.condition("Ready").map_or(ConditionStatus::Unknown, |condition| condition.status),
-        containers: regular.collect(),
-        probes: probes.collect(),
+/// By namespace and name.
+pub(super) fn sort(pods: &mut [PodSnapshot]) {
+    pods.sort_unstable_by(|a, b| (&a.pod.namespace, &a.pod.name).cmp(&(&b.pod.namespace, &b.pod.name)));
+}
+
+impl PodSnapshot {
+    fn has_probes(&self) -> bool {
+        match &self.probes {
+            ProbesSnapshot::Each(probes) => !probes.is_empty(),
+            ProbesSnapshot::Sums(sums) => sums.successful + sums.failed > 0,
+            ProbesSnapshot::None => false,
+        }
     }
+}
+
+fn pod(record: &PodRecord, level: SeriesLevel, with_containers: bool) -> PodSnapshot {
+    let probes = match level {
+        SeriesLevel::Probe => ProbesSnapshot::Each(each(record)),
+        SeriesLevel::Pod => ProbesSnapshot::Sums(Box::new(sums(record))),
+        SeriesLevel::Handler => ProbesSnapshot::None,
+    };
+    let containers = record.containers().filter(|(spec, _)| with_containers && spec.kind == ContainerKind::Regular);
+    let regular = containers.map(|(spec, container)| {
+        let restarts = record.container_status(container).map_or(0, |status| status.restart_count);
+        (spec.name.clone(), container.ready, restarts)
+    });
+    PodSnapshot { pod: Arc::clone(&record.pod), ready: record.ready(), containers: regular.collect(), probes }
+}
+
+fn each(record: &PodRecord) -> Vec<(ContainerName, ProbeType, Arc<ProbeStats>)> {
+    let of = record.containers().flat_map(|(spec, container)| {
+        let live = container.probes.iter().filter(|probe| probe.stats.is_live());
+        live.map(|probe| (spec.name.clone(), probe.probe_type, Arc::clone(&probe.stats)))
+    });
+    of.collect()
+}
+
+fn sums(record: &PodRecord) -> Sums {
+    let mut sums = Sums::default();
+    for probe in record.containers.iter().flat_map(|container| &container.probes) {
+        sums.successful += probe.stats.successful();
+        sums.failed += probe.stats.failed();
+        sums.durations.add(&probe.stats.durations());
+    }
+    sums
+}
+
+/// By handler, from what the shards count; passive successes took next to no time.
+pub(super) fn handlers(node: &Node) -> Vec<HandlerSums> {
+    let of = HandlerKind::ALL.into_iter().map(|handler| {
+        let mut sums = HandlerSums { handler, failed: 0, durations: Buckets::new(&DURATION_BUCKETS_S) };
+        for counts in node.shards.iter().filter_map(|shard| shard.counts.as_ref()) {
+            let by_outcome = &counts.latency_us[handler.index()];
+            for success in [OutcomeKind::Success, OutcomeKind::Warning] {
+                by_outcome[success.index()].iter().for_each(|histogram| add_us(&mut sums.durations, histogram));
+            }
+            sums.failed += by_outcome[OutcomeKind::Failure.index()].as_ref().map_or(0, Histogram::len);
+            if handler == HandlerKind::Tcp {
+                sums.durations.observe(0.0, counts.passive.passive);
+            }
+        }
+        sums
+    });
+    of.collect()
 }
 
 /// The engine's own counts.
@@ -96,7 +196,10 @@ pub(super) fn engine(node: &Node) -> EngineSnapshot {
         events_dropped: node.events_dropped,
         restarts: node.restarts,
         stuck: 0,
-        pods: PHASES.map(|phase| node.pods.values().filter(|record| record.phase == phase).count() as u64),
+        pods: node.phases,
+        pods_ready: node.pods_ready,
+        restarts_asked: node.restarts_asked,
+        probes_len: node.pods.probes_len() as u64,
     };
     for shard in &node.shards {
         let Some(counts) = &shard.counts else {
@@ -108,7 +211,7 @@ pub(super) fn engine(node: &Node) -> EngineSnapshot {
                 histogram.iter().for_each(|histogram| add_us(buckets, histogram));
             }
         }
-        add_us(&mut snapshot.lateness, &counts.lateness_us);
+        counts.lateness().for_each(|histogram| add_us(&mut snapshot.lateness, histogram));
         add_us(&mut snapshot.turn, &counts.turn_us);
         snapshot.local.iter_mut().zip(counts.local).for_each(|(sum, count)| *sum += count);
         snapshot.rescheduled.iter_mut().zip(counts.rescheduled).for_each(|(sum, count)| *sum += count);
@@ -123,9 +226,8 @@ pub(super) fn engine(node: &Node) -> EngineSnapshot {
     snapshot
 }
 
-/// The kubelet's histogram of one probe.
-pub(super) fn durations(stats: &ProbeStats) -> Buckets {
-    let durations = stats.durations();
+/// The kubelet's histogram of one probe, or of several.
+pub(super) fn buckets(durations: &Durations) -> Buckets {
     Buckets { bounds: &DURATION_BUCKETS_S, counts: durations.counts.to_vec(), sum: durations.sum_ns as f64 / 1e9 }
 }
 

@@ -10,7 +10,8 @@ use probe_core::spec::Pod;
 
 use super::*;
 use crate::ebpf::Why;
-use crate::results::fixture::{Bench, container, pod, publish, running};
+use crate::limits;
+use crate::results::fixture::{Bench, container, pod, publish, running, simple_pod};
 use crate::results::{Input, Node, ProbeStats, Update};
 use crate::shard::metrics::ShardMetrics;
 
@@ -137,6 +138,80 @@ async fn pods_run_by_others_are_left_to_kube_state_metrics() {
     let facts = Facts { version: "0.1.0", runtime: "none", runs_pods: false, io: Vec::new(), pool: None, ebpf: None };
     let text = Metrics::new(bench.results.clone(), facts).all().await.expect("the stage runs");
     assert!(!text.contains("kube_pod_") && !text.contains("probe_engine_pool_"), "{text}");
+}
+
+/// A node of this many pods with these probes; the metrics of it, and the counts of pod `pod-0`'s liveness probe.
+async fn many(pods: usize, probes: &[ProbeType]) -> (Bench, Metrics, Arc<ProbeStats>) {
+    let bench = Bench::start(16, 16);
+    for index in 0..pods {
+        let pod = simple_pod(&format!("pod-{index}"), probes);
+        bench.add(&pod, Some(running(&pod, "fake://1"))).await;
+    }
+    let read = |node: &Node| Arc::clone(&node.pods[&PodUid::from("pod-0")].containers[0].probes[0].stats);
+    let stats = bench.results.read(read).await.expect("the stage runs");
+    let facts = Facts { version: "0.1.0", runtime: "process", runs_pods: true, io: Vec::new(), pool: None, ebpf: None };
+    let metrics = Metrics::new(bench.results.clone(), facts);
+    (bench, metrics, stats)
+}
+
+#[tokio::test]
+async fn beyond_the_limit_of_probes_series_are_kept_per_pod() {
+    let probes = [ProbeType::Readiness, ProbeType::Liveness];
+    let (_bench, metrics, stats) = many(limits::METRIC_PROBES_MAX / 2 + 1, &probes).await;
+    stats.record(true, 4_000_000, 1, 1, 1);
+    stats.record(false, 1, 2, 1, 3);
+    // What has ended stays in the sum, so that it only grows.
+    stats.end();
+    let text = metrics.all().await.expect("the stage runs");
+    let of_pod = r#"namespace="default",pod="pod-0""#;
+    for line in [
+        format!("prober_probe_duration_seconds_count{{{of_pod}}} 1"),
+        format!(r#"prober_probe_total{{{of_pod},pod_uid="pod-0",result="failed"}} 1"#),
+        format!(r#"prober_probe_total{{{of_pod},pod_uid="pod-0",result="successful"}} 1"#),
+        r#"probe_engine_metric_series_level{level="pod",series="prober_probe"} 1"#.to_owned(),
+        format!("probe_engine_probes_without_series {}", limits::METRIC_PROBES_MAX + 2),
+        format!(r#"kube_pod_container_status_ready{{container="c",{of_pod},uid="pod-0"}} 0"#),
+    ] {
+        assert!(text.lines().any(|found| found == line), "{line}");
+    }
+}
+
+#[tokio::test]
+async fn beyond_the_limit_of_pods_series_are_kept_per_handler_and_those_of_pods_end() {
+    let (bench, metrics, _) = many(limits::METRIC_PODS_MAX + 1, &[ProbeType::Readiness]).await;
+    bench.push(Update::Metrics(Box::new(shard_counts())));
+    let text = metrics.all().await.expect("the stage runs");
+    for line in [
+        r#"prober_probe_duration_seconds_bucket{handler="tcp",le="0.005"} 41"#,
+        r#"prober_probe_total{handler="tcp",result="failed"} 1"#,
+        r#"prober_probe_total{handler="tcp",result="successful"} 41"#,
+        r#"probe_engine_metric_series_level{level="handler",series="prober_probe"} 1"#,
+        r#"probe_engine_metric_series_level{level="none",series="kube_pod"} 1"#,
+    ] {
+        assert!(text.lines().any(|found| found == line), "{line}");
+    }
+    assert!(!text.contains("\nkube_pod_") && text.len() < 100_000, "{} bytes", text.len());
+    bench.input(Input::Removed(PodUid::from("pod-0"))).await;
+    let level = bench.results.read(|node| node.series.probes()).await;
+    assert_eq!(level, Ok(SeriesLevel::Handler), "a tenth must be free first");
+}
+
+#[tokio::test]
+async fn the_shards_histograms_are_given_as_they_are() {
+    let (bench, metrics) = small_node().await;
+    let mut more = shard_counts();
+    more.started_n(HandlerKind::Exec, Duration::from_millis(1), 3);
+    bench.push(Update::Metrics(Box::new(more)));
+    let latency = metrics.latency().await.expect("the stage runs");
+    let since = &latency.since_start;
+    let (at, count) = since.lateness["tcp"][0];
+    assert!((1_000..=1_010).contains(&at) && count == 2, "{at} {count}");
+    assert_eq!(since.lateness["exec"], [(at, 3)]);
+    let of_tcp: Vec<&str> = since.latency["tcp"].keys().copied().collect();
+    assert_eq!((of_tcp, since.latency["tcp"]["success"].len()), (vec!["failure", "success"], 1));
+    assert_eq!(since.turn.iter().map(|(_, count)| count).sum::<u64>(), 2);
+    let json = serde_json::to_string(&latency).expect("JSON");
+    assert!(json.starts_with(r#"{"unit":"us","sinceStart":{"lateness":{"exec":[[10"#), "{json}");
 }
 
 #[tokio::test]

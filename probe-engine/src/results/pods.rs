@@ -1,0 +1,148 @@
+//! The pods of the node: by UID, and by a place that lets a long walk be made in parts.
+//!
+//! Bound: one record per pod; the manager lets in at most [`crate::limits::PODS_MAX`].
+
+use std::collections::HashMap;
+use std::ops::{Index, Range};
+
+use probe_core::id::PodUid;
+
+use super::PodRecord;
+
+/// See the module.
+#[derive(Debug, Default)]
+pub struct Pods {
+    places: Vec<Option<Box<PodRecord>>>,
+    free: Vec<u32>,
+    by_uid: HashMap<PodUid, u32>,
+    probes_len: usize,
+}
+
+impl Pods {
+    /// The pod of this UID.
+    #[must_use]
+    pub fn get(&self, uid: &PodUid) -> Option<&PodRecord> {
+        let place = *self.by_uid.get(uid)?;
+        self.places.get(place as usize)?.as_deref()
+    }
+
+    /// The same, to change it.
+    pub(super) fn get_mut(&mut self, uid: &PodUid) -> Option<&mut PodRecord> {
+        let place = *self.by_uid.get(uid)?;
+        self.places.get_mut(place as usize)?.as_deref_mut()
+    }
+
+    /// There is a pod of this UID.
+    #[must_use]
+    pub fn contains_key(&self, uid: &PodUid) -> bool {
+        self.by_uid.contains_key(uid)
+    }
+
+    /// Takes in a pod and gives back the one that it replaces.
+    pub(super) fn insert(&mut self, record: PodRecord) -> Option<Box<PodRecord>> {
+        let replaced = self.remove(&record.pod.uid);
+        let uid = record.pod.uid.clone();
+        self.probes_len += record.probes_len();
+        let record = Some(Box::new(record));
+        let place = match self.free.pop() {
+            Some(free) => {
+                self.places[free as usize] = record;
+                free
+            }
+            None => {
+                self.places.push(record);
+                u32::try_from(self.places.len() - 1).expect("the manager lets in PODS_MAX at most")
+            }
+        };
+        self.by_uid.insert(uid, place);
+        replaced
+    }
+
+    /// Forgets a pod.
+    pub(super) fn remove(&mut self, uid: &PodUid) -> Option<Box<PodRecord>> {
+        let place = self.by_uid.remove(uid)?;
+        let record = self.places[place as usize].take()?;
+        self.free.push(place);
+        self.probes_len -= record.probes_len();
+        Some(record)
+    }
+
+    /// All of them, in no order.
+    pub fn values(&self) -> impl Iterator<Item = &PodRecord> {
+        self.places.iter().flatten().map(|record| &**record)
+    }
+
+    /// Those in this range of places; `None` beyond the last place. Between two parts pods may come and go, but none moves.
+    #[must_use]
+    pub fn part(&self, places: Range<usize>) -> Option<impl Iterator<Item = &PodRecord>> {
+        let end = places.end.min(self.places.len());
+        let part = (places.start < end).then(|| &self.places[places.start..end])?;
+        Some(part.iter().flatten().map(|record| &**record))
+    }
+
+    /// How many there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.by_uid.len()
+    }
+
+    /// There is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.by_uid.is_empty()
+    }
+
+    /// How many probes they have, ended ones included.
+    #[must_use]
+    pub fn probes_len(&self) -> usize {
+        self.probes_len
+    }
+}
+
+impl Index<&PodUid> for Pods {
+    type Output = PodRecord;
+
+    /// Panics where there is no such pod.
+    fn index(&self, uid: &PodUid) -> &PodRecord {
+        self.get(uid).expect("no pod of this UID")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use probe_core::id::ProbeType;
+
+    use super::super::fixture::simple_pod;
+    use super::*;
+    use crate::clock;
+    use crate::manager::slots_of;
+
+    fn record(uid: &str) -> PodRecord {
+        let pod = simple_pod(uid, &[ProbeType::Readiness, ProbeType::Liveness]);
+        let slots = slots_of(&pod);
+        PodRecord::new(pod, &slots, None, clock::wall())
+    }
+
+    #[test]
+    fn a_walk_in_parts_sees_every_pod_that_stays_and_none_twice() {
+        let mut pods = Pods::default();
+        for uid in ["a", "b", "c", "d"] {
+            pods.insert(record(uid));
+        }
+        let mut seen: Vec<String> = pods.part(0..2).expect("pods").map(|r| r.pod.uid.to_string()).collect();
+        pods.remove(&"a".into());
+        pods.insert(record("e"));
+        seen.extend(pods.part(2..99).expect("pods").map(|r| r.pod.uid.to_string()));
+        assert_eq!(seen, ["a", "b", "c", "d"]);
+        assert!(pods.part(4..6).is_none());
+        assert_eq!((pods.len(), pods.probes_len()), (4, 8));
+    }
+
+    #[test]
+    fn a_pod_of_a_known_uid_replaces_it() {
+        let mut pods = Pods::default();
+        assert!(pods.insert(record("a")).is_none());
+        assert!(pods.insert(record("a")).is_some());
+        assert_eq!((pods.len(), pods.probes_len(), pods.values().count()), (1, 2, 1));
+    }
+}
