@@ -170,7 +170,11 @@ pub fn list(directory: &Path) -> io::Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     for entry in std::fs::read_dir(directory)? {
         let entry = entry?;
-        let path = entry.path();
+        let name = entry.file_name();
+        // As long as it has to be: there may be hundreds of thousands.
+        let mut path = PathBuf::with_capacity(directory.as_os_str().len() + 1 + name.len());
+        path.push(directory);
+        path.push(name);
         // The directory itself tells of most entries what they are.
         let is_file = || entry.file_type().is_ok_and(|t| t.is_file()) || path.is_file();
         if is_manifest(&path) && is_file() {

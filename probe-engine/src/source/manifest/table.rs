@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
+use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -56,9 +57,36 @@ struct File {
     /// Of the content that was read last; `None` = it could not be read.
     digest: Option<u64>,
     /// In the order of the documents.
-    pods: Box<[Arc<Pod>]>,
+    pods: Pods,
     /// Most files have none.
     trouble: Option<Box<Trouble>>,
+}
+
+/// The pods of a file. Where there are hundreds of thousands, each has a file of its own.
+#[derive(Debug)]
+enum Pods {
+    One(Arc<Pod>),
+    Many(Box<[Arc<Pod>]>),
+}
+
+impl From<Vec<Arc<Pod>>> for Pods {
+    fn from(mut pods: Vec<Arc<Pod>>) -> Self {
+        match (pods.pop(), pods.is_empty()) {
+            (Some(pod), true) => Self::One(pod),
+            (last, _) => Self::Many(pods.into_iter().chain(last).collect()),
+        }
+    }
+}
+
+impl Deref for Pods {
+    type Target = [Arc<Pod>];
+
+    fn deref(&self) -> &[Arc<Pod>] {
+        match self {
+            Self::One(pod) => std::slice::from_ref(pod),
+            Self::Many(pods) => pods,
+        }
+    }
 }
 
 #[derive(Clone, Debug, Default)]
@@ -219,7 +247,7 @@ impl Table {
         for is_holder in [true, false] {
             for (index, file) in self.files.iter().enumerate() {
                 let mut seen = HashSet::new();
-                for pod in &file.pods {
+                for pod in &*file.pods {
                     let name = name_of(pod);
                     // Of two pods of one name in one file, the first may be the holder.
                     let is_held = before.get(&name).is_some_and(|was| was.file == file.id);
@@ -301,7 +329,7 @@ impl<'a> Next<'a> {
 
 impl File {
     fn new(path: Box<Path>, id: u32) -> Self {
-        Self { path, id, digest: None, pods: Box::default(), trouble: None }
+        Self { path, id, digest: None, pods: Pods::Many(Box::default()), trouble: None }
     }
 
     /// Looks at the file again.
