@@ -112,7 +112,7 @@ pub const EVENTS_LEN_MAX: usize = 10_000;
 pub const EVENT_WATCH_LAG_MAX: usize = 1_024;
 
 /// Pods. More: the source's update is refused with an error.
-pub const PODS_MAX: usize = 250_000;
+pub const PODS_MAX: usize = 500_000;
 
 /// Bytes of one container log file before it is rotated.
 pub const LOG_FILE_BYTES_MAX: u64 = 10 * 1024 * 1024;
@@ -270,6 +270,19 @@ pub const MANIFEST_DEPTH_MAX: usize = 64;
 
 /// Values of one document that anchors hold and aliases and merge keys copy. More: the document is refused with an error.
 pub const MANIFEST_ALIAS_NODES_MAX: usize = 100_000;
+
+/// Values of one kind (texts, label lists, probes, containers ..) that pods share. Full: what is not shared goes, else
+/// all do, and sharing begins anew.
+pub const INTERNED_LEN_MAX: usize = 16_384;
+
+/// Threads that read manifest files at once, and files being read. More files: wait for their turn.
+pub const MANIFEST_READERS_MAX: usize = 8;
+
+/// Pods that come or go at once and are logged one by one. More: one line for all, and each at DEBUG.
+pub const LOG_PODS_EACH_MAX: usize = 16;
+
+/// Updates that the manager takes at once. More: next round.
+pub const MANAGER_UPDATES_PER_ROUND_MAX: usize = 256;
 
 /// Wait after a change in a manifest directory, so that a file is read when its editor is done with it.
 pub const MANIFEST_SETTLE: Duration = Duration::from_millis(100);

@@ -10,7 +10,9 @@
 //! waits for lifecycle, which sends to the manager: what lifecycle has no place for is kept, at most one `Add`
 //! and one `Remove` per pod.
 
+use std::borrow::Borrow;
 use std::collections::{HashMap, HashSet, VecDeque};
+use std::hash::{Hash, Hasher};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -96,16 +98,55 @@ pub fn slots_of(pod: &Pod) -> Box<[ProbeSlot]> {
 /// The results stage has ended: there is nothing left to manage for.
 struct ResultsGone;
 
-/// A pod that is known.
+/// A pod that is known, by its UID. There may be hundreds of thousands: it is kept small.
 struct Managed {
     pod: Arc<Pod>,
     /// Where its workers live; `None` for a pod without probes, of which no shard hears.
-    shard: Option<usize>,
-    workers_len: usize,
+    shard: Option<u16>,
     /// Lifecycle is ending it.
     terminating: bool,
-    /// Added under the same name or UID while this one terminates: they come in afterwards. No two of one name.
-    successors: Vec<Arc<Pod>>,
+}
+
+impl Borrow<PodUid> for Managed {
+    fn borrow(&self) -> &PodUid {
+        &self.pod.uid
+    }
+}
+
+impl PartialEq for Managed {
+    fn eq(&self, other: &Self) -> bool {
+        self.pod.uid == other.pod.uid
+    }
+}
+
+impl Eq for Managed {}
+
+impl Hash for Managed {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.pod.uid.hash(state);
+    }
+}
+
+/// A pod by its namespace and name.
+struct Named(Arc<Pod>);
+
+impl PartialEq for Named {
+    fn eq(&self, other: &Self) -> bool {
+        name_of(&self.0) == name_of(&other.0)
+    }
+}
+
+impl Eq for Named {}
+
+impl Hash for Named {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        name_of(&self.0).hash(state);
+    }
+}
+
+/// How many workers a pod has.
+fn workers_len(pod: &Pod) -> usize {
+    pod.probed_containers().map(|container| container.probes.count()).sum()
 }
 
 struct Shard {
@@ -122,11 +163,15 @@ struct Manager {
     /// What lifecycle has no place for yet, oldest first.
     lifecycle_backlog: VecDeque<LifecycleInput>,
     runtime: RuntimeFacts,
-    pods: HashMap<PodUid, Managed>,
-    /// By namespace and name.
-    names: HashMap<(Arc<str>, Arc<str>), PodUid>,
+    pods: HashSet<Managed>,
+    names: HashSet<Named>,
     /// Pods that wait for the end of another: who waits, for whom.
     successors: HashMap<PodUid, PodUid>,
+    /// Who waits for this pod: added under the same name or UID while it terminates, they come in afterwards. No two
+    /// of one name.
+    waiting: HashMap<PodUid, Vec<Arc<Pod>>>,
+    /// Pods of the present batch are logged at INFO one by one.
+    is_each_told: bool,
 }
 
 impl Manager {
@@ -138,19 +183,25 @@ impl Manager {
             lifecycle: config.lifecycle.filter(|_| config.runtime.manages_containers),
             lifecycle_backlog: VecDeque::new(),
             runtime: config.runtime,
-            pods: HashMap::new(),
-            names: HashMap::new(),
+            pods: HashSet::new(),
+            names: HashSet::new(),
             successors: HashMap::new(),
+            waiting: HashMap::new(),
+            is_each_told: true,
         }
     }
 
     async fn run(mut self, mut updates: mpsc::Receiver<PodUpdate>) {
+        let mut batch = Vec::new();
         loop {
             let lifecycle = self.lifecycle.clone();
+            let len_max = limits::MANAGER_UPDATES_PER_ROUND_MAX;
             tokio::select! {
-                update = updates.recv(), if self.has_room() => {
-                    let Some(update) = update else { break };
-                    if self.handle(update).await.is_err() {
+                taken = updates.recv_many(&mut batch, len_max), if self.has_room() => {
+                    if taken == 0 {
+                        break;
+                    }
+                    if self.handle_batch(&mut batch).await.is_err() {
                         return;
                     }
                 }
@@ -173,6 +224,22 @@ impl Manager {
                 return;
             }
         }
+    }
+
+    /// What waited at once. Of many pods one line is logged, and each at DEBUG.
+    async fn handle_batch(&mut self, batch: &mut Vec<PodUpdate>) -> Result<(), ResultsGone> {
+        let count = |is: fn(&PodUpdate) -> bool| batch.iter().filter(|update| is(update)).count();
+        let added = count(|update| matches!(update, PodUpdate::Add(_)));
+        let removed = count(|update| matches!(update, PodUpdate::Remove(_) | PodUpdate::Terminated(_)));
+        self.is_each_told = added + removed <= limits::LOG_PODS_EACH_MAX;
+        if !self.is_each_told {
+            info!(added, removed, known = self.pods.len(), "pods are being added and removed");
+        }
+        for update in batch.drain(..) {
+            self.handle(update).await?;
+        }
+        self.is_each_told = true;
+        Ok(())
     }
 
     async fn handle(&mut self, update: PodUpdate) -> Result<(), ResultsGone> {
@@ -200,8 +267,9 @@ impl Manager {
     /// Rule 2.1. A known UID changes nothing; a name that another pod holds is refused, unless that one is
     /// terminating: then the new one waits for its end.
     async fn add_pod(&mut self, pod: Arc<Pod>) -> Result<(), ResultsGone> {
-        let name = name_of(&pod);
-        let holder = self.names.get(&name).or_else(|| self.pods.get_key_value(&pod.uid).map(|(uid, _)| uid));
+        let named = Named(Arc::clone(&pod));
+        let holder = self.names.get(&named).map(|holder| &holder.0.uid);
+        let holder = holder.or_else(|| self.pods.get(&pod.uid).map(|managed| &managed.pod.uid));
         if let Some(holder) = holder.cloned() {
             self.add_successor(&holder, pod);
             return Ok(());
@@ -212,29 +280,34 @@ impl Manager {
         }
         let slots = slots_of(&pod);
         let status = (!self.runtime.manages_containers).then(|| Arc::new(self.status_without_runtime(&pod)));
-        info!(pod = %label(&pod), uid = %pod.uid, probes = slots.len(), "pod added");
-        let shard = (!slots.is_empty()).then(|| self.least_loaded());
-        let added = Input::Added { pod: Arc::clone(&pod), slots: slots.clone(), shard, status: status.clone() };
-        self.tell_results(added).await?;
-        let managed = Managed {
-            pod: Arc::clone(&pod),
-            shard,
-            workers_len: slots.len(),
-            terminating: false,
-            successors: Vec::new(),
-        };
-        if let Some(shard) = shard {
-            self.shards[shard].workers_len += slots.len();
+        if self.is_each_told {
+            info!(pod = %label(&pod), uid = %pod.uid, probes = slots.len(), "pod added");
+        } else {
+            debug!(pod = %label(&pod), uid = %pod.uid, probes = slots.len(), "pod added");
         }
-        self.pods.insert(pod.uid.clone(), managed);
-        self.names.insert(name, pod.uid.clone());
-        self.command(&pod.uid.clone(), Command::AddPod { pod: Arc::clone(&pod), slots, status });
-        self.tell_lifecycle(LifecycleInput::Add(pod));
+        let shard = (!slots.is_empty()).then(|| self.least_loaded());
+        let added = Input::Added {
+            pod: Arc::clone(&pod),
+            slots: slots.clone(),
+            shard: shard.map(usize::from),
+            status: status.clone(),
+        };
+        self.tell_results(added).await?;
+        self.names.insert(named);
+        self.pods.insert(Managed { pod: Arc::clone(&pod), shard, terminating: false });
+        if let Some(shard) = shard {
+            let shard = &mut self.shards[usize::from(shard)];
+            shard.workers_len += slots.len();
+            shard.send(Command::AddPod { pod: Arc::clone(&pod), slots, status });
+        }
+        if self.lifecycle.is_some() {
+            self.tell_lifecycle(LifecycleInput::Add(pod));
+        }
         Ok(())
     }
 
     fn add_successor(&mut self, holder: &PodUid, pod: Arc<Pod>) {
-        let Some(managed) = self.pods.get_mut(holder) else { return };
+        let Some(managed) = self.pods.get(holder) else { return };
         if !managed.terminating {
             if managed.pod.uid == pod.uid {
                 warn!(pod = %label(&pod), uid = %pod.uid, "pod is known already; nothing changed");
@@ -247,7 +320,8 @@ impl Manager {
             return;
         }
         let is_other = |first: &&Arc<Pod>| first.uid != pod.uid && name_of(first) == name_of(&pod);
-        match managed.successors.iter().find(is_other) {
+        let waiting = self.waiting.entry(holder.clone()).or_default();
+        match waiting.iter().find(is_other) {
             Some(first) => warn!(
                 pod = %label(&pod), uid = %pod.uid, held_by = %first.uid,
                 "pod refused: another pod waits for its namespace and name already"
@@ -255,8 +329,8 @@ impl Manager {
             None => {
                 info!(pod = %label(&pod), uid = %pod.uid, waits_for = %holder, "pod waits for the end of the one before it");
                 self.successors.insert(pod.uid.clone(), holder.clone());
-                managed.successors.retain(|known| known.uid != pod.uid);
-                managed.successors.push(pod);
+                waiting.retain(|known| known.uid != pod.uid);
+                waiting.push(pod);
             }
         }
     }
@@ -264,14 +338,14 @@ impl Manager {
     /// Ends a pod: through lifecycle where there is one (`Terminated` follows), else at once.
     async fn remove_pod(&mut self, uid: &PodUid) -> Result<(), ResultsGone> {
         if let Some(holder) = self.successors.remove(uid) {
-            if let Some(managed) = self.pods.get_mut(&holder) {
-                managed.successors.retain(|known| known.uid != *uid);
+            if let Some(waiting) = self.waiting.get_mut(&holder) {
+                waiting.retain(|known| known.uid != *uid);
             }
             if holder != *uid {
                 return Ok(());
             }
         }
-        let Some(managed) = self.pods.get_mut(uid) else {
+        let Some(managed) = self.pods.get(uid) else {
             debug!(%uid, "unknown pod is not removed");
             return Ok(());
         };
@@ -281,8 +355,13 @@ impl Manager {
         if managed.terminating {
             return Ok(());
         }
-        managed.terminating = true;
-        info!(pod = %label(&managed.pod), %uid, "pod is being ended");
+        if self.is_each_told {
+            info!(pod = %label(&managed.pod), %uid, "pod is being ended");
+        } else {
+            debug!(pod = %label(&managed.pod), %uid, "pod is being ended");
+        }
+        let ending = Managed { pod: Arc::clone(&managed.pod), shard: managed.shard, terminating: true };
+        self.pods.replace(ending);
         self.tell_results(Input::Deleting(uid.clone())).await?;
         self.tell_lifecycle(LifecycleInput::Remove(uid.clone()));
         Ok(())
@@ -290,7 +369,7 @@ impl Manager {
 
     /// Ends every pod that is not among `desired` (housekeeping, `CleanupPods`).
     async fn cleanup_pods(&mut self, desired: &HashSet<PodUid>) -> Result<(), ResultsGone> {
-        let known = self.successors.keys().chain(self.pods.keys());
+        let known = self.successors.keys().chain(self.pods.iter().map(|managed| &managed.pod.uid));
         let undesired: Vec<PodUid> = known.filter(|uid| !desired.contains(*uid)).cloned().collect();
         for uid in undesired {
             self.remove_pod(&uid).await?;
@@ -299,7 +378,7 @@ impl Manager {
     }
 
     async fn handle_status(&mut self, uid: PodUid, status: Arc<PodStatus>) -> Result<(), ResultsGone> {
-        if !self.pods.contains_key(&uid) {
+        if !self.pods.contains(&uid) {
             debug!(%uid, "status of an unknown pod");
             return Ok(());
         }
@@ -311,16 +390,21 @@ impl Manager {
     /// Nothing of the pod is left: its workers end, and whoever waited for its name comes in.
     async fn forget(&mut self, uid: &PodUid) -> Result<(), ResultsGone> {
         self.command(uid, Command::RemovePod { uid: uid.clone() });
-        let Some(managed) = self.pods.remove(uid) else {
+        let Some(managed) = self.pods.take(uid) else {
             return Ok(());
         };
-        self.names.remove(&name_of(&managed.pod));
+        let named = Named(Arc::clone(&managed.pod));
+        self.names.remove(&named);
         if let Some(shard) = managed.shard {
-            self.shards[shard].workers_len -= managed.workers_len;
+            self.shards[usize::from(shard)].workers_len -= workers_len(&managed.pod);
         }
-        info!(pod = %label(&managed.pod), %uid, "pod removed");
+        if self.is_each_told {
+            info!(pod = %label(&managed.pod), %uid, "pod removed");
+        } else {
+            debug!(pod = %label(&managed.pod), %uid, "pod removed");
+        }
         self.tell_results(Input::Removed(uid.clone())).await?;
-        for successor in managed.successors {
+        for successor in self.waiting.remove(uid).unwrap_or_default() {
             self.successors.remove(&successor.uid);
             Box::pin(self.add_pod(successor)).await?;
         }
@@ -328,7 +412,12 @@ impl Manager {
     }
 
     async fn tell_results(&self, input: Input) -> Result<(), ResultsGone> {
-        self.results.send(input).await.map_err(|_| ResultsGone)
+        // Mostly there is room, and no wait to be prepared for.
+        match self.results.try_send(input) {
+            Ok(()) => Ok(()),
+            Err(mpsc::error::TrySendError::Full(input)) => self.results.send(input).await.map_err(|_| ResultsGone),
+            Err(mpsc::error::TrySendError::Closed(_)) => Err(ResultsGone),
+        }
     }
 
     /// Sends to the pod's shard, behind what waits for it; a pod without probes has none.
@@ -338,7 +427,7 @@ impl Manager {
             return;
         };
         if let Some(shard) = managed.shard {
-            self.shards[shard].send(command);
+            self.shards[usize::from(shard)].send(command);
         }
     }
 
@@ -376,9 +465,10 @@ impl Manager {
         self.shards.iter().any(|shard| !shard.backlog.is_empty())
     }
 
-    fn least_loaded(&self) -> usize {
-        let load = |index: &usize| self.shards[*index].workers_len;
-        (0..self.shards.len()).min_by_key(load).unwrap_or_default()
+    fn least_loaded(&self) -> u16 {
+        // There are few: `limits::SHARDS_MAX`.
+        let shards = (0_u16..).zip(&self.shards);
+        shards.min_by_key(|(_, shard)| shard.workers_len).map_or(0, |(index, _)| index)
     }
 
     /// The state of a pod whose containers are run by others: started when it was added.
@@ -451,8 +541,8 @@ async fn room(lifecycle: Option<&mpsc::Sender<LifecycleInput>>) {
     }
 }
 
-fn name_of(pod: &Pod) -> (Arc<str>, Arc<str>) {
-    (Arc::clone(&pod.namespace), Arc::clone(&pod.name))
+fn name_of(pod: &Pod) -> (&str, &str) {
+    (&pod.namespace, &pod.name)
 }
 
 fn label(pod: &Pod) -> impl std::fmt::Display + use<'_> {

@@ -2,10 +2,13 @@
 
 use std::fmt::Write;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use probe_engine::core::id::ProbeType;
 use probe_engine::core::spec::{ContainerKind, Handler, Pod, Port, RestartPolicy, Scheme};
-use probe_engine::source::parse::{self, Options, Parsed, Problem, RuntimeKind, Severity, Strictness, UnsupportedKind};
+use probe_engine::source::parse::{
+    self, Interner, Options, Parsed, Problem, RuntimeKind, Severity, Strictness, UnsupportedKind,
+};
 use proptest::prelude::*;
 
 const NONE: Options = Options { strictness: Strictness::Run, runtime: Some(RuntimeKind::None) };
@@ -398,6 +401,114 @@ fn a_file_of_thousands_of_pods_is_read_in_linear_time() {
     assert!(problems[0].message.contains("already set at line 1"));
 }
 
+/// A pod of a Deployment: JSON, two containers, a UID of its own.
+fn deployed(number: u32, path: &str) -> String {
+    let probe =
+        format!(r#"{{"httpGet": {{"port": 80, "path": "{path}", "httpHeaders": [{{"name": "A", "value": "b"}}]}}}}"#);
+    format!(
+        r#"{{"apiVersion": "v1", "kind": "Pod",
+            "metadata": {{"name": "web-{number}", "uid": "uid-{number}", "labels": {{"app": "web", "hash": "1f"}}}},
+            "spec": {{"containers": [
+                {{"name": "app", "image": "app:1", "livenessProbe": {probe}, "readinessProbe": {probe}}},
+                {{"name": "side", "image": "side:1"}}
+            ]}},
+            "status": {{"podIP": "10.0.0.{number}"}}}}"#
+    )
+}
+
+fn all(bytes: &[u8], options: &Options, interner: &Interner) -> Vec<Result<Parsed, Vec<Problem>>> {
+    parse::pods("x", bytes, options, interner).collect()
+}
+
+fn one(text: &str, interner: &Interner) -> Pod {
+    all(text.as_bytes(), &NONE, interner).remove(0).unwrap().pod
+}
+
+#[test]
+fn pods_of_a_deployment_share_all_but_what_is_their_own() {
+    let interner = Interner::default();
+    let (a, b) = (one(&deployed(1, "/"), &interner), one(&deployed(2, "/"), &interner));
+    assert!(Arc::ptr_eq(&a.containers, &b.containers) && Arc::ptr_eq(&a.labels, &b.labels));
+    assert!(Arc::ptr_eq(&a.namespace, &b.namespace));
+    assert_eq!((&*b.name, b.uid.as_str(), b.pod_ip), ("web-2", "uid-2", "10.0.0.2".parse().ok()));
+    // Another path makes another probe; what it holds besides is shared.
+    let c = one(&deployed(3, "/c"), &interner);
+    assert!(!Arc::ptr_eq(&a.containers, &c.containers) && Arc::ptr_eq(&a.labels, &c.labels));
+    let of = |pod: &Pod| (pod.containers[0].clone(), pod.containers[1].clone());
+    let ((a_app, a_side), (c_app, c_side)) = (of(&a), of(&c));
+    assert!(Arc::ptr_eq(&a_app.process, &c_app.process) && Arc::ptr_eq(&a_app.process, &c_side.process));
+    assert!(Arc::ptr_eq(&a_side.image, &c_side.image));
+    let (liveness, readiness) = (c_app.probes.liveness.unwrap(), c_app.probes.readiness.unwrap());
+    assert!(Arc::ptr_eq(&liveness, &readiness), "equal specs are one");
+}
+
+#[test]
+fn what_pods_shared_goes_with_them() {
+    let interner = Interner::default();
+    let pods: Vec<Pod> = (1..9).map(|i| one(&deployed(i, "/"), &interner)).collect();
+    let (containers, labels) = (Arc::downgrade(&pods[0].containers), Arc::downgrade(&pods[0].labels));
+    interner.sweep();
+    assert!(
+        Arc::ptr_eq(&one(&deployed(9, "/"), &interner).containers, &pods[0].containers),
+        "it is kept while it is used"
+    );
+    drop(pods);
+    interner.sweep();
+    assert!(containers.upgrade().is_none() && labels.upgrade().is_none());
+}
+
+#[test]
+fn a_known_spec_hides_no_error_beside_it() {
+    let interner = Interner::default();
+    let good = deployed(1, "/");
+    one(&good, &interner);
+    let bad = good.replace("\"name\": \"web-1\"", "\"name\": \"Web_1\"").replace("10.0.0.1", "10.0.0.256");
+    for text in [&bad, &good.replace("uid-1", "uid\", \"colour\": \"red")] {
+        assert_eq!(shown(all(text.as_bytes(), &NONE, &interner)), shown(plainly(text.as_bytes(), &NONE)));
+    }
+    // Another runtime, another reading.
+    let command = "spec.containers[0].command: Required value";
+    let problems = all(good.as_bytes(), &PROCESS, &interner).remove(0).unwrap_err();
+    assert!(problems[0].to_string().contains(command), "{problems:?}");
+}
+
+/// As [`all`], without anything shared and by the parser that knows places.
+fn plainly(bytes: &[u8], options: &Options) -> Vec<Result<Parsed, Vec<Problem>>> {
+    parse::documents("x", bytes).map(|document| parse::pod(document, options)).collect()
+}
+
+fn shown(read: Vec<Result<Parsed, Vec<Problem>>>) -> Vec<String> {
+    read.iter().map(|read| format!("{read:#?}")).collect()
+}
+
+/// Sharing changes nothing, nor does having read a spec before, nor the parser of JSON.
+fn assert_shared_is_plain(bytes: &[u8]) {
+    for options in [NONE, PROCESS] {
+        let interner = Interner::default();
+        let plain = shown(plainly(bytes, &options));
+        for _ in 0..2 {
+            let shared = all(bytes, &options, &interner);
+            // JSON that the YAML parser does not take: tabs and escapes that only JSON has.
+            let is_only_json =
+                matches!(&*shared, [Ok(_)]) && serde_json::from_slice::<serde::de::IgnoredAny>(bytes).is_ok();
+            let shared = shown(shared);
+            assert!(shared == plain || is_only_json, "{}\n{shared:#?}\n{plain:#?}", String::from_utf8_lossy(bytes));
+        }
+    }
+}
+
+#[test]
+fn every_manifest_is_read_the_same_with_and_without_sharing() {
+    let data = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/data/manifests");
+    for directory in ["good", "seed", "broken"] {
+        for entry in std::fs::read_dir(data.join(directory)).unwrap() {
+            assert_shared_is_plain(&std::fs::read(entry.unwrap().path()).unwrap());
+        }
+    }
+    let many: String = (1..5).map(|i| deployed(i, "/") + "\n---\n").collect();
+    assert_shared_is_plain(many.as_bytes());
+}
+
 /// A valid manifest with some bytes changed, taken out or repeated.
 fn mutated() -> impl Strategy<Value = Vec<u8>> {
     let seeds = prop::sample::select(vec![
@@ -444,6 +555,7 @@ fn read_every_way(bytes: &[u8]) {
     for document in parse::documents("x", bytes) {
         let _ = parse::check(document);
     }
+    assert_shared_is_plain(bytes);
 }
 
 proptest! {

@@ -8,9 +8,7 @@ use probe_core::action::{Action, AttemptId, WorkerIndex};
 use probe_core::id::{ContainerId, ContainerName, PodUid, ProbeType};
 use probe_core::outcome::Outcome;
 use probe_core::scheduler::{Config, Scheduler};
-use probe_core::spec::{
-    Container, ContainerKind, Handler, Pod, Port, ProbeSpec, Probes, Process, RestartPolicy, TcpSocket,
-};
+use probe_core::spec::{Container, ContainerKind, Handler, Pod, Port, ProbeSpec, Probes, RestartPolicy, TcpSocket};
 use probe_core::status::{ContainerState, ContainerStatus, PodPhase, PodStatus, Termination};
 use probe_core::time::Instant;
 use probe_tests::model::{Answer, Key, Model, Note};
@@ -289,7 +287,7 @@ fn container(name: &str, kind: ContainerKind, probes: Probes) -> Container {
         image: "image".into(),
         restart_policy: None,
         probes,
-        process: Process::default(),
+        process: Arc::default(),
         spec_hash: 0,
     }
 }

@@ -5,7 +5,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use crate::id::{ContainerId, ContainerName, PodUid, ProbeType};
-use crate::spec::{Container, ContainerKind, Handler, Pod, Port, ProbeSpec, Probes, Process, RestartPolicy, TcpSocket};
+use crate::spec::{Container, ContainerKind, Handler, Pod, Port, ProbeSpec, Probes, RestartPolicy, TcpSocket};
 use crate::status::{ContainerState, ContainerStatus, PodPhase, PodStatus, Termination};
 use crate::time::Instant;
 
@@ -34,7 +34,7 @@ pub(crate) fn container(name: &str, kind: ContainerKind) -> Container {
         image: Arc::from(""),
         restart_policy: (kind == ContainerKind::Sidecar).then_some(RestartPolicy::Always),
         probes: Probes::default(),
-        process: Process::default(),
+        process: Arc::default(),
         spec_hash: 0,
     }
 }
@@ -60,8 +60,8 @@ pub(crate) fn pod(uid: &str, containers: impl IntoIterator<Item = Container>) ->
         uid: PodUid::from(uid),
         namespace: Arc::from("default"),
         name: Arc::from(uid),
-        labels: Box::default(),
-        annotations: Box::default(),
+        labels: Arc::default(),
+        annotations: Arc::default(),
         pod_ip: None,
         host_network: false,
         restart_policy: RestartPolicy::Always,

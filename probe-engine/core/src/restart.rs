@@ -283,7 +283,7 @@ mod tests {
     #[test]
     fn a_containers_own_policy_overrides_the_pods() {
         let mut pod = pod_with(RestartPolicy::Never);
-        pod.containers[0].restart_policy = Some(RestartPolicy::Always);
+        alloc::sync::Arc::make_mut(&mut pod.containers)[0].restart_policy = Some(RestartPolicy::Always);
         let by_startup = killed("Container r failed startup probe, will be restarted", KillReason::Startup, true);
         assert_eq!(decide_probes(&pod, "r", None, FAILED), by_startup);
     }
@@ -377,7 +377,7 @@ mod tests {
     fn may_restart_is_lenient_with_the_pods_policy_and_exact_with_the_containers() {
         let mut pod = pod_with(RestartPolicy::OnFailure);
         assert!(may_restart(&pod, &pod.containers[0], 0), "w12");
-        pod.containers[0].restart_policy = Some(RestartPolicy::OnFailure);
+        alloc::sync::Arc::make_mut(&mut pod.containers)[0].restart_policy = Some(RestartPolicy::OnFailure);
         assert!(!may_restart(&pod, &pod.containers[0], 0));
         pod.restart_policy = RestartPolicy::Never;
         assert!(may_restart(&pod, &pod.init_containers[0], 0), "w14");

@@ -213,6 +213,9 @@ pub enum ContainerKind {
 }
 
 /// A pod: what is left of the Kubernetes object after parsing (which would cost 7.7 KB each).
+///
+/// Pods of one Deployment differ in name, UID and address: their lists are one and the same allocation each
+/// (`source/parse`, `Interner`), which is why those are `Arc`s.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pod {
     /// `metadata.uid`, or one derived from namespace, name and spec.
@@ -222,9 +225,9 @@ pub struct Pod {
     /// `metadata.name`
     pub name: Arc<str>,
     /// `metadata.labels`, sorted by key.
-    pub labels: Box<[(Arc<str>, Arc<str>)]>,
+    pub labels: Arc<[(Arc<str>, Arc<str>)]>,
     /// `metadata.annotations`, sorted by key.
-    pub annotations: Box<[(Arc<str>, Arc<str>)]>,
+    pub annotations: Arc<[(Arc<str>, Arc<str>)]>,
     /// `status.podIP` of the manifest; `None` = the runtime says.
     pub pod_ip: Option<IpAddr>,
     /// `spec.hostNetwork`
@@ -236,9 +239,9 @@ pub struct Pod {
     /// `spec.readinessGates[].conditionType`
     pub readiness_gates: Box<[Arc<str>]>,
     /// `spec.initContainers`: ordinary ones and sidecars, in the manifest's order.
-    pub init_containers: Box<[Container]>,
+    pub init_containers: Arc<[Container]>,
     /// `spec.containers`, in the manifest's order; never empty.
-    pub containers: Box<[Container]>,
+    pub containers: Arc<[Container]>,
     /// Fields that the runtime in use cannot honour, as `path: reason`; `describe` shows them.
     pub ignored_fields: Box<[Box<str>]>,
 }
@@ -264,7 +267,7 @@ impl Pod {
 }
 
 /// One container of a pod.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Container {
     /// Unique in its pod.
     pub name: ContainerName,
@@ -277,13 +280,13 @@ pub struct Container {
     /// Its probes.
     pub probes: Probes,
     /// How to start it.
-    pub process: Process,
+    pub process: Arc<Process>,
     /// FNV-1a of the container's manifest: changes when its definition does (back-off key, section 6.5).
     pub spec_hash: u64,
 }
 
 /// What the `process` runtime starts.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Process {
     /// `command` (entrypoint), `$(VAR)` expanded.
     pub command: Box<[Box<str>]>,

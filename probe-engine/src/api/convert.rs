@@ -446,7 +446,7 @@ mod tests {
         assert_eq!(worst_case_detection_s(&spec, max_age(&pod, None), Answer::None), 30, "3 x 10 s: no kernel program");
         assert_eq!(worst_case_detection_s(&spec, max_age(&pod, Some(&settings)), Answer::None), 90);
         let mut exempt = (*pod).clone();
-        exempt.annotations = Box::new([("probe-engine.io/passive".into(), "off".into())]);
+        exempt.annotations = Arc::new([("probe-engine.io/passive".into(), "off".into())]);
         assert_eq!(worst_case_detection_s(&spec, max_age(&exempt, Some(&settings)), Answer::None), 30);
         let worst = |last| worst_case_detection_s(&spec, max_age(&pod, Some(&settings)), last);
         for last in [Answer::Passive, Answer::Real(Why::Changed), Answer::Real(Why::TakenBy(15_006))] {

@@ -130,7 +130,7 @@ async fn without_a_runtime_an_annotation_names_the_network_namespace() {
     for (manages_containers, expected) in [(false, Some("/run/netns/a")), (true, None)] {
         let mut bench = Bench::new(1, manages_containers);
         let mut pod = (*three("a")).clone();
-        pod.annotations = Box::new([("probe-engine.io/netns".into(), "/run/netns/a".into())]);
+        pod.annotations = Arc::new([("probe-engine.io/netns".into(), "/run/netns/a".into())]);
         bench.add(&Arc::new(pod)).await;
         let Ok(Input::Added { status, .. }) = bench.results.try_recv() else { panic!("results hears of it first") };
         assert_eq!(status.and_then(|status| status.netns.clone()).as_deref(), expected);
@@ -400,4 +400,31 @@ async fn a_shard_that_has_ended_is_let_go() {
     bench.manager.shards[0].sink = Arc::new(Ended);
     bench.add(&three("a")).await;
     assert!(!bench.manager.has_backlog());
+}
+
+#[tokio::test]
+async fn a_batch_is_told_in_its_order_and_what_results_has_no_room_for_waits() {
+    let mut bench = Bench::new(1, false);
+    // More than the channel to results holds.
+    let len = 2_500;
+    let mut batch: Vec<PodUpdate> = (0..len).map(|i| PodUpdate::Add(three(&format!("p{i}")))).collect();
+    batch.push(PodUpdate::Remove("p7".into()));
+    let mut results = std::mem::replace(&mut bench.results, mpsc::channel(1).1);
+    let told = tokio::spawn(async move {
+        let mut told = Vec::new();
+        while told.len() <= len {
+            told.push(input_word(&results.recv().await.expect("the manager tells")));
+        }
+        told
+    });
+    bench.shards[0].room.store(5_000, Ordering::Relaxed);
+    assert!(bench.manager.handle_batch(&mut batch).await.is_ok() && batch.is_empty());
+    let told = told.await.expect("no panic");
+    assert!(told.iter().take(len).enumerate().all(|(i, word)| *word == format!("added p{i}")));
+    assert_eq!(told[len], "removed p7");
+    let taken = bench.taken();
+    assert!(taken.iter().take(len).enumerate().all(|(i, word)| *word == format!("add p{i} 3")));
+    assert_eq!(taken[len..], ["remove p7"]);
+    assert_eq!((bench.manager.pods.len(), bench.manager.names.len()), (len - 1, len - 1));
+    assert_eq!(bench.manager.shards[0].workers_len, (len - 1) * 3);
 }

@@ -6,9 +6,7 @@ use std::time::Duration;
 use probe_core::action::{Publish, PublishCause, Report, WorkerIndex};
 use probe_core::id::{ContainerId, ContainerName, PodUid, ProbeType};
 use probe_core::outcome::{Outcome, Verdict};
-use probe_core::spec::{
-    Container, ContainerKind, Handler, Pod, Port, ProbeSpec, Probes, Process, RestartPolicy, TcpSocket,
-};
+use probe_core::spec::{Container, ContainerKind, Handler, Pod, Port, ProbeSpec, Probes, RestartPolicy, TcpSocket};
 use probe_core::status::{ContainerState, ContainerStatus, PodPhase, PodStatus};
 use tokio::sync::{Notify, mpsc};
 
@@ -45,7 +43,7 @@ pub(crate) fn container(name: &str, kind: ContainerKind, probes: &[ProbeType]) -
             readiness: spec(ProbeType::Readiness),
             liveness: spec(ProbeType::Liveness),
         },
-        process: Process::default(),
+        process: Arc::default(),
         spec_hash: 0,
     }
 }
@@ -57,8 +55,8 @@ pub(crate) fn pod(uid: &str, name: &str, containers: impl IntoIterator<Item = Co
         uid: PodUid::from(uid),
         namespace: Arc::from("default"),
         name: Arc::from(name),
-        labels: Box::default(),
-        annotations: Box::default(),
+        labels: Arc::default(),
+        annotations: Arc::default(),
         pod_ip: None,
         host_network: false,
         restart_policy: RestartPolicy::Always,

@@ -16,7 +16,7 @@ use probe_core::action::{AttemptId, WorkerIndex};
 use probe_core::id::{ContainerName, ProbeType};
 use probe_core::outcome::Outcome;
 use probe_core::spec::{
-    Container, ContainerKind, Handler, HttpGet, Pod, Port, ProbeSpec, Probes, Process, RestartPolicy, Scheme, TcpSocket,
+    Container, ContainerKind, Handler, HttpGet, Pod, Port, ProbeSpec, Probes, RestartPolicy, Scheme, TcpSocket,
 };
 use probe_core::status::{ContainerState, ContainerStatus, PodPhase, PodStatus};
 use probe_core::time::Instant;
@@ -62,22 +62,22 @@ pub(super) fn pod(uid: &str, spec: ProbeSpec) -> Arc<Pod> {
         image: "image".into(),
         restart_policy: None,
         probes: Probes { readiness: Some(Arc::new(spec)), ..Probes::default() },
-        process: Process::default(),
+        process: Arc::default(),
         spec_hash: 0,
     };
     Arc::new(Pod {
         uid: uid.into(),
         namespace: "default".into(),
         name: uid.into(),
-        labels: Box::default(),
-        annotations: Box::default(),
+        labels: Arc::default(),
+        annotations: Arc::default(),
         pod_ip: None,
         host_network: false,
         restart_policy: RestartPolicy::Always,
         termination_grace_period_seconds: 30,
         readiness_gates: Box::default(),
-        init_containers: Box::default(),
-        containers: Box::new([container]),
+        init_containers: Arc::default(),
+        containers: Arc::new([container]),
         ignored_fields: Box::default(),
     })
 }

@@ -106,14 +106,27 @@ async fn read(config: Arc<ManifestConfig>, mut table: Table) -> Option<(Table, V
 
 async fn send(updates: &PodUpdateSender, changes: Vec<Change>, synced: &mut bool) -> bool {
     let named = |pod: &Pod| format!("{}/{}", pod.namespace, pod.name);
+    let removed = changes.iter().filter(|change| matches!(change, Change::Remove(_))).count();
+    let is_each_told = changes.len() <= limits::LOG_PODS_EACH_MAX;
+    if !is_each_told {
+        info!(added = changes.len() - removed, removed, "pods from manifests");
+    }
     for change in changes {
         let update = match change {
             Change::Remove(pod) => {
-                info!(pod = named(&pod), uid = %pod.uid, "manifest gone or changed: pod ends");
+                if is_each_told {
+                    info!(pod = named(&pod), uid = %pod.uid, "manifest gone or changed: pod ends");
+                } else {
+                    debug!(pod = named(&pod), uid = %pod.uid, "manifest gone or changed: pod ends");
+                }
                 PodUpdate::Remove(pod.uid.clone())
             }
             Change::Add(pod) => {
-                info!(pod = named(&pod), uid = %pod.uid, "pod from manifest");
+                if is_each_told {
+                    info!(pod = named(&pod), uid = %pod.uid, "pod from manifest");
+                } else {
+                    debug!(pod = named(&pod), uid = %pod.uid, "pod from manifest");
+                }
                 PodUpdate::Add(pod)
             }
         };
@@ -156,8 +169,15 @@ fn log(file: &Path, problems: &[Problem]) {
 pub fn list(directory: &Path) -> io::Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     for entry in std::fs::read_dir(directory)? {
-        let path = entry?.path();
-        if is_manifest(&path) && path.is_file() {
+        let entry = entry?;
+        let name = entry.file_name();
+        // As long as it has to be: there may be hundreds of thousands.
+        let mut path = PathBuf::with_capacity(directory.as_os_str().len() + 1 + name.len());
+        path.push(directory);
+        path.push(name);
+        // The directory itself tells of most entries what they are.
+        let is_file = || entry.file_type().is_ok_and(|t| t.is_file()) || path.is_file();
+        if is_manifest(&path) && is_file() {
             files.push(path);
         }
     }

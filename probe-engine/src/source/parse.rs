@@ -2,7 +2,10 @@
 //! types, defaulted and validated -> `probe_core::spec::Pod`. Every error at once, each with file, line, field
 //! path and the API server's words.
 //!
-//! Bounds: `limits::MANIFEST_BYTES_MAX` a file, `MANIFEST_DEPTH_MAX`, `MANIFEST_ALIAS_NODES_MAX`.
+//! A spec that has been read before without anything to say about it is not read again: pods of one Deployment have
+//! the same ([`Interner`]).
+//!
+//! Bounds: `limits::MANIFEST_BYTES_MAX` a file, `MANIFEST_DEPTH_MAX`, `MANIFEST_ALIAS_NODES_MAX`, `INTERNED_LEN_MAX`.
 
 mod convert;
 mod de;
@@ -12,6 +15,8 @@ mod field;
 mod fields;
 mod fragment;
 mod identity;
+mod intern;
+mod json;
 mod names;
 mod quantity;
 mod report;
@@ -35,12 +40,13 @@ use self::tree::{Builder, Flaw, Node, Value};
 use self::validate::{Owner, Rules};
 use crate::limits;
 
+pub use self::intern::Interner;
 pub use self::report::{Problem, Severity};
 pub use self::tree::Position;
 pub use self::unsupported::{Unsupported, UnsupportedKind};
 
 /// How strictly a manifest is read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Strictness {
     /// As the API server with strict field validation: unknown fields are errors, images are required.
     Validate,
@@ -49,7 +55,7 @@ pub enum Strictness {
 }
 
 /// The runtime that a pod is read for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum RuntimeKind {
     /// Processes of this host.
     Process,
@@ -58,7 +64,7 @@ pub enum RuntimeKind {
 }
 
 /// What to read a pod for.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Options {
     /// How strictly.
     pub strictness: Strictness,
@@ -218,11 +224,35 @@ fn text(bytes: &[u8]) -> Result<&str, Flaw> {
     })
 }
 
+/// The pods of a text, each as [`pod`] gives it, with what repeats held once.
+///
+/// One JSON object about which there is nothing to say is read without its places; anything else, and JSON with an
+/// error or a warning too, by the parser that knows them.
+pub fn pods<'t>(
+    origin: &str,
+    bytes: &'t [u8],
+    options: &'t Options,
+    interner: &'t Interner,
+) -> impl Iterator<Item = Result<Parsed, Vec<Problem>>> + use<'t> {
+    let clean = text(bytes).ok().and_then(json::tree).and_then(|root| {
+        let document = Document { file: origin.into(), root: Some(root), flaws: Vec::new() };
+        let parsed = pod_sharing(document, options, interner).ok()?;
+        (parsed.unsupported.is_empty() && parsed.warnings.is_empty()).then_some(Ok(parsed))
+    });
+    let rest = if clean.is_none() { Some(documents(origin, bytes)) } else { None };
+    let rest = rest.into_iter().flatten().map(|document| pod_sharing(document, options, interner));
+    clean.into_iter().chain(rest)
+}
+
 /// Reads a Pod to run it.
 ///
 /// # Errors
 /// All that is wrong with it, warnings included; at least one of them is an error.
 pub fn pod(document: Document<'_>, options: &Options) -> Result<Parsed, Vec<Problem>> {
+    pod_sharing(document, options, &Interner::default())
+}
+
+fn pod_sharing(document: Document<'_>, options: &Options, interner: &Interner) -> Result<Parsed, Vec<Problem>> {
     let mut report = Report::new(&document, options.strictness);
     let Some(mut root) = document.root else {
         return Err(report.into_problems());
@@ -245,8 +275,18 @@ pub fn pod(document: Document<'_>, options: &Options) -> Result<Parsed, Vec<Prob
             return Err(report.into_problems());
         }
     }
+    let has_uid = root.descend(&["metadata", "uid"]).and_then(Node::as_str).is_some_and(|uid| !uid.is_empty());
+    // A UID that has to be made is made of the spec itself.
+    let digest = root.field("spec").filter(|_| has_uid).map(|spec| interner.digest(spec, options));
+    let known = digest.and_then(|digest| interner.lock().template(digest));
+    if known.is_some()
+        && let Some(spec) = root.field_mut("spec")
+    {
+        // It was read before, with nothing to say about it.
+        spec.value = Value::Null;
+    }
     let rules = rules(options.strictness, Owner::Pod);
-    let parts = read_pod(&mut root, &path, rules, options.runtime, &mut report);
+    let parts = read_pod(&mut root, &path, rules, options.runtime, known.is_some(), &mut report);
     let Some((meta, spec, status)) = parts.filter(|_| !report.has_errors()) else {
         return Err(report.into_problems());
     };
@@ -257,7 +297,15 @@ pub fn pod(document: Document<'_>, options: &Options) -> Result<Parsed, Vec<Prob
     for field in &mut unsupported {
         field.line = root.locate(&field.path).line;
     }
-    Ok(Parsed { pod: convert::pod(meta, spec, status.as_ref()), unsupported, warnings: report.into_problems() })
+    let warnings = report.into_problems();
+    let pod_ip = convert::pod_ip(status.as_ref());
+    let tables = &mut *interner.lock();
+    let template = known.unwrap_or_else(|| Arc::new(convert::template(&spec, tables)));
+    let pod = convert::pod(&meta, &spec, &template, pod_ip, tables);
+    if let Some(digest) = digest.filter(|_| unsupported.is_empty() && warnings.is_empty()) {
+        tables.keep_template(digest, template);
+    }
+    Ok(Parsed { pod, unsupported, warnings })
 }
 
 /// Looks into any document as `validate` does: pods, pod templates, lists of them. Kinds without a pod template
@@ -304,7 +352,7 @@ fn check_object(root: &mut Node<'_>, path: &Path<'_>, report: &mut Report) {
     let rules = rules(Strictness::Validate, owner);
     if owner == Owner::Pod {
         // Reports what is wrong; the pod itself is not needed.
-        let _ = read_pod(root, path, rules, None, report);
+        let _ = read_pod(root, path, rules, None, false, report);
     } else {
         read_template(root, kind, path, rules, report);
     }
@@ -329,24 +377,27 @@ fn list_items<'a, 't>(root: &'a mut Node<'t>) -> Option<&'a mut Vec<Node<'t>>> {
 
 type PodParts = (ObjectMeta, PodSpec, Option<PodStatus>);
 
-/// Checks a pod in whole. `None` = it could not even be read, which is reported.
+/// Checks a pod in whole, or all but its spec. `None` = it could not even be read, which is reported.
 fn read_pod(
     root: &mut Node<'_>,
     path: &Path<'_>,
     rules: Rules,
     runtime: Option<RuntimeKind>,
+    is_spec_known: bool,
     report: &mut Report,
 ) -> Option<PodParts> {
     report.fields(root, &schema::named("core.v1.Pod"), path);
     let meta: ObjectMeta = report.read(root, &["metadata"], path)?;
     let mut spec: PodSpec = report.read(root, &["spec"], path)?;
     let status: Option<PodStatus> = report.read(root, &["status"], path)?;
-    defaults::pod_spec(&mut spec);
     let mut errors = Errors::default();
     let meta_path = path.child("metadata");
     validate::metadata(&meta, &meta_path, &mut errors);
     let spec_path = path.child("spec");
-    validate::pod_spec(&spec, rules, &spec_path, &mut errors);
+    if !is_spec_known {
+        defaults::pod_spec(&mut spec);
+        validate::pod_spec(&spec, rules, &spec_path, &mut errors);
+    }
     if let Some(status) = &status {
         validate::pod_status(status, &path.child("status"), &mut errors);
     }
@@ -356,6 +407,7 @@ fn read_pod(
             errors.required(&meta_path.child("name"), detail);
         }
         match runtime {
+            _ if is_spec_known => {}
             RuntimeKind::Process => {
                 unsupported::require_commands(&spec, &spec_path, &mut errors);
             }

@@ -4,9 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use probe_core::id::{ContainerId, ContainerName};
-use probe_core::spec::{
-    Container, ContainerKind, Handler, Pod, Port, ProbeSpec, Probes, Process, RestartPolicy, TcpSocket,
-};
+use probe_core::spec::{Container, ContainerKind, Handler, Pod, Port, ProbeSpec, Probes, RestartPolicy, TcpSocket};
 use probe_core::status::{ContainerState, ContainerStatus, PodPhase, PodStatus};
 use probe_core::time::Instant;
 
@@ -41,22 +39,22 @@ pub fn pod(name: &str, addr: SocketAddr, times: Times) -> Arc<Pod> {
         image: "none".into(),
         restart_policy: None,
         probes: Probes { readiness: Some(Arc::new(spec)), ..Probes::default() },
-        process: Process::default(),
+        process: Arc::default(),
         spec_hash: 0,
     };
     Arc::new(Pod {
         uid: name.into(),
         namespace: "default".into(),
         name: name.into(),
-        labels: Box::default(),
-        annotations: Box::default(),
+        labels: Arc::default(),
+        annotations: Arc::default(),
         pod_ip: None,
         host_network: false,
         restart_policy: RestartPolicy::Always,
         termination_grace_period_seconds: 30,
         readiness_gates: Box::default(),
-        init_containers: Box::default(),
-        containers: Box::new([container]),
+        init_containers: Arc::default(),
+        containers: Arc::new([container]),
         ignored_fields: Box::default(),
     })
 }

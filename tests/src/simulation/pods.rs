@@ -10,7 +10,7 @@ use probe_core::action::{Publish, PublishCause, Report};
 use probe_core::id::{ContainerId, ContainerName, PodUid, ProbeType};
 use probe_core::outcome::{LocalCause, Outcome, Verdict};
 use probe_core::spec::{
-    Container, ContainerKind, Handler, HttpGet, Pod, Port, ProbeSpec, Probes, Process, RestartPolicy, Scheme, TcpSocket,
+    Container, ContainerKind, Handler, HttpGet, Pod, Port, ProbeSpec, Probes, RestartPolicy, Scheme, TcpSocket,
 };
 use probe_core::status::{ContainerState, ContainerStatus, PodPhase, PodStatus};
 use probe_core::time::Instant;
@@ -549,7 +549,7 @@ fn container_of(name: ContainerName, probes: Probes) -> Container {
         image: "".into(),
         restart_policy: None,
         probes,
-        process: Process::default(),
+        process: Arc::default(),
         spec_hash: 0,
     }
 }
@@ -559,14 +559,14 @@ fn pod_of(uid: PodUid, name: &str, ip: Ipv4Addr, containers: Vec<Container>) -> 
         uid,
         namespace: "default".into(),
         name: name.into(),
-        labels: Box::default(),
-        annotations: Box::default(),
+        labels: Arc::default(),
+        annotations: Arc::default(),
         pod_ip: Some(IpAddr::V4(ip)),
         host_network: false,
         restart_policy: RestartPolicy::Always,
         termination_grace_period_seconds: 30,
         readiness_gates: Box::default(),
-        init_containers: Box::default(),
+        init_containers: Arc::default(),
         containers: containers.into(),
         ignored_fields: Box::default(),
     }

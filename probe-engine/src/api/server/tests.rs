@@ -36,7 +36,7 @@ impl Daemon {
         let bench = Bench::start(16, 16);
         let web = pod("u1", "web", [container("c", ContainerKind::Regular, &[ProbeType::Liveness])]);
         let mut labelled = (*web).clone();
-        labelled.labels = Box::new([(Arc::from("app"), Arc::from("web"))]);
+        labelled.labels = Arc::new([(Arc::from("app"), Arc::from("web"))]);
         let web = Arc::new(labelled);
         bench.add(&web, Some(running(&web, "fake://1"))).await;
         let two = [ProbeType::Startup, ProbeType::Readiness];

@@ -7,7 +7,7 @@ use std::sync::{Mutex, OnceLock};
 use std::time::Duration;
 
 use probe_core::outcome::Outcome;
-use probe_core::spec::{Container, ContainerKind, ProbeSpec, Probes, Process, RestartPolicy};
+use probe_core::spec::{Container, ContainerKind, ProbeSpec, Probes, RestartPolicy};
 use probe_core::spec::{Exec, Handler};
 use probe_core::status::{ContainerState, PodPhase, PodStatus, Termination};
 
@@ -244,7 +244,7 @@ fn container(name: &str) -> Container {
         image: "".into(),
         restart_policy: None,
         probes: Probes::default(),
-        process: Process::default(),
+        process: Arc::default(),
         spec_hash: 0,
     }
 }
@@ -254,14 +254,14 @@ fn pod_of(containers: impl IntoIterator<Item = Container>) -> Pod {
         uid: "uid-1".into(),
         namespace: "shop".into(),
         name: "web".into(),
-        labels: Box::default(),
-        annotations: Box::default(),
+        labels: Arc::default(),
+        annotations: Arc::default(),
         pod_ip: None,
         host_network: false,
         restart_policy: RestartPolicy::Always,
         termination_grace_period_seconds: 30,
         readiness_gates: Box::default(),
-        init_containers: Box::default(),
+        init_containers: Arc::default(),
         containers: containers.into_iter().collect(),
         ignored_fields: Box::default(),
     }

@@ -92,7 +92,7 @@ fn pod(process: Process) -> Arc<Pod> {
         image: "".into(),
         restart_policy: None,
         probes: Probes::default(),
-        process,
+        process: Arc::new(process),
         spec_hash: 0,
     };
     static PODS: AtomicU32 = AtomicU32::new(0);
@@ -101,15 +101,15 @@ fn pod(process: Process) -> Arc<Pod> {
         uid: format!("uid-{number}").as_str().into(),
         namespace: "default".into(),
         name: "web".into(),
-        labels: Box::default(),
-        annotations: Box::default(),
+        labels: Arc::default(),
+        annotations: Arc::default(),
         pod_ip: None,
         host_network: false,
         restart_policy: RestartPolicy::Always,
         termination_grace_period_seconds: 30,
         readiness_gates: Box::default(),
-        init_containers: Box::default(),
-        containers: Box::new([container]),
+        init_containers: Arc::default(),
+        containers: Arc::new([container]),
         ignored_fields: Box::default(),
     })
 }

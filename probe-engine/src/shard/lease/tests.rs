@@ -278,7 +278,7 @@ fn off_and_unavailable_say_so_and_are_never_passive() {
     assert!(node.queue.pop().is_none(), "nobody watches it");
     let mut pod = Pod::clone(&node.pod);
     pod.uid = "another".into();
-    pod.annotations = Box::new([(ANNOTATION_PASSIVE.into(), "on".into())]);
+    pod.annotations = Arc::new([(ANNOTATION_PASSIVE.into(), "on".into())]);
     node.pod = Arc::new(pod);
     node.lease = None;
     assert_eq!(node.attempt(), Answer::Real(Why::First));

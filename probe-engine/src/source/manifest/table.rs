@@ -6,16 +6,18 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
+use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
 
-use probe_core::id::PodUid;
 use probe_core::spec::Pod;
 use tracing::{info, warn};
 
 use super::{ManifestConfig, SourceStatus, list, log, read_file};
 use crate::limits;
-use crate::source::parse::{self, Options, Parsed, Problem, Severity, UnsupportedKind};
+use crate::source::parse::{self, Interner, Options, Parsed, Problem, Severity, UnsupportedKind};
 
 /// What has to be told.
 #[derive(Clone, Debug, PartialEq)]
@@ -24,61 +26,172 @@ pub(super) enum Change {
     Add(Arc<Pod>),
 }
 
-/// See the module.
+/// See the module. Of a pod it keeps two pointers to what the manager has too; of a file its path and a digest.
 #[derive(Debug, Default)]
 pub(super) struct Table {
-    files: BTreeMap<PathBuf, File>,
-    wanted: HashMap<Name, Wanted>,
+    /// In the order of the paths; those of a directory by name.
+    files: Vec<File>,
+    files_made: u32,
+    wanted: Box<[Wanted]>,
     /// Paths that could not be read, which is no file's fault.
     paths: BTreeMap<PathBuf, Problem>,
     was_read: bool,
+    interner: Interner,
 }
 
 /// `namespace`, `name`
-type Name = (Arc<str>, Arc<str>);
+type Name<'a> = (&'a str, &'a str);
 
 #[derive(Clone, Debug)]
 struct Wanted {
     pod: Arc<Pod>,
-    file: PathBuf,
+    /// [`File::id`]
+    file: u32,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct File {
+    path: Box<Path>,
+    /// No other file of this table has or had it.
+    id: u32,
     /// Of the content that was read last; `None` = it could not be read.
     digest: Option<u64>,
     /// In the order of the documents.
-    pods: Vec<Arc<Pod>>,
+    pods: Pods,
+    /// Most files have none.
+    trouble: Option<Box<Trouble>>,
+}
+
+/// The pods of a file. Where there are hundreds of thousands, each has a file of its own.
+#[derive(Debug)]
+enum Pods {
+    One(Arc<Pod>),
+    Many(Box<[Arc<Pod>]>),
+}
+
+impl From<Vec<Arc<Pod>>> for Pods {
+    fn from(mut pods: Vec<Arc<Pod>>) -> Self {
+        match (pods.pop(), pods.is_empty()) {
+            (Some(pod), true) => Self::One(pod),
+            (last, _) => Self::Many(pods.into_iter().chain(last).collect()),
+        }
+    }
+}
+
+impl Deref for Pods {
+    type Target = [Arc<Pod>];
+
+    fn deref(&self) -> &[Arc<Pod>] {
+        match self {
+            Self::One(pod) => std::slice::from_ref(pod),
+            Self::Many(pods) => pods,
+        }
+    }
+}
+
+#[derive(Clone, Debug, Default)]
+struct Trouble {
     /// Of the file itself.
     problems: Vec<Problem>,
     /// Pods that another file has too.
     conflicts: Vec<Problem>,
 }
 
+/// What one look at a file gave.
+enum Reading {
+    /// What it gave before.
+    Same,
+    Unreadable(io::Error),
+    Read {
+        digest: u64,
+        pods: Vec<Arc<Pod>>,
+        problems: Vec<Problem>,
+    },
+}
+
 impl Table {
     /// Reads everything again; returns what changed, removals first.
     pub(super) fn read(&mut self, config: &ManifestConfig) -> Vec<Change> {
         let order = self.files(&config.paths);
-        let present: HashSet<&PathBuf> = order.iter().collect();
-        let files_count = self.files.len();
-        self.files.retain(|file, _| present.contains(file));
-        let mut is_changed = self.files.len() != files_count;
-        for path in &order {
-            let file = self.files.entry(path.clone()).or_default();
-            is_changed |= file.read(path, config);
+        let mut is_changed = self.arrange(order);
+        let readings = self.readings(config);
+        for (index, reading) in readings {
+            is_changed |= self.files[index].apply(reading);
         }
         self.was_read = true;
-        if is_changed { self.update(&order) } else { Vec::new() }
+        let changes = if is_changed { self.update() } else { Vec::new() };
+        self.interner.sweep();
+        changes
+    }
+
+    /// Keeps these files, in this order; true = one is no longer among them.
+    fn arrange(&mut self, order: Vec<PathBuf>) -> bool {
+        if self.files.iter().map(|file| &*file.path).eq(order.iter().map(PathBuf::as_path)) {
+            return false;
+        }
+        let mut before: HashMap<Box<Path>, File> = HashMap::with_capacity(self.files.len());
+        before.extend(self.files.drain(..).map(|file| (file.path.clone(), file)));
+        self.files.reserve_exact(order.len());
+        for path in order {
+            let file = before.remove(&*path).unwrap_or_else(|| {
+                self.files_made += 1;
+                File::new(path.into(), self.files_made)
+            });
+            self.files.push(file);
+        }
+        !before.is_empty()
+    }
+
+    /// What the files give now, in their order, of those where it is not the same as before. Read by several threads
+    /// where there are many; no more texts are held at once than there are threads.
+    fn readings(&self, config: &ManifestConfig) -> Vec<(usize, Reading)> {
+        /// Files that a thread takes at once: below that many, one thread is enough.
+        const PART_LEN: usize = 32;
+        let next = AtomicUsize::new(0);
+        let read = || {
+            let mut readings = Vec::new();
+            loop {
+                let begin = next.fetch_add(PART_LEN, Ordering::Relaxed);
+                let end = (begin + PART_LEN).min(self.files.len());
+                if begin >= end {
+                    return readings;
+                }
+                for (index, file) in self.files[begin..end].iter().enumerate() {
+                    match file.read(config, &self.interner) {
+                        Reading::Same => {}
+                        reading => readings.push((begin + index, reading)),
+                    }
+                }
+            }
+        };
+        let cores = thread::available_parallelism().map_or(1, usize::from);
+        let readers = cores.min(limits::MANIFEST_READERS_MAX).min(self.files.len().div_ceil(PART_LEN));
+        let mut readings = thread::scope(|scope| {
+            // This thread is one of them; where no other can be made, it reads alone.
+            let spawn = |_| thread::Builder::new().name("manifests".to_owned()).spawn_scoped(scope, read).ok();
+            let others: Vec<_> = (1..readers).filter_map(spawn).collect();
+            let mut readings = read();
+            for other in others {
+                match other.join() {
+                    Ok(more) => readings.extend(more),
+                    Err(panic) => std::panic::resume_unwind(panic),
+                }
+            }
+            readings
+        });
+        readings.sort_unstable_by_key(|(index, _)| *index);
+        readings
     }
 
     pub(super) fn status(&self) -> SourceStatus {
         let mut errors: BTreeMap<PathBuf, Vec<Problem>> = BTreeMap::new();
-        for (path, file) in &self.files {
-            let problems = file.problems.iter().chain(&file.conflicts);
+        for file in &self.files {
+            let Some(trouble) = &file.trouble else { continue };
+            let problems = trouble.problems.iter().chain(&trouble.conflicts);
             let of_file = problems.filter(|p| p.severity == Severity::Error);
             let of_file: Vec<_> = of_file.take(limits::MANIFEST_PROBLEMS_LEN_MAX).cloned().collect();
             if !of_file.is_empty() {
-                errors.insert(path.clone(), of_file);
+                errors.insert(file.path.to_path_buf(), of_file);
             }
         }
         for (path, problem) in &self.paths {
@@ -113,62 +226,51 @@ impl Table {
             }
         }
         self.paths = problems;
-        let mut seen = HashSet::new();
-        files.retain(|file| seen.insert(file.clone()));
+        if paths.len() > 1 {
+            let mut seen = HashSet::new();
+            files.retain(|file| seen.insert(file.clone()));
+        }
         files
     }
 
     /// The files that a path gave before it became unreadable.
     fn known_below(&self, path: &Path) -> Vec<PathBuf> {
-        let files = self.files.keys();
-        files.filter(|f| f.starts_with(path)).cloned().collect()
+        let files = self.files.iter().map(|file| &*file.path);
+        files.filter(|f| f.starts_with(path)).map(Path::to_path_buf).collect()
     }
 
     /// Who is wanted now, compared with before. A name stays with the file that has it, else goes to the first.
-    fn update(&mut self, order: &[PathBuf]) -> Vec<Change> {
-        let mut next = Next::after(&self.wanted);
-        let mut conflicts: HashMap<PathBuf, Vec<Problem>> = HashMap::new();
+    fn update(&mut self) -> Vec<Change> {
+        let before: HashMap<Name<'_>, &Wanted> = self.wanted.iter().map(|was| (name_of(&was.pod), was)).collect();
+        let mut next = Next::new(&self.files);
+        let mut conflicts: HashMap<u32, Vec<Problem>> = HashMap::new();
         for is_holder in [true, false] {
-            for path in order {
-                let Some(file) = self.files.get(path) else {
-                    continue;
-                };
+            for (index, file) in self.files.iter().enumerate() {
                 let mut seen = HashSet::new();
-                for pod in &file.pods {
+                for pod in &*file.pods {
                     let name = name_of(pod);
                     // Of two pods of one name in one file, the first may be the holder.
-                    let holds = next.is_held_by(&name, path) && seen.insert(name);
+                    let is_held = before.get(&name).is_some_and(|was| was.file == file.id);
+                    let holds = is_held && seen.insert(name);
                     if holds == is_holder
-                        && let Err(problem) = next.take(pod, path)
+                        && let Err(problem) = next.take(pod, index)
                     {
-                        conflicts.entry(path.clone()).or_default().push(problem);
+                        conflicts.entry(file.id).or_default().push(problem);
                     }
                 }
             }
         }
-        let Next { wanted, order, .. } = next;
-        let mut changes = Vec::new();
-        let mut gone: Vec<&Arc<Pod>> = self
-            .wanted
-            .iter()
-            .filter(|(name, was)| wanted.get(*name).is_none_or(|now| now.pod != was.pod))
-            .map(|(_, was)| &was.pod)
-            .collect();
+        let Next { wanted, names, .. } = next;
+        let now_at = |name: &Name<'_>| names.get(name).map(|(index, _)| &wanted[*index].pod);
+        let gone = self.wanted.iter().map(|was| &was.pod);
+        let mut gone: Vec<&Arc<Pod>> = gone.filter(|was| now_at(&name_of(was)) != Some(*was)).collect();
         gone.sort_by_key(|pod| name_of(pod));
-        changes.extend(gone.into_iter().cloned().map(Change::Remove));
-        for name in order {
-            let now = &wanted[&name].pod;
-            if self.wanted.get(&name).is_none_or(|was| was.pod != *now) {
-                changes.push(Change::Add(Arc::clone(now)));
-            }
-        }
-        self.wanted = wanted;
-        for (path, file) in &mut self.files {
-            let conflicts = conflicts.remove(path).unwrap_or_default();
-            if file.conflicts != conflicts {
-                log(path, &conflicts);
-            }
-            file.conflicts = conflicts;
+        let mut changes: Vec<Change> = gone.into_iter().cloned().map(Change::Remove).collect();
+        let is_new = |now: &&Wanted| before.get(&name_of(&now.pod)).is_none_or(|was| was.pod != now.pod);
+        changes.extend(wanted.iter().filter(is_new).map(|now| Change::Add(Arc::clone(&now.pod))));
+        self.wanted = wanted.into();
+        for file in &mut self.files {
+            file.set_conflicts(conflicts.remove(&file.id).unwrap_or_default());
         }
         changes
     }
@@ -176,111 +278,141 @@ impl Table {
 
 /// The wanted pods while they are being collected.
 struct Next<'a> {
-    before: &'a HashMap<Name, Wanted>,
-    wanted: HashMap<Name, Wanted>,
-    uids: HashMap<PodUid, Name>,
-    order: Vec<Name>,
+    files: &'a [File],
+    wanted: Vec<Wanted>,
+    /// Places in `wanted` and in `files`.
+    names: HashMap<Name<'a>, (usize, usize)>,
+    /// Places in `wanted`.
+    uids: HashMap<&'a str, usize>,
 }
 
 impl<'a> Next<'a> {
-    fn after(before: &'a HashMap<Name, Wanted>) -> Self {
+    fn new(files: &'a [File]) -> Self {
+        let len = files.iter().map(|file| file.pods.len()).sum();
         Self {
-            before,
-            wanted: HashMap::with_capacity(before.len()),
-            uids: HashMap::with_capacity(before.len()),
-            order: Vec::with_capacity(before.len()),
+            files,
+            wanted: Vec::with_capacity(len),
+            names: HashMap::with_capacity(len),
+            uids: HashMap::with_capacity(len),
         }
     }
 
-    fn is_held_by(&self, name: &Name, path: &Path) -> bool {
-        self.before.get(name).is_some_and(|was| was.file == path)
-    }
-
-    /// `Err` = another pod has its name or UID.
-    fn take(&mut self, pod: &Arc<Pod>, path: &Path) -> Result<(), Problem> {
+    /// A pod of the file at this place; `Err` = another pod has its name or UID.
+    fn take(&mut self, pod: &'a Arc<Pod>, file_index: usize) -> Result<(), Problem> {
+        let file = &self.files[file_index];
         let name = name_of(pod);
         let refuse = |what: String| Problem {
             severity: Severity::Error,
             path: String::new(),
-            message: what,
-            file: path.display().to_string().into(),
+            message: format!("pod {}/{} {what}", name.0, name.1),
+            file: file.path.display().to_string().into(),
             line: 0,
         };
-        let shown = format!("pod {}/{}", name.0, name.1);
-        if let Some(other) = self.wanted.get(&name) {
-            let other = other.file.display();
-            return Err(refuse(format!("{shown} is already defined in {other}; that one stays")));
+        if let Some((_, holder)) = self.names.get(&name) {
+            let holder = self.files[*holder].path.display();
+            return Err(refuse(format!("is already defined in {holder}; that one stays")));
         }
-        if let Some(other) = self.uids.get(&pod.uid) {
-            let other = format!("{}/{}", other.0, other.1);
-            return Err(refuse(format!("{shown} has the UID of pod {other}: {}", pod.uid)));
+        if let Some(other) = self.uids.get(pod.uid.as_str()) {
+            let other = name_of(&self.wanted[*other].pod);
+            return Err(refuse(format!("has the UID of pod {}/{}: {}", other.0, other.1, pod.uid)));
         }
-        if self.wanted.len() >= limits::PODS_MAX {
-            return Err(refuse(format!("{shown} is one more than {} pods", limits::PODS_MAX)));
+        let index = self.wanted.len();
+        if index >= limits::PODS_MAX {
+            return Err(refuse(format!("is one more than {} pods", limits::PODS_MAX)));
         }
-        self.uids.insert(pod.uid.clone(), name.clone());
-        self.order.push(name.clone());
-        let wanted = Wanted { pod: Arc::clone(pod), file: path.to_owned() };
-        self.wanted.insert(name, wanted);
+        self.names.insert(name, (index, file_index));
+        self.uids.insert(pod.uid.as_str(), index);
+        self.wanted.push(Wanted { pod: Arc::clone(pod), file: file.id });
         Ok(())
     }
 }
 
 impl File {
-    /// Reads the file again; true = its pods may have changed.
-    fn read(&mut self, path: &Path, config: &ManifestConfig) -> bool {
+    fn new(path: Box<Path>, id: u32) -> Self {
+        Self { path, id, digest: None, pods: Pods::Many(Box::default()), trouble: None }
+    }
+
+    /// Looks at the file again.
+    fn read(&self, config: &ManifestConfig, interner: &Interner) -> Reading {
+        let path = &*self.path;
         if self.digest.is_some() && path.metadata().is_ok_and(|metadata| !metadata.is_file()) {
             // A pipe (`--manifests /dev/stdin`) gives what it has once.
-            return false;
+            return Reading::Same;
         }
         let mut bytes = read_file(path);
         if !self.pods.is_empty() && bytes.as_ref().is_ok_and(Vec::is_empty) {
             // Between an editor's truncation and its write; an emptied file is still empty a moment later.
-            std::thread::sleep(limits::MANIFEST_SETTLE);
+            thread::sleep(limits::MANIFEST_SETTLE);
             bytes = read_file(path);
         }
         let bytes = match bytes {
             Ok(bytes) => bytes,
-            Err(error) => {
-                let problem = unreadable(path, &error);
-                if self.digest.take().is_some() || self.problems.is_empty() {
-                    log(path, std::slice::from_ref(&problem));
-                }
-                self.problems = vec![problem];
-                return false;
-            }
+            Err(error) => return Reading::Unreadable(error),
         };
         let mut hasher = DefaultHasher::new();
         bytes.hash(&mut hasher);
-        let digest = Some(hasher.finish());
-        if self.digest == digest {
-            return false;
+        let digest = hasher.finish();
+        if self.digest == Some(digest) {
+            return Reading::Same;
         }
-        self.digest = digest;
-        let (mut pods, problems) = parse_all(path, &bytes, config);
-        log(path, &problems);
-        if problems.iter().any(|p| p.severity == Severity::Error) {
-            // A document with errors may be one that gave a pod before: nothing is lost by a typing error.
-            let names: HashSet<Name> = pods.iter().map(|pod| name_of(pod)).collect();
-            let before = std::mem::take(&mut self.pods).into_iter();
-            pods.extend(before.filter(|pod| !names.contains(&name_of(pod))));
+        let (pods, problems) = parse_all(path, &bytes, config, interner);
+        Reading::Read { digest, pods, problems }
+    }
+
+    /// Takes what a look gave; true = its pods may have changed.
+    fn apply(&mut self, reading: Reading) -> bool {
+        match reading {
+            Reading::Same => false,
+            Reading::Unreadable(error) => {
+                let problem = unreadable(&self.path, &error);
+                let had_none = self.trouble.as_ref().is_none_or(|trouble| trouble.problems.is_empty());
+                if self.digest.take().is_some() || had_none {
+                    log(&self.path, std::slice::from_ref(&problem));
+                }
+                self.set_problems(vec![problem]);
+                false
+            }
+            Reading::Read { digest, mut pods, problems } => {
+                self.digest = Some(digest);
+                log(&self.path, &problems);
+                if problems.iter().any(|p| p.severity == Severity::Error) {
+                    // A document with errors may be one that gave a pod before: nothing is lost by a typing error.
+                    let names: HashSet<Name<'_>> = pods.iter().map(|pod| name_of(pod)).collect();
+                    let before = self.pods.iter().filter(|pod| !names.contains(&name_of(pod)));
+                    let before: Vec<_> = before.cloned().collect();
+                    pods.extend(before);
+                }
+                self.pods = pods.into();
+                self.set_problems(problems);
+                true
+            }
         }
-        self.pods = pods;
-        self.problems = problems;
-        true
+    }
+
+    fn set_problems(&mut self, problems: Vec<Problem>) {
+        if self.trouble.is_some() || !problems.is_empty() {
+            self.trouble.get_or_insert_default().problems = problems;
+        }
+    }
+
+    fn set_conflicts(&mut self, conflicts: Vec<Problem>) {
+        if conflicts != *self.trouble.as_ref().map_or(&[][..], |trouble| &trouble.conflicts) {
+            log(&self.path, &conflicts);
+        }
+        if self.trouble.is_some() || !conflicts.is_empty() {
+            self.trouble.get_or_insert_default().conflicts = conflicts;
+        }
+        self.trouble.take_if(|trouble| trouble.problems.is_empty() && trouble.conflicts.is_empty());
     }
 }
 
-fn parse_all(path: &Path, bytes: &[u8], config: &ManifestConfig) -> (Vec<Arc<Pod>>, Vec<Problem>) {
+fn parse_all(path: &Path, bytes: &[u8], config: &ManifestConfig, interner: &Interner) -> (Vec<Arc<Pod>>, Vec<Problem>) {
     let options = Options { strictness: config.strictness, runtime: Some(config.runtime) };
     let origin: Arc<str> = path.display().to_string().into();
     let (mut pods, mut problems) = (Vec::new(), Vec::new());
-    for document in parse::documents(&origin, bytes) {
-        match parse::pod(document, &options) {
-            Ok(parsed) => match accept(parsed, &origin, config, &mut problems) {
-                Some(pod) => pods.push(Arc::new(pod)),
-                None => continue,
-            },
+    for parsed in parse::pods(&origin, bytes, &options, interner) {
+        match parsed {
+            Ok(parsed) => pods.extend(accept(parsed, &origin, config, &mut problems).map(Arc::new)),
             Err(found) => problems.extend(found),
         }
     }
@@ -291,6 +423,9 @@ fn parse_all(path: &Path, bytes: &[u8], config: &ManifestConfig) -> (Vec<Arc<Pod
 fn accept(parsed: Parsed, origin: &Arc<str>, config: &ManifestConfig, problems: &mut Vec<Problem>) -> Option<Pod> {
     let Parsed { mut pod, unsupported, warnings } = parsed;
     problems.extend(warnings);
+    if unsupported.is_empty() {
+        return Some(pod);
+    }
     let named = format!("{}/{}", pod.namespace, pod.name);
     let is_honoured = |kind| kind == UnsupportedKind::MemoryLimit && config.memory_limits;
     let (harmful, harmless): (Vec<_>, Vec<_>) =
@@ -322,8 +457,8 @@ fn accept(parsed: Parsed, origin: &Arc<str>, config: &ManifestConfig, problems: 
     None
 }
 
-fn name_of(pod: &Pod) -> Name {
-    (Arc::clone(&pod.namespace), Arc::clone(&pod.name))
+fn name_of(pod: &Pod) -> Name<'_> {
+    (&pod.namespace, &pod.name)
 }
 
 fn unreadable(path: &Path, error: &io::Error) -> Problem {

@@ -1,6 +1,7 @@
 //! From Kubernetes' objects, validated and defaulted, to ours (`probe_core::spec`). The Kubernetes object ends here.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1 as k8s;
@@ -14,59 +15,98 @@ use probe_core::spec::{
 
 use super::defaults::GRACE_SECONDS;
 use super::expand::expand;
+use super::intern::{Pairs, Table, Tables};
 use super::{identity, quantity};
+
+/// What a pod's `spec` becomes; the same for all pods of one spec.
+#[derive(Clone, Debug)]
+pub(super) struct Template {
+    host_network: bool,
+    restart_policy: RestartPolicy,
+    termination_grace_period_seconds: u64,
+    readiness_gates: Box<[Arc<str>]>,
+    init_containers: Arc<[Container]>,
+    pub(super) containers: Arc<[Container]>,
+}
 
 /// Our pod. The arguments have passed validation; what they cannot hold any more (a number out of range) would
 /// become the nearest value that is valid.
-pub(super) fn pod(meta: ObjectMeta, spec: k8s::PodSpec, status: Option<&k8s::PodStatus>) -> Pod {
-    let namespace = meta.namespace.filter(|n| !n.is_empty());
-    let namespace = namespace.unwrap_or_else(|| "default".to_owned());
-    let name = meta.name.unwrap_or_default();
-    let uid = meta.uid.filter(|uid| !uid.is_empty());
-    let uid = uid.unwrap_or_else(|| identity::derived_uid(&namespace, &name, &spec));
+pub(super) fn pod(
+    meta: &ObjectMeta,
+    spec: &k8s::PodSpec,
+    template: &Template,
+    pod_ip: Option<IpAddr>,
+    tables: &mut Tables,
+) -> Pod {
+    let name = meta.name.as_deref().unwrap_or_default();
+    let uid = match non_empty(&meta.uid) {
+        Some(uid) => PodUid::from(uid),
+        None => PodUid::new(identity::derived_uid(namespace(meta), name, spec)),
+    };
+    Pod {
+        uid,
+        namespace: tables.texts.share(namespace(meta)),
+        name: name.into(),
+        labels: pairs(meta.labels.as_ref(), tables),
+        annotations: pairs(meta.annotations.as_ref(), tables),
+        pod_ip,
+        host_network: template.host_network,
+        restart_policy: template.restart_policy,
+        termination_grace_period_seconds: template.termination_grace_period_seconds,
+        readiness_gates: template.readiness_gates.clone(),
+        init_containers: Arc::clone(&template.init_containers),
+        containers: Arc::clone(&template.containers),
+        ignored_fields: Box::default(),
+    }
+}
+
+/// `status.podIP`
+pub(super) fn pod_ip(status: Option<&k8s::PodStatus>) -> Option<IpAddr> {
+    status?.pod_ip.as_deref()?.parse().ok()
+}
+
+/// All of a pod that its `spec` says.
+pub(super) fn template(spec: &k8s::PodSpec, tables: &mut Tables) -> Template {
     let defaults = Process {
-        run_as_user: context(&spec).and_then(|c| c.run_as_user).and_then(narrow),
-        run_as_group: context(&spec).and_then(|c| c.run_as_group).and_then(narrow),
-        supplemental_groups: supplemental_groups(&spec),
+        run_as_user: context(spec).and_then(|c| c.run_as_user).and_then(narrow),
+        run_as_group: context(spec).and_then(|c| c.run_as_group).and_then(narrow),
+        supplemental_groups: supplemental_groups(spec),
         ..Process::default()
     };
     let init = spec.init_containers.iter().flatten();
-    let init_containers = init
+    let init: Vec<Container> = init
         .map(|c| {
             let kind = match c.restart_policy.as_deref() {
                 Some("Always") => ContainerKind::Sidecar,
                 _ => ContainerKind::Init,
             };
-            container(c, kind, &defaults)
+            container(c, kind, &defaults, tables)
         })
         .collect();
-    let containers = spec.containers.iter();
-    let containers = containers.map(|c| container(c, ContainerKind::Regular, &defaults)).collect();
+    let regular = spec.containers.iter();
+    let regular: Vec<Container> = regular.map(|c| container(c, ContainerKind::Regular, &defaults, tables)).collect();
     let gates = spec.readiness_gates.iter().flatten();
     let grace = spec.termination_grace_period_seconds.unwrap_or(GRACE_SECONDS);
-    Pod {
-        uid: PodUid::new(uid),
-        namespace: namespace.into(),
-        name: name.into(),
-        labels: pairs(meta.labels),
-        annotations: pairs(meta.annotations),
-        pod_ip: status.and_then(|s| s.pod_ip.as_deref()?.parse().ok()),
+    Template {
         host_network: spec.host_network.unwrap_or_default(),
         restart_policy: spec.restart_policy.as_deref().and_then(restart_policy).unwrap_or_default(),
         termination_grace_period_seconds: u64::try_from(grace).unwrap_or_default(),
-        readiness_gates: gates.map(|g| Arc::from(&*g.condition_type)).collect(),
-        init_containers,
-        containers,
-        ignored_fields: Box::default(),
+        readiness_gates: gates.map(|g| tables.texts.share(&*g.condition_type)).collect(),
+        init_containers: if init.is_empty() { Arc::default() } else { tables.containers.share(init) },
+        containers: tables.containers.share(regular),
     }
 }
 
-fn container(from: &k8s::Container, kind: ContainerKind, defaults: &Process) -> Container {
+fn namespace(meta: &ObjectMeta) -> &str {
+    non_empty(&meta.namespace).unwrap_or("default")
+}
+
+fn container(from: &k8s::Container, kind: ContainerKind, defaults: &Process, tables: &mut Tables) -> Container {
     let literal = LiteralEnv::of(from.env.as_deref().unwrap_or_default());
     let ports = from.ports.as_deref().unwrap_or_default();
-    let of = |probe: &Option<k8s::Probe>| {
-        let spec = self::probe(probe.as_ref()?, ports, &literal)?;
-        Some(Arc::new(spec))
+    let mut of = |probe: &Option<k8s::Probe>| {
+        let spec = self::probe(probe.as_ref()?, ports, &literal, &mut tables.texts)?;
+        Some(tables.probes.share(spec))
     };
     let probes = match kind {
         ContainerKind::Init => Probes::default(),
@@ -77,12 +117,12 @@ fn container(from: &k8s::Container, kind: ContainerKind, defaults: &Process) -> 
         },
     };
     Container {
-        name: ContainerName::new(&*from.name),
+        name: ContainerName::new(tables.texts.share(&*from.name)),
         kind,
-        image: from.image.as_deref().unwrap_or_default().into(),
+        image: tables.texts.share(from.image.as_deref().unwrap_or_default()),
         restart_policy: from.restart_policy.as_deref().and_then(restart_policy),
         probes,
-        process: process(from, &literal, defaults),
+        process: tables.processes.share(process(from, &literal, defaults)),
         spec_hash: identity::container_hash(from),
     }
 }
@@ -149,13 +189,18 @@ impl<'a> LiteralEnv<'a> {
     }
 }
 
-fn probe(from: &k8s::Probe, ports: &[k8s::ContainerPort], env: &LiteralEnv<'_>) -> Option<ProbeSpec> {
+fn probe(
+    from: &k8s::Probe,
+    ports: &[k8s::ContainerPort],
+    env: &LiteralEnv<'_>,
+    texts: &mut Table<str>,
+) -> Option<ProbeSpec> {
     let at_least_1 = |n: Option<i32>, default: u32| {
         let n = n.and_then(|n| u32::try_from(n).ok());
         n.filter(|n| *n > 0).unwrap_or(default)
     };
     Some(ProbeSpec {
-        handler: handler(from, ports, env)?,
+        handler: handler(from, ports, env, texts)?,
         initial_delay_seconds: from.initial_delay_seconds.unwrap_or_default(),
         timeout_seconds: at_least_1(from.timeout_seconds, 1),
         period_seconds: at_least_1(from.period_seconds, 10),
@@ -165,35 +210,41 @@ fn probe(from: &k8s::Probe, ports: &[k8s::ContainerPort], env: &LiteralEnv<'_>) 
     })
 }
 
-fn handler(from: &k8s::Probe, ports: &[k8s::ContainerPort], env: &LiteralEnv<'_>) -> Option<Handler> {
+fn handler(
+    from: &k8s::Probe,
+    ports: &[k8s::ContainerPort],
+    env: &LiteralEnv<'_>,
+    texts: &mut Table<str>,
+) -> Option<Handler> {
     if let Some(exec) = &from.exec {
         let command = exec.command.iter().flatten();
         let expanded = |text: &String| expand(text, |name| env.raw(name)).into();
         return Some(Handler::Exec(Exec { command: command.map(expanded).collect() }));
     }
     if let Some(http) = &from.http_get {
-        let header = |h: &k8s::HTTPHeader| HttpHeader { name: h.name.as_str().into(), value: h.value.as_str().into() };
+        let header = |h: &k8s::HTTPHeader| HttpHeader { name: texts.share(&*h.name), value: texts.share(&*h.value) };
+        let headers = http.http_headers.iter().flatten().map(header).collect();
         return Some(Handler::HttpGet(HttpGet {
-            host: non_empty(&http.host).map(Arc::from),
+            host: non_empty(&http.host).map(|host| texts.share(host)),
             port: port(&http.port, ports),
-            path: http.path.as_deref().unwrap_or("/").into(),
+            path: texts.share(http.path.as_deref().unwrap_or("/")),
             scheme: match http.scheme.as_deref() {
                 Some("HTTPS") => Scheme::Https,
                 _ => Scheme::Http,
             },
-            headers: http.http_headers.iter().flatten().map(header).collect(),
+            headers,
         }));
     }
     if let Some(tcp) = &from.tcp_socket {
         return Some(Handler::TcpSocket(TcpSocket {
-            host: non_empty(&tcp.host).map(Arc::from),
+            host: non_empty(&tcp.host).map(|host| texts.share(host)),
             port: port(&tcp.port, ports),
         }));
     }
     let grpc = from.grpc.as_ref()?;
     Some(Handler::Grpc(Grpc {
         port: u16::try_from(grpc.port).ok()?,
-        service: grpc.service.as_deref().unwrap_or_default().into(),
+        service: texts.share(grpc.service.as_deref().unwrap_or_default()),
     }))
 }
 
@@ -261,9 +312,13 @@ fn restart_policy(text: &str) -> Option<RestartPolicy> {
 }
 
 /// Sorted by key, as a BTreeMap is.
-fn pairs(map: Option<std::collections::BTreeMap<String, String>>) -> Box<[(Arc<str>, Arc<str>)]> {
-    let pairs = map.into_iter().flatten();
-    pairs.map(|(k, v)| (k.into(), v.into())).collect()
+fn pairs(map: Option<&BTreeMap<String, String>>, tables: &mut Tables) -> Arc<Pairs> {
+    let Some(map) = map.filter(|map| !map.is_empty()) else {
+        return Arc::default();
+    };
+    let texts = &mut tables.texts;
+    let pairs: Vec<_> = map.iter().map(|(k, v)| (texts.share(&**k), texts.share(&**v))).collect();
+    tables.pairs.share(pairs)
 }
 
 #[cfg(test)]

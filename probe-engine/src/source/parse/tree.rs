@@ -68,6 +68,14 @@ impl<'t> Node<'t> {
         names.iter().try_fold(self, |node, name| node.field(name))
     }
 
+    /// As [`Node::field`], to be changed.
+    pub(super) fn field_mut(&mut self, name: &str) -> Option<&mut Node<'t>> {
+        let Value::Map(entries) = &mut self.value else {
+            return None;
+        };
+        entries.iter_mut().find(|e| e.key == name).map(|e| &mut e.node)
+    }
+
     /// The text, if this is a string.
     pub(super) fn as_str(&self) -> Option<&str> {
         match &self.value {
@@ -148,7 +156,7 @@ impl Flaw {
 }
 
 /// Pairs of places with the same key: the next earlier one, and the later one.
-fn duplicates(entries: &[Entry<'_>]) -> Vec<(usize, usize)> {
+pub(super) fn duplicates(entries: &[Entry<'_>]) -> Vec<(usize, usize)> {
     // Most maps are short, and a scan beats hashing; a long one (a ConfigMap's data) is hashed.
     const SCAN_LEN_MAX: usize = 32;
     if entries.len() <= SCAN_LEN_MAX {
