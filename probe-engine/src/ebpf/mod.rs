@@ -19,6 +19,7 @@ pub mod answer;
 pub mod counters;
 pub mod events;
 pub mod feature;
+pub mod group;
 pub mod listeners;
 pub mod load;
 mod netlink;

@@ -140,12 +140,13 @@ impl Run {
 
     fn check(&self) {
         for target in &self.targets {
-            let Some(place) = target.place() else { continue };
+            let Some(group) = target.group() else { continue };
+            let Some(place) = group.place() else { continue };
             assert!(
                 !(self.world.is_settled(target)
-                    && self.world.kernel.is_in_the_middle(place.netns_cookie, target.addr.port())),
+                    && self.world.kernel.is_in_the_middle(place.netns_cookie, target.addr().port())),
                 "{} is settled in the middle of a listen()",
-                target.addr
+                target.addr()
             );
         }
     }
@@ -163,7 +164,7 @@ impl Run {
             self.check();
         }
         for target in &self.targets {
-            assert!(self.world.is_settled(target), "{} is not settled at rest", target.addr);
+            assert!(self.world.is_settled(target), "{} is not settled at rest", target.addr());
         }
     }
 }
