@@ -270,7 +270,8 @@ pub const LIFECYCLE_INPUTS_LEN_MAX: usize = 1_024;
 /// How long requests to the control API may go on after the daemon was told to end. Longer: cut off.
 pub const API_DRAIN: Duration = Duration::from_secs(2);
 
-/// Targets of tcpSocket probes that are watched. More: the rest is always connected for real (`table_full`).
+/// Targets of tcpSocket probes that are watched, about 100 bytes each in the tables of the watch and the sweep. More: the
+/// rest is always connected for real (`table_full`).
 pub const TARGETS_MAX: usize = 1_048_576;
 
 /// Targets that one sweep visits at least, to see whether anybody holds them still.
@@ -294,7 +295,8 @@ pub const LISTENERS_MAX: usize = 131_072;
 /// Bytes of the ring buffer of listener events. Full: the program counts the drop, and the table is made anew by sock_diag.
 pub const EVENT_RING_BYTES: u32 = 1 << 20;
 
-/// Messages from shards waiting for the watch. Full: a registration is tried again at the target's next attempt.
+/// Messages from shards waiting for the watch, which takes no more than it has questions for the sweep
+/// ([`SWEEP_QUESTIONS_LEN_MAX`]). Full: a registration is tried again at the target's next attempt.
 pub const WATCH_INBOX_LEN_MAX: usize = 16_384;
 
 /// Listeners in one part of a dump; between two parts the watch reads the ring buffer. More: further parts.

@@ -313,6 +313,44 @@ impl Answer {
 mod tests {
     use super::*;
 
+    #[derive(Debug)]
+    struct Nobody;
+
+    impl ChildLookup for Nobody {
+        fn child(&self, _: SocketAddr, _: SocketAddr) -> Found {
+            Found::Other
+        }
+    }
+
+    #[test]
+    fn a_lease_goes_with_the_group_in_which_it_was_granted() {
+        use crate::results::fixture::pod;
+        let counters = Counters::fake();
+        let group = || {
+            let group = Arc::new(Group::new(Place { netns_cookie: 1, slot: 5, lookup: Arc::new(Nobody) }));
+            group.settle(counters.load(5));
+            group.look_healthy(Instant::from_secs(100));
+            group
+        };
+        let (now, until) = (Instant::from_secs(1), Instant::from_secs(60));
+        let addr = SocketAddr::from(([10, 0, 0, 1], 80));
+        let target = Target::new(1, 0, pod("u", "web", []), &"c".into(), "id".into(), NetnsRef::Own, addr);
+        let one = group();
+        assert!(!target.join(&one, Why::Changed));
+        let before = target.before(&counters).expect("it is placed");
+        let granted = target.grant(&counters, before, until, now).expect("all is well");
+        assert!(Arc::ptr_eq(&granted, &one));
+        assert_eq!(target.held(&counters, &granted, before.value(), now), Ok(()));
+        // Both groups are as well as can be: it is the move that ends it.
+        assert!(target.join(&group(), Why::Changed));
+        assert_eq!(target.held(&counters, &granted, before.value(), now), Err(Why::Changed));
+        // And one between a connect and its grant.
+        let before = target.before(&counters).expect("it is placed");
+        target.join(&group(), Why::Changed);
+        assert_eq!(target.grant(&counters, before, until, now).err(), Some(Why::Changed));
+        assert_eq!(target.lease_until(), None);
+    }
+
     #[test]
     fn a_target_takes_at_most_128_bytes_with_its_counts() {
         // An `Arc` adds two counts.

@@ -121,6 +121,15 @@ impl Watch {
         self.groups.get(self.targets.get(index)?.group? as usize)
     }
 
+    /// Cookies of the listeners that looks at a target's group are looks at.
+    #[cfg(test)]
+    pub(super) fn candidates_of(&self, target: &Target) -> HashSet<u64> {
+        let members = self.index_of(target).and_then(|index| self.group_of(index)).expect("it is placed");
+        assert!(Arc::ptr_eq(&members.group, &target.group().expect("it is placed")));
+        let listening = self.listeners.inside(members.netns_cookie).at(members.port);
+        listening.candidates(members.class).map(|listener| listener.socket_cookie).collect()
+    }
+
     /// The group of those that cannot be answered passively for this reason.
     pub(super) fn refusal(&mut self, why: Why) -> Arc<Group> {
         if let Some((_, group)) = self.refusals.iter().find(|(other, _)| *other == why) {

@@ -11,6 +11,7 @@ use crate::ebpf::netns::NetnsRef;
 use crate::ebpf::target::{ChildLookup, Found, Place};
 use crate::results::fixture::{container, pod};
 
+mod groups;
 mod model;
 mod properties;
 
