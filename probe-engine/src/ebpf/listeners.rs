@@ -114,12 +114,16 @@ pub struct Listeners {
     spaces: HashMap<u64, Space>,
     /// Ports in all [`Space::unclear`].
     unclear_len: usize,
+    /// The newest dump, by its id, and how many of the listeners it has shown.
+    shown: (u64, usize),
 }
 
 /// One network namespace.
 #[derive(Debug, Default)]
 pub(super) struct Space {
     ports: HashMap<u16, Port>,
+    /// Listeners at all of them.
+    len: usize,
     /// Ports at which something opened or closed that has no cookie (raw tracepoint), and when last.
     unclear: HashMap<u16, Instant>,
 }
@@ -157,9 +161,15 @@ impl<'a> Inside<'a> {
     /// A LISTEN event of this port is neither confirmed nor refuted by what is known up to this dump.
     #[must_use]
     pub fn is_unsettled(self, port: u16, dump: Dump) -> bool {
-        let unclear = self.space.and_then(|space| space.unclear.get(&port));
-        unclear.is_some_and(|at| dump.began < *at + limits::TENTATIVE_MAX)
-            || self.at(port).iter().any(|listener| !listener.confirmed)
+        self.is_unclear(port, dump) || self.at(port).has_tentative()
+    }
+
+    /// One of a listener without a cookie is neither.
+    #[must_use]
+    pub fn is_unclear(self, port: u16, dump: Dump) -> bool {
+        let unclear = self.space.filter(|space| !space.unclear.is_empty());
+        let at = unclear.and_then(|space| space.unclear.get(&port));
+        at.is_some_and(|at| dump.began < *at + limits::TENTATIVE_MAX)
     }
 }
 
@@ -203,6 +213,12 @@ impl<'a> Listening<'a> {
             IpAddr::V4(_) => Class::V4,
             IpAddr::V6(_) => Class::V6,
         }
+    }
+
+    /// One is neither confirmed nor refuted.
+    #[must_use]
+    pub fn has_tentative(self) -> bool {
+        self.iter().any(|listener| !listener.confirmed)
     }
 
     /// The addresses of all but the wildcards, canonical and in order; one may come several times in a row.
@@ -285,6 +301,9 @@ impl Listeners {
             // The dump may have seen the generation before.
             return Shown::Known;
         }
+        if !listener.was_shown(dump) {
+            self.shown = (dump.id, if self.shown.0 == dump.id { self.shown.1 + 1 } else { 1 });
+        }
         listener.confirmed = true;
         listener.shown = Some(dump.id);
         listener.missed = 0;
@@ -332,6 +351,10 @@ impl Listeners {
         self.unclear_len -= space.unclear.len();
         space.unclear.retain(|_, at| *at + limits::TENTATIVE_MAX > dump.began);
         self.unclear_len += space.unclear.len();
+        if self.shown == (dump.id, space.len) {
+            // As a rule: it has shown them all.
+            return Vec::new();
+        }
         let mut gone = Vec::new();
         for (_, index) in space.ports.values().flatten() {
             let Some(listener) = self.listeners.get_mut(*index as usize) else { continue };
@@ -365,6 +388,7 @@ impl Listeners {
             space.ports.retain(|port, places| {
                 let keep = is_watched(*netns_cookie, *port);
                 if !keep {
+                    space.len -= places.len();
                     for (_, index) in places {
                         let listener = listeners.remove(*index as usize);
                         let found = by_cookie.find_entry(mix(listener.socket_cookie), |other| other == index);
@@ -410,6 +434,7 @@ impl Listeners {
         let space = self.spaces.entry(listener.netns_cookie).or_default();
         let (port, ip, cookie) = (listener.port, listener.addr.to_canonical(), listener.socket_cookie);
         let index = self.listeners.insert(listener) as u32;
+        space.len += 1;
         let places = space.ports.entry(port).or_default();
         places.insert(places.partition_point(|place| *place < (ip, index)), (ip, index));
         let listeners = &self.listeners;
@@ -425,6 +450,7 @@ impl Listeners {
         if let Some(places) = space.ports.get_mut(&listener.port) {
             if let Ok(place) = places.binary_search(&(listener.addr.to_canonical(), index)) {
                 places.remove(place);
+                space.len -= 1;
             }
             if places.is_empty() {
                 space.ports.remove(&listener.port);

@@ -240,6 +240,8 @@ impl Watch {
             Some(namespace) => {
                 if let Some(look) = namespace.look.as_mut()
                     && event.opened == 0
+                    // What a dump lists that closed before it began has opened again.
+                    && Instant::from_nanos(event.time_ns) >= look.dump.began
                 {
                     if look.closed.len() < limits::LISTENERS_MAX {
                         look.closed.insert(event.socket_cookie);
@@ -254,8 +256,11 @@ impl Watch {
         };
         let stored = match event.opened {
             0 => self.listeners.close(event).map(|closed| {
-                if let Some(closed) = closed.filter(|closed| closed.confirmed && self.settings.early_detection) {
-                    self.touch(&closed.listener);
+                if let Some(closed) = closed {
+                    self.spoil_stale(event, &closed.listener);
+                    if closed.confirmed && self.settings.early_detection {
+                        self.touch(&closed.listener);
+                    }
                 }
             }),
             _ => self.listeners.open(event),
@@ -265,6 +270,15 @@ impl Watch {
         }
         if has_targets {
             self.look_soon(event.netns_cookie, now);
+        }
+    }
+
+    /// A listener that closed before the dump under way began, and that it lists all the same, has opened again since: what
+    /// the dump said was taken for the generation that is gone, so nothing follows from it.
+    fn spoil_stale(&mut self, event: &ListenerEvent, closed: &Listener) {
+        let look = self.namespaces.get_mut(&event.netns_cookie).and_then(|namespace| namespace.look.as_mut());
+        if let Some(look) = look {
+            look.is_spoiled |= closed.was_shown(look.dump) && Instant::from_nanos(event.time_ns) < look.dump.began;
         }
     }
 

@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use probe_core::time::Instant;
 use tracing::{info, warn};
 
-use super::members::{Culprit, Port};
+use super::members::{Culprit, Members, Port};
 use super::{Audit, Feed, Look, Namespace, Notice, Watch};
 use crate::ebpf::answer::Why;
 use crate::ebpf::listeners::{Dump, Listener, Shown};
@@ -218,10 +218,27 @@ impl Watch {
         let can_settle = is_whole && self.feed == Some(true);
         let mut ports = std::mem::take(&mut namespace.ports);
         let mut is_unsettled = false;
+        let mut queues = Vec::new();
+        let (inside, groups) = (self.listeners.inside(scene.netns_cookie), &mut self.groups);
         for (number, port) in &mut ports {
             let Some((_, value)) = port.look.take_if(|(id, _)| *id == scene.dump.id) else { continue };
             port.looked = Some((scene.dump.id, value));
-            is_unsettled |= self.publish_port(*number, port, scene, value, can_settle);
+            let listening = inside.at(*number);
+            let is_tentative = inside.is_unclear(*number, scene.dump) || listening.has_tentative();
+            let settles = !is_tentative && can_settle && scene.dump.began >= port.settle_from;
+            is_unsettled |= is_tentative;
+            for (class, key) in port.groups() {
+                let judgement = judge(scene, || listening.candidates(class));
+                is_unsettled |= judgement.is_doubtful;
+                let members = &mut groups[key];
+                queues.extend(publish_look(members, scene, &judgement).map(|queue| (key, queue)));
+                if settles {
+                    members.group.settle(value);
+                }
+            }
+        }
+        for (key, queue) in queues {
+            self.tell_queue(key, queue);
         }
         let contradicted = self.contradicted(scene, &ports);
         if let Some(namespace) = self.namespaces.get_mut(&scene.netns_cookie) {
@@ -236,38 +253,6 @@ impl Watch {
         for target in contradicted {
             self.contradict(scene.netns_cookie, target, now);
         }
-    }
-
-    /// True: another look must tell.
-    fn publish_port(&mut self, number: u16, port: &Port, scene: &Scene, value: u64, can_settle: bool) -> bool {
-        let inside = self.listeners.inside(scene.netns_cookie);
-        let is_tentative = inside.is_unsettled(number, scene.dump);
-        let settles = !is_tentative && can_settle && scene.dump.began >= port.settle_from;
-        let mut is_doubtful = false;
-        for (class, group) in port.groups() {
-            let judgement = judge(scene, || self.listeners.inside(scene.netns_cookie).at(number).candidates(class));
-            is_doubtful |= judgement.is_doubtful;
-            self.publish_look(group, scene, &judgement);
-            if settles {
-                self.groups[group].group.settle(value);
-            }
-        }
-        is_tentative || is_doubtful
-    }
-
-    fn publish_look(&mut self, key: usize, scene: &Scene, judgement: &Judgement) {
-        let members = &mut self.groups[key];
-        members.trouble = judgement.trouble;
-        match judgement.trouble {
-            Some(why) => members.group.look_troubled(why),
-            // The one before holds until it is too old.
-            None if judgement.is_doubtful => return,
-            None => members.group.look_healthy(scene.dump.began + limits::LOOK_AGE_MAX),
-        }
-        let why = judgement.trouble.filter(|why| matches!(why, Why::AcceptQueueFull | Why::AcceptStalled));
-        let culprit = why.zip(judgement.culprit);
-        let culprit = culprit.map(|(why, (listener, len, max))| Culprit { why, listener, len, max });
-        self.tell_queue(key, culprit);
     }
 
     /// Failed audits are judged by a look that began after them: the counter has not moved since before the connect, and no
@@ -325,6 +310,23 @@ impl Namespace {
         let at = (now + self.wait).max(began + took * limits::CONFIRM_SHARE);
         self.due = Some(self.due.map_or(at, |due| due.min(at)));
     }
+}
+
+/// Tells a group what was found. What is to be told of its accept queues, where that is another state than before.
+fn publish_look(members: &mut Members, scene: &Scene, judgement: &Judgement) -> Option<Option<Culprit>> {
+    members.trouble = judgement.trouble;
+    match judgement.trouble {
+        Some(why) => members.group.look_troubled(why),
+        // The one before holds until it is too old.
+        None if judgement.is_doubtful => return None,
+        None => members.group.look_healthy(scene.dump.began + limits::LOOK_AGE_MAX),
+    }
+    let why = judgement.trouble.filter(|why| matches!(why, Why::AcceptQueueFull | Why::AcceptStalled));
+    if members.is_queue(why) {
+        return None;
+    }
+    let culprit = why.zip(judgement.culprit);
+    Some(culprit.map(|(why, (listener, len, max))| Culprit { why, listener, len, max }))
 }
 
 fn judge<'a, I: Iterator<Item = &'a Listener>>(scene: &Scene, candidates: impl Fn() -> I) -> Judgement {

@@ -342,6 +342,28 @@ fn a_listener_that_closed_while_it_was_listed_is_not_learned() {
 }
 
 #[test]
+fn a_close_that_is_read_late_does_not_hide_the_next_listen_of_its_socket() {
+    let mut world = World::new();
+    let (socket, target) = world.leased(NETNS, "10.0.0.1:80");
+    world.kernel.close(socket);
+    world.kernel.drop_events = true;
+    world.kernel.begin_listen(socket);
+    world.kernel.end_listen(socket, true);
+    world.kernel.drop_events = false;
+    world.kernel.is_stuck = true;
+    // Hears of the loss, and reads nothing.
+    world.watch.begin_sweep(world.now);
+    world.answer();
+    world.finish();
+    world.kernel.is_stuck = false;
+    world.sweep();
+    assert!(!world.is_settled(&target), "nothing follows from a dump that listed what had closed before it");
+    world.sweep();
+    assert_eq!((world.watch.listeners().len(), target.look_found()), (1, None));
+    assert!(world.is_settled(&target));
+}
+
+#[test]
 fn lost_events_settle_nothing_until_a_dump_that_began_long_enough_after() {
     let mut world = World::new();
     let (_, target) = world.leased(NETNS, "10.0.0.1:80");
