@@ -118,6 +118,11 @@ pub struct Settings {
     #[arg(long, value_enum)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub runtime: Option<RuntimeChoice>,
+    /// With `--runtime none`: run the commands of exec probes on this host, as the daemon's user and in its environment, instead
+    /// of refusing them. With `--runtime process` they run beside their container in any case
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub host_exec: Option<bool>,
     /// Run pods in spite of fields that this runtime cannot honour (each is a warning and a line of `describe`)
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -208,6 +213,8 @@ pub struct Config {
     pub manifests: Vec<PathBuf>,
     /// `None` = not chosen; `run` refuses that.
     pub runtime: Option<RuntimeChoice>,
+    /// See [`Settings::host_exec`].
+    pub host_exec: bool,
     /// See [`Settings::ignore_unsupported`].
     pub ignore_unsupported: bool,
     /// See [`Settings::state_dir`].
@@ -298,6 +305,7 @@ fn defaults() -> Settings {
     Settings {
         manifests: Some(Vec::new()),
         runtime: None,
+        host_exec: Some(false),
         ignore_unsupported: Some(false),
         state_dir: Some(default_state_dir()),
         socket: socket::default_path().ok(),
@@ -337,6 +345,7 @@ fn effective(merged: BTreeMap<String, (Value, String)>) -> Result<Config, Config
     Ok(Config {
         manifests: settings.manifests.expect("has a default"),
         runtime: settings.runtime,
+        host_exec: settings.host_exec.expect("has a default"),
         ignore_unsupported: settings.ignore_unsupported.expect("has a default"),
         state_dir: settings.state_dir.expect("has a default"),
         socket: settings.socket,
@@ -521,6 +530,16 @@ mod tests {
             let config = Config::load(&Settings::default(), Some(file(text).path())).expect("valid");
             assert_eq!(config.metrics_listen, None, "{text}");
         }
+    }
+
+    #[test]
+    fn commands_run_on_this_host_only_where_that_is_said() {
+        let load = |text: &str| Config::load(&Settings::default(), Some(file(text).path()));
+        assert!(!load("runtime: none\n").expect("valid").host_exec);
+        assert!(load("hostExec: true\n").expect("valid").host_exec);
+        assert_eq!(from_variable("PROBE_ENGINE_HOST_EXEC", "true").expect("valid").host_exec, Some(true));
+        let text = load("hostExec: maybe\n").expect_err("no boolean").to_string();
+        assert!(text.contains("--host-exec") && text.contains("maybe") && text.contains("true, false"), "{text}");
     }
 
     #[test]

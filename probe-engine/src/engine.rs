@@ -39,7 +39,7 @@ use crate::runtime::none::NoneRuntime;
 use crate::runtime::process::{ProcessConfig, ProcessRuntime};
 use crate::runtime::{ContainerRuntime, RuntimeError};
 use crate::shard::inbox::{Command, PoolReply, ShardSender};
-use crate::shard::kernel::{IoChoice, Waker};
+use crate::shard::kernel::Waker;
 use crate::shard::{self, ShardConfig, ShardThread, SpawnError};
 use crate::source::PodUpdateSender;
 use crate::source::control::Control;
@@ -319,6 +319,7 @@ impl Engine {
             strictness: Strictness::Run,
             runtime: match choice {
                 RuntimeChoice::Process => RuntimeKind::Process,
+                RuntimeChoice::None if config.host_exec => RuntimeKind::NoneWithHostExec,
                 RuntimeChoice::None => RuntimeKind::None,
             },
             ignore_unsupported: config.ignore_unsupported,
@@ -403,7 +404,10 @@ async fn end_pods(lifecycle: mpsc::Sender<LifecycleInput>, mut task: JoinHandle<
 /// The runtime, and whether it can limit memory.
 fn open_runtime(config: &Config, choice: RuntimeChoice) -> Result<(Arc<dyn ContainerRuntime>, bool), EngineError> {
     match choice {
-        RuntimeChoice::None => Ok((Arc::new(NoneRuntime::new(std::net::Ipv4Addr::LOCALHOST.into())), false)),
+        RuntimeChoice::None => {
+            let none = NoneRuntime::new(std::net::Ipv4Addr::LOCALHOST.into());
+            Ok((Arc::new(if config.host_exec { none.with_host_exec() } else { none }), false))
+        }
         RuntimeChoice::Process => {
             let failed = |source| EngineError::StateDir { path: config.state_dir.clone(), source };
             std::fs::create_dir_all(&config.state_dir).map_err(failed)?;
@@ -420,7 +424,6 @@ fn pool_config(config: &Config) -> PoolConfig {
         https_concurrent_max: config.https_concurrent_max,
         grpc_concurrent_max: config.grpc_concurrent_max,
         exec_concurrent_max: config.exec_concurrent_max,
-        uring: config.io != IoChoice::Epoll,
         ..PoolConfig::default()
     }
 }

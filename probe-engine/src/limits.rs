@@ -137,6 +137,20 @@ pub const RESOLVED_ADDRS_MAX: usize = 16;
 /// Longest TLS handshake beside the attempt's deadline (net/http's default). Longer: the attempt fails.
 pub const TLS_HANDSHAKE_MAX: Duration = Duration::from_secs(10);
 
+/// Servers whose TLS sessions are kept (a few KB each: the server's certificates are in a session). More: those whose
+/// sessions are too old go; if none is, the new one's attempts make full handshakes.
+pub const TLS_SESSIONS_PEERS_MAX: usize = 8_192;
+
+/// TLS sessions kept per server: an attempt of liveness and one of readiness. More: the oldest go.
+pub const TLS_SESSIONS_PER_PEER_MAX: usize = 2;
+
+/// A session is resumed, and handed on by resumed connections, for at most so long after its full handshake. Older: a full
+/// handshake. So a server that can no longer make one (a lost key) is found out after this.
+pub const TLS_FULL_HANDSHAKE_EVERY: Duration = Duration::from_secs(60);
+
+/// A server that failed when a session was offered is offered none for so long.
+pub const TLS_RESUMPTION_PAUSE: Duration = Duration::from_secs(600);
+
 /// Connections waiting to be accepted on the control socket. Full: connect(2) waits.
 pub const API_BACKLOG_LEN: i32 = 64;
 
@@ -171,6 +185,10 @@ pub const TRIGGER_WAIT: Duration = Duration::from_secs(5);
 /// the program's file system does. Stuck: exec attempts queue, nothing else is concerned.
 pub const POOL_EXEC_THREADS: usize = 1;
 
+/// Time between two wake-ups of a pool thread without a reason: below most deadlines, so that setting one of them need not
+/// interrupt the thread's wait.
+pub const POOL_TICK: Duration = Duration::from_millis(500);
+
 /// What attempts on the pool get to end by themselves at shutdown. Over: cut off, answered as trouble of our own.
 pub const POOL_SHUTDOWN_MAX: Duration = Duration::from_secs(2);
 
@@ -179,6 +197,16 @@ pub const EXEC_ANSWER_MARGIN: Duration = Duration::from_secs(2);
 
 /// How long a killed exec process is waited for. Over (it hangs in the kernel): reaped when it ends.
 pub const EXEC_REAP_MAX: Duration = Duration::from_secs(1);
+
+/// Bytes of a gRPC health response's message (tonic's default). More: the attempt fails.
+pub const GRPC_MESSAGE_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+/// Bytes that a gRPC attempt keeps to write them in one piece. More: the connection waits until these are written.
+pub const GRPC_WRITE_BYTES_MAX: usize = 16 * 1024;
+
+/// Longest that an exec process may wait for us to read its output, where it fills a pipe (64 KiB) that fast: until then
+/// nothing is read, as most have ended by then. Longer: read as it comes.
+pub const EXEC_UNREAD_MAX: Duration = Duration::from_millis(20);
 
 /// How long a gRPC connection gets to say goodbye. Over: closed without it.
 pub const GRPC_CLOSE_MAX: Duration = Duration::from_millis(100);

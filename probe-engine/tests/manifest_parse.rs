@@ -12,6 +12,8 @@ use probe_engine::source::parse::{
 use proptest::prelude::*;
 
 const NONE: Options = Options { strictness: Strictness::Run, runtime: Some(RuntimeKind::None) };
+const NONE_WITH_HOST_EXEC: Options =
+    Options { strictness: Strictness::Run, runtime: Some(RuntimeKind::NoneWithHostExec) };
 const PROCESS: Options = Options { strictness: Strictness::Run, runtime: Some(RuntimeKind::Process) };
 
 fn read(text: &str, options: &Options) -> Result<Parsed, Vec<String>> {
@@ -174,6 +176,8 @@ fn exec_probes_are_refused_under_runtime_none() {
     let errors = read(&text, &NONE).unwrap_err();
     assert_eq!(errors.len(), 1, "{errors:?}");
     assert!(errors[0].starts_with("pod.yaml:8: spec.containers[0].readinessProbe.exec: Forbidden: runtime none"));
+    assert!(errors[0].ends_with("--host-exec to run it on this host"), "{errors:?}");
+    assert!(read(&text, &NONE_WITH_HOST_EXEC).is_ok());
     assert!(read(&text, &PROCESS).is_ok());
 }
 

@@ -59,7 +59,7 @@ fn container(name: &str, spec: &Arc<ProbeSpec>) -> Container {
         image: Arc::from(""),
         restart_policy: None,
         probes: Probes { startup: None, readiness: Some(Arc::clone(spec)), liveness: Some(Arc::clone(spec)) },
-        process: Process::default(),
+        process: Arc::default(),
         spec_hash: 0,
     }
 }
@@ -69,15 +69,15 @@ fn pod(index: usize, spec: &Arc<ProbeSpec>) -> Arc<Pod> {
         uid: PodUid::from(format!("00000000-0000-4000-8000-{index:012}").as_str()),
         namespace: Arc::from("default"),
         name: Arc::from(format!("web-7d4b9c6f5d-{index}").as_str()),
-        labels: Box::default(),
-        annotations: Box::default(),
+        labels: Arc::default(),
+        annotations: Arc::default(),
         pod_ip: None,
         host_network: false,
         restart_policy: RestartPolicy::Always,
         termination_grace_period_seconds: 30,
         readiness_gates: Box::default(),
-        init_containers: Box::default(),
-        containers: Box::new([container("app", spec), container("sidecar", spec)]),
+        init_containers: Arc::default(),
+        containers: Arc::new([container("app", spec), container("sidecar", spec)]),
         ignored_fields: Box::default(),
     })
 }

@@ -19,7 +19,7 @@ use super::reference::Reference;
 use super::{CliError, Exit, Globals, age, escape, probes};
 use crate::api::{convert, v1};
 use crate::clock;
-use crate::prober::pool::{ExecBy, Io, Means};
+use crate::prober::pool::{ExecBy, Means};
 use crate::prober::{Attempted, Phases, Request, http, pool};
 use crate::shard::kernel::IoChoice;
 use crate::shard::once::{Once, attempt_once};
@@ -160,7 +160,7 @@ fn on_pool(
     resume: Option<http::Target>,
     requests_made: u8,
 ) -> Result<Attempted, CliError> {
-    let means = Means { io: Io::Tokio, exec: ExecBy::Host, exec_probe_timeout: true };
+    let means = Means { exec: ExecBy::Host, exec_probe_timeout: true };
     client::block_on(async {
         let local = tokio::task::LocalSet::new();
         Ok(local.run_until(pool::attempt(request, started, resume, requests_made, means)).await)

@@ -8,12 +8,13 @@
 //! Invariant: the group is signalled only while its first process is not reaped, so its number is not reused.
 
 use std::io::{self, ErrorKind};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::process::{Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 use probe_core::outcome::{LocalCause, Outcome};
@@ -90,6 +91,7 @@ async fn run_for_status(mut command: Command, limit: Option<Duration>) -> Result
 
     let status = {
         let reading = async {
+            tokio::time::sleep(limits::EXEC_UNREAD_MAX).await;
             tokio::join!(stdout.read_on(), stderr.read_on());
             // Both closed early; the process may well live on.
             std::future::pending::<()>().await;
@@ -200,27 +202,55 @@ impl Output {
 
 /// The reading end of a process's pipe, and the first [`limits::EXEC_OUTPUT_BYTES_MAX`] bytes that came.
 struct Captured {
-    pipe: pipe::Receiver,
+    pipe: Pipe,
     kept: Vec<u8>,
+}
+
+enum Pipe {
+    /// Not looked at: the reactor knows nothing of it, and a process that ends soon wakes us once and not for each pipe too.
+    Unread(OwnedFd),
+    /// Read as output comes.
+    Read(pipe::Receiver),
+}
+
+impl AsFd for Pipe {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Pipe::Unread(pipe) => pipe.as_fd(),
+            Pipe::Read(pipe) => pipe.as_fd(),
+        }
+    }
 }
 
 impl Captured {
     fn pipe() -> Result<(Self, Stdio), NotRun> {
         let failed = |error: io::Error| not_run(&error, Path::new("pipe/"), None);
         let (reader, writer) = io::pipe().map_err(failed)?;
-        let pipe = pipe::Receiver::from_owned_fd(OwnedFd::from(reader)).map_err(failed)?;
-        let kept = Vec::new();
-        Ok((Self { pipe, kept }, Stdio::from(writer)))
+        let reader = OwnedFd::from(reader);
+        fcntl(&reader, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).map_err(|errno| failed(errno.into()))?;
+        Ok((Self { pipe: Pipe::Unread(reader), kept: Vec::new() }, Stdio::from(writer)))
     }
 
-    /// Reads until the other end is closed, so that a talkative process never waits for us.
+    /// Reads until the other end is closed, so that a talkative process does not wait for us.
     async fn read_on(&mut self) {
-        let mut buffer = [0; 4096];
+        let mut buffer = Vec::with_capacity(4096);
         loop {
+            let pipe = match &mut self.pipe {
+                Pipe::Read(pipe) => pipe,
+                Pipe::Unread(pipe) => {
+                    let Ok(registered) = pipe.try_clone().and_then(pipe::Receiver::from_owned_fd) else {
+                        // No room for it: what the pipe holds is taken at the end.
+                        return;
+                    };
+                    self.pipe = Pipe::Read(registered);
+                    continue;
+                }
+            };
+            buffer.clear();
             // Not readable() and try_read(): those never yield, and a process can write without end.
-            match self.pipe.read(&mut buffer).await {
+            match pipe.read_buf(&mut buffer).await {
                 Ok(0) | Err(_) => return,
-                Ok(len) => self.keep(&buffer[..len]),
+                Ok(_) => self.keep(&buffer),
             }
         }
     }

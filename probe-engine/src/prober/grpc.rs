@@ -4,36 +4,37 @@
 //! connecting is tried again until then, as grpc-go's blocking dial does: so a closed port takes the whole
 //! timeout and reports a timeout.
 //!
-//! Invariant: when an attempt's future ends or is dropped, its connection and the tasks that drive it end.
+//! Invariant: when an attempt's future ends or is dropped, its connection ends; no task is left to drive one.
 
 use std::future::{Future, poll_fn};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::pin::{Pin, pin};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, ready};
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
-use http::{HeaderValue, Request, Response, Uri, header};
-use hyper::body::Incoming;
-use hyper::client::conn::http2;
-use hyper_util::rt::TokioIo;
+use http::{HeaderValue, Request, Uri, header};
+use hyper::body::Bytes;
 use probe_core::outcome::{LocalCause, Outcome};
 use probe_core::time::Instant;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use prost::Message;
 use tokio::net::TcpStream;
-use tokio::sync::oneshot;
-use tokio::task::JoinSet;
 use tokio::time::timeout;
-use tonic::body::Body;
 use tonic::{Code, Status};
 use tonic_health::pb::health_check_response::ServingStatus;
-use tonic_health::pb::health_client::HealthClient;
 use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse};
 
 use super::duration::GoDuration;
 use super::{Attempted, Phases, errno};
 use crate::{clock, limits};
+
+mod call;
+
+use call::{Broken, Seen};
+
+/// What is called.
+const CHECK_PATH: &str = "/grpc.health.v1.Health/Check";
 
 /// Starts with the kubelet's (rule 3.4); the library's own token follows, as grpc-go's does there.
 const USER_AGENT: HeaderValue =
@@ -48,9 +49,8 @@ const RETRY_MAX: Duration = Duration::from_secs(120);
 /// A server that keeps the call's deadline itself may be this much earlier than we are.
 const SERVER_DEADLINE_SLACK: Duration = Duration::from_millis(10);
 
-/// Turns of the runtime that an answer gets at its deadline: one to look at the sockets, one for the tasks that read
-/// them, one to spare.
-const LAST_LOOKS: usize = 3;
+/// Turns of the runtime that an answer gets at its deadline: one to look at the sockets, one to spare.
+const LAST_LOOKS: usize = 2;
 
 /// One attempt. `started` is where the timeout counts from; `pod_ip` `None` dials the local host and prints
 /// as `:port`. Local trouble is `Outcome::Local`; otherwise success or failure with the kubelet's texts.
@@ -102,50 +102,40 @@ async fn check(
 ) -> Outcome {
     let deadline = started + timeout_limit;
     let within = GoDuration(timeout_limit);
-    let connection = match timeout(clock::until(deadline), connect(target.peer)).await {
-        Ok(Ok(connection)) => connection,
-        Ok(Err(cause)) => return Outcome::Local(cause),
-        Err(_elapsed) => {
-            return failure(format!(
-                "timeout: failed to connect service \"{}\" within {within}: context deadline exceeded",
-                target.shown
-            ));
-        }
-    };
-    let connected = clock::now();
-    phases.connect = Some(connected - started);
-
-    let origin = match Uri::builder().scheme("http").authority(target.authority.as_str()).path_and_query("/").build() {
-        Ok(origin) => origin,
-        Err(error) => {
-            return failure(format!("error: failed to connect service at \"{}\": {error}", target.shown));
-        }
-    };
-    let Connection { sender, tasks } = connection;
-    let mut client = HealthClient::with_origin(Sender(sender), origin);
-    let mut request = tonic::Request::new(HealthCheckRequest { service: service.to_owned() });
-    request.set_timeout(clock::until(deadline));
-    let answer = by(deadline, client.check(request)).await;
+    let seen = Arc::new(Seen::default());
+    let answer = by(deadline, ask(target, service, deadline, &seen)).await;
     let answered = clock::now();
-    drop(client);
-    tasks.close().await;
+    let connected = seen.preface_at();
+    phases.connect = connected.map(|connected| connected - started);
+    let first_byte = connected.map(|connected| answered - connected);
 
     match answer {
         Some(Ok(response)) => {
-            phases.first_byte = Some(answered - connected);
-            judge_response(*response.get_ref())
+            phases.first_byte = first_byte;
+            judge_response(response)
         }
-        Some(Err(status)) if status.source_is_absent() => {
-            phases.first_byte = Some(answered - connected);
+        Some(Err(Unanswered::Local(cause))) => Outcome::Local(cause),
+        Some(Err(Unanswered::Authority(error))) => {
+            failure(format!("error: failed to connect service at \"{}\": {error}", target.shown))
+        }
+        Some(Err(Unanswered::Status(status))) => {
+            phases.first_byte = first_byte;
             judge_status(&status, within, answered + SERVER_DEADLINE_SLACK >= deadline)
         }
-        Some(Err(status)) => judge_status(&status, within, false),
-        None => rpc_timeout(within),
+        Some(Err(Unanswered::Broken(error))) => {
+            let words = Broken::words(&error);
+            rpc_failed("Unavailable", &format!("error reading from server: {words}"))
+        }
+        None if connected.is_some() => rpc_timeout(within),
+        None => failure(format!(
+            "timeout: failed to connect service \"{}\" within {within}: context deadline exceeded",
+            target.shown
+        )),
     }
 }
 
-/// What `answer` is by `deadline`. A thread that was held up finds its timers and its sockets ready together, and the
-/// tasks that drive the connection run after this one: they get to take in what is there before that is too late.
+/// What `answer` is by `deadline`. A thread that was held up finds its timers and its sockets ready together: what is
+/// there gets to be taken in before that is too late.
 async fn by<T>(deadline: Instant, answer: impl Future<Output = T>) -> Option<T> {
     let mut answer = pin!(answer);
     if let Ok(answer) = timeout(clock::until(deadline), &mut answer).await {
@@ -158,17 +148,6 @@ async fn by<T>(deadline: Instant, answer: impl Future<Output = T>) -> Option<T> 
         }
     }
     None
-}
-
-/// Whether a status came from the server (`false` = the connection broke under the call).
-trait StatusOrigin {
-    fn source_is_absent(&self) -> bool;
-}
-
-impl StatusOrigin for Status {
-    fn source_is_absent(&self) -> bool {
-        std::error::Error::source(self).is_none()
-    }
 }
 
 fn judge_response(response: HealthCheckResponse) -> Outcome {
@@ -189,14 +168,12 @@ fn judge_status(status: &Status, within: GoDuration, at_deadline: bool) -> Outco
         Code::DeadlineExceeded => rpc_timeout(within),
         // A server that keeps the deadline for us and says it in its own way.
         Code::Cancelled if at_deadline => rpc_timeout(within),
-        code => {
-            let (code, message) = match std::error::Error::source(status) {
-                None => (code_name(code), status.message().to_owned()),
-                Some(broken) => ("Unavailable", format!("error reading from server: {broken}")),
-            };
-            failure(format!("error: health rpc probe failed: rpc error: code = {code} desc = {message}"))
-        }
+        code => rpc_failed(code_name(code), status.message()),
     }
+}
+
+fn rpc_failed(code: &str, message: &str) -> Outcome {
+    failure(format!("error: health rpc probe failed: rpc error: code = {code} desc = {message}"))
 }
 
 fn rpc_timeout(within: GoDuration) -> Outcome {
@@ -233,10 +210,44 @@ const fn code_name(code: Code) -> &'static str {
     }
 }
 
-/// A connection whose server has sent its preface.
-struct Connection {
-    sender: http2::SendRequest<Body>,
-    tasks: Tasks,
+/// Why there was no answer before the deadline.
+enum Unanswered {
+    /// Not the target's fault.
+    Local(LocalCause),
+    /// The address cannot be named in a request.
+    Authority(http::Error),
+    /// The server said so.
+    Status(Status),
+    /// The connection broke under the call.
+    Broken(h2::Error),
+}
+
+/// Connects, however often it takes, and makes the call; the caller ends it at the deadline.
+async fn ask(
+    target: &Target,
+    service: &str,
+    deadline: Instant,
+    seen: &Arc<Seen>,
+) -> Result<HealthCheckResponse, Unanswered> {
+    let mut wait = RETRY_FIRST;
+    loop {
+        match connect_once(target.peer).await {
+            Ok(stream) => {
+                seen.forget();
+                let request = request(&target.authority, deadline).map_err(Unanswered::Authority)?;
+                match call::call(stream, request, message(service), seen).await {
+                    Ok(response) => return Ok(response),
+                    Err(Broken::Status(status)) => return Err(Unanswered::Status(status)),
+                    Err(Broken::Call(error)) => return Err(Unanswered::Broken(error)),
+                    Err(Broken::NotConnected) => seen.forget(),
+                }
+            }
+            Err(NotConnected::Local(cause)) => return Err(Unanswered::Local(cause)),
+            Err(NotConnected::Target) => {}
+        }
+        tokio::time::sleep(wait).await;
+        wait = wait.mul_f64(RETRY_FACTOR).min(RETRY_MAX);
+    }
 }
 
 /// Why one connect came to nothing.
@@ -247,21 +258,7 @@ enum NotConnected {
     Local(LocalCause),
 }
 
-/// Connects, however often it takes; the caller ends it at the deadline.
-async fn connect(peer: SocketAddr) -> Result<Connection, LocalCause> {
-    let mut wait = RETRY_FIRST;
-    loop {
-        match connect_once(peer).await {
-            Ok(connection) => return Ok(connection),
-            Err(NotConnected::Local(cause)) => return Err(cause),
-            Err(NotConnected::Target) => {}
-        }
-        tokio::time::sleep(wait).await;
-        wait = wait.mul_f64(RETRY_FACTOR).min(RETRY_MAX);
-    }
-}
-
-async fn connect_once(peer: SocketAddr) -> Result<Connection, NotConnected> {
+async fn connect_once(peer: SocketAddr) -> Result<TcpStream, NotConnected> {
     let failed = |error: io::Error| not_connected(&error, &peer);
     let stream = TcpStream::connect(peer).await.map_err(failed)?;
     if stream.local_addr().map_err(failed)? == peer {
@@ -269,20 +266,7 @@ async fn connect_once(peer: SocketAddr) -> Result<Connection, NotConnected> {
         return Err(NotConnected::Target);
     }
     stream.set_nodelay(true).map_err(failed)?;
-
-    let (preface, seen) = oneshot::channel();
-    let tasks = Tasks::default();
-    let (sender, driver) = http2::handshake(tasks.clone(), TokioIo::new(Preface::new(stream, preface)))
-        .await
-        .map_err(|_broken| NotConnected::Target)?;
-    tasks.spawn(async move {
-        // Its error reaches the call too.
-        let _ = driver.await;
-    });
-    match seen.await {
-        Ok(true) => Ok(Connection { sender, tasks }),
-        Ok(false) | Err(_) => Err(NotConnected::Target),
-    }
+    Ok(stream)
 }
 
 fn not_connected(error: &io::Error, peer: &SocketAddr) -> NotConnected {
@@ -292,141 +276,35 @@ fn not_connected(error: &io::Error, peer: &SocketAddr) -> NotConnected {
         .map_or(NotConnected::Target, NotConnected::Local)
 }
 
-/// The tasks of one connection (hyper makes two). They hold clones of this, so dropping clones alone would
-/// leave them running: the owner ends them.
-#[derive(Default)]
-struct Tasks {
-    set: Arc<Mutex<JoinSet<()>>>,
-    /// The clone that hyper keeps owns nothing.
-    clone: bool,
+/// The head of the request (gRPC over HTTP/2, `Request-Headers`).
+fn request(authority: &str, deadline: Instant) -> Result<Request<()>, http::Error> {
+    let uri = Uri::builder().scheme("http").authority(authority).path_and_query(CHECK_PATH).build()?;
+    Request::post(uri)
+        .version(http::Version::HTTP_2)
+        .header(header::TE, "trailers")
+        .header(header::CONTENT_TYPE, "application/grpc")
+        .header(header::USER_AGENT, USER_AGENT)
+        .header("grpc-timeout", grpc_timeout(clock::until(deadline)))
+        .body(())
 }
 
-impl Tasks {
-    fn lock(&self) -> MutexGuard<'_, JoinSet<()>> {
-        // A JoinSet is whole between two calls, whoever panicked.
-        self.set.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
-        self.lock().spawn(task);
-    }
-
-    /// Waits for the goodbye to be sent and the socket closed; the sender must have been dropped.
-    async fn close(self) {
-        let mut set = std::mem::take(&mut *self.lock());
-        let all = async { while set.join_next().await.is_some() {} };
-        if timeout(limits::GRPC_CLOSE_MAX, all).await.is_err() {
-            set.shutdown().await;
-        }
-    }
+/// `grpc-timeout`: at most eight digits and a unit.
+fn grpc_timeout(left: Duration) -> String {
+    let micros = left.as_micros();
+    if micros < 100_000_000 { format!("{micros}u") } else { format!("{}m", left.as_millis()) }
 }
 
-impl Clone for Tasks {
-    fn clone(&self) -> Self {
-        Self { set: Arc::clone(&self.set), clone: true }
-    }
-}
-
-impl Drop for Tasks {
-    fn drop(&mut self) {
-        if !self.clone {
-            self.lock().abort_all();
-        }
-    }
-}
-
-impl<F: Future<Output = ()> + Send + 'static> hyper::rt::Executor<F> for Tasks {
-    fn execute(&self, task: F) {
-        self.spawn(task);
-    }
-}
-
-/// tonic's client over one HTTP/2 connection.
-struct Sender(http2::SendRequest<Body>);
-
-impl tower::Service<Request<Body>> for Sender {
-    type Response = Response<Incoming>;
-    type Error = hyper::Error;
-    type Future = Pin<Box<dyn Future<Output = hyper::Result<Response<Incoming>>> + Send>>;
-
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
-        self.0.poll_ready(cx)
-    }
-
-    fn call(&mut self, mut request: Request<Body>) -> Self::Future {
-        request.headers_mut().insert(header::USER_AGENT, USER_AGENT);
-        Box::pin(self.0.send_request(request))
-    }
-}
-
-/// Bytes of an HTTP/2 frame header (RFC 9113, 4.1).
-const FRAME_HEAD_BYTES: usize = 9;
-/// Type of a SETTINGS frame (RFC 9113, 6.5).
-const FRAME_SETTINGS: u8 = 4;
-
-/// A stream that tells whether the first thing to arrive is a server's preface, a SETTINGS frame (RFC 9113,
-/// 3.4). Only then is a connection one to grpc-go; hyper does not say.
-struct Preface {
-    stream: TcpStream,
-    head: [u8; FRAME_HEAD_BYTES],
-    len: usize,
-    seen: Option<oneshot::Sender<bool>>,
-}
-
-impl Preface {
-    fn new(stream: TcpStream, seen: oneshot::Sender<bool>) -> Self {
-        Self { stream, head: [0; FRAME_HEAD_BYTES], len: 0, seen: Some(seen) }
-    }
-
-    fn look(&mut self, new: &[u8]) {
-        let take = new.len().min(FRAME_HEAD_BYTES - self.len);
-        self.head[self.len..self.len + take].copy_from_slice(&new[..take]);
-        self.len += take;
-        if self.len == FRAME_HEAD_BYTES
-            && let Some(seen) = self.seen.take()
-        {
-            let settings = self.head[3] == FRAME_SETTINGS && self.head[5..] == [0; 4];
-            // Nobody waits any more: the attempt is over.
-            let _ = seen.send(settings);
-        }
-    }
-}
-
-impl AsyncRead for Preface {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let before = buf.filled().len();
-        ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
-        if self.seen.is_some() {
-            self.look(&buf.filled()[before..]);
-        }
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl AsyncWrite for Preface {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, bytes)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        slices: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, slices)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
+/// The health request for `service`, with its length before it.
+fn message(service: &str) -> Bytes {
+    let request = HealthCheckRequest { service: service.to_owned() };
+    let len = request.encoded_len();
+    let mut bytes = Vec::with_capacity(call::MESSAGE_HEAD_BYTES + len);
+    // Not compressed.
+    bytes.push(0);
+    // A service's name is a part of a manifest, which is far smaller than 4 GiB.
+    bytes.extend_from_slice(&u32::try_from(len).unwrap_or(u32::MAX).to_be_bytes());
+    bytes.extend_from_slice(&request.encode_to_vec());
+    bytes.into()
 }
 
 #[cfg(test)]

@@ -20,8 +20,6 @@ use probe_core::spec::Handler;
 use probe_core::time::Instant;
 use tokio::sync::{Notify, Semaphore, SemaphorePermit, watch};
 
-/// How the runtime under an attempt does its I/O.
-pub use super::stream::StreamKind as Io;
 use super::{Attempted, Phases, Request, exec, grpc, http, tcp, tls};
 use crate::runtime::ContainerRuntime;
 use crate::shard::inbox::PoolReply;
@@ -71,8 +69,6 @@ pub struct PoolConfig {
     pub grpc_concurrent_max: usize,
     /// Exec attempts at work.
     pub exec_concurrent_max: usize,
-    /// Runs the threads on tokio-uring where the kernel lets it; `false` = plain tokio.
-    pub uring: bool,
     /// The kubelet's feature gate: off makes an exec's timeout an error (discarded) instead of a failure.
     pub exec_probe_timeout: bool,
 }
@@ -86,7 +82,6 @@ impl Default for PoolConfig {
             https_concurrent_max: limits::POOL_HTTPS_CONCURRENT_MAX,
             grpc_concurrent_max: limits::POOL_GRPC_CONCURRENT_MAX,
             exec_concurrent_max: limits::POOL_EXEC_CONCURRENT_MAX,
-            uring: true,
             exec_probe_timeout: true,
         }
     }
@@ -163,8 +158,7 @@ impl Pool {
         let lanes = std::iter::repeat_n(network, config.threads)
             .chain(std::iter::repeat_n([LaneKind::Exec].as_slice(), config.exec_threads));
         for (index, lanes) in lanes.enumerate() {
-            let spawned =
-                thread::spawn(index, lanes, config.uring, Arc::clone(&pool.shared), watched.clone(), alive.clone());
+            let spawned = thread::spawn(index, lanes, Arc::clone(&pool.shared), watched.clone(), alive.clone());
             match spawned {
                 Ok(thread) => pool.threads.push(thread),
                 Err(error) => {
@@ -263,15 +257,13 @@ pub enum ExecBy<'a> {
 /// What an attempt needs beside its request.
 #[derive(Clone, Copy)]
 pub struct Means<'a> {
-    /// The runtime that the future is polled on.
-    pub io: Io,
     /// Who runs commands.
     pub exec: ExecBy<'a>,
     /// See [`PoolConfig::exec_probe_timeout`].
     pub exec_probe_timeout: bool,
 }
 
-/// Makes one attempt on the current tokio runtime (current thread, with a `LocalSet`), from `started` on, which
+/// Makes one attempt on the current tokio runtime, from `started` on, which
 /// is where its timeout counts from. `resume` and `requests_made` are those of [`Job`].
 pub async fn attempt(
     request: &Request,
@@ -282,7 +274,7 @@ pub async fn attempt(
 ) -> Attempted {
     let timeout = request.spec.timeout();
     match &request.spec.handler {
-        Handler::HttpGet(_) => tls::attempt(request, started, resume, requests_made, means.io).await,
+        Handler::HttpGet(_) => tls::attempt(request, started, resume, requests_made).await,
         Handler::TcpSocket(probe) => tcp::attempt(probe, request.pod_ip, started, timeout).await,
         Handler::Grpc(probe) => grpc::attempt(request.pod_ip, probe.port, &probe.service, started, timeout).await,
         Handler::Exec(probe) => {

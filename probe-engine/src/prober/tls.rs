@@ -3,6 +3,8 @@
 //!
 //! Invariant: an attempt ends by itself at its deadline, with every socket it made.
 
+use std::pin::pin;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use probe_core::outcome::Outcome;
@@ -13,27 +15,24 @@ use crate::clock;
 
 use super::http::{self, Judgement, Plan, Target};
 use super::http1::{Progress, Response};
-use super::stream::StreamKind;
 use super::{Attempted, Phases, Request, dial};
 
+mod session;
 mod wire;
 
+use session::{Gained, Peer, Session, Sessions, Store};
 use wire::{Broken, Wire};
+
+static SESSIONS: LazyLock<Sessions> = LazyLock::new(Sessions::default);
 
 /// Makes one httpGet attempt, from `started` on, which is where its timeout counts from. `resume` is the redirect
 /// to follow after `requests_made` requests that a shard has made; without it the probe's own URL is asked.
-pub async fn attempt(
-    request: &Request,
-    started: Instant,
-    resume: Option<Target>,
-    requests_made: u8,
-    io: StreamKind,
-) -> Attempted {
+pub async fn attempt(request: &Request, started: Instant, resume: Option<Target>, requests_made: u8) -> Attempted {
     let mut phases = Phases::default();
     let deadline = started + request.spec.timeout();
     let outcome = match &request.spec.handler {
         Handler::HttpGet(get) => match first_plan(request, get, resume, requests_made) {
-            Ok(plan) => follow_all(plan, deadline, io, &mut phases).await,
+            Ok(plan) => follow_all(plan, deadline, &mut phases).await,
             Err(outcome) => outcome,
         },
         other => Outcome::Error(format!("{} is no httpGet handler", other.as_str()).into()),
@@ -50,9 +49,9 @@ fn first_plan(request: &Request, get: &HttpGet, resume: Option<Target>, requests
     }
 }
 
-async fn follow_all(mut plan: Plan, deadline: Instant, io: StreamKind, phases: &mut Phases) -> Outcome {
+async fn follow_all(mut plan: Plan, deadline: Instant, phases: &mut Phases) -> Outcome {
     loop {
-        let next = match ask(&plan, deadline, io, phases).await {
+        let next = match ask(&plan, deadline, phases).await {
             Ok(Judgement::Final(outcome)) | Err(outcome) => return outcome,
             Ok(Judgement::Redirect(target)) => plan.follow(&target),
         };
@@ -63,43 +62,143 @@ async fn follow_all(mut plan: Plan, deadline: Instant, io: StreamKind, phases: &
     }
 }
 
-/// One request and its response.
-async fn ask(plan: &Plan, deadline: Instant, io: StreamKind, phases: &mut Phases) -> Result<Judgement, Outcome> {
+/// One request and its response. Where a TLS session was offered and the connection broke without an answer, it is made
+/// once more with a full handshake: resuming is our idea, and must not cost the target a failure.
+async fn ask(plan: &Plan, deadline: Instant, phases: &mut Phases) -> Result<Judgement, Outcome> {
+    let session = peer(plan).and_then(|peer| SESSIONS.take(&peer, clock::now()));
+    let Some(session) = session else {
+        return exchange(plan, open(plan, None, deadline).await, deadline, phases)
+            .await
+            .map_err(|broken| broken.outcome);
+    };
+    let opened = open_resuming(plan, session, deadline).await;
+    match exchange(plan, opened, deadline, phases).await {
+        Err(NoAnswer { may_be_the_session: true, .. }) => {
+            if let Some(peer) = peer(plan) {
+                SESSIONS.refuse(peer, clock::now());
+            }
+            let opened = open(plan, None, deadline).await;
+            exchange(plan, opened, deadline, phases).await.map_err(|broken| broken.outcome)
+        }
+        answer => answer.map_err(|broken| broken.outcome),
+    }
+}
+
+/// Whose sessions this request may resume; `None` = there is no TLS, or the host is a name, whose server may be another
+/// each time.
+fn peer(plan: &Plan) -> Option<Peer> {
+    let addr = plan.addr.filter(|_| plan.scheme == Scheme::Https)?;
+    Some(Peer { addr, host: plan.host.as_str().into() })
+}
+
+/// An exchange without an answer.
+struct NoAnswer {
+    /// What it means.
+    outcome: Outcome,
+    /// A session had been offered, and nothing that came shows that it was not the cause.
+    may_be_the_session: bool,
+    /// How long the parts of opening the connection took, where that is what failed.
+    opening: Phases,
+}
+
+/// A connection, ready for the request.
+struct Opened {
+    wire: Wire,
+    /// How long its parts took.
+    phases: Phases,
+    /// The full handshake that was made or continued; what is gained from the connection is worth keeping from then.
+    proven_at: Instant,
+    gained: Arc<Gained>,
+    /// A session was offered, taken or not.
+    offered: bool,
+}
+
+/// Opens with a session. A server that has not finished the handshake in half of the time gets a second connection with a
+/// full one beside it: it may be the session that it cannot swallow (a longer ClientHello, say).
+async fn open_resuming(plan: &Plan, session: Session, deadline: Instant) -> Result<Opened, NoAnswer> {
+    let patience = clock::until(deadline) / 2;
+    let mut resuming = pin!(open(plan, Some(session), deadline));
+    if let Ok(opened) = tokio::time::timeout(patience, &mut resuming).await {
+        return opened;
+    }
+    let mut full = pin!(open(plan, None, deadline));
+    tokio::select! {
+        biased;
+        opened = &mut resuming => if opened.is_ok() { opened } else { full.await },
+        opened = &mut full => if opened.is_ok() { opened } else { resuming.await },
+    }
+}
+
+async fn open(plan: &Plan, session: Option<Session>, deadline: Instant) -> Result<Opened, NoAnswer> {
+    let sure = |outcome, opening| NoAnswer { outcome, may_be_the_session: false, opening };
     let dialed = dial::connect_host(&plan.host, plan.port, plan.addr, deadline).await.map_err(|error| {
-        match error.local_cause() {
+        let outcome = match error.local_cause() {
             Some(cause) => Outcome::Local(cause),
             None => http::transport_error(plan, error),
-        }
+        };
+        sure(outcome, Phases::default())
     })?;
-    if let Some(resolve) = dialed.resolve {
-        add(&mut phases.resolve, resolve);
-    }
-    add(&mut phases.connect, dialed.connect);
-
-    let in_head = |broken: Broken| transport_outcome(plan, &broken);
-    let mut wire = Wire::new(dialed.stream, io).map_err(in_head)?;
+    let mut phases = Phases { resolve: dialed.resolve, connect: Some(dialed.connect), ..Phases::default() };
+    let mut wire = Wire::new(dialed.stream).map_err(|broken| sure(transport_outcome(plan, &broken), phases))?;
+    let gained = Arc::new(Gained::default());
+    let (offered, earlier) = (session.is_some(), session.as_ref().map(Session::proven_at));
+    let mut proven_at = clock::now();
     if plan.scheme == Scheme::Https {
-        let begun = clock::now();
-        let made = wire.start_tls(&plan.host, deadline).await;
-        add(&mut phases.tls, clock::now() - begun);
-        made.map_err(in_head)?;
+        let begun = proven_at;
+        let store = Store::new(session, Arc::clone(&gained));
+        let made = wire.start_tls(&plan.host, store, deadline).await;
+        proven_at = clock::now();
+        phases.tls = Some(proven_at - begun);
+        made.map_err(|broken| NoAnswer { opening: phases, ..no_answer(plan, &broken, offered) })?;
+        proven_at = earlier.filter(|_| wire.is_resumed()).unwrap_or(proven_at);
     }
+    Ok(Opened { wire, phases, proven_at, gained, offered })
+}
 
+/// Sends the request and receives its response.
+async fn exchange(
+    plan: &Plan,
+    opened: Result<Opened, NoAnswer>,
+    deadline: Instant,
+    phases: &mut Phases,
+) -> Result<Judgement, NoAnswer> {
+    let opening = opened.as_ref().map_or_else(|broken| broken.opening, |opened| opened.phases);
+    for (sum, part) in
+        [(&mut phases.resolve, opening.resolve), (&mut phases.connect, opening.connect), (&mut phases.tls, opening.tls)]
+    {
+        if let Some(part) = part {
+            add(sum, part);
+        }
+    }
+    let Opened { mut wire, proven_at, gained, offered, .. } = opened?;
     let sent = clock::now();
     let unsent = match wire.send(&plan.request, deadline).await {
         Ok(()) => None,
-        Err(Broken::Timeout) => return Err(in_head(Broken::Timeout)),
+        Err(Broken::Timeout) => return Err(no_answer(plan, &Broken::Timeout, offered)),
         // The answer may be here all the same: a server that refuses does not have to read.
         Err(broken) => Some(broken),
     };
-    let mut receiving = Receiving { sent, first_byte: None, unsent };
+    let mut receiving = Receiving { sent, first_byte: None, unsent, offered };
     let result = receiving.receive(plan, &mut wire, deadline).await;
     if let Some(first) = receiving.first_byte {
         add(&mut phases.first_byte, first - sent);
         add(&mut phases.body, clock::now() - first);
     }
+    if result.is_ok()
+        && let Some(peer) = peer(plan)
+    {
+        SESSIONS.keep(peer, &gained, proven_at, clock::now());
+    }
     wire.close(deadline).await;
     result
+}
+
+/// A connection that broke before the response's head was there, after a session was offered or not. What timed out, and
+/// trouble of our own, would be no better without one.
+fn no_answer(plan: &Plan, broken: &Broken, offered: bool) -> NoAnswer {
+    let is_timeout = matches!(broken, Broken::Timeout | Broken::HandshakeTimeout);
+    let may_be_the_session = offered && !is_timeout && broken.local_cause().is_none();
+    NoAnswer { outcome: transport_outcome(plan, broken), may_be_the_session, opening: Phases::default() }
 }
 
 /// The second half of one exchange.
@@ -108,10 +207,12 @@ struct Receiving {
     first_byte: Option<Instant>,
     /// Why the request could not be sent whole.
     unsent: Option<Broken>,
+    /// A TLS session was offered.
+    offered: bool,
 }
 
 impl Receiving {
-    async fn receive(&mut self, plan: &Plan, wire: &mut Wire, deadline: Instant) -> Result<Judgement, Outcome> {
+    async fn receive(&mut self, plan: &Plan, wire: &mut Wire, deadline: Instant) -> Result<Judgement, NoAnswer> {
         let mut response = Response::new();
         loop {
             let bytes = match wire.receive(deadline).await {
@@ -120,7 +221,7 @@ impl Receiving {
             };
             let result = if bytes.is_empty() {
                 if let Some(unsent) = self.unsent.take_if(|_| !response.started()) {
-                    return Err(transport_outcome(plan, &unsent));
+                    return Err(no_answer(plan, &unsent, self.offered));
                 }
                 response.feed_eof().map(|()| Progress::Done)
             } else {
@@ -130,12 +231,12 @@ impl Receiving {
             match result {
                 Ok(Progress::Done) => return Ok(http::judge(plan, &response)),
                 Ok(Progress::NeedMore) => {}
-                Err(error) if error.in_head() => return Err(http::transport_error(plan, error)),
+                Err(error) if error.in_head() => return Err(self.sure(http::transport_error(plan, error), &response)),
                 // A redirect's body is nobody's business.
                 Err(error) => {
                     return match http::judge_head(plan, &response) {
                         Some(judgement) => Ok(judgement),
-                        None => Err(http::body_error(plan, error)),
+                        None => Err(self.sure(http::body_error(plan, error), &response)),
                     };
                 }
             }
@@ -147,16 +248,22 @@ impl Receiving {
         }
     }
 
-    fn broken(&mut self, plan: &Plan, response: &Response, broken: Broken) -> Outcome {
+    /// An answer of the server's that is none of HTTP; an end before its first byte may be the session's.
+    fn sure(&self, outcome: Outcome, response: &Response) -> NoAnswer {
+        NoAnswer { outcome, may_be_the_session: self.offered && !response.started(), opening: Phases::default() }
+    }
+
+    fn broken(&mut self, plan: &Plan, response: &Response, broken: Broken) -> NoAnswer {
         if !response.head_done() {
             let cause = self.unsent.take().filter(|_| !response.started());
-            return transport_outcome(plan, &cause.unwrap_or(broken));
+            return no_answer(plan, &cause.unwrap_or(broken), self.offered && !response.started());
         }
-        match (broken.local_cause(), broken) {
+        let outcome = match (broken.local_cause(), broken) {
             (Some(cause), _) => Outcome::Local(cause),
             (None, Broken::Timeout) => http::body_error(plan, http::TIMEOUT_IN_BODY),
             (None, broken) => http::body_error(plan, broken),
-        }
+        };
+        NoAnswer { outcome, may_be_the_session: false, opening: Phases::default() }
     }
 }
 

@@ -1,5 +1,6 @@
 //! The runtime that starts and kills nothing: containers count as running since their pod was added. For
-//! targets that others run, and for load tests.
+//! targets that others run, and for load tests. Exec probes have no container to run in: they are refused, or, where that was
+//! asked for, run on this host as the daemon's user.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
@@ -12,16 +13,18 @@ use probe_core::spec::Pod;
 
 use super::{BoxFuture, ContainerRuntime, RuntimeError, RuntimeEvent, Started};
 use crate::clock;
+use crate::prober::exec;
 
 /// See the module.
 #[derive(Clone, Copy, Debug)]
 pub struct NoneRuntime {
     pod_ip: IpAddr,
+    host_exec: bool,
 }
 
 impl Default for NoneRuntime {
     fn default() -> Self {
-        Self { pod_ip: IpAddr::V4(Ipv4Addr::LOCALHOST) }
+        Self::new(IpAddr::V4(Ipv4Addr::LOCALHOST))
     }
 }
 
@@ -29,7 +32,13 @@ impl NoneRuntime {
     /// Pods whose manifest has no `status.podIP` are at `pod_ip`.
     #[must_use]
     pub fn new(pod_ip: IpAddr) -> Self {
-        Self { pod_ip }
+        Self { pod_ip, host_exec: false }
+    }
+
+    /// Runs the commands of exec probes on this host, with the rights, environment and directory of the daemon.
+    #[must_use]
+    pub const fn with_host_exec(self) -> Self {
+        Self { host_exec: true, ..self }
     }
 }
 
@@ -66,9 +75,14 @@ impl ContainerRuntime for NoneRuntime {
         Box::pin(async { Ok(()) })
     }
 
-    fn exec<'a>(&'a self, id: &'a ContainerId, _: &'a [Box<str>], _: Duration) -> BoxFuture<'a, Outcome> {
+    fn exec<'a>(&'a self, id: &'a ContainerId, command: &'a [Box<str>], timeout: Duration) -> BoxFuture<'a, Outcome> {
         Box::pin(async move {
-            let text = format!("cannot exec in {id}: runtime none runs no containers; use --runtime process");
+            if self.host_exec {
+                return exec::run(exec::host_command(command), command, Some(timeout)).await;
+            }
+            let text = format!(
+                "cannot exec in {id}: runtime none runs no containers; use --runtime process, or --host-exec to run commands on this host"
+            );
             Outcome::Error(text.into())
         })
     }
@@ -91,5 +105,26 @@ impl ContainerRuntime for NoneRuntime {
 
     fn shutdown<'a>(&'a self) -> BoxFuture<'a, ()> {
         Box::pin(async {})
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run(runtime: NoneRuntime, script: &str) -> Outcome {
+        let command: Vec<Box<str>> = ["/bin/sh", "-c", script].map(Box::from).into();
+        let id = ContainerId::new("none://pod/app/0".to_owned());
+        let tokio = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        tokio.block_on(runtime.exec(&id, &command, Duration::from_secs(10)))
+    }
+
+    #[test]
+    fn a_command_is_refused_unless_it_may_run_on_this_host() {
+        let Outcome::Error(text) = run(NoneRuntime::default(), "exit 0") else { panic!("it ran") };
+        assert!(text.contains("--runtime process") && text.contains("--host-exec"), "{text}");
+        let host = NoneRuntime::default().with_host_exec();
+        assert_eq!(run(host, "echo well"), Outcome::Success("well\n".into()));
+        assert_eq!(run(host, "echo ill >&2; exit 3"), Outcome::Failure("ill\n".into()));
     }
 }

@@ -61,6 +61,8 @@ pub enum RuntimeKind {
     Process,
     /// Nothing is started or killed.
     None,
+    /// As `None`, and commands of exec probes are run on this host.
+    NoneWithHostExec,
 }
 
 /// What to read a pod for.
@@ -292,7 +294,7 @@ fn pod_sharing(document: Document<'_>, options: &Options, interner: &Interner) -
     };
     let mut unsupported = match options.runtime {
         Some(RuntimeKind::Process) => unsupported::by_process(&meta, &spec, &path),
-        Some(RuntimeKind::None) | None => Vec::new(),
+        Some(RuntimeKind::None | RuntimeKind::NoneWithHostExec) | None => Vec::new(),
     };
     for field in &mut unsupported {
         field.line = root.locate(&field.path).line;
@@ -412,6 +414,7 @@ fn read_pod(
                 unsupported::require_commands(&spec, &spec_path, &mut errors);
             }
             RuntimeKind::None => unsupported::refuse_exec_probes(&spec, &spec_path, &mut errors),
+            RuntimeKind::NoneWithHostExec => {}
         }
     }
     report.field_errors(root, path, errors);

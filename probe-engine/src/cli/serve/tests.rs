@@ -13,7 +13,6 @@ use tokio::time::timeout;
 
 use super::*;
 use crate::clock;
-use crate::prober::stream::StreamKind;
 use crate::prober::{Request, grpc as grpc_prober, tls};
 
 const LONG: Duration = Duration::from_secs(10);
@@ -84,7 +83,7 @@ async fn get(scheme: Scheme, addr: SocketAddr, path: &str) -> Outcome {
         termination_grace_period_seconds: None,
     };
     let request = Request { spec: Arc::new(spec), pod_ip: Some(addr.ip()), container_id: None, label: "test".into() };
-    tls::attempt(&request, clock::now(), None, 0, StreamKind::Tokio).await.outcome
+    tls::attempt(&request, clock::now(), None, 0).await.outcome
 }
 
 async fn post(addr: SocketAddr, target: &str) -> String {

@@ -1,7 +1,9 @@
+use std::sync::Mutex;
+
 use probe_core::time::Instant;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
@@ -168,7 +170,6 @@ impl Health for OnDemand {
     }
 }
 
-/// On the runtime of a pool thread, which polls the attempt before the tasks that drive its connection.
 #[test]
 fn an_answer_that_came_while_our_thread_was_held_up_is_not_late() {
     let (asked, was_asked) = oneshot::channel();
@@ -187,9 +188,9 @@ fn an_answer_that_came_while_our_thread_was_held_up_is_not_late() {
     });
     let address = binding.recv().expect("a server");
     let limit = Duration::from_secs(1);
-    let outcome = tokio_uring::start(async {
+    let outcome = block_on(async {
         let deadline = clock::now() + limit;
-        let attempt = tokio::task::spawn_local(probe(address, "", limit));
+        let attempt = tokio::spawn(probe(address, "", limit));
         was_asked.await.expect("the server is asked");
         answer.send(()).expect("the server waits");
         std::thread::sleep(clock::until(deadline) + Duration::from_millis(50)); // tidy: what is tested is a thread held up
@@ -261,6 +262,129 @@ fn the_user_agent_starts_as_that_of_httpget() {
 }
 
 #[test]
+fn a_timeout_is_sent_in_at_most_eight_digits() {
+    for (left, sent) in [
+        (Duration::ZERO, "0u"),
+        (Duration::from_millis(999), "999000u"),
+        (Duration::from_micros(99_999_999), "99999999u"),
+        (Duration::from_secs(100), "100000m"),
+        (Duration::from_secs(3_600), "3600000m"),
+    ] {
+        assert_eq!(grpc_timeout(left), sent);
+    }
+}
+
+/// What a plain HTTP/2 server does with the request: `answer` gets its end of the stream.
+async fn raw_server(answer: impl Fn(h2::server::SendResponse<Bytes>) + Send + 'static) -> SocketAddr {
+    let (listener, address) = listen().await;
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let mut connection = h2::server::handshake(stream).await.expect("a client");
+            while let Some(Ok((request, respond))) = connection.accept().await {
+                assert_eq!(request.headers()["te"], "trailers");
+                assert_eq!(request.headers()["content-type"], "application/grpc");
+                answer(respond);
+            }
+        }
+    });
+    address
+}
+
+fn head(status: u16) -> http::Response<()> {
+    http::Response::builder().status(status).header("content-type", "application/grpc").body(()).expect("a head")
+}
+
+fn trailers(status: &'static str) -> http::HeaderMap {
+    [(http::HeaderName::from_static("grpc-status"), HeaderValue::from_static(status))].into_iter().collect()
+}
+
+/// A message in two pieces, then the status.
+const SERVING: [&[u8]; 2] = [&[0, 0, 0, 0, 2, 8], &[1]];
+
+#[test]
+fn an_answer_in_pieces_is_one_answer() {
+    block_on(async {
+        let address = raw_server(|mut respond| {
+            let mut body = respond.send_response(head(200), false).expect("open");
+            for piece in SERVING {
+                body.send_data(Bytes::from_static(piece), false).expect("open");
+            }
+            body.send_trailers(trailers("0")).expect("open");
+        })
+        .await;
+        assert_eq!(probe_2s(address, "").await, Outcome::Success("service healthy".into()));
+    });
+}
+
+#[test]
+fn the_status_at_the_end_outweighs_the_message() {
+    block_on(async {
+        let address = raw_server(|mut respond| {
+            let mut body = respond.send_response(head(200), false).expect("open");
+            body.send_data(Bytes::from(SERVING.concat()), false).expect("open");
+            body.send_trailers(trailers("13")).expect("open");
+        })
+        .await;
+        assert_eq!(
+            probe_2s(address, "").await,
+            failed("error: health rpc probe failed: rpc error: code = Internal desc = ")
+        );
+    });
+}
+
+#[test]
+fn what_is_no_answer_of_grpc_is_a_failure_that_says_so() {
+    let start = "error: health rpc probe failed: rpc error: code = ";
+    let whole = SERVING.concat();
+    for (status, body, text) in [
+        (200, whole.clone(), format!("{start}Unknown desc = protocol error: missing grpc-status trailer")),
+        (
+            503,
+            Vec::new(),
+            format!("{start}Unavailable desc = grpc-status header missing, mapped from HTTP status code 503"),
+        ),
+        (404, Vec::new(), "error: this server does not implement the grpc health protocol".to_owned()),
+        (200, whole[..6].to_vec(), format!("{start}Internal desc = Unexpected EOF decoding stream.")),
+        (
+            200,
+            vec![1, 0, 0, 0, 0],
+            format!("{start}Internal desc = protocol error: received message with compressed-flag"),
+        ),
+        (
+            200,
+            vec![7, 0, 0, 0, 0],
+            format!("{start}Internal desc = protocol error: received message with invalid compression flag: 7"),
+        ),
+        (
+            200,
+            vec![0, 0xff, 0, 0, 0],
+            format!("{start}OutOfRange desc = Error, decoded message length too large: found 4278190080"),
+        ),
+        (200, vec![0, 0, 0, 0, 1, 0xff], format!("{start}Internal desc = failed to decode Protobuf message")),
+    ] {
+        block_on(async {
+            let address = raw_server(move |mut respond| {
+                let mut stream = respond.send_response(head(status), false).expect("open");
+                stream.send_data(Bytes::from(body.clone()), true).expect("open");
+            })
+            .await;
+            let Outcome::Failure(told) = probe_2s(address, "").await else { panic!("{text}") };
+            assert!(told.starts_with(&text), "{told}");
+        });
+    }
+}
+
+#[test]
+fn a_stream_that_the_server_resets_is_a_failure() {
+    block_on(async {
+        let address = raw_server(|mut respond| respond.send_reset(h2::Reason::REFUSED_STREAM)).await;
+        let Outcome::Failure(text) = probe_2s(address, "").await else { panic!("no failure") };
+        let start = "error: health rpc probe failed: rpc error: code = Unavailable desc = error reading from server: ";
+        assert!(text.starts_with(start), "{text}");
+    });
+}
+
+#[test]
 fn a_status_number_that_nobody_knows_is_a_failure_with_the_number() {
     block_on(async {
         let address = fixed_server(Some(Ok(7))).await;
@@ -326,11 +450,13 @@ fn a_connection_that_breaks_under_the_call_is_unavailable() {
         let (listener, address) = listen().await;
         tokio::spawn(async move {
             let (mut stream, _) = listener.accept().await.expect("a connection");
-            // An empty SETTINGS frame, and the end after the request came.
+            // An empty SETTINGS frame, and the end after the request came: a DATA frame that ends stream 1, with no service's
+            // name in it.
+            let request = [0, 0, 5, 0, 1, 0, 0, 0, 1, 0, 0, 0, 0, 0];
             stream.write_all(&[0, 0, 0, 4, 0, 0, 0, 0, 0]).await.expect("write");
             let mut buffer = [0; 4096];
             let mut seen = Vec::new();
-            while !seen.windows(13).any(|bytes| bytes == b"kube-probe/1.") && seen.len() < 200 {
+            while !seen.windows(request.len()).any(|bytes| bytes == request) {
                 match stream.read(&mut buffer).await {
                     Ok(0) | Err(_) => break,
                     Ok(len) => seen.extend_from_slice(&buffer[..len]),

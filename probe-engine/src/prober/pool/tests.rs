@@ -189,26 +189,19 @@ fn submit(handle: &PoolHandle, job: Job) {
     assert!(handle.try_submit(job).is_ok(), "the queue is full");
 }
 
-fn on_both_runtimes(test: impl Fn(PoolConfig)) {
-    for uring in [true, false] {
-        test(PoolConfig { uring, ..PoolConfig::default() });
-    }
-}
-
 #[test]
-fn each_handler_answers_on_either_runtime() {
-    on_both_runtimes(|config| {
-        let (port, _end) = health_server();
-        let (pool, sink) = pool(config);
-        let handle = pool.handle();
-        submit(&handle, exec_job(1, "echo well", 10));
-        submit(&handle, grpc_job(2, port, 10));
-        sink.wait_done(2);
-        let outcomes = sink.outcomes();
-        assert_eq!(outcomes[&1], Outcome::Success("well\n".into()));
-        assert_eq!(outcomes[&2], Outcome::Success("service healthy".into()));
-        pool.shutdown();
-    });
+fn each_handler_answers() {
+    let config = PoolConfig::default();
+    let (port, _end) = health_server();
+    let (pool, sink) = pool(config);
+    let handle = pool.handle();
+    submit(&handle, exec_job(1, "echo well", 10));
+    submit(&handle, grpc_job(2, port, 10));
+    sink.wait_done(2);
+    let outcomes = sink.outcomes();
+    assert_eq!(outcomes[&1], Outcome::Success("well\n".into()));
+    assert_eq!(outcomes[&2], Outcome::Success("service healthy".into()));
+    pool.shutdown();
 }
 
 #[test]
@@ -251,42 +244,40 @@ fn a_full_queue_gives_the_job_back_and_bounds_hold() {
 
 #[test]
 fn a_stuck_exec_delays_no_grpc() {
-    on_both_runtimes(|config| {
-        let (port, _end) = health_server();
-        let (pool, sink) = pool(PoolConfig { threads: 1, exec_concurrent_max: 2, ..config });
-        let handle = pool.handle();
-        for number in 0..10 {
-            submit(&handle, exec_job(number, "sleep 60", 60));
-        }
-        sink.wait_started(2);
-        for number in 10..30 {
-            submit(&handle, grpc_job(number, port, 10));
-        }
-        sink.wait_done(20);
-        let outcomes = sink.outcomes();
-        assert!((10..30).all(|number| matches!(outcomes[&number], Outcome::Success(_))));
-        assert_eq!(handle.in_flight(HandlerKind::Exec), 2);
-        pool.shutdown();
-        assert_eq!(sink.outcomes().len(), 30);
-    });
+    let config = PoolConfig::default();
+    let (port, _end) = health_server();
+    let (pool, sink) = pool(PoolConfig { threads: 1, exec_concurrent_max: 2, ..config });
+    let handle = pool.handle();
+    for number in 0..10 {
+        submit(&handle, exec_job(number, "sleep 60", 60));
+    }
+    sink.wait_started(2);
+    for number in 10..30 {
+        submit(&handle, grpc_job(number, port, 10));
+    }
+    sink.wait_done(20);
+    let outcomes = sink.outcomes();
+    assert!((10..30).all(|number| matches!(outcomes[&number], Outcome::Success(_))));
+    assert_eq!(handle.in_flight(HandlerKind::Exec), 2);
+    pool.shutdown();
+    assert_eq!(sink.outcomes().len(), 30);
 }
 
 #[test]
 fn shutdown_answers_what_waits_and_what_is_at_work() {
-    on_both_runtimes(|config| {
-        let (pool, sink) = pool(PoolConfig { exec_concurrent_max: 2, ..config });
-        let handle = pool.handle();
-        for number in 0..6 {
-            submit(&handle, exec_job(number, "sleep 60", 60));
-        }
-        sink.wait_started(2);
-        pool.shutdown();
-        let outcomes = sink.outcomes();
-        assert_eq!(outcomes.len(), 6);
-        assert!(outcomes.values().all(|outcome| *outcome == Outcome::Local(LocalCause::Pool)));
-        assert!(handle.try_submit(exec_job(7, "true", 1)).is_err());
-        assert_eq!(handle.in_flight(HandlerKind::Exec), 0);
-    });
+    let config = PoolConfig::default();
+    let (pool, sink) = pool(PoolConfig { exec_concurrent_max: 2, ..config });
+    let handle = pool.handle();
+    for number in 0..6 {
+        submit(&handle, exec_job(number, "sleep 60", 60));
+    }
+    sink.wait_started(2);
+    pool.shutdown();
+    let outcomes = sink.outcomes();
+    assert_eq!(outcomes.len(), 6);
+    assert!(outcomes.values().all(|outcome| *outcome == Outcome::Local(LocalCause::Pool)));
+    assert!(handle.try_submit(exec_job(7, "true", 1)).is_err());
+    assert_eq!(handle.in_flight(HandlerKind::Exec), 0);
 }
 
 #[test]
@@ -403,37 +394,36 @@ fn two_hundred_attempts_leave_no_descriptor_and_no_zombie() {
     if std::env::var_os("NEXTEST").is_none() {
         return;
     }
-    on_both_runtimes(|config| {
-        let (port, _end) = health_server();
-        let refusing = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
-        let (pool, sink) = pool(config);
-        let handle = pool.handle();
-        let round = |from: u32, count: u32| {
-            for number in from..from + count {
-                submit(
-                    &handle,
-                    match number % 4 {
-                        0 | 1 => grpc_job(number, port, 10),
-                        2 => exec_job(number, "sleep 0.01 & exit 1", 10),
-                        _ => exec_job(number, "exit 0", 10),
-                    },
-                );
-            }
-            sink.wait_done((from + count) as usize);
-        };
-        round(0, 20);
-        let before = descriptors();
-        round(20, 200);
-        submit(&handle, exec_job(220, "sleep 60", 1));
-        submit(&handle, grpc_job(221, 1, 1));
-        sink.wait_done(222);
-        // The server's ends of the connections close after ours.
-        let start = clock::now();
-        while descriptors() > before {
-            assert!(clock::now() - start < PATIENCE, "{} > {before}", descriptors());
-            std::thread::yield_now();
+    let config = PoolConfig::default();
+    let (port, _end) = health_server();
+    let refusing = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
+    let (pool, sink) = pool(config);
+    let handle = pool.handle();
+    let round = |from: u32, count: u32| {
+        for number in from..from + count {
+            submit(
+                &handle,
+                match number % 4 {
+                    0 | 1 => grpc_job(number, port, 10),
+                    2 => exec_job(number, "sleep 0.01 & exit 1", 10),
+                    _ => exec_job(number, "exit 0", 10),
+                },
+            );
         }
-        assert_eq!(children(), 0);
-        drop(refusing);
-    });
+        sink.wait_done((from + count) as usize);
+    };
+    round(0, 20);
+    let before = descriptors();
+    round(20, 200);
+    submit(&handle, exec_job(220, "sleep 60", 1));
+    submit(&handle, grpc_job(221, 1, 1));
+    sink.wait_done(222);
+    // The server's ends of the connections close after ours.
+    let start = clock::now();
+    while descriptors() > before {
+        assert!(clock::now() - start < PATIENCE, "{} > {before}", descriptors());
+        std::thread::yield_now();
+    }
+    assert_eq!(children(), 0);
+    drop(refusing);
 }

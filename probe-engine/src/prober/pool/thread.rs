@@ -1,6 +1,5 @@
 //! One thread of the pool: a runtime, and for each of its lanes a loop that takes jobs and makes attempts.
 
-use std::future::Future;
 use std::io;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, mpsc};
@@ -9,21 +8,16 @@ use std::thread::{Builder, JoinHandle};
 use probe_core::outcome::{LocalCause, Outcome};
 use probe_core::time::Instant;
 use tokio::sync::watch;
-use tokio::task::{JoinError, JoinSet, LocalSet};
+use tokio::task::{JoinError, JoinSet};
 
-use super::{ExecBy, Io, Job, Lane, LaneKind, Means, PoolError, Queued, Shared, attempt};
+use super::{ExecBy, Job, Lane, LaneKind, Means, PoolError, Queued, Shared, attempt};
 use crate::shard::inbox::PoolReply;
 use crate::{clock, limits};
-
-/// Ring entries of a pool thread: its streams have at most one operation each under way at a time, and a full
-/// submission queue is handed to the kernel at once.
-const RING_ENTRIES: u32 = 256;
 
 /// Starts a thread and waits until its runtime is there. `alive` is dropped when it ends.
 pub(super) fn spawn(
     index: usize,
     lanes: &'static [LaneKind],
-    uring: bool,
     shared: Arc<Shared>,
     closing: watch::Receiver<bool>,
     alive: mpsc::Sender<()>,
@@ -34,11 +28,11 @@ pub(super) fn spawn(
         .name(name.clone())
         .spawn(move || {
             let _alive = alive;
-            match Driver::new(uring) {
-                Ok(driver) => {
+            match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+                Ok(runtime) => {
                     // The one who waits for this is there until it has heard it.
                     let _ = ready.send(Ok(()));
-                    driver.block_on(serve(shared, lanes, driver.io(), closing));
+                    runtime.block_on(serve(shared, lanes, closing));
                 }
                 Err(error) => {
                     let _ = ready.send(Err(error));
@@ -51,68 +45,46 @@ pub(super) fn spawn(
     Ok(thread)
 }
 
-/// tokio-uring's runtime, which is a tokio current-thread runtime with everything enabled and a ring besides;
-/// or such a runtime without the ring. Made and used on its own thread.
-enum Driver {
-    Uring(tokio_uring::Runtime),
-    Tokio(tokio::runtime::Runtime, LocalSet),
-}
-
-impl Driver {
-    fn new(uring: bool) -> io::Result<Self> {
-        if uring {
-            match tokio_uring::Runtime::new(tokio_uring::builder().entries(RING_ENTRIES)) {
-                Ok(runtime) => return Ok(Driver::Uring(runtime)),
-                Err(error) => {
-                    tracing::info!(%error, "io_uring is refused; this pool thread does without");
-                }
-            }
-        }
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        Ok(Driver::Tokio(runtime, LocalSet::new()))
-    }
-
-    fn io(&self) -> Io {
-        match self {
-            Driver::Uring(_) => Io::Uring,
-            Driver::Tokio(..) => Io::Tokio,
-        }
-    }
-
-    fn block_on(&self, future: impl Future<Output = ()>) {
-        match self {
-            Driver::Uring(runtime) => runtime.block_on(future),
-            Driver::Tokio(runtime, local) => local.block_on(runtime, future),
-        }
-    }
-}
-
 /// Until the pool closes and what is at work has ended.
-async fn serve(shared: Arc<Shared>, lanes: &'static [LaneKind], io: Io, closing: watch::Receiver<bool>) {
+async fn serve(shared: Arc<Shared>, lanes: &'static [LaneKind], closing: watch::Receiver<bool>) {
     let mut takers = JoinSet::new();
     for &kind in lanes {
-        takers.spawn_local(take(Arc::clone(&shared), kind, io, closing.clone()));
+        takers.spawn(take(Arc::clone(&shared), kind, closing.clone()));
     }
+    // Ends with the runtime. A timer that is due before all those of its runtime makes tokio interrupt the thread's next
+    // wait: a write and an empty turn for each step of an attempt that has a deadline. This one is due before them.
+    tokio::spawn(async {
+        loop {
+            tokio::time::sleep(limits::POOL_TICK).await;
+        }
+    });
     while let Some(ended) = takers.join_next().await {
         log_panic(ended);
     }
 }
 
-async fn take(shared: Arc<Shared>, kind: LaneKind, io: Io, mut closing: watch::Receiver<bool>) {
+async fn take(shared: Arc<Shared>, kind: LaneKind, mut closing: watch::Receiver<bool>) {
+    let lane = shared.lane(kind);
+    // Holds at most what the lane's places allow and what ended since the last job.
     let mut at_work = JoinSet::new();
     loop {
         tokio::select! {
             biased;
             // An error: the pool is gone without a word, which is the same.
-            _ = closing.wait_for(|closing| *closing) => break,
-            Some(ended) = at_work.join_next() => log_panic(ended),
-            (queued, place) = shared.lane(kind).next() => {
+            () = async { drop(closing.wait_for(|closing| *closing).await) } => break,
+            (queued, place) = lane.next() => {
                 place.forget();
+                while let Some(ended) = at_work.try_join_next() {
+                    log_panic(ended);
+                }
                 // Made here and not in the task: a task that is never polled must answer too.
                 let errand = Errand::new(Arc::clone(&shared), kind, queued);
-                at_work.spawn_local(errand.run(io));
-                // The other threads of the lane get their share, and the new attempt its start.
-                tokio::task::yield_now().await;
+                at_work.spawn(errand.run());
+                if !lane.queue.is_empty() {
+                    // The other threads of the lane get their share, and the new attempt its start. (With nothing
+                    // queued the next wait is both, without the look at the sockets that a yield costs.)
+                    tokio::task::yield_now().await;
+                }
             }
         }
     }
@@ -156,10 +128,9 @@ impl Errand {
         Self { shared, kind, job, started, answered: false }
     }
 
-    async fn run(mut self, io: Io) {
+    async fn run(mut self) {
         let resume = self.job.resume.take();
         let means = Means {
-            io,
             exec: self.shared.runtime.as_deref().map_or(ExecBy::Nobody, ExecBy::Runtime),
             exec_probe_timeout: self.shared.exec_probe_timeout,
         };

@@ -1,4 +1,4 @@
-//! Attempts against small real servers on loopback, each on both runtimes.
+//! Attempts against small real servers on loopback.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -170,31 +170,16 @@ fn in_one_second(request: &Request) -> Request {
     with(request, |spec, _| spec.timeout_seconds = 1)
 }
 
-/// The runtimes that this kernel has.
-fn kinds() -> Vec<StreamKind> {
-    let mut kinds = vec![StreamKind::Tokio];
-    if io_uring::IoUring::new(8).is_ok() {
-        kinds.push(StreamKind::Uring);
-    }
-    kinds
+fn block_on<T>(future: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime").block_on(future)
 }
 
-fn run(kind: StreamKind, request: &Request) -> Attempted {
-    let attempt = attempt(request, clock::now(), None, 0, kind);
-    match kind {
-        StreamKind::Uring => tokio_uring::start(attempt),
-        StreamKind::Tokio => {
-            tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime").block_on(attempt)
-        }
-    }
+fn run(request: &Request) -> Attempted {
+    block_on(attempt(request, clock::now(), None, 0))
 }
 
-/// The outcome, which must be the same on all runtimes.
 fn outcome(request: &Request) -> Outcome {
-    let mut outcomes: Vec<_> = kinds().into_iter().map(|kind| run(kind, request).outcome).collect();
-    let first = outcomes.swap_remove(0);
-    assert!(outcomes.iter().all(|o| *o == first), "{first:?} {outcomes:?}");
-    first
+    run(request).outcome
 }
 
 fn ask_path(server: &Server, path: &str) -> Outcome {
@@ -212,7 +197,7 @@ fn failure_text(outcome: Outcome) -> String {
 fn h01_200_is_a_success_with_its_body() {
     let server = Server::http(|_| ok("ok body"));
     assert_eq!(ask_path(&server, "/"), Outcome::Success("ok body".into()));
-    let attempted = run(StreamKind::Tokio, &request(Scheme::Http, server.addr, "/", &[]));
+    let attempted = run(&request(Scheme::Http, server.addr, "/", &[]));
     let phases = attempted.phases;
     assert!(phases.connect.is_some() && phases.first_byte.is_some() && phases.body.is_some());
     assert!(phases.resolve.is_none() && phases.tls.is_none());
@@ -278,12 +263,10 @@ fn h17_404_is_a_failure() {
 fn h20_no_answer_in_time_is_a_failure() {
     let server = Server::raw(|mut stream| linger(&mut stream));
     let want = format!("Get \"http://{}/\": {}", server.addr, http::TIMEOUT_IN_HEAD);
-    for kind in kinds() {
-        let attempted = run(kind, &in_one_second(&request(Scheme::Http, server.addr, "/", &[])));
-        assert_eq!(attempted.outcome, Outcome::Failure(want.as_str().into()));
-        let total = attempted.phases.total;
-        assert!(total >= Duration::from_secs(1) && total < Duration::from_secs(3), "{total:?}");
-    }
+    let attempted = run(&in_one_second(&request(Scheme::Http, server.addr, "/", &[])));
+    assert_eq!(attempted.outcome, Outcome::Failure(want.into()));
+    let total = attempted.phases.total;
+    assert!(total >= Duration::from_secs(1) && total < Duration::from_secs(3), "{total:?}");
 }
 
 #[test]
@@ -326,12 +309,9 @@ fn a_reset_shows_both_ends() {
         let socket = socket2::SockRef::from(&stream);
         socket.set_linger(Some(Duration::ZERO)).expect("a socket");
     });
-    for kind in kinds() {
-        let attempted = run(kind, &request(Scheme::Http, server.addr, "/", &[]));
-        let text = failure_text(attempted.outcome);
-        let end = format!("->{}: read: connection reset by peer", server.addr);
-        assert!(text.contains(": read tcp 127.0.0.1:") && text.ends_with(&end), "{text}");
-    }
+    let text = failure_text(run(&request(Scheme::Http, server.addr, "/", &[])).outcome);
+    let end = format!("->{}: read: connection reset by peer", server.addr);
+    assert!(text.contains(": read tcp 127.0.0.1:") && text.ends_with(&end), "{text}");
 }
 
 #[test]
@@ -377,7 +357,7 @@ fn a_redirect_to_https_on_the_same_host_is_followed() {
 #[test]
 fn h29_a_redirect_loop_stops_after_ten_requests() {
     let server = Server::http(|_| redirect(302, "/loop"));
-    let text = failure_text(run(StreamKind::Tokio, &request(Scheme::Http, server.addr, "/loop", &[])).outcome);
+    let text = failure_text(run(&request(Scheme::Http, server.addr, "/loop", &[])).outcome);
     assert!(text.contains("stopped after 10 redirects"), "{text}");
     assert_eq!(server.requests().len(), 10);
 }
@@ -392,7 +372,7 @@ fn h29_requests_that_a_shard_has_made_count() {
     response.feed(&redirect(302, "/loop")).expect("valid");
     let Some(Judgement::Redirect(target)) = http::judge_head(&plan, &response) else { panic!("a redirect") };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-    let attempted = runtime.block_on(attempt(&request, clock::now(), Some(target), 1, StreamKind::Tokio));
+    let attempted = runtime.block_on(attempt(&request, clock::now(), Some(target), 1));
     assert!(failure_text(attempted.outcome).contains("stopped after 10 redirects"));
     assert_eq!(server.requests().len(), 9);
 }
@@ -423,7 +403,7 @@ fn h35_an_infinite_body_is_a_success_at_once() {
             .is_ok()
         {}
     });
-    let attempted = run(StreamKind::Tokio, &request(Scheme::Http, server.addr, "/", &[]));
+    let attempted = run(&request(Scheme::Http, server.addr, "/", &[]));
     assert_eq!(attempted.outcome, Outcome::Success("x".repeat(HTTP_BODY_BYTES_MAX).into()));
     assert!(attempted.phases.total < Duration::from_secs(4));
 }
@@ -457,7 +437,7 @@ fn h38_certificates_are_not_verified() {
         let by_address = request(Scheme::Https, server.addr, "/", &[]);
         assert_eq!(outcome(&by_address), Outcome::Success("ok".into()));
         let by_name = with(&by_address, |_, get| get.host = Some("localhost".into()));
-        let attempted = run(StreamKind::Tokio, &by_name);
+        let attempted = run(&by_name);
         assert_eq!(attempted.outcome, Outcome::Success("ok".into()));
         assert!(attempted.phases.resolve.is_some() && attempted.phases.tls.is_some());
     }
@@ -509,22 +489,142 @@ fn an_attempt_that_is_dropped_closes_its_socket() {
         linger(&mut stream);
         let _ = sender.send(());
     });
-    for kind in kinds() {
-        let request = request(Scheme::Http, server.addr, "/", &[]);
-        let attempt = async {
-            tokio::select! {
-                _ = attempt(&request, clock::now(), None, 0, kind) => panic!("no answer comes"),
-                _ = accepted.recv() => {}
-            }
-            // The runtime is still at work; the socket must not wait for its end.
-            let seen = tokio::time::timeout(Duration::from_secs(5), closed.recv()).await;
-            assert_eq!(seen, Ok(Some(())), "the server sees the end");
-        };
-        match kind {
-            StreamKind::Uring => tokio_uring::start(attempt),
-            StreamKind::Tokio => {
-                tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime").block_on(attempt)
-            }
+    let request = request(Scheme::Http, server.addr, "/", &[]);
+    block_on(async {
+        tokio::select! {
+            _ = attempt(&request, clock::now(), None, 0) => panic!("no answer comes"),
+            _ = accepted.recv() => {}
         }
+        // The runtime is still at work; the socket must not wait for its end.
+        let seen = tokio::time::timeout(Duration::from_secs(5), closed.recv()).await;
+        assert_eq!(seen, Ok(Some(())), "the server sees the end");
+    });
+}
+
+/// What a TLS server saw of each connection: resumed, full, or failed within the handshake.
+type Handshakes = Arc<Mutex<Vec<Option<rustls::HandshakeKind>>>>;
+
+/// A TLS server of these versions that resumes as servers do, by tickets. `behave` is what it does instead of the handshake
+/// with the connection of this number, which then ends.
+fn resuming_server(
+    versions: &[&'static rustls::SupportedProtocolVersion],
+    behave: impl Fn(usize, &mut TcpStream) -> bool + Send + Sync + 'static,
+) -> (Server, Handshakes) {
+    let key = rcgen::KeyPair::generate().expect("a key");
+    let params = rcgen::CertificateParams::new(vec!["anyone".to_owned()]).expect("a name");
+    let certificate = params.self_signed(&key).expect("a certificate").der().clone();
+    let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.serialize_der()));
+    let mut config = rustls::ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        .with_protocol_versions(versions)
+        .expect("versions")
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate], key)
+        .expect("a usable certificate");
+    config.ticketer = rustls::crypto::ring::Ticketer::new().expect("random numbers");
+    let (config, seen) = (Arc::new(config), Handshakes::default());
+    let (log, number) = (Arc::clone(&seen), AtomicUsize::new(0));
+    let server = Server::raw(move |mut stream| {
+        if behave(number.fetch_add(1, Ordering::SeqCst), &mut stream) {
+            log.lock().expect("no panic").push(None);
+            return;
+        }
+        let tls = rustls::ServerConnection::new(Arc::clone(&config)).expect("a session");
+        let mut stream = rustls::StreamOwned::new(tls, stream);
+        let _ = read_request(&mut stream);
+        log.lock().expect("no panic").push(stream.conn.handshake_kind());
+        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
+        linger(&mut stream);
+    });
+    (server, seen)
+}
+
+const FULL: Option<rustls::HandshakeKind> = Some(rustls::HandshakeKind::Full);
+const RESUMED: Option<rustls::HandshakeKind> = Some(rustls::HandshakeKind::Resumed);
+
+fn https(server: &Server) -> Outcome {
+    outcome(&request(Scheme::Https, server.addr, "/", &[]))
+}
+
+#[test]
+fn later_attempts_resume_the_session_of_the_one_before_in_both_versions() {
+    for version in [&rustls::version::TLS13, &rustls::version::TLS12] {
+        let (server, seen) = resuming_server(&[version], |_, _| false);
+        for _ in 0..3 {
+            assert_eq!(https(&server), Outcome::Success("ok".into()));
+        }
+        assert_eq!(*seen.lock().expect("no panic"), [FULL, RESUMED, RESUMED]);
     }
+}
+
+#[test]
+fn a_server_that_has_forgotten_the_session_makes_a_full_handshake_in_the_same_connection() {
+    let (server, seen) = resuming_server(rustls::ALL_VERSIONS, |_, _| false);
+    assert_eq!(https(&server), Outcome::Success("ok".into()));
+    // A server with other keys, which is asked with a session of the first one.
+    let (other, seen_by_other) = resuming_server(rustls::ALL_VERSIONS, |_, _| false);
+    let plan = |server: &Server| {
+        let request = request(Scheme::Https, server.addr, "/", &[]);
+        let Handler::HttpGet(get) = &request.spec.handler else { unreachable!("made above") };
+        Plan::new(get, request.pod_ip).expect("a plan")
+    };
+    let session = SESSIONS.take(&peer(&plan(&server)).expect("TLS"), clock::now()).expect("kept");
+    let answer = block_on(async {
+        let deadline = clock::now() + Duration::from_secs(5);
+        let opened = open(&plan(&other), Some(session), deadline).await;
+        exchange(&plan(&other), opened, deadline, &mut Phases::default()).await.map_err(|broken| broken.outcome)
+    });
+    assert_eq!(answer, Ok(Judgement::Final(Outcome::Success("ok".into()))));
+    assert_eq!(
+        (&*seen.lock().expect("no panic"), &*seen_by_other.lock().expect("no panic")),
+        (&vec![FULL], &vec![FULL])
+    );
+    assert_eq!(other.accepted.load(Ordering::SeqCst), 1);
+}
+
+#[test]
+fn a_server_that_fails_with_a_session_gets_a_full_handshake_in_the_same_attempt_and_then_no_more_sessions() {
+    // Closes its second connection, which is the one with a session, at the ClientHello, and would close a fourth.
+    let (server, seen) = resuming_server(rustls::ALL_VERSIONS, |number, stream| {
+        let fails = number == 1;
+        if fails {
+            let _ = stream.read(&mut [0; 2_048]);
+        }
+        fails
+    });
+    for _ in 0..3 {
+        assert_eq!(https(&server), Outcome::Success("ok".into()));
+    }
+    assert_eq!(*seen.lock().expect("no panic"), [FULL, None, FULL, FULL]);
+}
+
+#[test]
+fn a_server_that_says_nothing_to_a_session_gets_a_full_handshake_beside_it() {
+    let (server, seen) = resuming_server(rustls::ALL_VERSIONS, |number, stream| {
+        let is_silent = number == 1;
+        if is_silent {
+            linger(stream);
+        }
+        is_silent
+    });
+    let request = in_one_second(&request(Scheme::Https, server.addr, "/", &[]));
+    assert_eq!(outcome(&request), Outcome::Success("ok".into()));
+    let attempted = run(&request);
+    assert_eq!(attempted.outcome, Outcome::Success("ok".into()));
+    assert!(attempted.phases.total >= Duration::from_millis(500), "{:?}", attempted.phases);
+    drop(server);
+    let mut seen = seen.lock().expect("no panic").clone();
+    seen.sort_by_key(Option::is_none);
+    assert_eq!(seen, [FULL, FULL, None]);
+}
+
+#[test]
+fn an_attempt_that_fails_leaves_no_session_behind() {
+    // The third connection, a resumed one, is closed before an answer, and so is the full one after it.
+    let (server, seen) = resuming_server(rustls::ALL_VERSIONS, |number, _| (2..4).contains(&number));
+    assert_eq!(https(&server), Outcome::Success("ok".into()));
+    assert_eq!(https(&server), Outcome::Success("ok".into()));
+    let text = failure_text(https(&server));
+    assert!(text.ends_with(": EOF") || text.contains("reset by peer") || text.contains("broken pipe"), "{text}");
+    assert_eq!(https(&server), Outcome::Success("ok".into()));
+    assert_eq!(*seen.lock().expect("no panic"), [FULL, RESUMED, None, None, FULL]);
 }

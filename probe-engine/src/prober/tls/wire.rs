@@ -10,15 +10,21 @@ use std::time::Duration;
 
 use probe_core::outcome::LocalCause;
 use probe_core::time::Instant;
+use rustls::client::Resumption;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{AlertDescription, ClientConfig, ClientConnection, DigitallySignedStruct, SignatureScheme};
+use rustls::{
+    AlertDescription, CipherSuite, ClientConfig, ClientConnection, DigitallySignedStruct, HandshakeKind,
+    SignatureScheme,
+};
 
 use crate::clock;
 use crate::limits::TLS_HANDSHAKE_MAX;
-use crate::prober::stream::{Stream, StreamError, StreamKind};
+use crate::prober::stream::{Stream, StreamError};
 use crate::prober::{errno, http};
+
+use super::session::Store;
 
 /// Bytes that one read asks for: a whole TLS record fits.
 const READ_BYTES: usize = 17 * 1024;
@@ -26,8 +32,17 @@ const READ_BYTES: usize = 17 * 1024;
 /// How long the goodbye of TLS may wait for room in the socket's buffer.
 const CLOSE_NOTIFY_MAX: Duration = Duration::from_millis(50);
 
-static CONFIG: LazyLock<Arc<ClientConfig>> = LazyLock::new(|| {
-    let provider = Arc::new(ring::default_provider());
+/// Shared by all attempts; [`config`] adds the session store of one.
+static CONFIG: LazyLock<ClientConfig> = LazyLock::new(|| {
+    let mut provider = ring::default_provider();
+    // Go's order, and so the kubelet's: AES-128 with SHA-256 first, which costs less, too.
+    provider.cipher_suites.sort_by_key(|suite| match suite.suite() {
+        CipherSuite::TLS13_AES_128_GCM_SHA256
+        | CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256
+        | CipherSuite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256 => 0,
+        _ => 1,
+    });
+    let provider = Arc::new(provider);
     let verifier = Arc::new(AnyCertificate(Arc::clone(&provider)));
     let mut config = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
@@ -36,10 +51,16 @@ static CONFIG: LazyLock<Arc<ClientConfig>> = LazyLock::new(|| {
         .with_custom_certificate_verifier(verifier)
         .with_no_client_auth();
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    // Each attempt proves the whole handshake, and keeps nothing.
-    config.resumption = rustls::client::Resumption::disabled();
-    Arc::new(config)
+    config.resumption = Resumption::disabled();
+    config
 });
+
+/// The client of one connection: a copy of what is shared (a few counted references), with a session store of its own.
+fn config(store: Store) -> Arc<ClientConfig> {
+    let mut config = CONFIG.clone();
+    config.resumption = Resumption::store(Arc::new(store));
+    Arc::new(config)
+}
 
 /// Why a connection is of no more use. Texts are Go's.
 #[derive(Debug, thiserror::Error)]
@@ -95,19 +116,21 @@ pub(super) struct Wire {
     raw: Vec<u8>,
     /// Bytes for the caller, where TLS is in between.
     plain: Vec<u8>,
+    /// Bytes of TLS on their way out.
+    out: Vec<u8>,
 }
 
 impl Wire {
-    pub(super) fn new(stream: tokio::net::TcpStream, kind: StreamKind) -> Result<Wire, Broken> {
-        let stream =
-            Stream::new(stream, kind).map_err(|source| Broken::Io { call: "read", route: String::new(), source })?;
-        Ok(Wire { stream, tls: None, raw: Vec::with_capacity(READ_BYTES), plain: Vec::new() })
+    pub(super) fn new(stream: tokio::net::TcpStream) -> Result<Wire, Broken> {
+        let stream = Stream::new(stream).map_err(|source| Broken::Io { call: "read", route: String::new(), source })?;
+        Ok(Wire { stream, tls: None, raw: Vec::with_capacity(READ_BYTES), plain: Vec::new(), out: Vec::new() })
     }
 
-    /// Makes the TLS handshake, within `deadline` and [`TLS_HANDSHAKE_MAX`].
-    pub(super) async fn start_tls(&mut self, host: &str, deadline: Instant) -> Result<(), Broken> {
+    /// Makes the TLS handshake, within `deadline` and [`TLS_HANDSHAKE_MAX`]; offers what `store` has. Our last message of it
+    /// waits for the request where the server waits for both.
+    pub(super) async fn start_tls(&mut self, host: &str, store: Store, deadline: Instant) -> Result<(), Broken> {
         let limit = clock::now() + TLS_HANDSHAKE_MAX;
-        let mut tls = ClientConnection::new(Arc::clone(&CONFIG), server_name(host)).map_err(Broken::Tls)?;
+        let mut tls = ClientConnection::new(config(store), server_name(host)).map_err(Broken::Tls)?;
         let made = self.handshake(&mut tls, deadline.min(limit)).await;
         self.tls = Some(Box::new(tls));
         match made {
@@ -121,10 +144,10 @@ impl Wire {
         let mut first: Vec<u8> = Vec::new();
         let mut is_record = false;
         loop {
-            self.flush(tls, until).await?;
             if !tls.is_handshaking() {
                 return Ok(());
             }
+            self.flush(tls, until).await?;
             self.fill(until).await?;
             if self.raw.is_empty() {
                 return Err(Broken::Eof);
@@ -146,12 +169,19 @@ impl Wire {
         }
     }
 
+    /// The handshake continued an earlier session.
+    pub(super) fn is_resumed(&self) -> bool {
+        self.tls.as_ref().is_some_and(|tls| tls.handshake_kind() == Some(HandshakeKind::Resumed))
+    }
+
     /// Sends all of `bytes`.
     pub(super) async fn send(&mut self, bytes: &[u8], deadline: Instant) -> Result<(), Broken> {
         let Some(mut tls) = self.tls.take() else {
-            return self.write(bytes.to_vec(), deadline).await;
+            return self.write(bytes, deadline).await;
         };
-        let result = match tls.writer().write_all(bytes) {
+        // Apart: its writer must not live on while this waits.
+        let taken = tls.writer().write_all(bytes);
+        let result = match taken {
             Ok(()) => self.flush(&mut tls, deadline).await,
             Err(source) => Err(self.io_error("write", source)),
         };
@@ -195,6 +225,7 @@ impl Wire {
 
     /// Hands what was read to TLS and its content to `plain`; true = the peer said goodbye.
     async fn decrypt(&mut self, tls: &mut ClientConnection, deadline: Instant) -> Result<bool, Broken> {
+        let was_handshaking = tls.is_handshaking();
         let raw = std::mem::take(&mut self.raw);
         let mut rest = &raw[..];
         let mut is_over = false;
@@ -208,7 +239,9 @@ impl Wire {
             is_over = drain(tls, &mut self.plain);
         }
         self.raw = raw;
-        if tls.wants_write() {
+        // What ends the handshake goes out with the request.
+        let waits = was_handshaking && !tls.is_handshaking() && failed.is_none();
+        if tls.wants_write() && !waits {
             let flushed = self.flush(tls, deadline).await;
             if failed.is_none() {
                 flushed?;
@@ -225,16 +258,18 @@ impl Wire {
     }
 
     async fn flush(&mut self, tls: &mut ClientConnection, deadline: Instant) -> Result<(), Broken> {
+        let mut out = std::mem::take(&mut self.out);
+        out.clear();
         while tls.wants_write() {
-            let mut out = Vec::new();
             tls.write_tls(&mut out).map_err(|source| self.io_error("write", source))?;
-            self.write(out, deadline).await?;
         }
-        Ok(())
+        let written = if out.is_empty() { Ok(()) } else { self.write(&out, deadline).await };
+        self.out = out;
+        written
     }
 
-    async fn write(&mut self, bytes: Vec<u8>, deadline: Instant) -> Result<(), Broken> {
-        match self.stream.write_all(bytes, deadline).await.0 {
+    async fn write(&mut self, bytes: &[u8], deadline: Instant) -> Result<(), Broken> {
+        match self.stream.write_all(bytes, deadline).await {
             Ok(()) => Ok(()),
             Err(StreamError::Timeout) => Err(Broken::Timeout),
             Err(StreamError::Io(source)) => Err(self.io_error("write", source)),
@@ -246,7 +281,7 @@ impl Wire {
         let mut buffer = std::mem::take(&mut self.raw);
         buffer.clear();
         buffer.reserve(READ_BYTES);
-        let (read, buffer) = self.stream.read(buffer, deadline).await;
+        let read = self.stream.read(&mut buffer, deadline).await;
         self.raw = buffer;
         match read {
             Ok(len) => {

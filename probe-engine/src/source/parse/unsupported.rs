@@ -46,7 +46,7 @@ pub(super) fn require_commands(spec: &PodSpec, path: &Path<'_>, errors: &mut Err
     }
 }
 
-/// What the `none` runtime cannot do: run a command inside a container.
+/// What the `none` runtime cannot do: run a command inside a container. (`--host-exec`: then it is run on this host.)
 pub(super) fn refuse_exec_probes(spec: &PodSpec, path: &Path<'_>, errors: &mut Errors) {
     let init = spec.init_containers.as_deref().unwrap_or_default();
     for (list, containers) in [("containers", &spec.containers[..]), ("initContainers", init)] {
@@ -61,7 +61,8 @@ pub(super) fn refuse_exec_probes(spec: &PodSpec, path: &Path<'_>, errors: &mut E
                 if probe.as_ref().is_some_and(|probe| probe.exec.is_some()) {
                     errors.forbidden(
                         &path.child(field).child("exec"),
-                        "runtime none has no container to run a command in; use httpGet, tcpSocket or grpc, or --runtime process",
+                        "runtime none has no container to run a command in; use httpGet, tcpSocket or grpc, --runtime process, or \
+                         --host-exec to run it on this host",
                     );
                 }
             }
