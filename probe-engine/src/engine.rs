@@ -39,7 +39,7 @@ use crate::runtime::none::NoneRuntime;
 use crate::runtime::process::{ProcessConfig, ProcessRuntime};
 use crate::runtime::{ContainerRuntime, RuntimeError};
 use crate::shard::inbox::{Command, PoolReply, ShardSender};
-use crate::shard::kernel::Waker;
+use crate::shard::kernel::{IoChoice, Waker};
 use crate::shard::{self, ShardConfig, ShardThread, SpawnError};
 use crate::source::PodUpdateSender;
 use crate::source::control::Control;
@@ -424,6 +424,7 @@ fn pool_config(config: &Config) -> PoolConfig {
         https_concurrent_max: config.https_concurrent_max,
         grpc_concurrent_max: config.grpc_concurrent_max,
         exec_concurrent_max: config.exec_concurrent_max,
+        uring: config.io != IoChoice::Epoll,
         ..PoolConfig::default()
     }
 }

@@ -7,9 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use probe_core::action::{Publish, PublishCause, WorkerIndex};
 use probe_core::id::{ContainerId, ContainerName, PodUid, ProbeType};
 use probe_core::outcome::Verdict;
-use probe_core::spec::{
-    Container, ContainerKind, Handler, Pod, Port, ProbeSpec, Probes, Process, RestartPolicy, TcpSocket,
-};
+use probe_core::spec::{Container, ContainerKind, Handler, Pod, Port, ProbeSpec, Probes, RestartPolicy, TcpSocket};
 use probe_core::status::{ContainerState, ContainerStatus, PodPhase, PodStatus};
 use probe_engine::clock;
 use probe_engine::manager::slots_of;

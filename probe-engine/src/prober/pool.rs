@@ -69,6 +69,8 @@ pub struct PoolConfig {
     pub grpc_concurrent_max: usize,
     /// Exec attempts at work.
     pub exec_concurrent_max: usize,
+    /// Runs the threads on tokio-uring where the kernel lets it; `false` = plain tokio.
+    pub uring: bool,
     /// The kubelet's feature gate: off makes an exec's timeout an error (discarded) instead of a failure.
     pub exec_probe_timeout: bool,
 }
@@ -82,6 +84,7 @@ impl Default for PoolConfig {
             https_concurrent_max: limits::POOL_HTTPS_CONCURRENT_MAX,
             grpc_concurrent_max: limits::POOL_GRPC_CONCURRENT_MAX,
             exec_concurrent_max: limits::POOL_EXEC_CONCURRENT_MAX,
+            uring: true,
             exec_probe_timeout: true,
         }
     }
@@ -158,7 +161,8 @@ impl Pool {
         let lanes = std::iter::repeat_n(network, config.threads)
             .chain(std::iter::repeat_n([LaneKind::Exec].as_slice(), config.exec_threads));
         for (index, lanes) in lanes.enumerate() {
-            let spawned = thread::spawn(index, lanes, Arc::clone(&pool.shared), watched.clone(), alive.clone());
+            let spawned =
+                thread::spawn(index, lanes, config.uring, Arc::clone(&pool.shared), watched.clone(), alive.clone());
             match spawned {
                 Ok(thread) => pool.threads.push(thread),
                 Err(error) => {

@@ -1,5 +1,6 @@
 //! One thread of the pool: a runtime, and for each of its lanes a loop that takes jobs and makes attempts.
 
+use std::future::Future;
 use std::io;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, mpsc};
@@ -14,10 +15,14 @@ use super::{ExecBy, Job, Lane, LaneKind, Means, PoolError, Queued, Shared, attem
 use crate::shard::inbox::PoolReply;
 use crate::{clock, limits};
 
+/// Ring entries of a pool thread.
+const RING_ENTRIES: u32 = 256;
+
 /// Starts a thread and waits until its runtime is there. `alive` is dropped when it ends.
 pub(super) fn spawn(
     index: usize,
     lanes: &'static [LaneKind],
+    uring: bool,
     shared: Arc<Shared>,
     closing: watch::Receiver<bool>,
     alive: mpsc::Sender<()>,
@@ -28,11 +33,11 @@ pub(super) fn spawn(
         .name(name.clone())
         .spawn(move || {
             let _alive = alive;
-            match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-                Ok(runtime) => {
+            match Driver::new(uring) {
+                Ok(driver) => {
                     // The one who waits for this is there until it has heard it.
                     let _ = ready.send(Ok(()));
-                    runtime.block_on(serve(shared, lanes, closing));
+                    driver.block_on(serve(shared, lanes, closing));
                 }
                 Err(error) => {
                     let _ = ready.send(Err(error));
@@ -43,6 +48,34 @@ pub(super) fn spawn(
     let made = made.recv().unwrap_or_else(|_gone| Err(io::Error::other("its thread panicked")));
     made.map_err(|source| PoolError::Runtime { name, source })?;
     Ok(thread)
+}
+
+/// tokio-uring's runtime, which is a tokio current-thread runtime with everything enabled and a ring besides;
+/// or such a runtime without the ring. Made and used on its own thread. Attempts are the same on both.
+enum Driver {
+    Uring(tokio_uring::Runtime),
+    Tokio(tokio::runtime::Runtime),
+}
+
+impl Driver {
+    fn new(uring: bool) -> io::Result<Self> {
+        if uring {
+            match tokio_uring::Runtime::new(tokio_uring::builder().entries(RING_ENTRIES)) {
+                Ok(runtime) => return Ok(Driver::Uring(runtime)),
+                Err(error) => {
+                    tracing::info!(%error, "io_uring is refused; this pool thread does without");
+                }
+            }
+        }
+        Ok(Driver::Tokio(tokio::runtime::Builder::new_current_thread().enable_all().build()?))
+    }
+
+    fn block_on(&self, future: impl Future<Output = ()>) {
+        match self {
+            Driver::Uring(runtime) => runtime.block_on(future),
+            Driver::Tokio(runtime) => runtime.block_on(future),
+        }
+    }
 }
 
 /// Until the pool closes and what is at work has ended.
