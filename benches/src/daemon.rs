@@ -67,8 +67,8 @@ impl Daemon {
 
     /// The body of one of its pages.
     pub fn page(&self, path: &str) -> anyhow::Result<String> {
-        self.pages.set(self.pages.get() + 1);
         let mut stream = TcpStream::connect_timeout(&self.metrics, Duration::from_secs(5))?;
+        self.pages.set(self.pages.get() + 1);
         stream.set_read_timeout(Some(Duration::from_secs(30)))?;
         write!(stream, "GET {path} HTTP/1.0\r\nHost: {}\r\n\r\n", self.metrics)?;
         let mut answer = String::new();

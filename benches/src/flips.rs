@@ -41,6 +41,8 @@ pub struct Flip {
     pub pod: usize,
     /// [`Order::Close`] or [`Order::Drop`].
     pub manner: Order,
+    /// Attempts fail at their deadline, not at once: SYNs are dropped, or the prober tries again (gRPC).
+    pub fails_late: bool,
     /// When it was closed.
     pub closed: Option<Done>,
     /// When it was open again.
@@ -89,7 +91,13 @@ impl Flips {
                 let opens = closes + closed_min + random.within(closed_more);
                 plan.steps.push((closes, plan.flips.len(), true));
                 plan.steps.push((opens, plan.flips.len(), false));
-                plan.flips.push(Flip { pod, manner, closed: None, opened: None });
+                plan.flips.push(Flip {
+                    pod,
+                    manner,
+                    fails_late: drops || handler == Handler::Grpc,
+                    closed: None,
+                    opened: None,
+                });
             }
         }
         plan.steps.sort_unstable_by(|a, b| b.cmp(a));

@@ -7,6 +7,7 @@ use serde_json::{Map, Value, json};
 use crate::beside::Beside;
 use crate::latency::{Counts as Histogram, Quantiles};
 use crate::scenario::{Numbers, Scenario};
+use crate::scenarios::steady::WholeLife;
 use crate::truth::Truth;
 use crate::window::Window;
 
@@ -54,6 +55,8 @@ pub struct Report {
     pub window: Window,
     /// What the daemon said.
     pub truth: Truth,
+    /// Connections of the daemon's whole life.
+    pub whole_life: WholeLife,
     /// What it warned of.
     pub warnings: Vec<String>,
     /// What it is compared with.
@@ -70,13 +73,9 @@ impl Report {
         let window = &self.window;
         let mut complaints = Vec::new();
         complaints.extend(differs("attempts", self.attempts(), expected, window.seconds));
-        let (taken, made) = (window.passive_opens, window.counts.connected);
-        complaints.extend(differs(
-            "connections taken by targets, of attempts that succeeded,",
-            taken,
-            made,
-            window.seconds,
-        ));
+        let WholeLife { taken, connected } = self.whole_life;
+        let what = "connections that targets took, of real attempts that succeeded,";
+        complaints.extend(differs(what, taken, connected, window.seconds));
         if window.syn_sent_max > self.dropping_probes + SYN_SENT_EXTRA_MAX {
             let (most, dropping) = (window.syn_sent_max, self.dropping_probes);
             complaints.push(format!("{most} sockets in SYN_SENT, with {dropping} probes of targets that drop SYNs"));

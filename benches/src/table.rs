@@ -28,15 +28,16 @@ pub fn print(report: &Value) {
         number(&report["duration_s"]).round()
     );
     println!(
-        "    attempts {} (expected {}), {} passive, {} failures, missed {}, local {}, rescheduled {}; connections {}",
-        report["attempts"],
-        report["attempts_expected"],
-        report["passive"],
-        report["failures"],
-        report["missed"],
-        report["local"],
-        report["rescheduled"],
-        report["connections_opened"],
+        "    attempts {:.0} (expected {:.0}), {:.0} passive, {:.0} failures, missed {:.0}, local {:.0}, rescheduled {:.0}; \
+         connections {:.0}",
+        number(&report["attempts"]),
+        number(&report["attempts_expected"]),
+        number(&report["passive"]),
+        number(&report["failures"]),
+        number(&report["missed"]),
+        number(&report["local"]),
+        number(&report["rescheduled"]),
+        number(&report["connections_opened"]),
     );
     println!(
         "    CPU {} us per attempt ({} of a core), with the machine's {} us, children {} us",
@@ -155,7 +156,7 @@ pub fn print_all(reports: &[Value]) {
             number(&report["rss_bytes_per_probe"]),
             micros(&report["lateness_us"]["p99"]),
             micros(&report["latency_us"]["p99"]),
-            report["missed"].to_string(),
+            format!("{:.0}", number(&report["missed"])),
             format!("{}/{}", report["truth"]["flips_noticed"], report["truth"]["flips_made"]),
             ratio("floor_paced"),
             ratio("task_per_probe"),

@@ -15,10 +15,10 @@ use serde_json::Value;
 
 use crate::flips::Flip;
 use crate::load::{PROBES_PER_POD, TIMEOUT, pod_index};
-use crate::targets::{Done, Order};
+use crate::targets::Done;
 
-/// How long the daemon may take from an outcome to its log, and, where a target drops SYNs, from the deadline to the
-/// outcome.
+/// How long the daemon may take from an outcome to its log, and, where an attempt fails at its deadline only, from that to
+/// the outcome.
 const MARGIN: Duration = Duration::from_millis(100);
 
 /// Wrong verdicts that are shown.
@@ -137,7 +137,7 @@ impl Truth {
 
     fn judge(&mut self, flip: &Flip, (closed, opened): (Done, Done), changes: &[&Change], period: Duration) {
         let margin = MARGIN.as_nanos();
-        let within = (period + TIMEOUT).as_nanos() + if flip.manner == Order::Drop { margin } else { 0 };
+        let within = (period + TIMEOUT).as_nanos() + if flip.fails_late { margin } else { 0 };
         let mut failures: BTreeMap<&(String, Probe), u128> = BTreeMap::new();
         let mut recovered: BTreeMap<&(String, Probe), u128> = BTreeMap::new();
         for change in changes {
@@ -209,13 +209,14 @@ impl Truth {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::targets::Order;
 
     const PERIOD: Duration = Duration::from_secs(1);
     const SECOND: u128 = 1_000_000_000;
 
     fn flip() -> Flip {
         let done = |at: u128| Some(Done { before_ns: at * SECOND, after_ns: at * SECOND });
-        Flip { pod: 7, manner: Order::Close, closed: done(10), opened: done(13) }
+        Flip { pod: 7, manner: Order::Close, fails_late: false, closed: done(10), opened: done(13) }
     }
 
     fn changes(at_ms: [u128; 6]) -> Log {

@@ -11,6 +11,9 @@ use crate::latency::Histograms;
 use crate::listeners::wall_ns;
 use crate::targets::Targets;
 
+/// Before the end, what was spent is read, so that the counts are read at the end itself.
+const SPENT_BEFORE_END: Duration = Duration::from_millis(50);
+
 /// Seconds between two looks at sockets and descriptors.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 
@@ -216,13 +219,14 @@ pub fn measure(daemon: &Daemon, targets: &mut Targets, seconds: u64, flips: &mut
     let before = Edge::read(daemon)?;
     let spent_before = Spent::read(daemon.pid(), targets)?;
     let end = start + Duration::from_secs(seconds);
+    let last = end - SPENT_BEFORE_END;
     let (mut fds_max, mut syn_sent_max) = (0, 0);
     let mut look_at = start + LOOK_EVERY.min(Duration::from_secs(seconds) / 2);
     loop {
-        let flip_at = flips.next_at().map_or(end, |at| start + at);
-        let next = flip_at.min(look_at).min(end);
+        let flip_at = flips.next_at().map_or(last, |at| start + at);
+        let next = flip_at.min(look_at).min(last);
         std::thread::sleep(next.saturating_duration_since(now()));
-        if next == end {
+        if next == last {
             break;
         }
         if next == flip_at {
@@ -234,6 +238,7 @@ pub fn measure(daemon: &Daemon, targets: &mut Targets, seconds: u64, flips: &mut
         }
     }
     let spent_after = Spent::read(daemon.pid(), targets)?;
+    std::thread::sleep(end.saturating_duration_since(now()));
     let after = Edge::read(daemon)?;
     let process = kernel::process(daemon.pid()).context("the daemon has ended")?;
     let own_opens = (after.pages - before.pages) as f64 + flips.dropping() as f64;

@@ -11,7 +11,7 @@ use crate::beside::{self, Beside};
 use crate::daemon::Daemon;
 use crate::flips::Flips;
 use crate::handler::Handler;
-use crate::kernel;
+use crate::kernel::{self, Tcp};
 use crate::load::Load;
 use crate::options::Options;
 use crate::report::Report;
@@ -37,6 +37,7 @@ pub fn run(scenario: Scenario, options: &Options, short: bool) -> anyhow::Result
     let manifests = folder.path().join("manifests");
     fs::create_dir(&manifests)?;
     load.write(&manifests, 0..load.pods.len())?;
+    let taken_before = Tcp::read()?.passive_opens;
     let started = now();
     let daemon = Daemon::start(&options.daemon, folder.path(), &manifests, &daemon_args(scenario, options))?;
     wait_until_scheduled(&daemon, load.probes())?;
@@ -51,6 +52,7 @@ pub fn run(scenario: Scenario, options: &Options, short: bool) -> anyhow::Result
     std::thread::sleep(SETTLE);
     let log = Log::read(daemon.log())?;
     let truth = Truth::of(flips.done(), &log, period);
+    let whole_life = WholeLife::of(&daemon, &manifests, taken_before, flips.dropping())?;
     drop(daemon);
     let beside = if options.smoke {
         Beside::default()
@@ -72,11 +74,39 @@ pub fn run(scenario: Scenario, options: &Options, short: bool) -> anyhow::Result
         dropping_probes: flips.dropping() * crate::load::PROBES_PER_POD,
         window,
         truth,
+        whole_life,
         warnings: log.warnings,
         beside,
         complaints: Vec::new(),
     }
     .judged())
+}
+
+/// What shards have counted takes up to a second, and the reading of it, to be seen.
+const TOLD_MAX: Duration = Duration::from_millis(1_500);
+
+/// Connections since the daemon's start, read after the last of its probes has ended, when nothing is being counted any more
+/// (a shard tells its counts once a second).
+pub struct WholeLife {
+    /// That the targets' kernel took, ours apart.
+    pub taken: f64,
+    /// That were successful attempts, by the daemon's count.
+    pub connected: f64,
+}
+
+impl WholeLife {
+    /// Ends all pods. `taken_before` is the kernel's count before the daemon started, `dropping` the targets that made a
+    /// connection of their own.
+    pub fn of(daemon: &Daemon, manifests: &Path, taken_before: u64, dropping: usize) -> anyhow::Result<WholeLife> {
+        for file in fs::read_dir(manifests)? {
+            fs::remove_file(file?.path())?;
+        }
+        wait_until_scheduled(daemon, 0)?;
+        std::thread::sleep(TOLD_MAX);
+        let own = daemon.pages() as f64 + dropping as f64;
+        let taken = (Tcp::read()?.passive_opens - taken_before) as f64 - own;
+        Ok(WholeLife { taken, connected: Counts::of(&daemon.page("/metrics")?).connected })
+    }
 }
 
 /// Flags of the daemon in this scenario.
@@ -107,6 +137,7 @@ fn idle_machine(numbers: Numbers) -> anyhow::Result<f64> {
     Ok((cores - (kernel::idle_s()? - before) / start.elapsed().as_secs_f64()).max(0.0))
 }
 
+/// Until so many probes live on the shards.
 fn wait_until_scheduled(daemon: &Daemon, probes: usize) -> anyhow::Result<()> {
     let latest = now() + SCHEDULED_MAX;
     loop {
