@@ -130,8 +130,11 @@ struct Edge {
 impl Edge {
     fn read(daemon: &Daemon) -> anyhow::Result<Edge> {
         // The kernel's counts first: reading a page makes a connection.
-        let (wall_ns, pages, tcp, time_wait) = (wall_ns(), daemon.pages(), Tcp::read()?, kernel::time_wait()?);
-        let counts = Counts::of(&daemon.page("/metrics")?);
+        let (pages, tcp, time_wait) = (daemon.pages(), Tcp::read()?, kernel::time_wait()?);
+        let page = daemon.page("/metrics")?;
+        // Attempts are counted as they end, and their series are the last of a page that takes a while to make.
+        let wall_ns = wall_ns();
+        let counts = Counts::of(&page);
         let histograms = match daemon.page("/api/v1/latency") {
             Ok(page) => Some(Histograms::parse(&page)?),
             Err(error) if error.to_string().contains("404") => None,
