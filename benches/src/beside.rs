@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 use serde_json::{Value, json};
@@ -21,8 +22,8 @@ const RATE_MAX: f64 = 5_000.0;
 /// Targets of a floor or baseline at most: a million tasks do not fit a small machine's memory, and each costs the same.
 const TARGETS_MAX: usize = 100_000;
 
-/// Time between two looks of a paced floor at what is due: the engine's timing wheel has the same.
-const TICK_US: u64 = 1_000;
+/// Time between two looks of a paced floor at what is due: the grid of the engine's due times.
+const TICK: Duration = Duration::from_millis(10);
 
 /// How often each handler makes real attempts, per second.
 pub type Rates = BTreeMap<Handler, f64>;
@@ -81,7 +82,8 @@ impl Bench<'_> {
             ])
         };
         let rate = rate.clamp(1.0, RATE_MAX).round();
-        let paced = [common(seconds)?, vec![format!("--rate={rate}"), format!("--tick-us={TICK_US}")]].concat();
+        let paced =
+            [common(seconds)?, vec![format!("--rate={rate}"), format!("--tick-us={}", TICK.as_micros())]].concat();
         let paced = child(&paced)?;
         let closed = child(&[common(seconds.div_ceil(2))?, vec!["--closed".to_owned()]].concat())?;
         let cpu = |value: &Value| value["cpu_us_per_attempt"].as_f64().context("no cpu_us_per_attempt");

@@ -9,6 +9,8 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 /// Longest time until a daemon is ready; a million probes from files take minutes on a slow machine.
 const READY_MAX: Duration = Duration::from_secs(300);
@@ -99,8 +101,10 @@ impl Daemon {
 
 impl Drop for Daemon {
     fn drop(&mut self) {
-        // SIGTERM through kill(1): this package has no unsafe code and no signal library.
-        let _ = Command::new("kill").arg(self.child.id().to_string()).status();
+        // One that has ended and was waited for has no process id any more.
+        if !matches!(self.child.try_wait(), Ok(Some(_))) {
+            let _ = kill(Pid::from_raw(self.child.id() as i32), Signal::SIGTERM);
+        }
         let _ = self.child.wait();
     }
 }

@@ -152,15 +152,15 @@ impl Report {
     fn counts_json(&self) -> Value {
         let counts = &self.window.counts;
         json!({
-            "attempts_expected": self.attempts_expected(),
-            "attempts": self.attempts(),
-            "missed": counts.missed,
-            "passive": counts.passive,
-            "successes": counts.successful,
-            "failures": counts.failed,
-            "local": counts.local,
-            "rescheduled": counts.rescheduled,
-            "connections_opened": self.window.active_opens,
+            "attempts_expected": self.attempts_expected().round() as u64,
+            "attempts": self.attempts() as u64,
+            "missed": counts.missed as u64,
+            "passive": counts.passive as u64,
+            "successes": counts.successful as u64,
+            "failures": counts.failed as u64,
+            "local": counts.local as u64,
+            "rescheduled": counts.rescheduled as u64,
+            "connections_opened": self.window.active_opens as u64,
         })
     }
 
@@ -199,8 +199,8 @@ impl Report {
         let truth = &self.truth;
         json!({
             "truth": {
-                "expected_attempts": self.attempts_expected(),
-                "target_accepts": self.window.passive_opens,
+                "expected_attempts": self.attempts_expected().round() as u64,
+                "target_accepts": self.window.passive_opens as u64,
                 "flips_made": truth.flips_made,
                 "flips_noticed": truth.flips_noticed,
                 "noticed_ms": {"p50": truth.noticed_ms(0.5), "p99": truth.noticed_ms(0.99)},

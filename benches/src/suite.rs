@@ -132,11 +132,7 @@ pub fn child(args: &Child) -> anyhow::Result<()> {
         return skip(scenario, &format!("no network namespace: {error:#}"), &args.json);
     }
     crate::kernel::raise_descriptor_limit()?;
-    let report = match scenario {
-        Scenario::Passive | Scenario::Ebpf => bail!("{} is a command of its own", scenario.name()),
-        _ => scenarios::steady::run(scenario, &args.options, args.short).map(|report| report.json()),
-    };
-    let report = report
+    let report = scenarios::run(scenario, &args.options, args.short)
         .unwrap_or_else(|error| json!({"scenario": scenario.name(), "valid": false, "failed": [format!("{error:#}")]}));
     write(&report, &args.json)
 }
