@@ -259,7 +259,7 @@ fn target(mix: Mix, index: usize, folder: &Path) -> Target {
     let address = IpAddr::from(address_of(index));
     let place = match (handler, mix.own_one_of) {
         (Handler::Exec, _) => Place::File(folder.join(format!("healthy-{index}"))),
-        (_, Some(one_of)) if index % one_of != 0 => Place::Shared(SocketAddr::new(address, SHARED_PORT)),
+        (_, Some(one_of)) if !index.is_multiple_of(one_of) => Place::Shared(SocketAddr::new(address, SHARED_PORT)),
         (_, Some(one_of)) => Place::Own(SocketAddr::new(address, FIRST_PORT + (index / one_of % PORTS) as u16)),
         (_, None) => Place::Own(SocketAddr::new(address, FIRST_PORT + (index % PORTS) as u16)),
     };

@@ -96,11 +96,13 @@ impl Report {
         counts.successful + counts.failed + counts.unknown
     }
 
-    /// From the grid: every probe has a due time each period, but for liveness probes that wait for a restart.
+    /// From the grid: every probe has a due time each period, but for liveness probes that wait for a restart; and
+    /// readiness probes that have failed are tried when something about their pod changes.
     fn attempts_expected(&self) -> f64 {
         let period = std::time::Duration::from_secs(self.numbers.period_s);
         let held = self.truth.held_attempts(self.window.end_ns, period) as f64;
-        self.probes as f64 * self.window.seconds / self.numbers.period_s as f64 - held
+        let due = self.probes as f64 * self.window.seconds / self.numbers.period_s as f64;
+        due - held + self.truth.triggered as f64
     }
 
     /// Why figures of a true run say nothing about what they are for.

@@ -104,6 +104,9 @@ pub struct Truth {
     pub noticed_ms: Vec<f64>,
     /// Each with its pod.
     pub wrong_verdicts: Vec<String>,
+    /// Attempts beside the grid: whenever a pod's status changes, its readiness probes that have failed are tried at once
+    /// (`UpdatePodStatus` of the kubelet's prober manager).
+    pub triggered: u64,
     /// When each liveness probe failed, which from then on waits for a restart.
     pub held_since_ns: Vec<u128>,
 }
@@ -129,6 +132,7 @@ impl Truth {
             let (Some(closed), Some(opened)) = (flip.closed, flip.opened) else { continue };
             let changes = by_pod.get(&flip.pod).map_or(&[][..], Vec::as_slice);
             truth.flips_made += 1;
+            truth.triggered += triggered(changes);
             truth.judge(flip, (closed, opened), changes, period);
         }
         truth.noticed_ms.sort_by(f64::total_cmp);
@@ -206,6 +210,20 @@ impl Truth {
     }
 }
 
+/// For each change of a pod: its readiness probes that are not ready after it.
+fn triggered(changes: &[&Change]) -> u64 {
+    let mut failing: HashMap<&(String, Probe), bool> = HashMap::new();
+    let mut triggered = 0;
+    // A change to success is the first of its probe at the start, too; then nothing is failing yet.
+    for change in changes {
+        if change.probe.1 == Probe::Readiness {
+            failing.insert(&change.probe, change.is_failure);
+        }
+        triggered += failing.values().filter(|failing| **failing).count() as u64;
+    }
+    triggered
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -239,6 +257,8 @@ mod tests {
         let truth = Truth::of(&[flip()], &changes([10_100, 10_900, 10_300, 11_900, 13_000, 14_000]), PERIOD);
         assert_eq!(truth.complaints(), [""; 0]);
         assert_eq!((truth.flips_made, truth.flips_noticed, truth.noticed_ms(1.0)), (1, 1, Some(1_900.0)));
+        // The four failures find 0, 1, 1, 2 failed readiness probes, the successes 1 and 0.
+        assert_eq!(truth.triggered, 5);
         // Failed at 10.1 and 10.3: no attempts at 11.1 to 20.1 and 11.3 to 19.3.
         assert_eq!(truth.held_attempts(20 * SECOND + SECOND / 5, PERIOD), 10 + 9);
     }
