@@ -1,25 +1,35 @@
 //! The daemon under load, seen from outside.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
-/// A running daemon; ended with SIGTERM's gentler twin, by closing what it watches, on drop.
+/// Longest time until a daemon is ready; a million probes from files take minutes on a slow machine.
+const READY_MAX: Duration = Duration::from_secs(300);
+
+/// A running daemon; ended with SIGTERM on drop.
 pub struct Daemon {
     child: Child,
     metrics: SocketAddr,
+    log: PathBuf,
+    /// Connections that reading its pages made.
+    pages: Cell<u64>,
 }
 
 impl Daemon {
     /// Starts `run --runtime none` on these manifests, its files in `folder`, and waits until it is ready.
     pub fn start(program: &Path, folder: &Path, manifests: &Path, extra: &[String]) -> anyhow::Result<Daemon> {
         let metrics = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
-        let log = std::fs::File::create(folder.join("daemon.log"))?;
+        let log_path = folder.join("daemon.log");
+        let log = std::fs::File::create(&log_path)?;
         let child = Command::new(program)
             .args(["run", "--runtime", "none", "--manifests"])
             .arg(manifests)
@@ -34,7 +44,7 @@ impl Daemon {
             .stderr(log)
             .spawn()
             .with_context(|| format!("cannot start {}", program.display()))?;
-        let mut daemon = Daemon { child, metrics };
+        let mut daemon = Daemon { child, metrics, log: log_path, pages: Cell::new(0) };
         daemon.wait_until_ready(folder)?;
         Ok(daemon)
     }
@@ -45,9 +55,22 @@ impl Daemon {
         self.child.id()
     }
 
+    /// What it logs.
+    #[must_use]
+    pub fn log(&self) -> &Path {
+        &self.log
+    }
+
+    /// Connections to it that [`Daemon::page`] has made.
+    #[must_use]
+    pub fn pages(&self) -> u64 {
+        self.pages.get()
+    }
+
     /// The body of one of its pages.
     pub fn page(&self, path: &str) -> anyhow::Result<String> {
         let mut stream = TcpStream::connect_timeout(&self.metrics, Duration::from_secs(5))?;
+        self.pages.set(self.pages.get() + 1);
         stream.set_read_timeout(Some(Duration::from_secs(30)))?;
         write!(stream, "GET {path} HTTP/1.0\r\nHost: {}\r\n\r\n", self.metrics)?;
         let mut answer = String::new();
@@ -62,7 +85,7 @@ impl Daemon {
     fn wait_until_ready(&mut self, folder: &Path) -> anyhow::Result<()> {
         #[expect(clippy::disallowed_methods, reason = "not engine code: the scenario's own clock")]
         let start = Instant::now();
-        while start.elapsed() < Duration::from_secs(60) {
+        while start.elapsed() < READY_MAX {
             if let Some(status) = self.child.try_wait()? {
                 let log = std::fs::read_to_string(folder.join("daemon.log")).unwrap_or_default();
                 bail!("the daemon ended: {status}\n{log}");
@@ -72,14 +95,16 @@ impl Daemon {
             }
             std::thread::sleep(Duration::from_millis(50));
         }
-        bail!("the daemon is not ready after 60 s")
+        bail!("the daemon is not ready after {READY_MAX:?}")
     }
 }
 
 impl Drop for Daemon {
     fn drop(&mut self) {
-        // SIGTERM through kill(1): this package has no unsafe code and no signal library.
-        let _ = Command::new("kill").arg(self.child.id().to_string()).status();
+        // One that has ended and was waited for has no process id any more.
+        if !matches!(self.child.try_wait(), Ok(Some(_))) {
+            let _ = kill(Pid::from_raw(self.child.id() as i32), Signal::SIGTERM);
+        }
         let _ = self.child.wait();
     }
 }

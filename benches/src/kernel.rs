@@ -1,54 +1,63 @@
 //! What the kernel says of a process and of the machine's TCP.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 
-use anyhow::Context;
-
-/// TIME_WAIT in /proc/net/tcp.
-const TIME_WAIT: &str = "06";
-/// SYN_SENT in /proc/net/tcp.
-const SYN_SENT: &str = "02";
-
-/// Sockets by state.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Sockets {
-    /// In SYN_SENT.
-    pub syn_sent: usize,
-    /// In TIME_WAIT.
-    pub time_wait: usize,
-}
-
-/// Counts the lines of /proc/net/tcp whose remote port is one of `ports`, by state.
-pub fn sockets(ports: &[u16]) -> anyhow::Result<Sockets> {
-    let table = fs::read_to_string("/proc/net/tcp").context("/proc/net/tcp")?;
-    let ports: Vec<String> = ports.iter().map(|port| format!(":{port:04X}")).collect();
-    let mut sockets = Sockets::default();
-    for line in table.lines().skip(1) {
-        let mut fields = line.split_whitespace().skip(2);
-        let (Some(remote), Some(state)) = (fields.next(), fields.next()) else {
-            continue;
-        };
-        if !ports.iter().any(|port| remote.ends_with(port.as_str())) {
-            continue;
-        }
-        match state {
-            SYN_SENT => sockets.syn_sent += 1,
-            TIME_WAIT => sockets.time_wait += 1,
-            _ => {}
-        }
-    }
-    Ok(sockets)
-}
+use anyhow::{Context, bail};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 /// `PassiveOpens` in /proc/PID/net/snmp: connections that listeners of the process's network namespace have taken.
 pub fn passive_opens(pid: &str) -> anyhow::Result<u64> {
-    let path = format!("/proc/{pid}/net/snmp");
-    let text = fs::read_to_string(&path).with_context(|| path.clone())?;
-    let mut lines = text.lines().filter_map(|line| line.strip_prefix("Tcp: "));
-    let (names, values) = lines.next().zip(lines.next()).with_context(|| format!("no Tcp in {path}"))?;
-    let place = names.split(' ').position(|name| name == "PassiveOpens").context("no PassiveOpens")?;
+    counter(&format!("/proc/{pid}/net/snmp"), "Tcp: ", "PassiveOpens")
+}
+
+/// One counter of a file of pairs of lines, names and values (/proc/net/snmp and netstat).
+fn counter(path: &str, prefix: &str, name: &str) -> anyhow::Result<u64> {
+    let text = fs::read_to_string(path).with_context(|| path.to_owned())?;
+    let mut lines = text.lines().filter_map(|line| line.strip_prefix(prefix));
+    let (names, values) = lines.next().zip(lines.next()).with_context(|| format!("no {prefix}in {path}"))?;
+    let place = names.split(' ').position(|found| found == name).with_context(|| format!("no {name} in {path}"))?;
     Ok(values.split(' ').nth(place).context("a short line")?.parse()?)
+}
+
+/// What TCP of our network namespace has counted.
+#[derive(Clone, Copy, Debug)]
+pub struct Tcp {
+    /// Connects made.
+    pub active_opens: u64,
+    /// Connections that listeners have taken.
+    pub passive_opens: u64,
+    /// Connections closed without TIME_WAIT because `tcp_max_tw_buckets` were there.
+    pub time_wait_overflow: u64,
+    /// Connections that a listener had no place for.
+    pub listen_overflows: u64,
+}
+
+impl Tcp {
+    /// As it stands.
+    pub fn read() -> anyhow::Result<Tcp> {
+        let (snmp, netstat) = ("/proc/self/net/snmp", "/proc/self/net/netstat");
+        Ok(Tcp {
+            active_opens: counter(snmp, "Tcp: ", "ActiveOpens")?,
+            passive_opens: counter(snmp, "Tcp: ", "PassiveOpens")?,
+            time_wait_overflow: counter(netstat, "TcpExt: ", "TCPTimeWaitOverflow")?,
+            listen_overflows: counter(netstat, "TcpExt: ", "ListenOverflows")?,
+        })
+    }
+}
+
+/// Sockets in SYN_SENT in this network namespace.
+///
+/// ss(8) lets the kernel select them (inet_diag): /proc/net/tcp with a full TIME_WAIT table costs the machine half a
+/// second of CPU.
+pub fn syn_sent() -> anyhow::Result<usize> {
+    let output = Command::new("ss").args(["-Htn", "state", "syn-sent"]).output().context("ss (iproute2)")?;
+    if !output.status.success() {
+        bail!("ss: {}", String::from_utf8_lossy(&output.stderr));
+    }
+    Ok(output.stdout.iter().filter(|byte| **byte == b'\n').count())
 }
 
 /// Sockets in TIME_WAIT in this network namespace (/proc/net/sockstat).
@@ -87,4 +96,80 @@ pub fn process(pid: u32) -> anyhow::Result<Process> {
         rss_bytes: rss_kb * 1024,
         fds: fs::read_dir(folder.join("fd"))?.count(),
     })
+}
+
+/// CPU time of a process, children apart, and of its threads.
+#[derive(Clone, Debug)]
+pub struct Cpu {
+    /// All threads that ever were, in the kernel's ticks.
+    ticks_ns: u64,
+    /// Children that have ended and were waited for.
+    pub children_ns: u64,
+    /// The threads that are: name, and time to the nanosecond.
+    threads: BTreeMap<u32, (String, u64)>,
+}
+
+/// USER_HZ is 100 on every Linux that Rust runs on.
+const TICK_NS: u64 = 10_000_000;
+
+impl Cpu {
+    /// Reads /proc/PID and its tasks.
+    pub fn read(pid: u32) -> anyhow::Result<Cpu> {
+        let folder = Path::new("/proc").join(pid.to_string());
+        let stat = fs::read_to_string(folder.join("stat")).with_context(|| format!("process {pid}"))?;
+        let (_, fields) = stat.rsplit_once(')').context("no `)` in stat")?;
+        let fields: Vec<&str> = fields.split_whitespace().collect();
+        let ticks = |index: usize| -> anyhow::Result<u64> { Ok(fields.get(index).context("a short stat")?.parse()?) };
+        let mut threads = BTreeMap::new();
+        for task in fs::read_dir(folder.join("task"))? {
+            let task = task?;
+            // A thread may end between the two reads.
+            let Ok(times) = fs::read_to_string(task.path().join("schedstat")) else { continue };
+            let Ok(name) = fs::read_to_string(task.path().join("comm")) else { continue };
+            let on_cpu: u64 = times.split(' ').next().context("an empty schedstat")?.parse()?;
+            threads.insert(task.file_name().to_string_lossy().parse()?, (name.trim().to_owned(), on_cpu));
+        }
+        Ok(Cpu {
+            ticks_ns: (ticks(11)? + ticks(12)?) * TICK_NS,
+            children_ns: (ticks(13)? + ticks(14)?) * TICK_NS,
+            threads,
+        })
+    }
+
+    /// Nanoseconds since an earlier reading. To the nanosecond where no thread ended in between, else in ticks.
+    #[must_use]
+    pub fn since(&self, before: &Cpu) -> u64 {
+        if before.threads.keys().any(|thread| !self.threads.contains_key(thread)) {
+            return self.ticks_ns.saturating_sub(before.ticks_ns);
+        }
+        self.by_name(before).values().sum()
+    }
+
+    /// The same by the name of the thread.
+    #[must_use]
+    pub fn by_name(&self, before: &Cpu) -> BTreeMap<String, u64> {
+        let mut sums = BTreeMap::new();
+        for (thread, (name, now)) in &self.threads {
+            let earlier = before.threads.get(thread).map_or(0, |(_, earlier)| *earlier);
+            *sums.entry(name.clone()).or_default() += now.saturating_sub(earlier);
+        }
+        sums
+    }
+}
+
+/// Time that the machine's cores were idle since the boot, in seconds, summed over them; waiting for I/O, and time that the
+/// hypervisor gave to others, are idle too.
+pub fn idle_s() -> anyhow::Result<f64> {
+    let stat = fs::read_to_string("/proc/stat").context("/proc/stat")?;
+    let cpu = stat.lines().find_map(|line| line.strip_prefix("cpu ")).context("no cpu in /proc/stat")?;
+    let fields = cpu.split_whitespace().map(str::parse).collect::<Result<Vec<u64>, _>>()?;
+    let [_, _, _, idle, waiting, _, _, stolen, ..] = fields[..] else { bail!("/proc/stat: a short line") };
+    Ok((idle + waiting + stolen) as f64 / 100.0)
+}
+
+/// Lets this process, and those that it starts, open as many descriptors as they may.
+pub fn raise_descriptor_limit() -> anyhow::Result<u64> {
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard).context("setrlimit(RLIMIT_NOFILE)")?;
+    Ok(hard)
 }

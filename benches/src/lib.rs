@@ -1,13 +1,31 @@
 //! Load scenarios against the real daemon: its targets, and how it is watched from outside.
 //!
-//! What the engine did is read from the kernel, from the targets and from /metrics. Only [`ebpf`], which measures the
-//! kernel program without a daemon, uses engine code: its loader.
+//! What the engine did is read from the kernel, from the targets, from its log and from its pages. Only [`ebpf`], which
+//! measures the kernel program without a daemon, uses engine code: its loader.
+//!
+//! ```text
+//! suite > scenarios::* : netns, load > targets, daemon > window (flips) > truth > beside > report > table, compare
+//! ```
 
+pub mod beside;
+pub mod compare;
 pub mod daemon;
 pub mod ebpf;
+pub mod flips;
+pub mod handler;
 pub mod kernel;
+pub mod latency;
 pub mod listeners;
+pub mod load;
+pub mod netns;
+pub mod options;
 pub mod passive;
-pub mod steady;
+pub mod report;
+pub mod scenario;
+pub mod scenarios;
 pub mod strangers;
+pub mod suite;
+pub mod table;
 pub mod targets;
+pub mod truth;
+pub mod window;

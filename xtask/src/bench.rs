@@ -1,4 +1,4 @@
-//! `cargo xtask bench`: load scenarios against the release build.
+//! `cargo xtask bench`: load scenarios against the release build. The scenarios are `probe-load`'s (package `benches`).
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -7,84 +7,111 @@ use crate::shell;
 
 #[derive(clap::Args, Default)]
 pub(crate) struct Args {
-    /// Which scenario
-    #[arg(default_value = "steady", value_parser = ["steady", "passive", "ebpf"])]
-    scenario: String,
-    /// The same, as an option
-    #[arg(long = "scenario", value_parser = ["steady", "passive", "ebpf"], hide = true, conflicts_with = "scenario")]
-    scenario_option: Option<String>,
-    /// Write the figures here as JSON
-    #[arg(long)]
-    json: Option<PathBuf>,
-    /// steady, passive: probes in all [default: the scenario's]
+    /// The same as --scenario
+    #[arg(value_name = "SCENARIO")]
+    named: Vec<String>,
+    /// Which (repeatable): tcp-passive, tcp-active, http, https, grpc, exec, mixed, million, passive, ebpf [default: a short
+    /// run of all but the last two]
+    #[arg(long = "scenario", value_name = "NAME")]
+    scenarios: Vec<String>,
+    /// Probes in all [default: the scenario's]
     #[arg(long)]
     probes: Option<usize>,
-    /// steady, passive: seconds that are measured [default: the scenario's]
-    #[arg(long)]
+    /// Period of every probe in milliseconds, whole seconds [default: the scenario's]
+    #[arg(long, value_name = "MS")]
+    period: Option<u64>,
+    /// Seconds that are measured [default: the scenario's]
+    #[arg(long, value_name = "S")]
     duration: Option<u64>,
-    /// passive: the daemon's `--passive-max-age-seconds` [default: 60]
-    #[arg(long)]
-    passive_max_age: Option<u64>,
-    /// steady: how shards do their I/O
-    #[arg(long, value_parser = ["auto", "uring", "epoll"])]
+    /// Seconds before that [default: the scenario's]
+    #[arg(long, value_name = "S")]
+    warmup: Option<u64>,
+    /// The daemon's shard threads [default: the daemon's]
+    #[arg(long, value_name = "N")]
+    shards: Option<u16>,
+    /// How shards do their I/O
+    #[arg(long, value_parser = ["uring", "epoll"])]
     io: Option<String>,
+    /// off: no passive answers, in no scenario
+    #[arg(long, value_parser = ["auto", "off"])]
+    ebpf: Option<String>,
+    /// How connections are closed, by the daemon and by what it is compared with
+    #[arg(long, value_parser = ["fin", "rst"])]
+    close: Option<String>,
+    /// The daemon's `--passive-max-age-seconds` [default: 60]
+    #[arg(long, value_name = "S")]
+    passive_max_age: Option<u64>,
+    /// Measure this program on the same targets and period (package haproxy)
+    #[arg(long, value_parser = ["haproxy"])]
+    peer: Option<String>,
+    /// Write the figures here as JSON
+    #[arg(long, value_name = "PATH")]
+    json: Option<PathBuf>,
+    /// Figures of an earlier run: what is better, what is worse
+    #[arg(long, value_name = "OLD.json")]
+    compare: Option<PathBuf>,
+    /// Small numbers, no floors and baselines: does everything work, is everything true?
+    #[arg(long)]
+    smoke: bool,
+    /// Seed of what is closed when
+    #[arg(long)]
+    seed: Option<u64>,
+    /// More flags of `probe-engine run`
+    #[arg(long = "daemon-flag", value_name = "FLAG", allow_hyphen_values = true)]
+    daemon_flags: Vec<String>,
     /// ebpf: attach to the raw tracepoint, as where BTF attach is refused
     #[arg(long)]
     raw: bool,
 }
 
-/// Builds release and runs the scenario; fails when one of its claims does not hold.
+/// Builds release and runs the scenarios; fails when one of them fails.
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
-    let scenario = args.scenario_option.as_deref().unwrap_or(&args.scenario);
-    let mut build = shell::cargo();
-    build.args(["build", "--release", "--package", "probe-benches"]);
-    if scenario != "ebpf" {
-        build.args(["--package", "probe-engine"]);
-    }
-    shell::run(&mut build)?;
+    shell::run(shell::cargo().args(["build", "--release", "--package", "probe-benches", "--package", "probe-engine"]))?;
     let release = shell::target().join("release");
     let mut load = Command::new(release.join("probe-load"));
-    load.arg(scenario);
-    if scenario == "ebpf" {
-        load.args(args.raw.then_some("--raw"));
-    } else {
-        load.arg("--daemon").arg(release.join("probe-engine"));
-        if let Some(probes) = args.probes {
-            load.args(["--probes", &probes.to_string()]);
-        }
-        if let Some(duration) = args.duration {
-            load.args(["--duration", &duration.to_string()]);
-        }
+    load.arg("run").arg("--daemon").arg(release.join("probe-engine"));
+    let mut option = |name: &str, value: Option<String>| {
+        load.args(value.map(|value| format!("--{name}={value}")));
+    };
+    for scenario in args.named.iter().chain(&args.scenarios) {
+        option("scenario", Some(scenario.clone()));
     }
-    if scenario == "steady" {
-        steady(&mut load, args);
+    for flag in &args.daemon_flags {
+        option("daemon-flag", Some(flag.clone()));
     }
-    if scenario == "passive"
-        && let Some(age) = args.passive_max_age
-    {
-        load.args(["--passive-max-age", &age.to_string()]);
-    }
-    if let Some(json) = &args.json {
-        load.arg("--json").arg(json);
-    }
+    option("probes", args.probes.map(|value| value.to_string()));
+    option("period", args.period.map(|value| value.to_string()));
+    option("duration", args.duration.map(|value| value.to_string()));
+    option("warmup", args.warmup.map(|value| value.to_string()));
+    option("shards", args.shards.map(|value| value.to_string()));
+    option("passive-max-age", args.passive_max_age.map(|value| value.to_string()));
+    option("seed", args.seed.map(|value| value.to_string()));
+    option("io", args.io.clone());
+    option("ebpf", args.ebpf.clone());
+    option("close", args.close.clone());
+    option("peer", args.peer.clone());
+    option("json", args.json.as_ref().map(|path| path.display().to_string()));
+    option("compare", args.compare.as_ref().map(|path| path.display().to_string()));
+    load.args(args.smoke.then_some("--smoke"));
+    load.args(args.raw.then_some("--raw"));
     shell::run(&mut load)
 }
 
-/// For CI: the whole scenario where it can be run.
+/// For CI: the whole scenario `passive` where it can be run.
 pub(crate) fn passive() -> anyhow::Result<()> {
     let is_root = shell::output(Command::new("id").arg("-u")).is_some_and(|id| id.trim() == "0");
     if !is_root || !shell::has("ip", "-V") || !shell::has("nsenter", "--version") {
         shell::skipped("bench passive needs root, iproute2 and util-linux");
         return Ok(());
     }
-    run(&Args { scenario: "passive".to_owned(), ..Args::default() })
+    run(&Args { scenarios: vec!["passive".to_owned()], ..Args::default() })
 }
 
-fn steady(load: &mut Command, args: &Args) {
-    if let Some(probes) = args.probes {
-        load.args(["--dropping", &(probes / 20).to_string()]);
+/// For CI: all scenarios with small numbers; those that need root skip themselves.
+pub(crate) fn smoke() -> anyhow::Result<()> {
+    if !shell::has("ip", "-V") || !shell::has("ss", "-V") {
+        shell::skipped("bench --smoke needs iproute2");
+        return Ok(());
     }
-    if let Some(io) = &args.io {
-        load.arg(format!("--daemon-flag=--io={io}"));
-    }
+    run(&Args { smoke: true, ..Args::default() })
 }

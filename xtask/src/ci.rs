@@ -41,6 +41,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         shell::run(shell::cargo().args(["bench", "--package", "probe-benches", "--", "--test"]))
     })?;
     step("bench passive", bench::passive)?;
+    step("bench --smoke", bench::smoke)?;
     step("demo --check", || shell::run(demo::command()?.arg("--check")))?;
     eprintln!("\n{} thing(s) skipped for a missing tool", shell::skipped_count());
     Ok(())

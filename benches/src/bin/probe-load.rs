@@ -1,9 +1,9 @@
-//! `cargo xtask bench` runs this: one load scenario, or (as its child) the targets of one.
+//! `cargo xtask bench` runs this: scenarios, and (as its children) one scenario, or the targets of one.
 
 use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
-use probe_benches::{ebpf, listeners, passive, steady, strangers, targets};
+use probe_benches::{ebpf, listeners, passive, strangers, suite, targets};
 
 #[derive(Parser)]
 struct Cli {
@@ -13,8 +13,12 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Serve targets until standard input ends; prints its ports, then its accept count for every line read
-    Targets,
+    /// Run scenarios
+    Run(suite::Args),
+    /// Run one scenario, in a network namespace of its own
+    Scenario(suite::Child),
+    /// Serve a scenario's targets until standard input ends
+    Targets(targets::Args),
     /// Serve many listeners until standard input ends
     Listeners(listeners::Args),
     /// tcpSocket probes answered from kernel state while listeners come and go
@@ -38,26 +42,16 @@ enum Command {
         #[arg(long)]
         json: Option<PathBuf>,
     },
-    /// tcpSocket probes at a steady rate, some of whose targets drop SYNs
-    Steady {
-        #[command(flatten)]
-        scenario: steady::Scenario,
-        /// The daemon's binary
-        #[arg(long)]
-        daemon: PathBuf,
-        /// Write the figures here as JSON
-        #[arg(long)]
-        json: Option<PathBuf>,
-    },
 }
 
 fn main() -> anyhow::Result<()> {
     match Cli::parse().command {
-        Command::Targets => targets::serve(),
+        Command::Run(args) => suite::run(&args),
+        Command::Scenario(args) => suite::child(&args),
+        Command::Targets(args) => targets::serve(&args),
         Command::Listeners(args) => listeners::serve(&args),
         Command::Passive { scenario, daemon, json } => passive::run(&scenario, &daemon, json.as_deref()),
         Command::Strangers(traffic) => strangers::run(&traffic),
         Command::Ebpf { scenario, json } => ebpf::run(&scenario, json.as_deref()),
-        Command::Steady { scenario, daemon, json } => steady::run(&scenario, &daemon, json.as_deref()),
     }
 }

@@ -640,7 +640,8 @@ impl<K: Kernel> Shard<K> {
     }
 
     fn tell_metrics(&mut self, now: Instant) {
-        self.metrics_at = now + METRICS_PERIOD;
+        // On a grid, so that two readings whole seconds apart have the same delay.
+        self.metrics_at = (self.metrics_at + METRICS_PERIOD).max(now);
         self.metrics.reports_dropped += self.outbox.take_dropped();
         self.metrics.in_flight = self.flights.len() as u64;
         self.metrics.workers = self.scheduler.workers_len() as u64;

@@ -1,0 +1,175 @@
+//! Scenarios at a steady rate: `tcp-passive`, `tcp-active`, `http`, `https`, `grpc`, `exec`, `mixed`, `million`. Pods are
+//! loaded, and after a warm-up everything is measured over one window, in which some targets are closed and opened again.
+
+use std::fs;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::bail;
+
+use crate::beside::{self, Beside};
+use crate::daemon::Daemon;
+use crate::flips::Flips;
+use crate::handler::Handler;
+use crate::kernel::{self, Tcp};
+use crate::load::Load;
+use crate::options::Options;
+use crate::report::Report;
+use crate::scenario::{Numbers, Scenario};
+use crate::targets::Targets;
+use crate::truth::{Log, Truth};
+use crate::window::{self, Counts, Window, now};
+
+/// Longest time from a ready daemon until all of its probes are scheduled.
+const SCHEDULED_MAX: Duration = Duration::from_secs(60);
+
+/// What the window's last outcomes get to reach the log.
+const SETTLE: Duration = Duration::from_millis(300);
+
+/// Runs a scenario; the process is in its network namespace already.
+pub fn run(scenario: Scenario, options: &Options, short: bool) -> anyhow::Result<Report> {
+    let numbers = options.numbers(scenario, short)?;
+    let folder = tempfile::tempdir()?;
+    let load = Load::plan(scenario.mix(), numbers.probes, numbers.period_s, folder.path());
+    let mut targets = Targets::start(&load, folder.path(), 0)?;
+    let rss_empty_bytes = rss_of_an_empty_daemon(scenario, options, folder.path())?;
+    let idle = idle_machine(numbers)?;
+    let manifests = folder.path().join("manifests");
+    fs::create_dir(&manifests)?;
+    load.write(&manifests, 0..load.pods.len())?;
+    let taken_before = Tcp::read()?.passive_opens;
+    let started = now();
+    let daemon = Daemon::start(&options.daemon, folder.path(), &manifests, &daemon_args(scenario, options))?;
+    wait_until_scheduled(&daemon, load.probes())?;
+    let load_s = started.elapsed().as_secs_f64();
+    say(&format!("{}: {} probes loaded in {load_s:.1} s", scenario.name(), load.probes()));
+    sleep_until(now() + Duration::from_secs(numbers.warmup_s));
+    let period = Duration::from_secs(numbers.period_s);
+    let duration = Duration::from_secs(numbers.duration_s);
+    let with_dropping = scenario == Scenario::TcpActive;
+    let mut flips = Flips::plan(&load, &targets, duration, period, with_dropping, options.seed)?;
+    let window = window::measure(&daemon, &mut targets, numbers.duration_s, &mut flips)?;
+    std::thread::sleep(SETTLE);
+    let log = Log::read(daemon.log())?;
+    let truth = Truth::of(flips.done(), &log, period);
+    let whole_life = WholeLife::of(&daemon, &manifests, taken_before, flips.dropping())?;
+    drop(daemon);
+    let beside = if options.smoke {
+        Beside::default()
+    } else {
+        let bench = beside::Bench { load: &load, numbers, options, folder: folder.path() };
+        bench.run(&rates(&load, numbers, &window, options.is_passive(scenario)))
+    };
+    Ok(Report {
+        scenario,
+        numbers,
+        probes: load.probes(),
+        listeners: targets.listeners,
+        is_passive: options.is_passive(scenario),
+        passive_max_age_s: options.passive_max_age,
+        shards: options.shards,
+        load_s,
+        idle,
+        rss_empty_bytes,
+        dropping_probes: flips.dropping() * crate::load::PROBES_PER_POD,
+        window,
+        truth,
+        whole_life,
+        warnings: log.warnings,
+        beside,
+        complaints: Vec::new(),
+    }
+    .judged())
+}
+
+/// What shards have counted takes up to a second, and the reading of it, to be seen.
+const TOLD_MAX: Duration = Duration::from_millis(1_500);
+
+/// Connections since the daemon's start, read after the last of its probes has ended, when nothing is being counted any more
+/// (a shard tells its counts once a second).
+pub struct WholeLife {
+    /// That the targets' kernel took, ours apart.
+    pub taken: f64,
+    /// That were successful attempts, by the daemon's count.
+    pub connected: f64,
+}
+
+impl WholeLife {
+    /// Ends all pods. `taken_before` is the kernel's count before the daemon started, `dropping` the targets that made a
+    /// connection of their own.
+    pub fn of(daemon: &Daemon, manifests: &Path, taken_before: u64, dropping: usize) -> anyhow::Result<WholeLife> {
+        for file in fs::read_dir(manifests)? {
+            fs::remove_file(file?.path())?;
+        }
+        wait_until_scheduled(daemon, 0)?;
+        std::thread::sleep(TOLD_MAX);
+        let own = daemon.pages() as f64 + dropping as f64;
+        let taken = (Tcp::read()?.passive_opens - taken_before) as f64 - own;
+        Ok(WholeLife { taken, connected: Counts::of(&daemon.page("/metrics")?).connected })
+    }
+}
+
+/// Flags of the daemon in this scenario.
+fn daemon_args(scenario: Scenario, options: &Options) -> Vec<String> {
+    let mut args = options.daemon_args(scenario);
+    if scenario.mix().percent.iter().any(|(handler, _)| *handler == Handler::Exec) {
+        args.push("--host-exec".to_owned());
+    }
+    args
+}
+
+/// Resident memory of the same daemon without pods.
+fn rss_of_an_empty_daemon(scenario: Scenario, options: &Options, folder: &Path) -> anyhow::Result<u64> {
+    let manifests = folder.join("no-manifests");
+    fs::create_dir(&manifests)?;
+    let daemon = Daemon::start(&options.daemon, folder, &manifests, &daemon_args(scenario, options))?;
+    std::thread::sleep(Duration::from_secs(1));
+    Ok(kernel::process(daemon.pid())?.rss_bytes)
+}
+
+/// Cores that are busy while the targets wait and no daemon runs.
+fn idle_machine(numbers: Numbers) -> anyhow::Result<f64> {
+    let seconds = numbers.compared_s.min(3);
+    let before = kernel::idle_s()?;
+    let start = now();
+    std::thread::sleep(Duration::from_secs(seconds));
+    let cores = std::thread::available_parallelism().map_or(1, usize::from) as f64;
+    Ok((cores - (kernel::idle_s()? - before) / start.elapsed().as_secs_f64()).max(0.0))
+}
+
+/// Until so many probes live on the shards.
+fn wait_until_scheduled(daemon: &Daemon, probes: usize) -> anyhow::Result<()> {
+    let latest = now() + SCHEDULED_MAX;
+    loop {
+        let workers = Counts::of(&daemon.page("/metrics")?).workers;
+        if workers as usize == probes {
+            return Ok(());
+        }
+        if now() > latest {
+            let log = Log::read(daemon.log())?;
+            bail!("{workers} of {probes} probes are scheduled after {SCHEDULED_MAX:?}; {:?}", log.warnings.first());
+        }
+        std::thread::sleep(Duration::from_millis(250));
+    }
+}
+
+/// Real attempts per second by handler.
+fn rates(load: &Load, numbers: Numbers, window: &Window, is_passive: bool) -> beside::Rates {
+    let per_period = load.probes_by_handler().into_iter();
+    per_period
+        .map(|(handler, probes)| {
+            let rate = probes as f64 / numbers.period_s as f64;
+            let passive = window.counts.passive / window.seconds;
+            let is_tcp = is_passive && handler == Handler::Tcp;
+            (handler, if is_tcp { (rate - passive).max(1.0) } else { rate })
+        })
+        .collect()
+}
+
+fn sleep_until(at: Instant) {
+    std::thread::sleep(at.saturating_duration_since(now()));
+}
+
+fn say(text: &str) {
+    eprintln!("{text}");
+}

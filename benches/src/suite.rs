@@ -1,0 +1,155 @@
+//! Runs scenarios one after the other, each in a process of its own, and shows what they gave.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, bail};
+use nix::unistd::Uid;
+use serde_json::{Value, json};
+
+use crate::options::Options;
+use crate::scenario::Scenario;
+use crate::scenarios;
+use crate::{compare, netns, table};
+
+/// What to run.
+#[derive(clap::Args, Clone, Debug)]
+pub struct Args {
+    /// Which (repeatable) [default: a short run of all]
+    #[arg(long = "scenario", value_name = "NAME", value_enum)]
+    pub scenarios: Vec<Scenario>,
+    #[command(flatten)]
+    /// Of each.
+    pub options: Options,
+    /// Write the figures here as JSON
+    #[arg(long, value_name = "PATH")]
+    pub json: Option<PathBuf>,
+    /// Figures of an earlier run (its --json): what is better, what is worse
+    #[arg(long, value_name = "OLD.json")]
+    pub compare: Option<PathBuf>,
+    /// ebpf: attach to the raw tracepoint, as where BTF attach is refused
+    #[arg(long)]
+    pub raw: bool,
+}
+
+/// One scenario in a process of its own.
+#[derive(clap::Args, Clone, Debug)]
+pub struct Child {
+    /// Which
+    #[arg(long, value_enum)]
+    scenario: Scenario,
+    #[command(flatten)]
+    options: Options,
+    /// With the numbers of a run of all
+    #[arg(long)]
+    short: bool,
+    /// Write the figures here
+    #[arg(long)]
+    json: PathBuf,
+}
+
+/// Runs them; fails when one of them fails.
+pub fn run(args: &Args) -> anyhow::Result<()> {
+    // Before anything runs: a wrong path is told now, not in ten minutes.
+    let old = args.compare.as_deref().map(compare::read).transpose()?;
+    let short = args.scenarios.is_empty();
+    let chosen = if short { &Scenario::ALL[..] } else { &args.scenarios[..] };
+    let mut results = Vec::new();
+    for scenario in chosen {
+        let result = one(*scenario, args, short)?;
+        // The old scenarios print their own claims.
+        if !matches!(scenario, Scenario::Passive | Scenario::Ebpf) {
+            table::print(&result);
+        }
+        results.push(result);
+    }
+    let failed: Vec<&str> = results.iter().filter(|result| result.get("failed").is_some()).map(name).collect();
+    let skipped = results.iter().filter(|result| result.get("skipped").is_some()).count();
+    if results.len() > 1 {
+        table::print_all(&results);
+    }
+    if let Some(old) = old {
+        compare::print(&old, &results);
+    }
+    if let Some(path) = &args.json {
+        let all = json!({"cores": cores(), "kernel": kernel_release(), "scenarios": results});
+        fs::write(path, format!("{all:#}\n")).with_context(|| path.display().to_string())?;
+    }
+    if skipped > 0 {
+        println!("{skipped} scenario(s) SKIPPED");
+    }
+    if !failed.is_empty() {
+        bail!("failed: {}", failed.join(", "));
+    }
+    Ok(())
+}
+
+fn name(result: &Value) -> &str {
+    result["scenario"].as_str().unwrap_or_default()
+}
+
+fn one(scenario: Scenario, args: &Args, short: bool) -> anyhow::Result<Value> {
+    let folder = tempfile::tempdir()?;
+    let json = folder.path().join("report.json");
+    let mut command = Command::new(std::env::current_exe()?);
+    match scenario {
+        Scenario::Passive => {
+            command.arg("passive").arg("--daemon").arg(&args.options.daemon);
+            command.arg(format!("--passive-max-age={}", args.options.passive_max_age));
+            command.args(args.options.probes.map(|probes| format!("--probes={probes}")));
+            command.args(args.options.duration.map(|duration| format!("--duration={duration}")));
+        }
+        Scenario::Ebpf => {
+            command.arg("ebpf").args(args.raw.then_some("--raw"));
+        }
+        _ => {
+            command.args(["scenario", "--scenario", &scenario.name()]).args(args.options.to_args());
+            command.args(short.then_some("--short"));
+        }
+    }
+    let status = command.arg("--json").arg(&json).status().context("cannot start the scenario")?;
+    let result = fs::read_to_string(&json).ok().and_then(|text| serde_json::from_str::<Value>(&text).ok());
+    match result {
+        Some(mut result) => {
+            if !status.success() && result.get("failed").is_none() {
+                result["failed"] = json!([status.to_string()]);
+            }
+            Ok(result)
+        }
+        None => Ok(json!({"scenario": scenario.name(), "valid": false, "failed": [format!("no report: {status}")]})),
+    }
+}
+
+/// The child's side.
+pub fn child(args: &Child) -> anyhow::Result<()> {
+    let scenario = args.scenario;
+    if args.options.is_passive(scenario) && !Uid::effective().is_root() {
+        return skip(scenario, "passive answers need root (CAP_BPF, CAP_PERFMON, CAP_NET_ADMIN)", &args.json);
+    }
+    // Before any thread is started: from here on we, and all that we start, are in a namespace of our own.
+    if let Err(error) = netns::enter() {
+        return skip(scenario, &format!("no network namespace: {error:#}"), &args.json);
+    }
+    crate::kernel::raise_descriptor_limit()?;
+    let report = scenarios::run(scenario, &args.options, args.short)
+        .unwrap_or_else(|error| json!({"scenario": scenario.name(), "valid": false, "failed": [format!("{error:#}")]}));
+    write(&report, &args.json)
+}
+
+fn skip(scenario: Scenario, why: &str, json: &Path) -> anyhow::Result<()> {
+    eprintln!("SKIPPED: {}: {why}", scenario.name());
+    write(&json!({"scenario": scenario.name(), "valid": false, "skipped": why}), json)
+}
+
+fn write(report: &Value, path: &Path) -> anyhow::Result<()> {
+    fs::write(path, format!("{report:#}\n")).with_context(|| path.display().to_string())
+}
+
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+fn kernel_release() -> String {
+    fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim().to_owned()
+}
