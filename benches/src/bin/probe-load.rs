@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
-use probe_benches::{ebpf, listeners, passive, steady, strangers, targets};
+use probe_benches::{ebpf, floor, haproxy, listeners, passive, steady, strangers, targets, task_per_probe};
 
 #[derive(Parser)]
 struct Cli {
@@ -49,6 +49,12 @@ enum Command {
         #[arg(long)]
         json: Option<PathBuf>,
     },
+    /// What attempts cost without an engine: a bare loop
+    Floor(floor::Args),
+    /// What they cost with one tokio task per probe
+    TaskPerProbe(task_per_probe::Args),
+    /// What HAProxy's checks of the same targets cost
+    Haproxy(haproxy::Args),
 }
 
 fn main() -> anyhow::Result<()> {
@@ -59,5 +65,8 @@ fn main() -> anyhow::Result<()> {
         Command::Strangers(traffic) => strangers::run(&traffic),
         Command::Ebpf { scenario, json } => ebpf::run(&scenario, json.as_deref()),
         Command::Steady { scenario, daemon, json } => steady::run(&scenario, &daemon, json.as_deref()),
+        Command::Floor(args) => floor::run(&args),
+        Command::TaskPerProbe(args) => task_per_probe::run(&args),
+        Command::Haproxy(args) => haproxy::run(&args),
     }
 }
