@@ -46,11 +46,9 @@ struct Counts {
 pub fn run(args: &Args) -> anyhow::Result<()> {
     usage::raise_descriptors()?;
     let aims = aim::read(&args.targets, args.handler)?;
-    let probes = aims.len();
+    let (probes, rss_before) = (aims.len(), usage::rss_bytes("self")?);
     let probers = aims.iter().map(|aim| Prober::new(args.handler, aim)).collect::<Result<Vec<_>, _>>()?;
-    drop(aims);
     let runtime = runtime::Builder::new_multi_thread().enable_all().build().context("no tokio runtime")?;
-    let rss_before = usage::rss_bytes("self")?;
     let counts = Arc::new(Counts::default());
     let period = Duration::from_millis(args.period_ms);
     runtime.block_on(async {
@@ -81,6 +79,8 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         anyhow::Ok(())
     })?;
     runtime.shutdown_background();
+    // Until here, so that no task was given its memory.
+    drop(aims);
     Ok(())
 }
 
