@@ -12,7 +12,7 @@ use nix::sys::stat::Mode;
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
 use nix::unistd::Pid;
 
-use super::{Floor, Tally};
+use super::pace::{Floor, Tally};
 use crate::aim::Aim;
 use crate::usage::now;
 

@@ -8,7 +8,7 @@ use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection};
 
 use super::http::Answer;
-use super::ring::{Conversation, Next};
+use super::slot::{Conversation, Next};
 use crate::aim::{Aim, http_request};
 use crate::any_certificate;
 

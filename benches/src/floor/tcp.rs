@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use super::ring::{Conversation, Next};
+use super::slot::{Conversation, Next};
 use crate::aim::Aim;
 
 #[derive(Default)]
