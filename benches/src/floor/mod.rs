@@ -28,7 +28,8 @@ enum Close {
 /// When completions are looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 enum Reap {
-    /// At each tick, with the one enter that it makes: the least CPU; each step of an exchange waits for a tick.
+    /// At each tick: what is ready once its batch is submitted, what came since the last one. Nothing else wakes the loop, so
+    /// an answer is seen up to a tick late.
     Tick,
     /// As soon as there is one: answers are seen when they come.
     Ready,
