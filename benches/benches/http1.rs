@@ -9,7 +9,7 @@ const SMALL: &[u8] =
     b"HTTP/1.1 200 OK\r\nDate: Fri, 27 Nov 2026 03:00:00 GMT\r\nContent-Type: text/plain; charset=utf-8\r\n\
     Content-Length: 2\r\nConnection: close\r\n\r\nok";
 const CHUNKED: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\
-    Connection: close\r\n\r\n10\r\n{\"status\":\"UP\",\r\n11\r\n\"groups\":[\"live\"]}\r\n0\r\n\r\n";
+    Connection: close\r\n\r\nf\r\n{\"status\":\"UP\",\r\n12\r\n\"groups\":[\"live\"]}\r\n0\r\n\r\n";
 
 fn parse(c: &mut Criterion) {
     let mut group = c.benchmark_group("http1");

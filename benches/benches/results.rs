@@ -31,7 +31,7 @@ struct World {
 
 impl World {
     fn new() -> World {
-        let runtime = Builder::new_current_thread().build().expect("a runtime");
+        let runtime = Builder::new_current_thread().enable_time().build().expect("a runtime");
         let at = Instant::from_secs(1_000);
         let (inputs, results, inbox) = channel();
         let wake = Arc::new(Notify::new());
