@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
-use probe_benches::{ebpf, listeners, passive, strangers, suite, targets};
+use probe_benches::{ebpf, floor, haproxy, listeners, passive, strangers, suite, targets, task_per_probe};
 
 #[derive(Parser)]
 struct Cli {
@@ -42,6 +42,12 @@ enum Command {
         #[arg(long)]
         json: Option<PathBuf>,
     },
+    /// What attempts cost without an engine: a bare loop
+    Floor(floor::Args),
+    /// What they cost with one tokio task per probe
+    TaskPerProbe(task_per_probe::Args),
+    /// What HAProxy's checks of the same targets cost
+    Haproxy(haproxy::Args),
 }
 
 fn main() -> anyhow::Result<()> {
@@ -53,5 +59,8 @@ fn main() -> anyhow::Result<()> {
         Command::Passive { scenario, daemon, json } => passive::run(&scenario, &daemon, json.as_deref()),
         Command::Strangers(traffic) => strangers::run(&traffic),
         Command::Ebpf { scenario, json } => ebpf::run(&scenario, json.as_deref()),
+        Command::Floor(args) => floor::run(&args),
+        Command::TaskPerProbe(args) => task_per_probe::run(&args),
+        Command::Haproxy(args) => haproxy::run(&args),
     }
 }
