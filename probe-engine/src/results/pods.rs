@@ -27,7 +27,7 @@ impl Pods {
     }
 
     /// The same, to change it.
-    pub(super) fn get_mut(&mut self, uid: &PodUid) -> Option<&mut PodRecord> {
+    pub(super) fn find_mut(&mut self, uid: &PodUid) -> Option<&mut PodRecord> {
         let place = *self.by_uid.get(uid)?;
         self.places.get_mut(place as usize)?.as_deref_mut()
     }

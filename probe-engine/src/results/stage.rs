@@ -159,7 +159,7 @@ impl Stage {
             }
             Input::Status(uid, status) => self.handle_status(&uid, status),
             Input::Deleting(uid) => {
-                if let Some(record) = self.node.pods.get_mut(&uid) {
+                if let Some(record) = self.node.pods.find_mut(&uid) {
                     record.deleting = true;
                     self.touch();
                 }
@@ -175,7 +175,7 @@ impl Stage {
     }
 
     fn handle_status(&mut self, uid: &PodUid, status: Arc<PodStatus>) {
-        let Some(record) = self.node.pods.get_mut(uid) else { return };
+        let Some(record) = self.node.pods.find_mut(uid) else { return };
         let before = PodCount::of(record);
         self.node.restarts += status::accept(record, status);
         self.node.recount(Some(before), uid);
@@ -184,7 +184,7 @@ impl Stage {
     }
 
     fn handle_gate(&mut self, uid: &PodUid, gate: Arc<str>, status: Option<ConditionStatus>) {
-        let Some(record) = self.node.pods.get_mut(uid) else { return };
+        let Some(record) = self.node.pods.find_mut(uid) else { return };
         if status::set_gate(record, &gate, status, clock::wall()) {
             self.refresh(uid);
             self.touch();
@@ -239,7 +239,7 @@ impl Stage {
     }
 
     fn handle_publish(&mut self, publish: &Publish) {
-        let Some(record) = self.node.pods.get_mut(&publish.pod) else { return };
+        let Some(record) = self.node.pods.find_mut(&publish.pod) else { return };
         let Some((probe, newest)) = record.probe_mut(&publish.container, publish.probe_type) else { return };
         // The pod's status is shared, so this is no copy of the text.
         let newest = newest.cloned();
@@ -305,7 +305,7 @@ impl Stage {
     }
 
     fn handle_report(&mut self, report: Report) {
-        let Some(record) = self.node.pods.get_mut(&report.pod) else { return };
+        let Some(record) = self.node.pods.find_mut(&report.pod) else { return };
         let pod = Arc::clone(&record.pod);
         let Some((probe, _)) = record.probe_mut(&report.container, report.probe_type) else { return };
         probe.report(&report);
@@ -335,7 +335,7 @@ impl Stage {
     }
 
     fn handle_local_too_long(&mut self, trouble: &LocalTooLong) {
-        let Some(record) = self.node.pods.get_mut(&trouble.pod) else { return };
+        let Some(record) = self.node.pods.find_mut(&trouble.pod) else { return };
         let pod = Arc::clone(&record.pod);
         let Some((probe, _)) = record.probe_mut(&trouble.container, trouble.probe_type) else { return };
         let LocalTooLong { cause, for_ns, at, .. } = *trouble;
@@ -378,7 +378,7 @@ impl Stage {
     }
 
     fn refresh(&mut self, uid: &PodUid) {
-        let Some(record) = self.node.pods.get_mut(uid) else { return };
+        let Some(record) = self.node.pods.find_mut(uid) else { return };
         let before = PodCount::of(record);
         let was_ready = record.is_ready();
         if !status::refresh(record, self.config.manager_start, clock::wall()) {

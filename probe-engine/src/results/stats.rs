@@ -75,13 +75,13 @@ impl ProbeStats {
         set(&self.run, run);
         set(&self.threshold, threshold);
         set(&self.last_duration_us, u32::try_from(duration_ns.div_ceil(1_000)).unwrap_or(u32::MAX));
-        set(&self.answers, get(&self.answers) & !INSTANT);
+        set(&self.answers, load(&self.answers) & !INSTANT);
         if !success {
             count(&self.failed);
             return;
         }
         count(&self.successful);
-        set_u64(&self.duration_sum_ns, get_u64(&self.duration_sum_ns).wrapping_add(duration_ns));
+        set_u64(&self.duration_sum_ns, load_u64(&self.duration_sum_ns).wrapping_add(duration_ns));
         if duration_ns > FIRST_BUCKET_NS {
             let seconds = duration_ns as f64 / 1e9;
             let bucket = DURATION_BUCKETS_S[1..].iter().position(|le| seconds <= *le);
@@ -98,12 +98,12 @@ impl ProbeStats {
         count(&self.successful);
         count(&self.passive);
         set(&self.run, run);
-        set(&self.answers, get(&self.answers) | PASSIVE | INSTANT);
+        set(&self.answers, load(&self.answers) | PASSIVE | INSTANT);
     }
 
     /// How the newest attempt was answered; trouble of our own is no answer.
     pub fn note_answer(&self, answer: Answer) {
-        let answers = get(&self.answers);
+        let answers = load(&self.answers);
         if answer == Answer::Passive {
             set(&self.answers, answers | PASSIVE);
             count(&self.passive);
@@ -120,7 +120,7 @@ impl ProbeStats {
 
     /// The worker has ended: its series end, and the container counts as one without this probe.
     pub fn end(&self) {
-        set(&self.answers, get(&self.answers) | ENDED);
+        set(&self.answers, load(&self.answers) | ENDED);
     }
 }
 
@@ -129,74 +129,74 @@ impl ProbeStats {
     /// `prober_probe_total{result="successful"}`
     #[must_use]
     pub fn successful(&self) -> u64 {
-        get(&self.successful).into()
+        load(&self.successful).into()
     }
 
     /// `prober_probe_total{result="failed"}`
     #[must_use]
     pub fn failed(&self) -> u64 {
-        get(&self.failed).into()
+        load(&self.failed).into()
     }
 
     /// Answers of a tcpSocket probe from kernel state.
     #[must_use]
     pub fn passive(&self) -> u64 {
-        get(&self.passive).into()
+        load(&self.passive).into()
     }
 
     /// Answers of a tcpSocket probe by a connection.
     #[must_use]
     pub fn real(&self) -> u64 {
-        get(&self.real).into()
+        load(&self.real).into()
     }
 
     /// When the newest call that was not discarded ended (CLOCK_MONOTONIC), 0 = none yet.
     #[must_use]
     pub fn last_at_ns(&self) -> u64 {
-        get_u64(&self.last_at_ns)
+        load_u64(&self.last_at_ns)
     }
 
     /// How long that call took, in whole microseconds (rounded up, at most 71 minutes), as nanoseconds; 0 of a steady
     /// passive success.
     #[must_use]
     pub fn last_duration_ns(&self) -> u64 {
-        if get(&self.answers) & INSTANT != 0 { 0 } else { u64::from(get(&self.last_duration_us)) * 1_000 }
+        if load(&self.answers) & INSTANT != 0 { 0 } else { u64::from(load(&self.last_duration_us)) * 1_000 }
     }
 
     /// Results of one kind in a row, as of that call.
     #[must_use]
     pub fn run(&self) -> u32 {
-        get(&self.run)
+        load(&self.run)
     }
 
     /// How many in a row make the verdict, as of that call.
     #[must_use]
     pub fn threshold(&self) -> u32 {
-        get(&self.threshold)
+        load(&self.threshold)
     }
 
     /// The worker's next due time (CLOCK_MONOTONIC), 0 = none.
     #[must_use]
     pub fn due_ns(&self) -> u64 {
-        get_u64(&self.due_ns)
+        load_u64(&self.due_ns)
     }
 
     /// How the newest attempt of a tcpSocket probe was answered.
     #[must_use]
     pub fn answer(&self) -> Answer {
-        if get(&self.answers) & PASSIVE != 0 { Answer::Passive } else { self.answer_real() }
+        if load(&self.answers) & PASSIVE != 0 { Answer::Passive } else { self.answer_real() }
     }
 
     /// The same of the newest attempt that made a connection.
     #[must_use]
     pub fn answer_real(&self) -> Answer {
-        Answer::from_bits(get(&self.answers) & ANSWER)
+        Answer::from_bits(load(&self.answers) & ANSWER)
     }
 
     /// The worker still lives (or has not been made yet).
     #[must_use]
     pub fn is_live(&self) -> bool {
-        get(&self.answers) & ENDED == 0
+        load(&self.answers) & ENDED == 0
     }
 
     /// The durations of its successes.
@@ -206,18 +206,18 @@ impl ProbeStats {
         // Before the sum of all: what is counted meanwhile is then missing in the buckets that are read already, and
         // the first, which is what the others leave, is too large by it until the next look.
         if let Some(slow) = self.slow.get() {
-            counts[1..].iter_mut().zip(slow.iter()).for_each(|(count, slow)| *count = get(slow).into());
+            counts[1..].iter_mut().zip(slow.iter()).for_each(|(count, slow)| *count = load(slow).into());
         }
         counts[0] = self.successful().saturating_sub(counts[1..].iter().sum());
-        Durations { counts, sum_ns: get_u64(&self.duration_sum_ns) }
+        Durations { counts, sum_ns: load_u64(&self.duration_sum_ns) }
     }
 }
 
-fn get(place: &AtomicU32) -> u32 {
+fn load(place: &AtomicU32) -> u32 {
     place.load(Ordering::Relaxed)
 }
 
-fn get_u64(place: &AtomicU64) -> u64 {
+fn load_u64(place: &AtomicU64) -> u64 {
     place.load(Ordering::Relaxed)
 }
 
@@ -230,7 +230,7 @@ fn set_u64(place: &AtomicU64, value: u64) {
 }
 
 fn count(place: &AtomicU32) {
-    set(place, get(place).wrapping_add(1));
+    set(place, load(place).wrapping_add(1));
 }
 
 #[cfg(test)]

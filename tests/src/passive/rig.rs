@@ -92,7 +92,8 @@ impl<K: Kernel> Rig<K> {
         seed: u64,
         kernel: impl FnOnce(&Waker) -> K,
     ) -> Result<Self, String> {
-        let start = clock::now();
+        // On the grid of due times, as steps of whole seconds then are.
+        let start = Instant::from_nanos(clock::now().as_nanos().next_multiple_of(10_000_000));
         Ok(Self::with_feed(Feed::new(settings, seed, start)?, times, seed, start, kernel))
     }
 
