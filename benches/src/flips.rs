@@ -57,7 +57,7 @@ pub struct Flips {
 }
 
 impl Flips {
-    /// One of [`FLIPPED_ONE_OF`] targets of each handler, at random times such that everything about them can be noticed
+    /// One of `FLIPPED_ONE_OF` targets of each handler, at random times such that everything about them can be noticed
     /// before the window ends.
     ///
     /// An error where the window is too short for that.

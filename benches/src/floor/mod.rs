@@ -1,5 +1,5 @@
-//! Floors: the least that attempts cost on this machine. One thread, one ring ([`ring`]), nothing of the engine around it:
-//! no worker, no verdict, no metric. `exec` is a loop of posix_spawn(3) ([`exec`]).
+//! Floors: the least that attempts cost on this machine. One thread, one ring (`ring`), nothing of the engine around it:
+//! no worker, no verdict, no metric. `exec` is a loop of posix_spawn(3) (`exec`).
 
 mod exec;
 mod grpc;

@@ -1,6 +1,6 @@
 //! The targets of a load, in processes of their own, so that their CPU is not the daemon's: the parent's side.
 //!
-//! A process serves up to [`LISTENERS_PER_PROCESS_MAX`] listeners of one handler, closes and opens them on orders, and
+//! A process serves up to `LISTENERS_PER_PROCESS_MAX` listeners of one handler, closes and opens them on orders, and
 //! tells when the system calls began and returned. Targets of exec probes are files, which the scenario's own process
 //! removes and makes again.
 

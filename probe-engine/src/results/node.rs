@@ -80,7 +80,7 @@ impl Node {
         })
     }
 
-    /// Takes in a pod; see [`Node::count`].
+    /// Takes in a pod; its probes count from here on.
     pub(super) fn insert(&mut self, record: PodRecord) {
         let uid = record.pod.uid.clone();
         self.remove(&uid);
