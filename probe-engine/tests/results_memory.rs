@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use probe_core::action::{Publish, PublishCause, WorkerIndex};
 use probe_core::id::{ContainerId, ContainerName, PodUid, ProbeType};
 use probe_core::outcome::Verdict;
-use probe_core::spec::{Container, ContainerKind, Handler, Pod, Port, ProbeSpec, Probes, RestartPolicy, TcpSocket};
+use probe_core::spec::{Container, ContainerKind, Handler, Pod, Port, ProbeSpec, Probes, TcpSocket};
 use probe_core::status::{ContainerState, ContainerStatus, PodPhase, PodStatus};
 use probe_engine::clock;
 use probe_engine::manager::slots_of;
@@ -51,33 +51,20 @@ fn held() -> usize {
 }
 
 fn container(name: &str, spec: &Arc<ProbeSpec>) -> Container {
-    Container {
-        name: ContainerName::from(name),
-        kind: ContainerKind::Regular,
-        image: Arc::from(""),
-        restart_policy: None,
-        probes: Probes { startup: None, readiness: Some(Arc::clone(spec)), liveness: Some(Arc::clone(spec)) },
-        process: Arc::default(),
-        spec_hash: 0,
-    }
+    Container::new(
+        ContainerName::from(name),
+        ContainerKind::Regular,
+        Probes { startup: None, readiness: Some(Arc::clone(spec)), liveness: Some(Arc::clone(spec)) },
+    )
 }
 
 fn pod(index: usize, spec: &Arc<ProbeSpec>) -> Arc<Pod> {
-    Arc::new(Pod {
-        uid: PodUid::from(format!("00000000-0000-4000-8000-{index:012}").as_str()),
-        namespace: Arc::from("default"),
-        name: Arc::from(format!("web-7d4b9c6f5d-{index}").as_str()),
-        labels: Arc::default(),
-        annotations: Arc::default(),
-        pod_ip: None,
-        host_network: false,
-        restart_policy: RestartPolicy::Always,
-        termination_grace_period_seconds: 30,
-        readiness_gates: Box::default(),
-        init_containers: Arc::default(),
-        containers: Arc::new([container("app", spec), container("sidecar", spec)]),
-        ignored_fields: Box::default(),
-    })
+    Arc::new(Pod::new(
+        PodUid::from(format!("00000000-0000-4000-8000-{index:012}").as_str()),
+        "default",
+        &format!("web-7d4b9c6f5d-{index}"),
+        [container("app", spec), container("sidecar", spec)],
+    ))
 }
 
 fn running(pod: &Pod) -> Arc<PodStatus> {

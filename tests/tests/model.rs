@@ -281,32 +281,14 @@ fn probe(delay: i32, period: u32, success: u32, failure: u32) -> Arc<ProbeSpec> 
 }
 
 fn container(name: &str, kind: ContainerKind, probes: Probes) -> Container {
-    Container {
-        name: ContainerName::from(name),
-        kind,
-        image: "image".into(),
-        restart_policy: None,
-        probes,
-        process: Arc::default(),
-        spec_hash: 0,
-    }
+    Container { image: "image".into(), restart_policy: None, ..Container::new(ContainerName::from(name), kind, probes) }
 }
 
 fn pod(restart_policy: RestartPolicy, containers: Vec<Container>, sidecars: Vec<Container>) -> Pod {
     Pod {
-        uid: PodUid::from("uid"),
-        namespace: "default".into(),
-        name: "pod".into(),
-        labels: [].into(),
-        annotations: [].into(),
-        pod_ip: None,
-        host_network: false,
         restart_policy,
-        termination_grace_period_seconds: 30,
-        readiness_gates: [].into(),
         init_containers: sidecars.into(),
-        containers: containers.into(),
-        ignored_fields: [].into(),
+        ..Pod::new(PodUid::from("uid"), "default", "pod", containers)
     }
 }
 

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use probe_core::id::{ContainerId, ContainerName, PodUid};
-use probe_core::spec::{Container, ContainerKind, Handler, Pod, Port, ProbeSpec, Probes, RestartPolicy, TcpSocket};
+use probe_core::spec::{Container, ContainerKind, Handler, Pod, Port, ProbeSpec, Probes, TcpSocket};
 use probe_core::status::{ContainerState, ContainerStatus, PodPhase, PodStatus};
 use probe_core::time::Instant;
 
@@ -33,29 +33,14 @@ pub(crate) fn uid(index: u32) -> PodUid {
 /// See the module.
 pub(crate) fn pod(index: u32, spec: ProbeSpec) -> Arc<Pod> {
     let container = Container {
-        name: ContainerName::from(CONTAINER),
-        kind: ContainerKind::Regular,
         image: "registry.k8s.io/pause:3.10".into(),
-        restart_policy: None,
-        probes: Probes { readiness: Some(Arc::new(spec)), ..Probes::default() },
-        process: Arc::default(),
-        spec_hash: 0,
+        ..Container::new(
+            ContainerName::from(CONTAINER),
+            ContainerKind::Regular,
+            Probes { readiness: Some(Arc::new(spec)), ..Probes::default() },
+        )
     };
-    Arc::new(Pod {
-        uid: uid(index),
-        namespace: "default".into(),
-        name: format!("web-7d4b9c6f5-{index:05x}").into(),
-        labels: Arc::default(),
-        annotations: Arc::default(),
-        pod_ip: None,
-        host_network: false,
-        restart_policy: RestartPolicy::Always,
-        termination_grace_period_seconds: 30,
-        readiness_gates: Box::default(),
-        init_containers: Arc::default(),
-        containers: Arc::new([container]),
-        ignored_fields: Box::default(),
-    })
+    Arc::new(Pod::new(uid(index), "default", &format!("web-7d4b9c6f5-{index:05x}"), [container]))
 }
 
 /// Its container runs.

@@ -5,7 +5,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use crate::id::{ContainerId, ContainerName, PodUid, ProbeType};
-use crate::spec::{Container, ContainerKind, Handler, Pod, Port, ProbeSpec, Probes, RestartPolicy, TcpSocket};
+use crate::spec::{Container, ContainerKind, Handler, Pod, Port, ProbeSpec, Probes, TcpSocket};
 use crate::status::{ContainerState, ContainerStatus, PodPhase, PodStatus, Termination};
 use crate::time::Instant;
 
@@ -28,15 +28,7 @@ pub(crate) fn thresholds(success: u32, failure: u32) -> ProbeSpec {
 
 /// A container without probes.
 pub(crate) fn container(name: &str, kind: ContainerKind) -> Container {
-    Container {
-        name: ContainerName::from(name),
-        kind,
-        image: Arc::from(""),
-        restart_policy: (kind == ContainerKind::Sidecar).then_some(RestartPolicy::Always),
-        probes: Probes::default(),
-        process: Arc::default(),
-        spec_hash: 0,
-    }
+    Container::new(ContainerName::from(name), kind, Probes::default())
 }
 
 pub(crate) fn with_probe(mut container: Container, probe_type: ProbeType, spec: ProbeSpec) -> Container {
@@ -56,21 +48,7 @@ pub(crate) fn with_all_probes(container: Container) -> Container {
 /// A pod of these containers, restart policy Always, grace 30 s.
 pub(crate) fn pod(uid: &str, containers: impl IntoIterator<Item = Container>) -> Pod {
     let (regular, init): (Vec<_>, Vec<_>) = containers.into_iter().partition(|c| c.kind == ContainerKind::Regular);
-    Pod {
-        uid: PodUid::from(uid),
-        namespace: Arc::from("default"),
-        name: Arc::from(uid),
-        labels: Arc::default(),
-        annotations: Arc::default(),
-        pod_ip: None,
-        host_network: false,
-        restart_policy: RestartPolicy::Always,
-        termination_grace_period_seconds: 30,
-        readiness_gates: Box::default(),
-        init_containers: init.into(),
-        containers: regular.into(),
-        ignored_fields: Box::default(),
-    }
+    Pod { init_containers: init.into(), ..Pod::new(PodUid::from(uid), "default", uid, regular) }
 }
 
 pub(crate) fn waiting() -> ContainerState {

@@ -247,6 +247,26 @@ pub struct Pod {
 }
 
 impl Pod {
+    /// A pod of these regular containers that asks for nothing else: what the API server gives it by default.
+    #[must_use]
+    pub fn new(uid: PodUid, namespace: &str, name: &str, containers: impl Into<Arc<[Container]>>) -> Self {
+        Self {
+            uid,
+            namespace: namespace.into(),
+            name: name.into(),
+            labels: Arc::default(),
+            annotations: Arc::default(),
+            pod_ip: None,
+            host_network: false,
+            restart_policy: RestartPolicy::Always,
+            termination_grace_period_seconds: 30,
+            readiness_gates: Box::default(),
+            init_containers: Arc::default(),
+            containers: containers.into(),
+            ignored_fields: Box::default(),
+        }
+    }
+
     /// The containers that may have probes, in the order in which the kubelet creates workers:
     /// regular ones first, then sidecars (`prober_manager.go`, `AddPod`).
     pub fn probed_containers(&self) -> impl Iterator<Item = &Container> {
@@ -283,6 +303,22 @@ pub struct Container {
     pub process: Arc<Process>,
     /// FNV-1a of the container's manifest: changes when its definition does (back-off key, section 6.5).
     pub spec_hash: u64,
+}
+
+impl Container {
+    /// A container with these probes that asks for nothing else. A sidecar is one by its own `restartPolicy`.
+    #[must_use]
+    pub fn new(name: ContainerName, kind: ContainerKind, probes: Probes) -> Self {
+        Self {
+            name,
+            kind,
+            image: "".into(),
+            restart_policy: (kind == ContainerKind::Sidecar).then_some(RestartPolicy::Always),
+            probes,
+            process: Arc::default(),
+            spec_hash: 0,
+        }
+    }
 }
 
 /// What the `process` runtime starts.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use probe_core::action::{Publish, PublishCause, Report, WorkerIndex};
 use probe_core::id::{ContainerId, ContainerName, PodUid, ProbeType};
 use probe_core::outcome::{Outcome, Verdict};
-use probe_core::spec::{Container, ContainerKind, Handler, Pod, Port, ProbeSpec, Probes, RestartPolicy, TcpSocket};
+use probe_core::spec::{Container, ContainerKind, Handler, Pod, Port, ProbeSpec, Probes, TcpSocket};
 use probe_core::status::{ContainerState, ContainerStatus, PodPhase, PodStatus};
 use tokio::sync::{Notify, mpsc};
 
@@ -33,39 +33,21 @@ pub(crate) fn container(name: &str, kind: ContainerKind, probes: &[ProbeType]) -
         };
         probes.contains(&probe_type).then(|| Arc::new(spec))
     };
-    Container {
-        name: ContainerName::from(name),
+    Container::new(
+        ContainerName::from(name),
         kind,
-        image: Arc::from(""),
-        restart_policy: (kind == ContainerKind::Sidecar).then_some(RestartPolicy::Always),
-        probes: Probes {
+        Probes {
             startup: spec(ProbeType::Startup),
             readiness: spec(ProbeType::Readiness),
             liveness: spec(ProbeType::Liveness),
         },
-        process: Arc::default(),
-        spec_hash: 0,
-    }
+    )
 }
 
 /// Pod `default/<name>`.
 pub(crate) fn pod(uid: &str, name: &str, containers: impl IntoIterator<Item = Container>) -> Arc<Pod> {
     let (regular, init): (Vec<_>, Vec<_>) = containers.into_iter().partition(|c| c.kind == ContainerKind::Regular);
-    Arc::new(Pod {
-        uid: PodUid::from(uid),
-        namespace: Arc::from("default"),
-        name: Arc::from(name),
-        labels: Arc::default(),
-        annotations: Arc::default(),
-        pod_ip: None,
-        host_network: false,
-        restart_policy: RestartPolicy::Always,
-        termination_grace_period_seconds: 30,
-        readiness_gates: Box::default(),
-        init_containers: init.into(),
-        containers: regular.into(),
-        ignored_fields: Box::default(),
-    })
+    Arc::new(Pod { init_containers: init.into(), ..Pod::new(PodUid::from(uid), "default", name, regular) })
 }
 
 /// A pod of one regular container `c` with these probes.

@@ -15,9 +15,7 @@ use std::time::Duration;
 use probe_core::action::{AttemptId, WorkerIndex};
 use probe_core::id::{ContainerName, ProbeType};
 use probe_core::outcome::Outcome;
-use probe_core::spec::{
-    Container, ContainerKind, Handler, HttpGet, Pod, Port, ProbeSpec, Probes, RestartPolicy, Scheme, TcpSocket,
-};
+use probe_core::spec::{Container, ContainerKind, Handler, HttpGet, Pod, Port, ProbeSpec, Probes, Scheme, TcpSocket};
 use probe_core::status::{ContainerState, ContainerStatus, PodPhase, PodStatus};
 use probe_core::time::Instant;
 
@@ -57,29 +55,14 @@ pub(super) fn spec(handler: Handler) -> ProbeSpec {
 /// A pod of one container with one readiness probe.
 pub(super) fn pod(uid: &str, spec: ProbeSpec) -> Arc<Pod> {
     let container = Container {
-        name: ContainerName::from(CONTAINER),
-        kind: ContainerKind::Regular,
         image: "image".into(),
-        restart_policy: None,
-        probes: Probes { readiness: Some(Arc::new(spec)), ..Probes::default() },
-        process: Arc::default(),
-        spec_hash: 0,
+        ..Container::new(
+            ContainerName::from(CONTAINER),
+            ContainerKind::Regular,
+            Probes { readiness: Some(Arc::new(spec)), ..Probes::default() },
+        )
     };
-    Arc::new(Pod {
-        uid: uid.into(),
-        namespace: "default".into(),
-        name: uid.into(),
-        labels: Arc::default(),
-        annotations: Arc::default(),
-        pod_ip: None,
-        host_network: false,
-        restart_policy: RestartPolicy::Always,
-        termination_grace_period_seconds: 30,
-        readiness_gates: Box::default(),
-        init_containers: Arc::default(),
-        containers: Arc::new([container]),
-        ignored_fields: Box::default(),
-    })
+    Arc::new(Pod::new(uid.into(), "default", uid, [container]))
 }
 
 fn running(since: Instant) -> Arc<PodStatus> {

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use probe_core::id::{ContainerId, ContainerName};
-use probe_core::spec::{Container, ContainerKind, Handler, Pod, Port, ProbeSpec, Probes, RestartPolicy, TcpSocket};
+use probe_core::spec::{Container, ContainerKind, Handler, Pod, Port, ProbeSpec, Probes, TcpSocket};
 use probe_core::status::{ContainerState, ContainerStatus, PodPhase, PodStatus};
 use probe_core::time::Instant;
 
@@ -34,29 +34,14 @@ pub fn pod(name: &str, addr: SocketAddr, times: Times) -> Arc<Pod> {
         termination_grace_period_seconds: None,
     };
     let container = Container {
-        name: ContainerName::from(CONTAINER),
-        kind: ContainerKind::Regular,
         image: "none".into(),
-        restart_policy: None,
-        probes: Probes { readiness: Some(Arc::new(spec)), ..Probes::default() },
-        process: Arc::default(),
-        spec_hash: 0,
+        ..Container::new(
+            ContainerName::from(CONTAINER),
+            ContainerKind::Regular,
+            Probes { readiness: Some(Arc::new(spec)), ..Probes::default() },
+        )
     };
-    Arc::new(Pod {
-        uid: name.into(),
-        namespace: "default".into(),
-        name: name.into(),
-        labels: Arc::default(),
-        annotations: Arc::default(),
-        pod_ip: None,
-        host_network: false,
-        restart_policy: RestartPolicy::Always,
-        termination_grace_period_seconds: 30,
-        readiness_gates: Box::default(),
-        init_containers: Arc::default(),
-        containers: Arc::new([container]),
-        ignored_fields: Box::default(),
-    })
+    Arc::new(Pod::new(name.into(), "default", name, [container]))
 }
 
 /// It runs, as this instance of its container, in this network namespace (`None` = the daemon's own).

@@ -9,9 +9,7 @@ use std::time::Duration;
 use probe_core::action::{Publish, PublishCause, Report};
 use probe_core::id::{ContainerId, ContainerName, PodUid, ProbeType};
 use probe_core::outcome::{LocalCause, Outcome, Verdict};
-use probe_core::spec::{
-    Container, ContainerKind, Handler, HttpGet, Pod, Port, ProbeSpec, Probes, RestartPolicy, Scheme, TcpSocket,
-};
+use probe_core::spec::{Container, ContainerKind, Handler, HttpGet, Pod, Port, ProbeSpec, Probes, Scheme, TcpSocket};
 use probe_core::status::{ContainerState, ContainerStatus, PodPhase, PodStatus};
 use probe_core::time::Instant;
 use probe_engine::prober::pool::Job;
@@ -543,31 +541,9 @@ fn place(probes: &mut Probes, probe_type: ProbeType) -> &mut Option<Arc<ProbeSpe
 }
 
 fn container_of(name: ContainerName, probes: Probes) -> Container {
-    Container {
-        name,
-        kind: ContainerKind::Regular,
-        image: "".into(),
-        restart_policy: None,
-        probes,
-        process: Arc::default(),
-        spec_hash: 0,
-    }
+    Container::new(name, ContainerKind::Regular, probes)
 }
 
 fn pod_of(uid: PodUid, name: &str, ip: Ipv4Addr, containers: Vec<Container>) -> Pod {
-    Pod {
-        uid,
-        namespace: "default".into(),
-        name: name.into(),
-        labels: Arc::default(),
-        annotations: Arc::default(),
-        pod_ip: Some(IpAddr::V4(ip)),
-        host_network: false,
-        restart_policy: RestartPolicy::Always,
-        termination_grace_period_seconds: 30,
-        readiness_gates: Box::default(),
-        init_containers: Arc::default(),
-        containers: containers.into(),
-        ignored_fields: Box::default(),
-    }
+    Pod { pod_ip: Some(IpAddr::V4(ip)), ..Pod::new(uid, "default", name, containers) }
 }

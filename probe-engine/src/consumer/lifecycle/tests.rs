@@ -238,33 +238,11 @@ impl World {
 }
 
 fn container(name: &str) -> Container {
-    Container {
-        name: name.into(),
-        kind: ContainerKind::Regular,
-        image: "".into(),
-        restart_policy: None,
-        probes: Probes::default(),
-        process: Arc::default(),
-        spec_hash: 0,
-    }
+    Container::new(name.into(), ContainerKind::Regular, Probes::default())
 }
 
 fn pod_of(containers: impl IntoIterator<Item = Container>) -> Pod {
-    Pod {
-        uid: "uid-1".into(),
-        namespace: "shop".into(),
-        name: "web".into(),
-        labels: Arc::default(),
-        annotations: Arc::default(),
-        pod_ip: None,
-        host_network: false,
-        restart_policy: RestartPolicy::Always,
-        termination_grace_period_seconds: 30,
-        readiness_gates: Box::default(),
-        init_containers: Arc::default(),
-        containers: containers.into_iter().collect(),
-        ignored_fields: Box::default(),
-    }
+    Pod::new("uid-1".into(), "shop", "web", containers.into_iter().collect::<Vec<_>>())
 }
 
 fn pod(names: &[&str], restart_policy: RestartPolicy) -> Arc<Pod> {

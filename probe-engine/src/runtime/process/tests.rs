@@ -11,7 +11,7 @@ use std::time::Duration;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::stat::Mode;
 use nix::unistd::{Pid, geteuid, mkfifo};
-use probe_core::spec::{Container, ContainerKind, Probes, Process, RestartPolicy};
+use probe_core::spec::{Container, ContainerKind, Probes, Process};
 use probe_core::status::Termination;
 use tempfile::TempDir;
 
@@ -87,31 +87,12 @@ fn config(dir: &Path) -> ProcessConfig {
 
 fn pod(process: Process) -> Arc<Pod> {
     let container = Container {
-        name: "main".into(),
-        kind: ContainerKind::Regular,
-        image: "".into(),
-        restart_policy: None,
-        probes: Probes::default(),
         process: Arc::new(process),
-        spec_hash: 0,
+        ..Container::new("main".into(), ContainerKind::Regular, Probes::default())
     };
     static PODS: AtomicU32 = AtomicU32::new(0);
     let number = PODS.fetch_add(1, Ordering::Relaxed);
-    Arc::new(Pod {
-        uid: format!("uid-{number}").as_str().into(),
-        namespace: "default".into(),
-        name: "web".into(),
-        labels: Arc::default(),
-        annotations: Arc::default(),
-        pod_ip: None,
-        host_network: false,
-        restart_policy: RestartPolicy::Always,
-        termination_grace_period_seconds: 30,
-        readiness_gates: Box::default(),
-        init_containers: Arc::default(),
-        containers: Arc::new([container]),
-        ignored_fields: Box::default(),
-    })
+    Arc::new(Pod::new(format!("uid-{number}").as_str().into(), "default", "web", [container]))
 }
 
 fn command(argv: &[&str]) -> Process {
