@@ -52,6 +52,13 @@ impl CommandSink for ShardSender {
     }
 }
 
+/// Tells of one pod: at INFO where few come or go at once, else at DEBUG.
+macro_rules! tell {
+    ($manager:ident, $($field:tt)*) => {
+        if $manager.is_each_told { info!($($field)*) } else { debug!($($field)*) }
+    };
+}
+
 /// What the manager must know of the runtime in use.
 #[derive(Clone, Copy, Debug)]
 pub struct RuntimeFacts {
@@ -280,11 +287,7 @@ impl Manager {
         }
         let slots = slots_of(&pod);
         let status = (!self.runtime.manages_containers).then(|| Arc::new(self.status_without_runtime(&pod)));
-        if self.is_each_told {
-            info!(pod = %label(&pod), uid = %pod.uid, probes = slots.len(), "pod added");
-        } else {
-            debug!(pod = %label(&pod), uid = %pod.uid, probes = slots.len(), "pod added");
-        }
+        tell!(self, pod = %label(&pod), uid = %pod.uid, probes = slots.len(), "pod added");
         let shard = (!slots.is_empty()).then(|| self.least_loaded());
         let added = Input::Added {
             pod: Arc::clone(&pod),
@@ -355,11 +358,7 @@ impl Manager {
         if managed.terminating {
             return Ok(());
         }
-        if self.is_each_told {
-            info!(pod = %label(&managed.pod), %uid, "pod is being ended");
-        } else {
-            debug!(pod = %label(&managed.pod), %uid, "pod is being ended");
-        }
+        tell!(self, pod = %label(&managed.pod), %uid, "pod is being ended");
         let ending = Managed { pod: Arc::clone(&managed.pod), shard: managed.shard, terminating: true };
         self.pods.replace(ending);
         self.tell_results(Input::Deleting(uid.clone())).await?;
@@ -398,11 +397,7 @@ impl Manager {
         if let Some(shard) = managed.shard {
             self.shards[usize::from(shard)].workers_len -= workers_len(&managed.pod);
         }
-        if self.is_each_told {
-            info!(pod = %label(&managed.pod), %uid, "pod removed");
-        } else {
-            debug!(pod = %label(&managed.pod), %uid, "pod removed");
-        }
+        tell!(self, pod = %label(&managed.pod), %uid, "pod removed");
         self.tell_results(Input::Removed(uid.clone())).await?;
         for successor in self.waiting.remove(uid).unwrap_or_default() {
             self.successors.remove(&successor.uid);

@@ -231,12 +231,6 @@ pub fn judge(plan: &Plan, response: &Response) -> Judgement {
     judge_head(plan, response).unwrap_or_else(|| Judgement::Final(final_outcome(response)))
 }
 
-/// What a complete response means that is no redirect; `None` = it is one, and a [`Plan`] must say whether it is followed.
-#[must_use]
-pub fn judge_direct(response: &Response) -> Option<Outcome> {
-    (!is_redirect(response)).then(|| final_outcome(response))
-}
-
 /// By its status: one that Go's client may follow.
 #[must_use]
 pub fn is_redirect(response: &Response) -> bool {
@@ -293,7 +287,9 @@ fn failure(url: &str, cause: impl fmt::Display) -> Outcome {
     Outcome::Failure(format!("Get {url}: {cause}").into())
 }
 
-fn final_outcome(response: &Response) -> Outcome {
+/// What a complete response means that is not followed.
+#[must_use]
+pub fn final_outcome(response: &Response) -> Outcome {
     match response.status() {
         200..=299 => Outcome::Success(text(response.body(), "")),
         300..=399 => Outcome::Warning(text(response.body(), "Probe terminated redirects, Response body: ")),

@@ -33,7 +33,7 @@ impl Plan {
             (_, Some(ip)) => ip.to_string(),
             (_, None) => String::new(),
         };
-        let ip = if host.is_empty() { Some(IpAddr::V4(Ipv4Addr::LOCALHOST)) } else { host.parse().ok() };
+        let ip = ip_of(tcp.host.as_deref(), pod_ip);
         Ok(Self { addr: ip.map(|ip| SocketAddr::new(ip, port)), host, port })
     }
 
@@ -41,6 +41,17 @@ impl Plan {
     #[must_use]
     pub fn authority(&self) -> String {
         join_host_port(&self.host, self.port)
+    }
+}
+
+/// Where an attempt connects to: `host`, else the pod's address, else the local host, as Go dials an empty host. `None` for a
+/// name, which has to be resolved first.
+#[must_use]
+pub fn ip_of(host: Option<&str>, pod_ip: Option<IpAddr>) -> Option<IpAddr> {
+    match (host, pod_ip) {
+        (Some(host), _) if !host.is_empty() => host.parse().ok(),
+        (_, Some(ip)) => Some(ip),
+        (_, None) => Some(IpAddr::V4(Ipv4Addr::LOCALHOST)),
     }
 }
 

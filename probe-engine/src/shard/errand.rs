@@ -1,11 +1,11 @@
 //! What an attempt does on its connection, and what its troubles are called.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use probe_core::outcome::Outcome;
-use probe_core::spec::{Handler, HttpGet, Port, ProbeSpec, TcpSocket};
+use probe_core::spec::{Handler, Port, ProbeSpec, Scheme, TcpSocket};
 
 use crate::prober::{errno, http, tcp};
 
@@ -44,11 +44,11 @@ impl Errand {
         let (addr, port, request) = match &spec.handler {
             Handler::TcpSocket(tcp) => {
                 let port = tcp::port(tcp).map_err(|text| Outcome::Error(text.into()))?;
-                (ip_of(tcp.host.as_deref(), pod_ip).map(|ip| SocketAddr::new(ip, port)), port, Box::default())
+                (tcp::ip_of(tcp.host.as_deref(), pod_ip).map(|ip| SocketAddr::new(ip, port)), port, Box::default())
             }
             Handler::HttpGet(get) => match (kept.filter(|kept| kept.pod_ip == pod_ip), &get.port) {
                 (Some(kept), Port::Number(port)) => {
-                    let ip = ip_of(get.host.as_deref(), pod_ip);
+                    let ip = tcp::ip_of(get.host.as_deref(), pod_ip);
                     (ip.map(|ip| SocketAddr::new(ip, *port)), *port, kept.request)
                 }
                 _ => {
@@ -89,7 +89,7 @@ impl Errand {
     /// No TLS comes first.
     #[must_use]
     pub fn is_plain(&self) -> bool {
-        !matches!(&self.spec.handler, Handler::HttpGet(get) if get.scheme == probe_core::spec::Scheme::Https)
+        !matches!(&self.spec.handler, Handler::HttpGet(get) if get.scheme == Scheme::Https)
     }
 
     /// What a failed socket(2) or connect(2) means. `used_up` as in [`errno::local_cause`].
@@ -129,13 +129,9 @@ impl Errand {
     /// The attempt's outcome where there is none, as of [`Errand::new`].
     pub(super) fn http_plan(&self) -> Result<http::Plan, Outcome> {
         match &self.spec.handler {
-            Handler::HttpGet(get) => self.plan_of(get),
+            Handler::HttpGet(get) => http::Plan::new(get, self.pod_ip),
             _ => Err(Outcome::Error("not an httpGet".into())),
         }
-    }
-
-    fn plan_of(&self, get: &HttpGet) -> Result<http::Plan, Outcome> {
-        http::Plan::new(get, self.pod_ip)
     }
 
     fn told(
@@ -148,7 +144,7 @@ impl Errand {
                 Ok(plan) => of_tcp(&plan),
                 Err(text) => Outcome::Error(text.into()),
             },
-            Handler::HttpGet(get) => self.plan_of(get).map_or_else(|outcome| outcome, |plan| of_http(&plan)),
+            Handler::HttpGet(_) => self.http_plan().map_or_else(|outcome| outcome, |plan| of_http(&plan)),
             Handler::Grpc(_) | Handler::Exec(_) => Outcome::Error("not made on a ring".into()),
         }
     }
@@ -167,21 +163,12 @@ impl Errand {
 /// at all.
 pub(super) fn address_of(tcp: &TcpSocket, pod_ip: Option<IpAddr>) -> Option<SocketAddr> {
     let Port::Number(port) = tcp.port else { return None };
-    Some(SocketAddr::new(ip_of(tcp.host.as_deref(), pod_ip)?, port))
-}
-
-/// `host`, else the pod's address, else the local host, as Go dials an empty host.
-fn ip_of(host: Option<&str>, pod_ip: Option<IpAddr>) -> Option<IpAddr> {
-    match (host, pod_ip) {
-        (Some(host), _) if !host.is_empty() => host.parse().ok(),
-        (_, Some(ip)) => Some(ip),
-        (_, None) => Some(IpAddr::V4(Ipv4Addr::LOCALHOST)),
-    }
+    Some(SocketAddr::new(tcp::ip_of(tcp.host.as_deref(), pod_ip)?, port))
 }
 
 #[cfg(test)]
 mod tests {
-    use probe_core::spec::Scheme;
+    use probe_core::spec::HttpGet;
 
     use super::super::tests::{spec, tcp_socket};
     use super::*;

@@ -594,14 +594,13 @@ impl Flight {
         let (Some(errand), Some(response)) = (&self.errand, &mut self.response) else { return None };
         let progress =
             if bytes.is_empty() { response.feed_eof().map(|()| Progress::Done) } else { response.feed(bytes) };
+        // What is no redirect means the same whatever was asked for.
         match progress {
             Ok(Progress::NeedMore) if !response.head_done() || !http::is_redirect(response) => return None,
-            Ok(Progress::Done) => {
-                if let Some(outcome) = http::judge_direct(response) {
-                    return Some(End::Outcome(outcome));
-                }
+            Ok(Progress::Done) if !http::is_redirect(response) => {
+                return Some(End::Outcome(http::final_outcome(response)));
             }
-            Ok(Progress::NeedMore) | Err(_) => {}
+            Ok(_) | Err(_) => {}
         }
         let plan = match errand.http_plan() {
             Ok(plan) => plan,

@@ -264,16 +264,26 @@ impl ShardMetrics {
 
     /// Nothing counted, in the same memory.
     pub fn clear(&mut self) {
-        let kept = self.latency_us.iter_mut().flatten().chain(&mut self.lateness_us).flatten();
-        kept.chain([&mut self.turn_us]).filter(|histogram| !histogram.is_empty()).for_each(Histogram::clear);
-        self.local = [0; LocalCause::ALL.len()];
-        self.missed = 0;
-        self.rescheduled = [0; 5];
-        self.reports_dropped = 0;
-        self.in_flight = 0;
-        self.workers = 0;
-        self.stuck_local = 0;
-        self.passive = PassiveCounts::default();
+        // Every field by its name: one that is added cannot be forgotten here, and counted twice.
+        let Self {
+            latency_us,
+            lateness_us,
+            turn_us,
+            local,
+            missed,
+            rescheduled,
+            reports_dropped,
+            in_flight,
+            workers,
+            stuck_local,
+            passive,
+        } = self;
+        let kept = latency_us.iter_mut().flatten().chain(lateness_us).flatten();
+        kept.chain([turn_us]).filter(|histogram| !histogram.is_empty()).for_each(Histogram::clear);
+        local.fill(0);
+        rescheduled.fill(0);
+        [missed, reports_dropped, in_flight, workers, stuck_local].into_iter().for_each(|count| *count = 0);
+        *passive = PassiveCounts::default();
     }
 
     /// Counts one turn.

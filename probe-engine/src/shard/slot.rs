@@ -14,6 +14,7 @@ use super::lease::{LeaseIndex, Ticket};
 use super::metrics::HandlerKind;
 use super::waiting::Lane;
 use crate::ebpf::Why;
+use crate::prober::tcp;
 use crate::results::ProbeStats;
 
 /// No attempt.
@@ -110,9 +111,7 @@ impl Slots {
 
 impl Slot {
     pub(super) fn new(stats: Arc<ProbeStats>, spec: &ProbeSpec) -> Self {
-        let is_address = |host: &Option<Arc<str>>| {
-            host.as_deref().is_none_or(|host| host.is_empty() || host.parse::<IpAddr>().is_ok())
-        };
+        let is_address = |host: &Option<Arc<str>>| tcp::ip_of(host.as_deref(), None).is_some();
         let (handler, lane) = match &spec.handler {
             Handler::TcpSocket(tcp) if is_address(&tcp.host) => (HandlerKind::Tcp, Lane::Ring),
             Handler::TcpSocket(_) => (HandlerKind::Tcp, Lane::Pool(HandlerKind::Tcp)),
@@ -145,6 +144,11 @@ impl Slot {
     /// The attempt is over: what the next one can use.
     pub(super) fn keep(&mut self, errand: Option<Errand>) {
         self.kept = errand.and_then(Errand::keep);
+    }
+
+    /// An attempt counted: whatever it was, local trouble alone does not keep the probe any more. 1 where it did.
+    pub(super) fn unstick(&mut self) -> u64 {
+        u64::from(std::mem::take(&mut self.stuck))
     }
 
     /// Counts a call of the prober that was not discarded.

@@ -614,8 +614,7 @@ impl<K: Kernel> Shard<K> {
                 slot.record(&report);
             }
             if !matches!(report.outcome, Outcome::Local(_)) {
-                let was_stuck = std::mem::take(&mut slot.stuck);
-                self.stuck_local -= u64::from(was_stuck);
+                self.stuck_local -= slot.unstick();
             }
         }
         cut(&mut report.outcome);
@@ -627,8 +626,7 @@ impl<K: Kernel> Shard<K> {
         self.note_due(passed.worker);
         if let Some(slot) = self.slots.find_mut(passed.worker) {
             slot.record_passed(passed);
-            let was_stuck = std::mem::take(&mut slot.stuck);
-            self.stuck_local -= u64::from(was_stuck);
+            self.stuck_local -= slot.unstick();
         }
     }
 

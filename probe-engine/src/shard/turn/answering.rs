@@ -39,8 +39,7 @@ impl<K: Kernel> Shard<K> {
             Some(Passed { run, at, .. }) => {
                 let next = self.scheduler.next_due(attempt.worker).map_or(0, Instant::as_nanos);
                 slot.stats.record_passive(at.as_nanos(), run, next);
-                let was_stuck = std::mem::take(&mut slot.stuck);
-                self.stuck_local -= u64::from(was_stuck);
+                self.stuck_local -= slot.unstick();
             }
             // Its report tells the rest.
             None => slot.stats.note_answer(Answer::Passive),
