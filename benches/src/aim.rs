@@ -2,39 +2,30 @@
 
 use std::fs;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
+
+use crate::handler::Handler;
 
 /// The User-Agent of the kubelet that the engine follows.
 pub const USER_AGENT: &str = "kube-probe/1.34";
 
-/// Whose work is done.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub enum Handler {
-    /// tcpSocket
-    Tcp,
-    /// httpGet
-    Http,
-    /// httpGet over TLS
-    Https,
-    /// grpc
-    Grpc,
-    /// exec
-    Exec,
+/// The options that name them.
+#[derive(clap::Args)]
+pub struct Aims {
+    /// How they are asked
+    #[arg(long)]
+    pub handler: Handler,
+    /// One a line: an address with a path, or a command
+    #[arg(long)]
+    targets: PathBuf,
 }
 
-impl Handler {
-    /// As on the command line.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Handler::Tcp => "tcp",
-            Handler::Http => "http",
-            Handler::Https => "https",
-            Handler::Grpc => "grpc",
-            Handler::Exec => "exec",
-        }
+impl Aims {
+    /// Reads the file.
+    pub fn read(&self) -> anyhow::Result<Vec<Aim>> {
+        read(&self.targets, self.handler)
     }
 }
 
@@ -74,8 +65,7 @@ pub fn http_request(peer: SocketAddr, path: &str) -> Box<[u8]> {
     request.into_bytes().into()
 }
 
-/// Reads the file: one target a line.
-pub fn read(path: &Path, handler: Handler) -> anyhow::Result<Vec<Aim>> {
+fn read(path: &Path, handler: Handler) -> anyhow::Result<Vec<Aim>> {
     let text = fs::read_to_string(path).with_context(|| format!("--targets {}", path.display()))?;
     let mut aims = Vec::new();
     for (index, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {

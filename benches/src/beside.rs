@@ -23,7 +23,7 @@ const RATE_MAX: f64 = 5_000.0;
 const TARGETS_MAX: usize = 100_000;
 
 /// Time between two looks of a paced floor at what is due: the grid of the engine's due times.
-const TICK: Duration = Duration::from_millis(10);
+const TICK: Duration = probe_core::schedule::GRID;
 
 /// How often each handler makes real attempts, per second.
 pub type Rates = BTreeMap<Handler, f64>;
@@ -95,10 +95,7 @@ impl Bench<'_> {
     }
 
     fn task_per_probe(&self, handler: Handler) -> anyhow::Result<BTreeMap<&'static str, f64>> {
-        let probes = self.lines(handler).lines().count() as f64;
-        let period_ms = self.numbers.period_s as f64 * 1e3;
-        let period_ms = period_ms.max(probes / RATE_MAX * 1e3).ceil();
-        let seconds = self.numbers.compared_s.max((period_ms / 1e3).ceil() as u64);
+        let (period_ms, seconds) = self.pace(handler);
         let value = child(&[
             "task-per-probe".to_owned(),
             format!("--handler={}", handler.as_str()),
@@ -115,9 +112,7 @@ impl Bench<'_> {
 
     fn haproxy(&self, handler: Handler) -> anyhow::Result<Value> {
         let mut peers = serde_json::Map::new();
-        let probes = self.lines(handler).lines().count() as f64;
-        let period_ms = (self.numbers.period_s as f64 * 1e3).max(probes / RATE_MAX * 1e3).ceil();
-        let seconds = self.numbers.compared_s.max((period_ms / 1e3).ceil() as u64);
+        let (period_ms, seconds) = self.pace(handler);
         for close in ["rst", "linger"] {
             let value = child(&[
                 "haproxy".to_owned(),
@@ -130,6 +125,14 @@ impl Bench<'_> {
             peers.insert(format!("{}_{close}", value_name(Peer::Haproxy)), value);
         }
         Ok(Value::Object(peers))
+    }
+
+    /// The scenario's period in milliseconds, longer where that would be more than [`RATE_MAX`] attempts a second, and for how many
+    /// seconds to measure at it.
+    fn pace(&self, handler: Handler) -> (f64, u64) {
+        let probes = self.lines(handler).lines().count() as f64;
+        let period_ms = (self.numbers.period_s as f64 * 1e3).max(probes / RATE_MAX * 1e3).ceil();
+        (period_ms, self.numbers.compared_s.max((period_ms / 1e3).ceil() as u64))
     }
 
     fn lines(&self, handler: Handler) -> String {

@@ -8,7 +8,7 @@ use std::fmt::Write as _;
 use std::fs;
 use std::io::{Read as _, Write as _};
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::Duration;
@@ -16,7 +16,9 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use serde_json::json;
 
-use crate::aim::{self, Aim, Handler};
+use crate::aim::{Aim, Aims};
+use crate::handler::Handler;
+use crate::kernel::{self, Cpu};
 use crate::usage;
 
 /// Servers of one backend: a dynamic `roundrobin` takes 4,095.
@@ -40,12 +42,9 @@ enum Close {
 /// The command line.
 #[derive(clap::Args)]
 pub struct Args {
-    /// What the checks do: tcp or http
-    #[arg(long)]
-    handler: Handler,
-    /// One server a line
-    #[arg(long)]
-    targets: PathBuf,
+    /// Of the checks: tcp or http
+    #[command(flatten)]
+    aims: Aims,
     /// `inter`
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
     period_ms: u64,
@@ -63,25 +62,25 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         eprintln!("haproxy is not on the PATH; install it with: apt-get install --no-install-recommends haproxy");
         std::process::exit(MISSING);
     };
-    let descriptors = usage::raise_descriptors()?;
-    let aims = aim::read(&args.targets, args.handler)?;
+    let descriptors = kernel::raise_descriptor_limit()?;
+    let aims = args.aims.read()?;
     let folder = tempfile::tempdir().context("no temporary folder")?;
     let configuration = folder.path().join("haproxy.cfg");
     let stats = folder.path().join("stats.sock");
     fs::write(&configuration, configure(args, &aims, descriptors, &stats)?)?;
-    let opens_before = usage::tcp_counter("ActiveOpens")?;
+    let opens_before = kernel::active_opens()?;
     let mut haproxy = Haproxy::start(&configuration)?;
     let first_checks = Duration::from_millis(args.period_ms) * FIRST_CHECKS_PERIODS_MAX + Duration::from_secs(30);
     haproxy.wait_until_checked(&stats, opens_before, aims.len(), first_checks)?;
     let before = Servers::read(&stats)?;
-    let (since, opens, cpu) = (usage::now(), usage::tcp_counter("ActiveOpens")?, usage::cpu_of(haproxy.pid())?);
+    let (since, opens, cpu) = (usage::now(), kernel::active_opens()?, Cpu::read(haproxy.pid())?);
     thread::sleep(Duration::from_secs(args.seconds));
-    let attempts = usage::tcp_counter("ActiveOpens")? - opens;
-    let (seconds, cpu) = (since.elapsed().as_secs_f64(), usage::cpu_of(haproxy.pid())? - cpu);
-    let rss = usage::rss_bytes(&haproxy.pid().to_string())?;
+    let attempts = kernel::active_opens()? - opens;
+    let (seconds, cpu) = (since.elapsed().as_secs_f64(), Cpu::read(haproxy.pid())?.since(&cpu));
+    let rss = kernel::rss_bytes(&haproxy.pid().to_string())?;
     let after = Servers::read(&stats)?;
     let line = json!({
-        "handler": args.handler.as_str(),
+        "handler": args.aims.handler.as_str(),
         "close": if args.close == Close::Rst { "rst" } else { "linger" },
         "servers": aims.len(),
         "attempts": attempts,
@@ -90,7 +89,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         "failures": after.failures.saturating_sub(before.failures),
         "servers_down": after.down,
         "seconds": seconds,
-        "cpu_us_per_attempt": usage::per_attempt_us(cpu, attempts),
+        "cpu_us_per_attempt": usage::per_attempt_us(Duration::from_nanos(cpu), attempts),
         "rss_bytes": rss,
         "rss_bytes_per_probe": rss.saturating_sub(rss_without_servers(args, descriptors)?) / aims.len() as u64,
         "version": version,
@@ -118,13 +117,13 @@ fn configure(args: &Args, aims: &[Aim], descriptors: u64, stats: &Path) -> anyho
     let mut by_path = BTreeMap::<&str, Vec<String>>::new();
     for aim in aims {
         let (peer, path) = aim.net()?;
-        by_path.entry(if args.handler == Handler::Http { path } else { "" }).or_default().push(peer.to_string());
+        by_path.entry(if args.aims.handler == Handler::Http { path } else { "" }).or_default().push(peer.to_string());
     }
     let mut backend = 0;
     for (path, peers) in by_path {
         for peers in peers.chunks(BACKEND_SERVERS_MAX) {
             writeln!(text, "backend b{backend}")?;
-            match (args.handler, args.close) {
+            match (args.aims.handler, args.close) {
                 (Handler::Tcp, Close::Rst) => writeln!(text, " option tcp-check\n tcp-check connect")?,
                 (Handler::Tcp, Close::Linger) => writeln!(text, " option tcp-check\n tcp-check connect linger")?,
                 (Handler::Http, Close::Rst) => writeln!(text, " option httpchk GET {path}")?,
@@ -151,7 +150,7 @@ fn rss_without_servers(args: &Args, descriptors: u64) -> anyhow::Result<u64> {
     fs::write(&configuration, configure(args, &[aim], descriptors, &stats)?)?;
     let mut haproxy = Haproxy::start(&configuration)?;
     haproxy.wait_for_stats(&stats)?;
-    usage::rss_bytes(&haproxy.pid().to_string())
+    kernel::rss_bytes(&haproxy.pid().to_string())
 }
 
 /// What HAProxy says of its servers.
@@ -231,7 +230,7 @@ impl Haproxy {
         let latest = usage::now() + within;
         loop {
             self.check(stats)?;
-            if usage::tcp_counter("ActiveOpens")? >= opens + len as u64 {
+            if kernel::active_opens()? >= opens + len as u64 {
                 let unchecked = Servers::read(stats)?.unchecked;
                 if unchecked == 0 {
                     return Ok(());
@@ -240,7 +239,7 @@ impl Haproxy {
                     bail!("{unchecked} of {len} servers have not been checked within {} s", within.as_secs());
                 }
             } else if usage::now() > latest {
-                let opens = usage::tcp_counter("ActiveOpens")? - opens;
+                let opens = kernel::active_opens()? - opens;
                 bail!("{opens} connections for {len} servers within {} s", within.as_secs());
             }
             thread::sleep(Duration::from_millis(200));

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, bail};
@@ -11,6 +10,11 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 /// `PassiveOpens` in /proc/PID/net/snmp: connections that listeners of the process's network namespace have taken.
 pub fn passive_opens(pid: &str) -> anyhow::Result<u64> {
     counter(&format!("/proc/{pid}/net/snmp"), "Tcp: ", "PassiveOpens")
+}
+
+/// `ActiveOpens` of our network namespace: connects made in it.
+pub fn active_opens() -> anyhow::Result<u64> {
+    counter("/proc/self/net/snmp", "Tcp: ", "ActiveOpens")
 }
 
 /// One counter of a file of pairs of lines, names and values (/proc/net/snmp and netstat).
@@ -38,10 +42,10 @@ pub struct Tcp {
 impl Tcp {
     /// As it stands.
     pub fn read() -> anyhow::Result<Tcp> {
-        let (snmp, netstat) = ("/proc/self/net/snmp", "/proc/self/net/netstat");
+        let netstat = "/proc/self/net/netstat";
         Ok(Tcp {
-            active_opens: counter(snmp, "Tcp: ", "ActiveOpens")?,
-            passive_opens: counter(snmp, "Tcp: ", "PassiveOpens")?,
+            active_opens: active_opens()?,
+            passive_opens: passive_opens("self")?,
             time_wait_overflow: counter(netstat, "TcpExt: ", "TCPTimeWaitOverflow")?,
             listen_overflows: counter(netstat, "TcpExt: ", "ListenOverflows")?,
         })
@@ -81,21 +85,30 @@ pub struct Process {
 
 /// Reads /proc/PID.
 pub fn process(pid: u32) -> anyhow::Result<Process> {
-    let folder = Path::new("/proc").join(pid.to_string());
-    let stat = fs::read_to_string(folder.join("stat")).with_context(|| format!("process {pid}"))?;
+    let [user, system, ..] = ticks(pid)?;
+    Ok(Process {
+        cpu_s: ((user + system) * TICK_NS) as f64 / 1e9,
+        rss_bytes: rss_bytes(&pid.to_string())?,
+        fds: fs::read_dir(format!("/proc/{pid}/fd"))?.count(),
+    })
+}
+
+/// Resident memory of a process (`self` or its id).
+pub fn rss_bytes(process: &str) -> anyhow::Result<u64> {
+    let path = format!("/proc/{process}/status");
+    let status = fs::read_to_string(&path).with_context(|| path.clone())?;
+    let rss = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
+    Ok(rss.trim().trim_end_matches("kB").trim().parse::<u64>()? * 1024)
+}
+
+/// Of a process, in ticks of USER_HZ: user and system time of all threads that ever were, then those of children that were
+/// waited for (proc_pid_stat(5), fields 14 to 17).
+fn ticks(pid: u32) -> anyhow::Result<[u64; 4]> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).with_context(|| format!("process {pid}"))?;
     // The name may hold spaces and parentheses; the fields after the last `)` start with the state.
     let (_, fields) = stat.rsplit_once(')').context("no `)` in stat")?;
-    let fields: Vec<&str> = fields.split_whitespace().collect();
-    let ticks = |index: usize| -> anyhow::Result<f64> { Ok(fields.get(index).context("a short stat")?.parse()?) };
-    let status = fs::read_to_string(folder.join("status"))?;
-    let rss = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
-    let rss_kb: u64 = rss.trim().trim_end_matches("kB").trim().parse()?;
-    Ok(Process {
-        // USER_HZ is 100 on every Linux that Rust runs on.
-        cpu_s: (ticks(11)? + ticks(12)?) / 100.0,
-        rss_bytes: rss_kb * 1024,
-        fds: fs::read_dir(folder.join("fd"))?.count(),
-    })
+    let times: Vec<u64> = fields.split_whitespace().skip(11).map_while(|field| field.parse().ok()).take(4).collect();
+    times.try_into().map_err(|_| anyhow::anyhow!("process {pid}: a short stat"))
 }
 
 /// CPU time of a process, children apart, and of its threads.
@@ -115,13 +128,9 @@ const TICK_NS: u64 = 10_000_000;
 impl Cpu {
     /// Reads /proc/PID and its tasks.
     pub fn read(pid: u32) -> anyhow::Result<Cpu> {
-        let folder = Path::new("/proc").join(pid.to_string());
-        let stat = fs::read_to_string(folder.join("stat")).with_context(|| format!("process {pid}"))?;
-        let (_, fields) = stat.rsplit_once(')').context("no `)` in stat")?;
-        let fields: Vec<&str> = fields.split_whitespace().collect();
-        let ticks = |index: usize| -> anyhow::Result<u64> { Ok(fields.get(index).context("a short stat")?.parse()?) };
+        let [user, system, children_user, children_system] = ticks(pid)?;
         let mut threads = BTreeMap::new();
-        for task in fs::read_dir(folder.join("task"))? {
+        for task in fs::read_dir(format!("/proc/{pid}/task"))? {
             let task = task?;
             // A thread may end between the two reads.
             let Ok(times) = fs::read_to_string(task.path().join("schedstat")) else { continue };
@@ -130,8 +139,8 @@ impl Cpu {
             threads.insert(task.file_name().to_string_lossy().parse()?, (name.trim().to_owned(), on_cpu));
         }
         Ok(Cpu {
-            ticks_ns: (ticks(11)? + ticks(12)?) * TICK_NS,
-            children_ns: (ticks(13)? + ticks(14)?) * TICK_NS,
+            ticks_ns: (user + system) * TICK_NS,
+            children_ns: (children_user + children_system) * TICK_NS,
             threads,
         })
     }

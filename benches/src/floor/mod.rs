@@ -10,10 +10,9 @@ mod ring;
 mod slot;
 mod tcp;
 
-use std::path::PathBuf;
-
-use crate::aim::{self, Handler};
-use crate::usage;
+use crate::aim::Aims;
+use crate::handler::Handler;
+use crate::kernel;
 use pace::drive;
 
 /// How a connection is ended.
@@ -39,11 +38,8 @@ enum Reap {
 #[derive(clap::Args)]
 pub struct Args {
     /// Whose floor
-    #[arg(long)]
-    handler: Handler,
-    /// One target a line
-    #[arg(long)]
-    targets: PathBuf,
+    #[command(flatten)]
+    aims: Aims,
     /// Measured so long, after a warm-up of half a second
     #[arg(long)]
     seconds: u64,
@@ -69,9 +65,9 @@ pub struct Args {
 
 /// Runs it and prints its line.
 pub fn run(args: &Args) -> anyhow::Result<()> {
-    usage::raise_descriptors()?;
-    let aims = aim::read(&args.targets, args.handler)?;
-    match args.handler {
+    kernel::raise_descriptor_limit()?;
+    let aims = args.aims.read()?;
+    match args.aims.handler {
         Handler::Exec => drive(args, aims.len(), exec::Children::new(&aims, args.closed)?),
         Handler::Tcp => drive(args, aims.len(), ring::Connections::<tcp::Connect>::new(args, tcp::targets(&aims)?)?),
         Handler::Http => drive(args, aims.len(), ring::Connections::<http::Get>::new(args, http::targets(&aims)?)?),

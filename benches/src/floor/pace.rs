@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use super::Args;
+use crate::kernel;
 use crate::usage::{self, Cpu, now};
 
 /// In flight in the closed loop.
@@ -65,14 +66,14 @@ pub(super) fn drive(args: &Args, targets_len: usize, mut floor: impl Floor) -> a
     let (cpu_after, after, seconds) = (Cpu::read()?, floor.tally(), since.elapsed().as_secs_f64());
     let attempts = after.ended - before.ended;
     let line = json!({
-        "handler": args.handler.as_str(),
+        "handler": args.aims.handler.as_str(),
         "mode": if args.closed { "closed" } else { "paced" },
         "attempts": attempts,
         "failures": after.failed - before.failed,
         "seconds": seconds,
         "cpu_us_per_attempt": usage::per_attempt_us(cpu_after.own - cpu.own, attempts),
         "children_cpu_us_per_attempt": usage::per_attempt_us(cpu_after.children - cpu.children, attempts),
-        "rss_bytes": usage::rss_bytes("self")?,
+        "rss_bytes": kernel::rss_bytes("self")?,
     });
     println!("{line}");
     Ok(())

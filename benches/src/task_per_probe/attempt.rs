@@ -22,8 +22,9 @@ use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 
-use crate::aim::{Aim, Handler, USER_AGENT};
+use crate::aim::{Aim, USER_AGENT};
 use crate::any_certificate;
+use crate::handler::Handler;
 
 /// One for all, without sessions to resume: every attempt makes the whole handshake, as the kubelet's do.
 static TLS: LazyLock<Arc<ClientConfig>> =

@@ -2,7 +2,6 @@
 
 mod attempt;
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -12,7 +11,8 @@ use serde_json::json;
 use tokio::runtime;
 use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
 
-use crate::aim::{self, Handler};
+use crate::aim::Aims;
+use crate::kernel;
 use crate::usage::{self, Cpu, now};
 use attempt::Prober;
 
@@ -22,12 +22,9 @@ const TIMEOUT: Duration = Duration::from_secs(1);
 /// The command line.
 #[derive(clap::Args)]
 pub struct Args {
-    /// What the probes do
-    #[arg(long)]
-    handler: Handler,
-    /// One probe a line
-    #[arg(long)]
-    targets: PathBuf,
+    /// One probe each
+    #[command(flatten)]
+    aims: Aims,
     /// Period of every probe
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
     period_ms: u64,
@@ -44,10 +41,10 @@ struct Counts {
 
 /// Runs it and prints its line.
 pub fn run(args: &Args) -> anyhow::Result<()> {
-    usage::raise_descriptors()?;
-    let aims = aim::read(&args.targets, args.handler)?;
-    let (probes, rss_before) = (aims.len(), usage::rss_bytes("self")?);
-    let probers = aims.iter().map(|aim| Prober::new(args.handler, aim)).collect::<Result<Vec<_>, _>>()?;
+    kernel::raise_descriptor_limit()?;
+    let aims = args.aims.read()?;
+    let (probes, rss_before) = (aims.len(), kernel::rss_bytes("self")?);
+    let probers = aims.iter().map(|aim| Prober::new(args.aims.handler, aim)).collect::<Result<Vec<_>, _>>()?;
     let runtime = runtime::Builder::new_multi_thread().enable_all().build().context("no tokio runtime")?;
     let counts = Arc::new(Counts::default());
     let period = Duration::from_millis(args.period_ms);
@@ -63,9 +60,9 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
         tokio::time::sleep(Duration::from_secs(args.seconds)).await;
         let (seconds, after) = (since.elapsed().as_secs_f64(), Cpu::read()?);
         let attempts = counts.ended.load(Ordering::Relaxed) - ended;
-        let rss = usage::rss_bytes("self")?;
+        let rss = kernel::rss_bytes("self")?;
         let line = json!({
-            "handler": args.handler.as_str(),
+            "handler": args.aims.handler.as_str(),
             "probes": probes,
             "attempts": attempts,
             "failures": counts.failed.load(Ordering::Relaxed) - failed,
