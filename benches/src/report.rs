@@ -14,9 +14,9 @@ use crate::window::Window;
 /// Attempts, and connections, may differ by this part of what they should be.
 const OFF_MAX: f64 = 0.001;
 
-/// Reading an edge of the window takes time, in which attempts go on: what falls into it is not told apart. Less than
-/// [`OFF_MAX`] of every window of 20 s or more.
-const EDGE_S: f64 = 0.02;
+/// Reading an edge of the window takes time, in which attempts go on, and a shard that the machine holds up hands on its
+/// counts later: what falls into it is not told apart. Less than [`OFF_MAX`] of every window of 50 s or more.
+const EDGE_S: f64 = 0.05;
 
 /// Windows of passive scenarios last so many times `passiveMaxAgeSeconds`, or no lease may have been renewed in them.
 const WINDOW_AGES_MIN: f64 = 2.5;
@@ -72,7 +72,10 @@ impl Report {
         let expected = self.attempts_expected();
         let window = &self.window;
         let mut complaints = Vec::new();
-        complaints.extend(differs("attempts", self.attempts(), expected, window.seconds));
+        // What may be missing is: up to that, nothing is off.
+        let fewest = expected - self.truth.may_be_missing as f64;
+        let attempts = self.attempts();
+        complaints.extend(differs("attempts", attempts, attempts.clamp(fewest, expected), window.seconds));
         let WholeLife { taken, connected } = self.whole_life;
         let what = "connections that targets took, of real attempts that succeeded,";
         complaints.extend(differs(what, taken, connected, window.seconds));

@@ -57,7 +57,14 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     let chosen = if short { &Scenario::ALL[..] } else { &args.scenarios[..] };
     let mut results = Vec::new();
     for scenario in chosen {
-        let result = one(*scenario, args, short)?;
+        let mut result = one(*scenario, args, short)?;
+        if args.options.smoke
+            && let Some(failed) = result.get("failed")
+        {
+            // On a machine that others use, too; a run that measures says what it saw.
+            println!("{}: {failed}; once more", scenario.name());
+            result = one(*scenario, args, short)?;
+        }
         // The old scenarios print their own claims.
         if !matches!(scenario, Scenario::Passive | Scenario::Ebpf) {
             table::print(&result);

@@ -107,6 +107,9 @@ pub struct Truth {
     /// Attempts beside the grid: whenever a pod's status changes, its readiness probes that have failed are tried at once
     /// (`UpdatePodStatus` of the kubelet's prober manager).
     pub triggered: u64,
+    /// Attempts that probes of targets that fail late may not have made: while an attempt lasts a whole timeout, what
+    /// triggers the next one and the due times that pass become one.
+    pub may_be_missing: u64,
     /// When each liveness probe failed, which from then on waits for a restart.
     pub held_since_ns: Vec<u128>,
 }
@@ -132,7 +135,11 @@ impl Truth {
             let (Some(closed), Some(opened)) = (flip.closed, flip.opened) else { continue };
             let changes = by_pod.get(&flip.pod).map_or(&[][..], Vec::as_slice);
             truth.flips_made += 1;
-            truth.triggered += triggered(changes);
+            let triggered = triggered(changes);
+            truth.triggered += triggered;
+            if flip.fails_late {
+                truth.may_be_missing += triggered + PROBES_PER_POD as u64;
+            }
             truth.judge(flip, (closed, opened), changes, period);
         }
         truth.noticed_ms.sort_by(f64::total_cmp);
@@ -261,6 +268,14 @@ mod tests {
         assert_eq!(truth.triggered, 5);
         // Failed at 10.1 and 10.3: no attempts at 11.1 to 20.1 and 11.3 to 19.3.
         assert_eq!(truth.held_attempts(20 * SECOND + SECOND / 5, PERIOD), 10 + 9);
+    }
+
+    #[test]
+    fn attempts_that_last_a_timeout_take_the_place_of_those_that_came_due_meanwhile() {
+        let log = changes([11_000, 11_900, 11_300, 11_700, 13_000, 14_000]);
+        assert_eq!(Truth::of(&[flip()], &log, PERIOD).may_be_missing, 0);
+        let late = Truth::of(&[Flip { fails_late: true, ..flip() }], &log, PERIOD);
+        assert_eq!(late.may_be_missing, late.triggered + 4);
     }
 
     #[test]
