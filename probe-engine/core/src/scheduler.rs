@@ -267,6 +267,7 @@ impl Scheduler {
         self.wheel.advance(now, |index| fired.push(index));
         // Those of one due time in the order of their places.
         fired.sort_unstable();
+        self.touch(&fired);
         for index in fired.drain(..) {
             self.fire(WorkerIndex(index), now);
         }
@@ -280,6 +281,14 @@ impl Scheduler {
             }
         }
         starts
+    }
+
+    /// Reads of each place, so that the processor fetches many of them from memory at a time: what follows takes one after the
+    /// other, and would wait for each.
+    fn touch(&self, fired: &[u32]) {
+        for index in fired {
+            core::hint::black_box(self.places[*index as usize].generation);
+        }
     }
 
     /// When `handle_timeout` wants to be called next; a time not after `now` = at once.

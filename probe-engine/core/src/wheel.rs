@@ -94,7 +94,7 @@ impl Wheel {
     }
 
     /// Sets the timer of `index` (below `u32::MAX`), in place of an earlier one. A deadline that has passed fires at the next
-    /// [`Wheel::pop`].
+    /// [`Wheel::advance`].
     pub fn insert(&mut self, index: u32, deadline: Instant) {
         self.reserve(index as usize + 1);
         self.cancel(index);
@@ -113,37 +113,27 @@ impl Wheel {
         linked
     }
 
-    /// Moves the wheel towards `now` and returns the next timer that has fired, in the order of their
-    /// ticks and, within one tick, of their filing; `None` once the wheel is at `now`.
-    ///
-    /// The caller may insert and cancel between two calls.
-    pub fn pop(&mut self, now: Instant) -> Option<u32> {
+    /// Moves the wheel to `now` and hands every timer that fired to `fired`, in the order of their ticks and, within one tick,
+    /// of their filing. A slot is emptied as a whole: no timer is taken out from between its neighbours.
+    pub fn advance(&mut self, now: Instant, mut fired: impl FnMut(u32)) {
         let now_tick = now.as_nanos() / TICK_NS;
-        loop {
-            let (level, slot, start) = match self.first_slot() {
-                Some(first) if first.2 <= now_tick => first,
-                _ => {
-                    self.elapsed = self.elapsed.max(now_tick);
-                    return None;
-                }
-            };
+        while let Some((level, slot, start)) = self.first_slot().filter(|first| first.2 <= now_tick) {
             self.elapsed = start;
             if level > 0 {
                 self.cascade(slot);
                 continue;
             }
-            let index = self.slots[slot].head;
-            self.unlink(index);
-            self.len -= 1;
-            return Some(index);
+            let mut index = self.take(slot);
+            while index != NIL {
+                let link = &mut self.links[index as usize];
+                link.slot = UNLINKED;
+                let next = link.next;
+                self.len -= 1;
+                fired(index);
+                index = next;
+            }
         }
-    }
-
-    /// Moves the wheel to `now` and hands every timer that fired to `fired`, in the order of [`Wheel::pop`].
-    pub fn advance(&mut self, now: Instant, mut fired: impl FnMut(u32)) {
-        while let Some(index) = self.pop(now) {
-            fired(index);
-        }
+        self.elapsed = self.elapsed.max(now_tick);
     }
 
     /// When the wheel wants to be moved next: never after the earliest timer's tick. It may be before it, where
@@ -166,13 +156,18 @@ impl Wheel {
     /// Files the timers of a wide slot again; `elapsed` stands at its start, so each goes to a lower level, or
     /// ahead where it had been clamped to the span.
     fn cascade(&mut self, slot: usize) {
-        let mut index = core::mem::replace(&mut self.slots[slot], EMPTY).head;
-        self.occupied[slot / SLOTS_LEN] &= !(1 << (slot % SLOTS_LEN));
+        let mut index = self.take(slot);
         while index != NIL {
             let next = self.links[index as usize].next;
             self.link(index);
             index = next;
         }
+    }
+
+    /// Empties a slot, whose timers stay linked to each other: the first of them.
+    fn take(&mut self, slot: usize) -> u32 {
+        self.occupied[slot / SLOTS_LEN] &= !(1 << (slot % SLOTS_LEN));
+        core::mem::replace(&mut self.slots[slot], EMPTY).head
     }
 
     fn link(&mut self, index: u32) {
