@@ -112,10 +112,13 @@ impl Scenario {
             Scenario::Http => 2_000,
             Scenario::Https | Scenario::Grpc => 400,
             Scenario::Exec => 100,
-            Scenario::Million | Scenario::Memory => 20_000,
+            Scenario::Million => 20_000,
+            Scenario::Memory => 10_000,
             Scenario::Passive | Scenario::Ebpf => 0,
         };
-        Numbers { probes, period_s: 1, duration_s: 8, warmup_s: 3, compared_s: 2 }
+        // Each of its attempts is a connect.
+        let period_s = if matches!(self, Scenario::Memory) { 3 } else { 1 };
+        Numbers { probes, period_s, duration_s: 8, warmup_s: 3, compared_s: 2 }
     }
 }
 

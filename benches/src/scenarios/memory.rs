@@ -31,14 +31,13 @@ struct Kind {
     share: usize,
     /// The smaller load is the larger over this.
     ratio: usize,
-    /// Bytes per additional probe: what issue and design allow.
+    /// Bytes per additional probe.
     allowed: u64,
 }
 
 const KINDS: [Kind; 3] = [
     Kind { name: "tcpSocket", handler: Handler::Tcp, is_passive: false, share: 1, ratio: 10, allowed: 600 },
     Kind { name: "tcpSocket, passive", handler: Handler::Tcp, is_passive: true, share: 1, ratio: 10, allowed: 600 },
-    // 100,000 and 300,000: each connection needs a port of ours until its TIME_WAIT ends.
     Kind { name: "httpGet", handler: Handler::Http, is_passive: false, share: 3, ratio: 3, allowed: 1_200 },
 ];
 
@@ -124,7 +123,7 @@ fn read(kind: &Kind, probes: usize, numbers: Numbers, options: &Options) -> anyh
 
 /// First attempts are spread over one period (from when the daemon heard of the pod).
 fn wait_for_results(daemon: &Daemon, probes: usize, period: Duration) -> anyhow::Result<Counts> {
-    // Of the last one, whenever it was loaded; a second attempt of the first ones does no harm.
+    // That of the last one, whenever it was loaded; second attempts of the first ones do no harm.
     std::thread::sleep(period + Duration::from_secs(1));
     let latest = now() + LATE_MAX;
     loop {
