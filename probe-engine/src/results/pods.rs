@@ -13,7 +13,7 @@ use super::PodRecord;
 /// See the module.
 #[derive(Debug, Default)]
 pub struct Pods {
-    places: Vec<Option<Box<PodRecord>>>,
+    places: Vec<Option<PodRecord>>,
     free: Vec<u32>,
     /// Places alone: the UIDs are in the records. 5 bytes an entry.
     by_uid: HashTable<u32>,
@@ -25,13 +25,13 @@ impl Pods {
     /// The pod of this UID.
     #[must_use]
     pub fn get(&self, uid: &PodUid) -> Option<&PodRecord> {
-        self.places.get(self.place(uid)? as usize)?.as_deref()
+        self.places.get(self.place(uid)? as usize)?.as_ref()
     }
 
     /// The same, to change it.
     pub(super) fn find_mut(&mut self, uid: &PodUid) -> Option<&mut PodRecord> {
         let place = self.place(uid)?;
-        self.places.get_mut(place as usize)?.as_deref_mut()
+        self.places.get_mut(place as usize)?.as_mut()
     }
 
     fn place(&self, uid: &PodUid) -> Option<u32> {
@@ -45,10 +45,10 @@ impl Pods {
     }
 
     /// Takes in a pod and gives back the one that it replaces.
-    pub(super) fn insert(&mut self, record: PodRecord) -> Option<Box<PodRecord>> {
+    pub(super) fn insert(&mut self, record: PodRecord) -> Option<PodRecord> {
         let replaced = self.remove(&record.pod.uid);
         self.probes_len += record.probes_len();
-        let record = Some(Box::new(record));
+        let record = Some(record);
         let place = match self.free.pop() {
             Some(free) => {
                 self.places[free as usize] = record;
@@ -67,7 +67,7 @@ impl Pods {
     }
 
     /// Forgets a pod.
-    pub(super) fn remove(&mut self, uid: &PodUid) -> Option<Box<PodRecord>> {
+    pub(super) fn remove(&mut self, uid: &PodUid) -> Option<PodRecord> {
         let hash = self.hasher.hash_one(uid);
         let entry = self.by_uid.find_entry(hash, |place| is_at(&self.places, *place, uid)).ok()?;
         let (place, _) = entry.remove();
@@ -79,7 +79,7 @@ impl Pods {
 
     /// All of them, in no order.
     pub fn values(&self) -> impl Iterator<Item = &PodRecord> {
-        self.places.iter().flatten().map(|record| &**record)
+        self.places.iter().flatten()
     }
 
     /// Those in this range of places; `None` beyond the last place. Between two parts pods may come and go, but none moves.
@@ -87,7 +87,7 @@ impl Pods {
     pub fn part(&self, places: Range<usize>) -> Option<impl Iterator<Item = &PodRecord>> {
         let end = places.end.min(self.places.len());
         let part = (places.start < end).then(|| &self.places[places.start..end])?;
-        Some(part.iter().flatten().map(|record| &**record))
+        Some(part.iter().flatten())
     }
 
     /// How many there are.
@@ -110,7 +110,7 @@ impl Pods {
 }
 
 /// The pod in this place is the one of this UID.
-fn is_at(places: &[Option<Box<PodRecord>>], place: u32, uid: &PodUid) -> bool {
+fn is_at(places: &[Option<PodRecord>], place: u32, uid: &PodUid) -> bool {
     places[place as usize].as_ref().is_some_and(|record| record.pod.uid == *uid)
 }
 
