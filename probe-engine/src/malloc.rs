@@ -9,13 +9,17 @@
 const MAPPED_BYTES_MIN: libc::c_int = 128 * 1024;
 
 /// Keeps large tables out of the heaps for good. To be called before any other thread is started; false = refused, which
-/// costs memory and nothing else. Where another C library is used there is nothing to ask.
+/// costs memory and nothing else.
+#[cfg(target_env = "gnu")]
+#[must_use]
 pub fn map_large_tables() -> bool {
-    #[cfg(target_env = "gnu")]
-    {
-        // SAFETY: mallopt reads its two numbers and takes the allocator's lock; no memory that was handed out changes.
-        unsafe { libc::mallopt(libc::M_MMAP_THRESHOLD, MAPPED_BYTES_MIN) == 1 }
-    }
-    #[cfg(not(target_env = "gnu"))]
+    // SAFETY: mallopt reads its two numbers and takes the allocator's lock; no memory that was handed out changes.
+    unsafe { libc::mallopt(libc::M_MMAP_THRESHOLD, MAPPED_BYTES_MIN) == 1 }
+}
+
+/// Another C library has nothing to be asked for.
+#[cfg(not(target_env = "gnu"))]
+#[must_use]
+pub fn map_large_tables() -> bool {
     true
 }
