@@ -25,6 +25,8 @@ pub enum Scenario {
     Mixed,
     /// 1,000,000 tcpSocket probes
     Million,
+    /// Bytes of resident memory per additional probe
+    Memory,
     /// Claims of passive answers: real connects, TIME_WAIT, the same verdicts as without eBPF
     Passive,
     /// What the kernel program costs per event of the node
@@ -39,7 +41,7 @@ impl Scenario {
     }
 
     /// Those of a run without `--scenario`.
-    pub const ALL: [Scenario; 8] = [
+    pub const ALL: [Scenario; 9] = [
         Scenario::TcpPassive,
         Scenario::TcpActive,
         Scenario::Http,
@@ -48,6 +50,7 @@ impl Scenario {
         Scenario::Exec,
         Scenario::Mixed,
         Scenario::Million,
+        Scenario::Memory,
     ];
 
     /// Whether passive answers are part of it.
@@ -60,9 +63,12 @@ impl Scenario {
     #[must_use]
     pub const fn mix(self) -> Mix {
         let percent: &[(Handler, u32)] = match self {
-            Scenario::TcpPassive | Scenario::TcpActive | Scenario::Million | Scenario::Passive | Scenario::Ebpf => {
-                &[(Handler::Tcp, 100)]
-            }
+            Scenario::TcpPassive
+            | Scenario::TcpActive
+            | Scenario::Million
+            | Scenario::Memory
+            | Scenario::Passive
+            | Scenario::Ebpf => &[(Handler::Tcp, 100)],
             Scenario::Http => &[(Handler::Http, 100)],
             Scenario::Https => &[(Handler::Https, 100)],
             Scenario::Grpc => &[(Handler::Grpc, 100)],
@@ -72,7 +78,7 @@ impl Scenario {
             }
         };
         let own_one_of = match self {
-            Scenario::Million => Some(100),
+            Scenario::Million | Scenario::Memory => Some(100),
             _ => None,
         };
         Mix { percent, own_one_of }
@@ -90,6 +96,8 @@ impl Scenario {
             Scenario::Exec => (500, 5, 60),
             Scenario::Mixed => (50_000, 10, 150),
             Scenario::Million => (1_000_000, 10, 150),
+            // Long, so that it is the loading that is measured, and short enough for a connect of each probe.
+            Scenario::Memory => (1_000_000, 60, 60),
             Scenario::Passive | Scenario::Ebpf => (0, 0, 0),
         };
         let warmup_s = if self.is_passive() { 30 } else { 2 * period_s };
@@ -105,9 +113,12 @@ impl Scenario {
             Scenario::Https | Scenario::Grpc => 400,
             Scenario::Exec => 100,
             Scenario::Million => 20_000,
+            Scenario::Memory => 10_000,
             Scenario::Passive | Scenario::Ebpf => 0,
         };
-        Numbers { probes, period_s: 1, duration_s: 8, warmup_s: 3, compared_s: 2 }
+        // Each of its attempts is a connect.
+        let period_s = if matches!(self, Scenario::Memory) { 3 } else { 1 };
+        Numbers { probes, period_s, duration_s: 8, warmup_s: 3, compared_s: 2 }
     }
 }
 

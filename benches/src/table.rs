@@ -2,6 +2,8 @@
 
 use serde_json::Value;
 
+use crate::scenarios::memory;
+
 /// One scenario, in some lines.
 pub fn print(report: &Value) {
     let name = report["scenario"].as_str().unwrap_or_default();
@@ -18,6 +20,9 @@ pub fn print(report: &Value) {
             println!("    the daemon warned {} time(s), first: {warning}", report["warnings"]);
         }
         return;
+    }
+    if report.get("additional").is_some() {
+        return memory::print(report);
     }
     let invalid = report["invalid_because"].as_str().map_or_else(String::new, |why| format!(", valid: false ({why})"));
     println!(
@@ -165,7 +170,7 @@ pub fn print_all(reports: &[Value]) {
     }
 }
 
-fn number(value: &Value) -> f64 {
+pub(crate) fn number(value: &Value) -> f64 {
     value.as_f64().unwrap_or(f64::NAN)
 }
 

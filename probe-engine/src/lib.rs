@@ -16,6 +16,7 @@ pub use probe_core as core;
 pub mod clock;
 pub mod config;
 pub mod limits;
+pub mod malloc;
 
 pub mod source;
 

@@ -179,6 +179,8 @@ struct Manager {
     waiting: HashMap<PodUid, Vec<Arc<Pod>>>,
     /// Pods of the present batch are logged at INFO one by one.
     is_each_told: bool,
+    /// Container instances that were named because no runtime does.
+    instances_len: u64,
 }
 
 impl Manager {
@@ -195,6 +197,7 @@ impl Manager {
             successors: HashMap::new(),
             waiting: HashMap::new(),
             is_each_told: true,
+            instances_len: 0,
         }
     }
 
@@ -467,9 +470,14 @@ impl Manager {
     }
 
     /// The state of a pod whose containers are run by others: started when it was added.
-    fn status_without_runtime(&self, pod: &Pod) -> PodStatus {
+    fn status_without_runtime(&mut self, pod: &Pod) -> PodStatus {
         let started_at = clock::now();
-        let containers = pod.all_containers().map(|c| container_without_runtime(pod, &c.name, c.kind, started_at));
+        let containers = pod.all_containers().map(|container| {
+            // A number is enough to tell instances apart, and short: there is one for every container of the node.
+            let id = ContainerId::new(format!("none://{}", self.instances_len));
+            self.instances_len += 1;
+            container_without_runtime(&container.name, container.kind, id, started_at)
+        });
         PodStatus {
             phase: PodPhase::Running,
             deleting: false,
@@ -502,9 +510,9 @@ impl Shard {
 
 /// An ordinary init container counts as completed, any other as running.
 fn container_without_runtime(
-    pod: &Pod,
     name: &ContainerName,
     kind: ContainerKind,
+    id: ContainerId,
     started_at: Instant,
 ) -> ContainerStatus {
     let completed = || Termination {
@@ -519,13 +527,7 @@ fn container_without_runtime(
         ContainerKind::Init => ContainerState::Terminated(Box::new(completed())),
         ContainerKind::Regular | ContainerKind::Sidecar => ContainerState::Running { started_at },
     };
-    ContainerStatus {
-        name: name.clone(),
-        id: Some(ContainerId::new(format!("none://{}/{name}", pod.uid))),
-        state,
-        last_termination: None,
-        restart_count: 0,
-    }
+    ContainerStatus { name: name.clone(), id: Some(id), state, last_termination: None, restart_count: 0 }
 }
 
 /// Waits until lifecycle can take something, or has ended.

@@ -285,11 +285,10 @@ fn container(name: &str, kind: ContainerKind, probes: Probes) -> Container {
 }
 
 fn pod(restart_policy: RestartPolicy, containers: Vec<Container>, sidecars: Vec<Container>) -> Pod {
-    Pod {
-        restart_policy,
-        init_containers: sidecars.into(),
-        ..Pod::new(PodUid::from("uid"), "default", "pod", containers)
-    }
+    let mut pod = Pod::new(PodUid::from("uid"), "default", "pod", containers);
+    pod.restart_policy = restart_policy;
+    pod.init_containers = sidecars.into();
+    pod
 }
 
 fn any_probe(startup_or_liveness: bool) -> impl Strategy<Value = Option<Arc<ProbeSpec>>> {

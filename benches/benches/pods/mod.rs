@@ -57,6 +57,6 @@ pub(crate) fn running(since: Instant) -> Arc<PodStatus> {
         deleting: false,
         pod_ip: Some(IpAddr::from([127, 0, 0, 1])),
         netns: None,
-        containers: vec![container],
+        containers: Box::new([container]),
     })
 }

@@ -138,7 +138,7 @@ fn idle_machine(numbers: Numbers) -> anyhow::Result<f64> {
 }
 
 /// Until so many probes live on the shards.
-fn wait_until_scheduled(daemon: &Daemon, probes: usize) -> anyhow::Result<()> {
+pub(super) fn wait_until_scheduled(daemon: &Daemon, probes: usize) -> anyhow::Result<()> {
     let latest = now() + SCHEDULED_MAX;
     loop {
         let workers = Counts::of(&daemon.page("/metrics")?).workers;

@@ -89,26 +89,45 @@ fn ready(status: &ContainerStatus, facts: &Facts) -> bool {
 }
 
 /// The places of a container's workers and what the cached status says of it.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Container {
-    workers: [Option<WorkerIndex>; 3],
+    /// [`NO_WORKER`] where it has no such probe.
+    workers: [u32; 3],
+    /// Where in `PodStatus::containers` this container's entry is, or [`NO_STATUS`].
+    status_index: u16,
     /// `started` of the cached status; `None` before it was generated for this instance.
     pub(crate) started: Option<bool>,
-    /// Where in `PodStatus::containers` this container's entry is.
-    pub(crate) status_index: Option<u16>,
+}
+
+const NO_WORKER: u32 = u32::MAX;
+const NO_STATUS: u16 = u16::MAX;
+
+impl Default for Container {
+    fn default() -> Self {
+        Self { workers: [NO_WORKER; 3], status_index: NO_STATUS, started: None }
+    }
 }
 
 impl Container {
     pub(crate) fn worker(&self, probe_type: ProbeType) -> Option<WorkerIndex> {
-        self.workers[probe_type.index()]
+        Some(WorkerIndex(self.workers[probe_type.index()])).filter(|worker| worker.0 != NO_WORKER)
     }
 
     pub(crate) fn set_worker(&mut self, probe_type: ProbeType, worker: Option<WorkerIndex>) {
-        self.workers[probe_type.index()] = worker;
+        self.workers[probe_type.index()] = worker.map_or(NO_WORKER, |worker| worker.0);
     }
 
     pub(crate) fn workers(&self) -> impl Iterator<Item = WorkerIndex> + use<> {
-        self.workers.into_iter().flatten()
+        self.workers.into_iter().filter(|worker| *worker != NO_WORKER).map(WorkerIndex)
+    }
+
+    pub(crate) fn status_index(&self) -> Option<usize> {
+        (self.status_index != NO_STATUS).then_some(usize::from(self.status_index))
+    }
+
+    /// An entry that is further back than any can be counts as none.
+    pub(crate) fn set_status_index(&mut self, index: Option<usize>) {
+        self.status_index = index.and_then(|index| u16::try_from(index).ok()).unwrap_or(NO_STATUS);
     }
 }
 
@@ -132,6 +151,11 @@ mod tests {
 
     fn running_since(seconds: u64) -> ContainerStatus {
         container_status("c", "test://1", running(Instant::from_secs(seconds)))
+    }
+
+    #[test]
+    fn a_container_stays_small() {
+        assert!(size_of::<Container>() <= 16, "{}", size_of::<Container>());
     }
 
     #[test]

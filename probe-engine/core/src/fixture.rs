@@ -48,7 +48,9 @@ pub(crate) fn with_all_probes(container: Container) -> Container {
 /// A pod of these containers, restart policy Always, grace 30 s.
 pub(crate) fn pod(uid: &str, containers: impl IntoIterator<Item = Container>) -> Pod {
     let (regular, init): (Vec<_>, Vec<_>) = containers.into_iter().partition(|c| c.kind == ContainerKind::Regular);
-    Pod { init_containers: init.into(), ..Pod::new(PodUid::from(uid), "default", uid, regular) }
+    let mut pod = Pod::new(PodUid::from(uid), "default", uid, regular);
+    pod.init_containers = init.into();
+    pod
 }
 
 pub(crate) fn waiting() -> ContainerState {

@@ -336,7 +336,9 @@ mod tests {
             ("a", ContainerKind::Regular),
             ("b", ContainerKind::Regular),
         ];
-        Pod { restart_policy: policy, ..pod("p", kinds.map(|(name, kind)| container(name, kind))) }
+        let mut pod = pod("p", kinds.map(|(name, kind)| container(name, kind)));
+        pod.restart_policy = policy;
+        pod
     }
 
     fn phase_of(policy: RestartPolicy, containers: &[ContainerStatus]) -> PodPhase {

@@ -221,7 +221,9 @@ mod tests {
     /// A pod with one container of each kind, `r`, `s` and `i`.
     fn pod_with(policy: RestartPolicy) -> Pod {
         let kinds = [("r", ContainerKind::Regular), ("s", ContainerKind::Sidecar), ("i", ContainerKind::Init)];
-        Pod { restart_policy: policy, ..pod("p", kinds.map(|(name, kind)| container(name, kind))) }
+        let mut pod = pod("p", kinds.map(|(name, kind)| container(name, kind)));
+        pod.restart_policy = policy;
+        pod
     }
 
     /// Decides about a running container with these verdicts.

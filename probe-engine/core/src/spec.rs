@@ -5,6 +5,7 @@
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use core::net::IpAddr;
+use core::ops::{Deref, DerefMut};
 use core::time::Duration;
 
 use crate::id::{ContainerName, PodUid, ProbeType};
@@ -214,8 +215,9 @@ pub enum ContainerKind {
 
 /// A pod: what is left of the Kubernetes object after parsing (which would cost 7.7 KB each).
 ///
-/// Pods of one Deployment differ in name, UID and address: their lists are one and the same allocation each
-/// (`source/parse`, `Interner`), which is why those are `Arc`s.
+/// Pods of one Deployment differ in name, UID and address: their labels and their spec are one and the same allocation each
+/// (`source/parse`, `Interner`), which is why those are `Arc`s. The fields of the spec can be used as if they were the pod's;
+/// to change one gives the pod a spec of its own.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pod {
     /// `metadata.uid`, or one derived from namespace, name and spec.
@@ -230,6 +232,13 @@ pub struct Pod {
     pub annotations: Arc<[(Arc<str>, Arc<str>)]>,
     /// `status.podIP` of the manifest; `None` = the runtime says.
     pub pod_ip: Option<IpAddr>,
+    /// `spec`
+    pub spec: Arc<PodSpec>,
+}
+
+/// `spec` of a pod.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PodSpec {
     /// `spec.hostNetwork`
     pub host_network: bool,
     /// `spec.restartPolicy`
@@ -257,6 +266,30 @@ impl Pod {
             labels: Arc::default(),
             annotations: Arc::default(),
             pod_ip: None,
+            spec: Arc::new(PodSpec::new(containers)),
+        }
+    }
+}
+
+impl Deref for Pod {
+    type Target = PodSpec;
+
+    fn deref(&self) -> &PodSpec {
+        &self.spec
+    }
+}
+
+impl DerefMut for Pod {
+    fn deref_mut(&mut self) -> &mut PodSpec {
+        Arc::make_mut(&mut self.spec)
+    }
+}
+
+impl PodSpec {
+    /// A spec of these regular containers that asks for nothing else: what the API server gives it by default.
+    #[must_use]
+    pub fn new(containers: impl Into<Arc<[Container]>>) -> Self {
+        Self {
             host_network: false,
             restart_policy: RestartPolicy::Always,
             termination_grace_period_seconds: 30,

@@ -2,7 +2,6 @@
 
 use alloc::boxed::Box;
 use alloc::sync::Arc;
-use alloc::vec::Vec;
 use core::net::IpAddr;
 
 use crate::id::{ContainerId, ContainerName};
@@ -22,7 +21,7 @@ pub struct PodStatus {
     /// or not known.
     pub netns: Option<Arc<str>>,
     /// One entry per container that the runtime knows.
-    pub containers: Vec<ContainerStatus>,
+    pub containers: Box<[ContainerStatus]>,
 }
 
 impl PodStatus {

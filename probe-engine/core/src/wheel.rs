@@ -49,17 +49,32 @@ struct List {
     tail: u32,
 }
 
+/// There is one for every worker of a node, so its tick is kept in 48 bits: those of `u64::MAX` nanoseconds are below 2^45.
 #[derive(Clone, Copy)]
 struct Link {
-    tick: u64,
     prev: u32,
     next: u32,
+    tick_low: u32,
+    tick_high: u16,
     /// Position in `slots`, or [`UNLINKED`].
     slot: u16,
 }
 
+const _: () = assert!(size_of::<Link>() == 16 && u64::MAX / TICK_NS < 1 << 48);
+
+impl Link {
+    fn tick(&self) -> u64 {
+        u64::from(self.tick_high) << 32 | u64::from(self.tick_low)
+    }
+
+    fn set_tick(&mut self, tick: u64) {
+        self.tick_low = tick as u32;
+        self.tick_high = (tick >> 32) as u16;
+    }
+}
+
 const EMPTY: List = List { head: NIL, tail: NIL };
-const UNUSED: Link = Link { tick: 0, prev: NIL, next: NIL, slot: UNLINKED };
+const UNUSED: Link = Link { prev: NIL, next: NIL, tick_low: 0, tick_high: 0, slot: UNLINKED };
 
 impl Wheel {
     /// An empty wheel that starts at `now`.
@@ -98,7 +113,7 @@ impl Wheel {
     pub fn insert(&mut self, index: u32, deadline: Instant) {
         self.reserve(index as usize + 1);
         self.cancel(index);
-        self.links[index as usize].tick = deadline.as_nanos().div_ceil(TICK_NS);
+        self.links[index as usize].set_tick(deadline.as_nanos().div_ceil(TICK_NS));
         self.link(index);
         self.len += 1;
     }
@@ -171,7 +186,7 @@ impl Wheel {
     }
 
     fn link(&mut self, index: u32) {
-        let tick = self.links[index as usize].tick.clamp(self.elapsed, self.elapsed + SPAN_TICKS);
+        let tick = self.links[index as usize].tick().clamp(self.elapsed, self.elapsed + SPAN_TICKS);
         let differing = (self.elapsed ^ tick) | SLOT_MASK;
         let level = (((u64::BITS - 1 - differing.leading_zeros()) / SLOT_BITS) as usize).min(TOP_LEVEL);
         let in_level = (tick >> (SLOT_BITS * level as u32) & SLOT_MASK) as usize;

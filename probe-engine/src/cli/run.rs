@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use super::{CliError, Exit, logging};
 use crate::api::socket;
 use crate::config::{Config, RuntimeChoice, Settings};
-use crate::engine;
+use crate::{engine, malloc};
 
 /// What is said when nobody chose a runtime: nothing is started on a host by accident.
 const RUNTIMES: &str = "--runtime is missing: say who starts and stops containers
@@ -50,6 +50,9 @@ pub fn run(args: &RunArgs) -> Result<Exit, CliError> {
         socket::default_path().map_err(|error| CliError::usage(error.to_string()))?;
     }
     logging::init(&config.log_level, config.log_format)?;
+    if !malloc::map_large_tables() {
+        tracing::warn!("malloc took no threshold: large tables may leave holes, and resident memory be larger");
+    }
     engine::run(config, runtime).map_err(|error| CliError::Failed(error.to_string()))?;
     Ok(Exit::Success)
 }

@@ -230,7 +230,8 @@ async fn without_a_runtime_containers_run_since_the_pod_was_added_and_init_conta
     let of = |name: &str| status.container(&ContainerName::from(name)).expect("it is there").clone();
     assert!(matches!(of("main").state, ContainerState::Running { .. }));
     assert!(matches!(of("init").state, ContainerState::Terminated(end) if end.exit_code == 0));
-    assert_eq!(of("main").id, Some(ContainerId::from("none://a/main")));
+    assert_ne!(of("main").id, of("init").id);
+    assert!(of("main").id.is_some_and(|id| id.as_str().starts_with("none://")));
     assert_eq!(status.phase, PodPhase::Running);
     assert!(bench.told_lifecycle().is_empty());
 }

@@ -47,7 +47,9 @@ pub(crate) fn container(name: &str, kind: ContainerKind, probes: &[ProbeType]) -
 /// Pod `default/<name>`.
 pub(crate) fn pod(uid: &str, name: &str, containers: impl IntoIterator<Item = Container>) -> Arc<Pod> {
     let (regular, init): (Vec<_>, Vec<_>) = containers.into_iter().partition(|c| c.kind == ContainerKind::Regular);
-    Arc::new(Pod { init_containers: init.into(), ..Pod::new(PodUid::from(uid), "default", name, regular) })
+    let mut pod = Pod::new(PodUid::from(uid), "default", name, regular);
+    pod.init_containers = init.into();
+    Arc::new(pod)
 }
 
 /// A pod of one regular container `c` with these probes.

@@ -90,7 +90,7 @@ impl Node {
     }
 
     /// Forgets a pod.
-    pub(super) fn remove(&mut self, uid: &PodUid) -> Option<Box<PodRecord>> {
+    pub(super) fn remove(&mut self, uid: &PodUid) -> Option<PodRecord> {
         let record = self.pods.remove(uid)?;
         self.count_out(PodCount::of(&record));
         if !self.troubled.is_empty() {

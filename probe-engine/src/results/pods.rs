@@ -2,9 +2,10 @@
 //!
 //! Bound: one record per pod; the manager lets in at most [`crate::limits::PODS_MAX`].
 
-use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
 use std::ops::{Index, Range};
 
+use hashbrown::HashTable;
 use probe_core::id::PodUid;
 
 use super::PodRecord;
@@ -12,9 +13,11 @@ use super::PodRecord;
 /// See the module.
 #[derive(Debug, Default)]
 pub struct Pods {
-    places: Vec<Option<Box<PodRecord>>>,
+    places: Vec<Option<PodRecord>>,
     free: Vec<u32>,
-    by_uid: HashMap<PodUid, u32>,
+    /// Places alone: the UIDs are in the records. 5 bytes an entry.
+    by_uid: HashTable<u32>,
+    hasher: RandomState,
     probes_len: usize,
 }
 
@@ -22,28 +25,30 @@ impl Pods {
     /// The pod of this UID.
     #[must_use]
     pub fn get(&self, uid: &PodUid) -> Option<&PodRecord> {
-        let place = *self.by_uid.get(uid)?;
-        self.places.get(place as usize)?.as_deref()
+        self.places.get(self.place(uid)? as usize)?.as_ref()
     }
 
     /// The same, to change it.
     pub(super) fn find_mut(&mut self, uid: &PodUid) -> Option<&mut PodRecord> {
-        let place = *self.by_uid.get(uid)?;
-        self.places.get_mut(place as usize)?.as_deref_mut()
+        let place = self.place(uid)?;
+        self.places.get_mut(place as usize)?.as_mut()
+    }
+
+    fn place(&self, uid: &PodUid) -> Option<u32> {
+        self.by_uid.find(self.hasher.hash_one(uid), |place| is_at(&self.places, *place, uid)).copied()
     }
 
     /// There is a pod of this UID.
     #[must_use]
     pub fn contains_key(&self, uid: &PodUid) -> bool {
-        self.by_uid.contains_key(uid)
+        self.place(uid).is_some()
     }
 
     /// Takes in a pod and gives back the one that it replaces.
-    pub(super) fn insert(&mut self, record: PodRecord) -> Option<Box<PodRecord>> {
+    pub(super) fn insert(&mut self, record: PodRecord) -> Option<PodRecord> {
         let replaced = self.remove(&record.pod.uid);
-        let uid = record.pod.uid.clone();
         self.probes_len += record.probes_len();
-        let record = Some(Box::new(record));
+        let record = Some(record);
         let place = match self.free.pop() {
             Some(free) => {
                 self.places[free as usize] = record;
@@ -54,13 +59,18 @@ impl Pods {
                 u32::try_from(self.places.len() - 1).expect("the manager lets in PODS_MAX at most")
             }
         };
-        self.by_uid.insert(uid, place);
+        let Self { places, by_uid, hasher, .. } = self;
+        let hash_of =
+            |place: &u32| places[*place as usize].as_ref().map_or(0, |record| hasher.hash_one(&record.pod.uid));
+        by_uid.insert_unique(hash_of(&place), place, hash_of);
         replaced
     }
 
     /// Forgets a pod.
-    pub(super) fn remove(&mut self, uid: &PodUid) -> Option<Box<PodRecord>> {
-        let place = self.by_uid.remove(uid)?;
+    pub(super) fn remove(&mut self, uid: &PodUid) -> Option<PodRecord> {
+        let hash = self.hasher.hash_one(uid);
+        let entry = self.by_uid.find_entry(hash, |place| is_at(&self.places, *place, uid)).ok()?;
+        let (place, _) = entry.remove();
         let record = self.places[place as usize].take()?;
         self.free.push(place);
         self.probes_len -= record.probes_len();
@@ -69,7 +79,7 @@ impl Pods {
 
     /// All of them, in no order.
     pub fn values(&self) -> impl Iterator<Item = &PodRecord> {
-        self.places.iter().flatten().map(|record| &**record)
+        self.places.iter().flatten()
     }
 
     /// Those in this range of places; `None` beyond the last place. Between two parts pods may come and go, but none moves.
@@ -77,7 +87,7 @@ impl Pods {
     pub fn part(&self, places: Range<usize>) -> Option<impl Iterator<Item = &PodRecord>> {
         let end = places.end.min(self.places.len());
         let part = (places.start < end).then(|| &self.places[places.start..end])?;
-        Some(part.iter().flatten().map(|record| &**record))
+        Some(part.iter().flatten())
     }
 
     /// How many there are.
@@ -97,6 +107,11 @@ impl Pods {
     pub fn probes_len(&self) -> usize {
         self.probes_len
     }
+}
+
+/// The pod in this place is the one of this UID.
+fn is_at(places: &[Option<PodRecord>], place: u32, uid: &PodUid) -> bool {
+    places[place as usize].as_ref().is_some_and(|record| record.pod.uid == *uid)
 }
 
 impl Index<&PodUid> for Pods {

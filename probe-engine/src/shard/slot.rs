@@ -36,7 +36,6 @@ pub(super) struct Slot {
     pub(super) lease: Option<LeaseIndex>,
     /// Place of the attempt that was asked for last, until it ends.
     current: u32,
-    pub(super) handler: HandlerKind,
     pub(super) lane: Lane,
     /// Its lease is that of the instance and address as the pod's newest status has them.
     pub(super) is_lease_known: bool,
@@ -45,6 +44,8 @@ pub(super) struct Slot {
     /// The next attempt is not answered passively, whatever its lease says.
     pub(super) must_connect: bool,
 }
+
+const _: () = assert!(size_of::<Option<Slot>>() <= 32, "half a cache line");
 
 /// An attempt from when it was asked for until it ends.
 pub(super) struct Current {
@@ -112,28 +113,32 @@ impl Slots {
 impl Slot {
     pub(super) fn new(stats: Arc<ProbeStats>, spec: &ProbeSpec) -> Self {
         let is_address = |host: &Option<Arc<str>>| tcp::ip_of(host.as_deref(), None).is_some();
-        let (handler, lane) = match &spec.handler {
-            Handler::TcpSocket(tcp) if is_address(&tcp.host) => (HandlerKind::Tcp, Lane::Ring),
-            Handler::TcpSocket(_) => (HandlerKind::Tcp, Lane::Pool(HandlerKind::Tcp)),
+        let lane = match &spec.handler {
+            Handler::TcpSocket(tcp) if is_address(&tcp.host) => Lane::Ring,
+            Handler::TcpSocket(_) => Lane::Pool(HandlerKind::Tcp),
             Handler::HttpGet(get) => match get.scheme {
-                Scheme::Https => (HandlerKind::Https, Lane::Pool(HandlerKind::Https)),
-                Scheme::Http if is_address(&get.host) => (HandlerKind::Http, Lane::RingHttp),
-                Scheme::Http => (HandlerKind::Http, Lane::Pool(HandlerKind::Http)),
+                Scheme::Https => Lane::Pool(HandlerKind::Https),
+                Scheme::Http if is_address(&get.host) => Lane::RingHttp,
+                Scheme::Http => Lane::Pool(HandlerKind::Http),
             },
-            Handler::Grpc(_) => (HandlerKind::Grpc, Lane::Pool(HandlerKind::Grpc)),
-            Handler::Exec(_) => (HandlerKind::Exec, Lane::Pool(HandlerKind::Exec)),
+            Handler::Grpc(_) => Lane::Pool(HandlerKind::Grpc),
+            Handler::Exec(_) => Lane::Pool(HandlerKind::Exec),
         };
         Self {
             stats,
             kept: None,
             lease: None,
             current: NONE,
-            handler,
             lane,
             is_lease_known: false,
             stuck: false,
             must_connect: false,
         }
+    }
+
+    /// Of its probe.
+    pub(super) fn handler(&self) -> HandlerKind {
+        self.lane.handler()
     }
 
     /// What an attempt does that is about to be made.

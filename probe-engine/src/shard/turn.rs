@@ -388,7 +388,7 @@ impl<K: Kernel> Shard<K> {
     fn admit(&mut self, start: Start, now: Instant) {
         let attempt = start.attempt;
         let Some(slot) = self.slots.find(attempt.worker) else { return };
-        let (lane, handler) = (slot.lane, slot.handler);
+        let (lane, handler) = (slot.lane, slot.handler());
         let why = match lane {
             Lane::Ring => match self.answer_passively(start, now) {
                 Ok(()) => return,
@@ -447,7 +447,7 @@ impl<K: Kernel> Shard<K> {
             }
             // A name after all (an address with a zone, say): whoever resolves names makes the attempt.
             None => {
-                let handler = slot.handler;
+                let handler = slot.handler();
                 slot.lane = Lane::Pool(handler);
                 if let Some(job) = self.job(attempt, handler)
                     && let Err(job) = self.submit(job, now)
@@ -485,7 +485,7 @@ impl<K: Kernel> Shard<K> {
     /// Since when it was due; `None` for what has begun before, and for a further try of the same call, which is as late as
     /// the tries before it took.
     fn begin(&mut self, attempt: AttemptId, at: Instant) -> Option<(HandlerKind, Instant)> {
-        let handler = self.slots.find(attempt.worker)?.handler;
+        let handler = self.slots.find(attempt.worker)?.handler();
         let current = self.slots.current(attempt).filter(|current| current.began.is_none())?;
         current.began = Some(at);
         let due = (current.start.retry == 0).then_some((handler, current.start.due));
@@ -506,7 +506,7 @@ impl<K: Kernel> Shard<K> {
     fn missed(&mut self, worker: WorkerIndex, count: u32, period: Duration) {
         let Some(slot) = self.slots.find(worker) else { return };
         self.metrics.missed += u64::from(count);
-        self.metrics.started_n(slot.handler, period, count.into());
+        self.metrics.started_n(slot.handler(), period, count.into());
     }
 
     fn land(&mut self, landed: Landed, now: Instant) {
@@ -523,7 +523,7 @@ impl<K: Kernel> Shard<K> {
                     self.answered(attempt, &current, &outcome, taken, now);
                 }
                 // Where there is nothing but a handshake, the kernel may know better than we how long it took.
-                let is_tcp = self.slots.find(attempt.worker).is_some_and(|slot| slot.handler == HandlerKind::Tcp);
+                let is_tcp = self.slots.find(attempt.worker).is_some_and(|slot| slot.handler() == HandlerKind::Tcp);
                 let latency = phases.connect.filter(|_| is_tcp).unwrap_or(phases.total);
                 self.outcome(attempt, outcome, latency, now);
             }
@@ -533,7 +533,7 @@ impl<K: Kernel> Shard<K> {
 
     /// The pool follows it, within the same deadline.
     fn redirect(&mut self, attempt: AttemptId, started: Instant, target: http::Target, now: Instant) {
-        let Some(handler) = self.slots.find(attempt.worker).map(|slot| slot.handler) else { return };
+        let Some(handler) = self.slots.find(attempt.worker).map(|slot| slot.handler()) else { return };
         if let Some(current) = self.slots.current(attempt) {
             current.redirected = true;
         }
@@ -596,7 +596,7 @@ impl<K: Kernel> Shard<K> {
 
     fn outcome(&mut self, attempt: AttemptId, outcome: Outcome, latency: Duration, now: Instant) {
         if let Some(slot) = self.slots.find(attempt.worker) {
-            self.metrics.attempt(slot.handler, &outcome, latency);
+            self.metrics.attempt(slot.handler(), &outcome, latency);
         }
         self.scheduler.handle_outcome(attempt, outcome, now);
     }

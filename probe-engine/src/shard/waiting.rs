@@ -21,6 +21,18 @@ pub enum Lane {
     Pool(HandlerKind),
 }
 
+impl Lane {
+    /// Whose attempts it is for.
+    #[must_use]
+    pub fn handler(self) -> HandlerKind {
+        match self {
+            Lane::Ring => HandlerKind::Tcp,
+            Lane::RingHttp => HandlerKind::Http,
+            Lane::Pool(handler) => handler,
+        }
+    }
+}
+
 /// See the module.
 #[derive(Default)]
 pub struct Waiting {

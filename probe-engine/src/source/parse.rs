@@ -280,7 +280,7 @@ fn pod_sharing(document: Document<'_>, options: &Options, interner: &Interner) -
     let has_uid = root.descend(&["metadata", "uid"]).and_then(Node::as_str).is_some_and(|uid| !uid.is_empty());
     // A UID that has to be made is made of the spec itself.
     let digest = root.field("spec").filter(|_| has_uid).map(|spec| interner.digest(spec, options));
-    let known = digest.and_then(|digest| interner.lock().template(digest));
+    let known = digest.and_then(|digest| interner.lock().spec(digest));
     if known.is_some()
         && let Some(spec) = root.field_mut("spec")
     {
@@ -302,10 +302,10 @@ fn pod_sharing(document: Document<'_>, options: &Options, interner: &Interner) -
     let warnings = report.into_problems();
     let pod_ip = convert::pod_ip(status.as_ref());
     let tables = &mut *interner.lock();
-    let template = known.unwrap_or_else(|| Arc::new(convert::template(&spec, tables)));
-    let pod = convert::pod(&meta, &spec, &template, pod_ip, tables);
+    let ours = known.unwrap_or_else(|| Arc::new(convert::spec(&spec, tables)));
+    let pod = convert::pod(&meta, &spec, Arc::clone(&ours), pod_ip, tables);
     if let Some(digest) = digest.filter(|_| unsupported.is_empty() && warnings.is_empty()) {
-        tables.keep_template(digest, template);
+        tables.keep_spec(digest, ours);
     }
     Ok(Parsed { pod, unsupported, warnings })
 }

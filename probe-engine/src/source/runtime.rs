@@ -120,7 +120,7 @@ mod tests {
     use super::*;
 
     fn status(phase: PodPhase) -> Arc<PodStatus> {
-        Arc::new(PodStatus { phase, deleting: false, pod_ip: None, netns: None, containers: Vec::new() })
+        Arc::new(PodStatus { phase, deleting: false, pod_ip: None, netns: None, containers: Box::default() })
     }
 
     async fn told(fill: impl FnOnce(&RuntimeReports)) -> Vec<String> {

@@ -52,12 +52,12 @@ pub fn running(addr: SocketAddr, netns: Option<Arc<str>>, instance: u32, started
         deleting: false,
         pod_ip: Some(addr.ip()),
         netns,
-        containers: vec![ContainerStatus {
+        containers: Box::new([ContainerStatus {
             name: ContainerName::from(CONTAINER),
             id: Some(ContainerId::from(format!("test://{instance}").as_str())),
             state: ContainerState::Running { started_at },
             last_termination: None,
             restart_count: instance,
-        }],
+        }]),
     })
 }

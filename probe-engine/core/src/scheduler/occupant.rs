@@ -53,6 +53,9 @@ pub(super) enum Flag {
     /// Its newest step saw nothing that a next one could see otherwise until the pod's status changes, and led to an
     /// attempt: the next one does, too, without looking.
     Steady = 16,
+    /// A trigger came before the first step, which answers it. At the daemon's start that is every readiness probe: no
+    /// [`Busy`] for that.
+    TriggeredEarly = 32,
 }
 
 /// See the module.

@@ -50,12 +50,12 @@ impl PodEntry {
         for (spec, container) in self.pod.all_containers().zip(self.containers.iter_mut()) {
             let found = status.containers.iter().position(|c| c.name == spec.name);
             let id = found.and_then(|i| id_of(&status.containers[i]));
-            let old = self.status.as_ref().zip(container.status_index);
-            let old_id = old.and_then(|(old, i)| id_of(&old.containers[usize::from(i)]));
+            let old = self.status.as_ref().zip(container.status_index());
+            let old_id = old.and_then(|(old, i)| id_of(&old.containers[i]));
             if id != old_id {
                 container.started = None;
             }
-            container.status_index = found.and_then(|i| u16::try_from(i).ok());
+            container.set_status_index(found);
         }
         self.status = Some(status);
     }
@@ -106,8 +106,8 @@ impl PodEntry {
     }
 
     fn container_status(&self, position: usize) -> Option<&ContainerStatus> {
-        let index = self.containers[position].status_index?;
-        self.status.as_ref()?.containers.get(usize::from(index))
+        let index = self.containers[position].status_index()?;
+        self.status.as_ref()?.containers.get(index)
     }
 }
 

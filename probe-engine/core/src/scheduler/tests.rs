@@ -1060,7 +1060,7 @@ mod any_sequence {
                 Op::State { instance, what } => {
                     let ids = ["test://1", "test://2", "test://3"];
                     let of = |name, id| container_status(name, id, state(what, now));
-                    status.containers = vec![of("c", ids[usize::from(instance)]), of("s", ids[0])];
+                    status.containers = [of("c", ids[usize::from(instance)]), of("s", ids[0])].into();
                     scheduler.handle_status(&uid, Arc::new(status.clone()), now);
                 }
                 Op::Deleting => {

@@ -138,6 +138,10 @@ impl Scheduler {
         if occupant.has(Flag::Stopping) {
             return false;
         }
+        if !occupant.has(Flag::Begun) && !asked {
+            occupant.set(Flag::TriggeredEarly);
+            return true;
+        }
         let busy = busies.of(occupant);
         busy.trigger.get_or_insert(now);
         busy.asked |= asked;
@@ -370,7 +374,8 @@ fn take_due(occupant: &mut Occupant, busy: &mut Busy, now: Instant) -> (Instant,
     let first = !occupant.has(Flag::Begun);
     occupant.set(Flag::Begun);
     let tick = busy.tick.take();
-    let trigger = busy.trigger.take();
+    let early = occupant.clear(Flag::TriggeredEarly).then_some(now);
+    let trigger = busy.trigger.take().or(early);
     if let Some(at) = trigger {
         let period = occupant.spec.period();
         occupant.schedule.rephase(period, tick.filter(|_| first).unwrap_or(at));

@@ -384,7 +384,7 @@ impl PodWorker {
             pod_ip: self.context.runtime.pod_ip(&self.pod),
             // Processes of this host live in the daemon's own.
             netns: None,
-            containers,
+            containers: containers.into(),
         };
         if self.reported.as_deref() != Some(&status) {
             let status = Arc::new(status);

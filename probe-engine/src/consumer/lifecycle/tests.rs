@@ -246,7 +246,9 @@ fn pod_of(containers: impl IntoIterator<Item = Container>) -> Pod {
 }
 
 fn pod(names: &[&str], restart_policy: RestartPolicy) -> Arc<Pod> {
-    Arc::new(Pod { restart_policy, ..pod_of(names.iter().map(|name| container(name))) })
+    let mut pod = pod_of(names.iter().map(|name| container(name)));
+    pod.restart_policy = restart_policy;
+    Arc::new(pod)
 }
 
 fn running(state: &ContainerState) -> bool {

@@ -87,7 +87,7 @@ impl<K: Kernel> Shard<K> {
         now: Instant,
     ) {
         let Some(slot) = self.slots.find(attempt.worker) else { return };
-        if slot.handler != HandlerKind::Tcp {
+        if slot.handler() != HandlerKind::Tcp {
             return;
         }
         let counts = &mut self.metrics.passive;

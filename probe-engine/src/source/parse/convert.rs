@@ -9,7 +9,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use probe_core::id::{ContainerName, PodUid};
 use probe_core::spec::{
-    Container, ContainerKind, Exec, Grpc, Handler, HttpGet, HttpHeader, Pod, Port, ProbeSpec, Probes, Process,
+    Container, ContainerKind, Exec, Grpc, Handler, HttpGet, HttpHeader, Pod, PodSpec, Port, ProbeSpec, Probes, Process,
     RestartPolicy, Scheme, TcpSocket,
 };
 
@@ -18,23 +18,12 @@ use super::expand::expand;
 use super::intern::{Pairs, Table, Tables};
 use super::{identity, quantity};
 
-/// What a pod's `spec` becomes; the same for all pods of one spec.
-#[derive(Clone, Debug)]
-pub(super) struct Template {
-    host_network: bool,
-    restart_policy: RestartPolicy,
-    termination_grace_period_seconds: u64,
-    readiness_gates: Box<[Arc<str>]>,
-    init_containers: Arc<[Container]>,
-    pub(super) containers: Arc<[Container]>,
-}
-
 /// Our pod. The arguments have passed validation; what they cannot hold any more (a number out of range) would
 /// become the nearest value that is valid.
 pub(super) fn pod(
     meta: &ObjectMeta,
     spec: &k8s::PodSpec,
-    template: &Template,
+    ours: Arc<PodSpec>,
     pod_ip: Option<IpAddr>,
     tables: &mut Tables,
 ) -> Pod {
@@ -50,13 +39,7 @@ pub(super) fn pod(
         labels: pairs(meta.labels.as_ref(), tables),
         annotations: pairs(meta.annotations.as_ref(), tables),
         pod_ip,
-        host_network: template.host_network,
-        restart_policy: template.restart_policy,
-        termination_grace_period_seconds: template.termination_grace_period_seconds,
-        readiness_gates: template.readiness_gates.clone(),
-        init_containers: Arc::clone(&template.init_containers),
-        containers: Arc::clone(&template.containers),
-        ignored_fields: Box::default(),
+        spec: ours,
     }
 }
 
@@ -65,8 +48,8 @@ pub(super) fn pod_ip(status: Option<&k8s::PodStatus>) -> Option<IpAddr> {
     status?.pod_ip.as_deref()?.parse().ok()
 }
 
-/// All of a pod that its `spec` says.
-pub(super) fn template(spec: &k8s::PodSpec, tables: &mut Tables) -> Template {
+/// All of a pod that its `spec` says; the same for all pods of one spec.
+pub(super) fn spec(spec: &k8s::PodSpec, tables: &mut Tables) -> PodSpec {
     let defaults = Process {
         run_as_user: context(spec).and_then(|c| c.run_as_user).and_then(narrow),
         run_as_group: context(spec).and_then(|c| c.run_as_group).and_then(narrow),
@@ -87,13 +70,14 @@ pub(super) fn template(spec: &k8s::PodSpec, tables: &mut Tables) -> Template {
     let regular: Vec<Container> = regular.map(|c| container(c, ContainerKind::Regular, &defaults, tables)).collect();
     let gates = spec.readiness_gates.iter().flatten();
     let grace = spec.termination_grace_period_seconds.unwrap_or(GRACE_SECONDS);
-    Template {
+    PodSpec {
         host_network: spec.host_network.unwrap_or_default(),
         restart_policy: spec.restart_policy.as_deref().and_then(restart_policy).unwrap_or_default(),
         termination_grace_period_seconds: u64::try_from(grace).unwrap_or_default(),
         readiness_gates: gates.map(|g| tables.texts.share(&*g.condition_type)).collect(),
         init_containers: if init.is_empty() { Arc::default() } else { tables.containers.share(init) },
         containers: tables.containers.share(regular),
+        ignored_fields: Box::default(),
     }
 }
 

@@ -10,10 +10,9 @@ use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasher, DefaultHasher, Hash, Hasher, RandomState};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use probe_core::spec::{Container, ProbeSpec, Process};
+use probe_core::spec::{Container, PodSpec, ProbeSpec, Process};
 
 use super::Options;
-use super::convert::Template;
 use super::tree::{Node, Value};
 use crate::limits;
 
@@ -36,7 +35,7 @@ pub(super) struct Tables {
     pub(super) probes: Table<ProbeSpec>,
     pub(super) processes: Table<Process>,
     pub(super) containers: Table<[Container]>,
-    templates: HashMap<SpecDigest, Arc<Template>>,
+    specs: HashMap<SpecDigest, Arc<PodSpec>>,
 }
 
 /// Of a pod's `spec` as it is written, and of what it is read for. 128 bits under keys that nobody knows: no two
@@ -48,8 +47,8 @@ impl Interner {
     /// Lets go of what fewer than two others hold.
     pub fn sweep(&self) {
         let mut tables = self.lock();
-        // Templates first: they hold lists, which hold probes, which hold texts.
-        tables.sweep_templates();
+        // Specs first: they hold lists, which hold probes, which hold texts.
+        tables.sweep_specs();
         tables.containers.sweep();
         tables.processes.sweep();
         tables.probes.sweep();
@@ -72,24 +71,24 @@ impl Interner {
 
 impl Tables {
     /// What a spec of this digest became when it was read without anything to say about it.
-    pub(super) fn template(&self, digest: SpecDigest) -> Option<Arc<Template>> {
-        self.templates.get(&digest).cloned()
+    pub(super) fn spec(&self, digest: SpecDigest) -> Option<Arc<PodSpec>> {
+        self.specs.get(&digest).cloned()
     }
 
-    pub(super) fn keep_template(&mut self, digest: SpecDigest, template: Arc<Template>) {
-        if self.templates.len() >= limits::INTERNED_LEN_MAX {
-            self.sweep_templates();
-            if self.templates.len() > limits::INTERNED_LEN_MAX / 2 {
-                self.templates.clear();
+    pub(super) fn keep_spec(&mut self, digest: SpecDigest, spec: Arc<PodSpec>) {
+        if self.specs.len() >= limits::INTERNED_LEN_MAX {
+            self.sweep_specs();
+            if self.specs.len() > limits::INTERNED_LEN_MAX / 2 {
+                self.specs.clear();
             }
         }
-        self.templates.insert(digest, template);
+        self.specs.insert(digest, spec);
     }
 
-    fn sweep_templates(&mut self) {
-        // The table of lists, the template, and two pods.
-        self.templates.retain(|_, template| Arc::strong_count(&template.containers) >= 4);
-        self.templates.shrink_to(self.templates.len() * 2);
+    fn sweep_specs(&mut self) {
+        // This table and two pods.
+        self.specs.retain(|_, spec| Arc::strong_count(spec) >= 3);
+        self.specs.shrink_to(self.specs.len() * 2);
     }
 }
 
