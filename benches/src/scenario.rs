@@ -25,6 +25,8 @@ pub enum Scenario {
     Mixed,
     /// 1,000,000 tcpSocket probes
     Million,
+    /// 1,000 pods a second come and as many go, beside others that stay
+    Churn,
     /// Claims of passive answers: real connects, TIME_WAIT, the same verdicts as without eBPF
     Passive,
     /// What the kernel program costs per event of the node
@@ -39,7 +41,7 @@ impl Scenario {
     }
 
     /// Those of a run without `--scenario`.
-    pub const ALL: [Scenario; 8] = [
+    pub const ALL: [Scenario; 9] = [
         Scenario::TcpPassive,
         Scenario::TcpActive,
         Scenario::Http,
@@ -48,21 +50,25 @@ impl Scenario {
         Scenario::Exec,
         Scenario::Mixed,
         Scenario::Million,
+        Scenario::Churn,
     ];
 
     /// Whether passive answers are part of it.
     #[must_use]
     pub const fn is_passive(self) -> bool {
-        matches!(self, Scenario::TcpPassive | Scenario::Mixed | Scenario::Million)
+        matches!(self, Scenario::TcpPassive | Scenario::Mixed | Scenario::Million | Scenario::Churn)
     }
 
     /// Which probes.
     #[must_use]
     pub const fn mix(self) -> Mix {
         let percent: &[(Handler, u32)] = match self {
-            Scenario::TcpPassive | Scenario::TcpActive | Scenario::Million | Scenario::Passive | Scenario::Ebpf => {
-                &[(Handler::Tcp, 100)]
-            }
+            Scenario::TcpPassive
+            | Scenario::TcpActive
+            | Scenario::Million
+            | Scenario::Churn
+            | Scenario::Passive
+            | Scenario::Ebpf => &[(Handler::Tcp, 100)],
             Scenario::Http => &[(Handler::Http, 100)],
             Scenario::Https => &[(Handler::Https, 100)],
             Scenario::Grpc => &[(Handler::Grpc, 100)],
@@ -90,9 +96,11 @@ impl Scenario {
             Scenario::Exec => (500, 5, 60),
             Scenario::Mixed => (50_000, 10, 150),
             Scenario::Million => (1_000_000, 10, 150),
+            // Beside those that come and go.
+            Scenario::Churn => (25_000, 1, 60),
             Scenario::Passive | Scenario::Ebpf => (0, 0, 0),
         };
-        let warmup_s = if self.is_passive() { 30 } else { 2 * period_s };
+        let warmup_s = if self.is_passive() && !matches!(self, Scenario::Churn) { 30 } else { 2 * period_s };
         Numbers { probes, period_s, duration_s, warmup_s, compared_s: 10 }
     }
 
@@ -105,6 +113,7 @@ impl Scenario {
             Scenario::Https | Scenario::Grpc => 400,
             Scenario::Exec => 100,
             Scenario::Million => 20_000,
+            Scenario::Churn => 2_000,
             Scenario::Passive | Scenario::Ebpf => 0,
         };
         Numbers { probes, period_s: 1, duration_s: 8, warmup_s: 3, compared_s: 2 }

@@ -2,6 +2,8 @@
 
 use serde_json::Value;
 
+use crate::scenarios;
+
 /// One scenario, in some lines.
 pub fn print(report: &Value) {
     let name = report["scenario"].as_str().unwrap_or_default();
@@ -18,6 +20,9 @@ pub fn print(report: &Value) {
             println!("    the daemon warned {} time(s), first: {warning}", report["warnings"]);
         }
         return;
+    }
+    if name == "churn" {
+        return scenarios::churn::print(report);
     }
     let invalid = report["invalid_because"].as_str().map_or_else(String::new, |why| format!(", valid: false ({why})"));
     println!(
@@ -165,12 +170,12 @@ pub fn print_all(reports: &[Value]) {
     }
 }
 
-fn number(value: &Value) -> f64 {
+pub(crate) fn number(value: &Value) -> f64 {
     value.as_f64().unwrap_or(f64::NAN)
 }
 
 /// Three digits that count.
-fn figure(value: &Value) -> String {
+pub(crate) fn figure(value: &Value) -> String {
     match value.as_f64() {
         None => "-".to_owned(),
         Some(value) if value.abs() >= 100.0 => format!("{value:.0}"),
@@ -180,7 +185,7 @@ fn figure(value: &Value) -> String {
     }
 }
 
-fn quantiles(value: &Value) -> String {
+pub(crate) fn quantiles(value: &Value) -> String {
     if value.is_null() {
         return "-".to_owned();
     }
