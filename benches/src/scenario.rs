@@ -27,6 +27,8 @@ pub enum Scenario {
     Million,
     /// 1,000 pods a second come and as many go, beside others that stay
     Churn,
+    /// 12,500 pods at once: until all are scheduled, how first attempts are spread, and how soon those of later pods come
+    ColdStart,
     /// Claims of passive answers: real connects, TIME_WAIT, the same verdicts as without eBPF
     Passive,
     /// What the kernel program costs per event of the node
@@ -41,7 +43,7 @@ impl Scenario {
     }
 
     /// Those of a run without `--scenario`.
-    pub const ALL: [Scenario; 9] = [
+    pub const ALL: [Scenario; 10] = [
         Scenario::TcpPassive,
         Scenario::TcpActive,
         Scenario::Http,
@@ -51,6 +53,7 @@ impl Scenario {
         Scenario::Mixed,
         Scenario::Million,
         Scenario::Churn,
+        Scenario::ColdStart,
     ];
 
     /// Whether passive answers are part of it.
@@ -67,6 +70,7 @@ impl Scenario {
             | Scenario::TcpActive
             | Scenario::Million
             | Scenario::Churn
+            | Scenario::ColdStart
             | Scenario::Passive
             | Scenario::Ebpf => &[(Handler::Tcp, 100)],
             Scenario::Http => &[(Handler::Http, 100)],
@@ -98,6 +102,8 @@ impl Scenario {
             Scenario::Million => (1_000_000, 10, 150),
             // Beside those that come and go.
             Scenario::Churn => (25_000, 1, 60),
+            // Nothing is measured for a time of its own.
+            Scenario::ColdStart => (50_000, 10, 10),
             Scenario::Passive | Scenario::Ebpf => (0, 0, 0),
         };
         let warmup_s = if self.is_passive() && !matches!(self, Scenario::Churn) { 30 } else { 2 * period_s };
@@ -113,7 +119,7 @@ impl Scenario {
             Scenario::Https | Scenario::Grpc => 400,
             Scenario::Exec => 100,
             Scenario::Million => 20_000,
-            Scenario::Churn => 2_000,
+            Scenario::Churn | Scenario::ColdStart => 2_000,
             Scenario::Passive | Scenario::Ebpf => 0,
         };
         Numbers { probes, period_s: 1, duration_s: 8, warmup_s: 3, compared_s: 2 }

@@ -8,6 +8,7 @@ use crate::options::Options;
 use crate::scenario::Scenario;
 
 pub mod churn;
+pub mod cold_start;
 pub mod setup;
 pub mod steady;
 
@@ -24,6 +25,7 @@ pub fn run(scenario: Scenario, options: &Options, short: bool) -> anyhow::Result
         | Scenario::Mixed
         | Scenario::Million => Ok(steady::run(scenario, options, short)?.json()),
         Scenario::Churn => churn::run(options, short),
+        Scenario::ColdStart => cold_start::run(options, short),
         Scenario::Passive | Scenario::Ebpf => bail!("{}: a command of its own", scenario.name()),
     }
 }

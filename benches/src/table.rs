@@ -21,8 +21,10 @@ pub fn print(report: &Value) {
         }
         return;
     }
-    if name == "churn" {
-        return scenarios::churn::print(report);
+    match name {
+        "churn" => return scenarios::churn::print(report),
+        "cold-start" => return scenarios::cold_start::print(report),
+        _ => {}
     }
     let invalid = report["invalid_because"].as_str().map_or_else(String::new, |why| format!(", valid: false ({why})"));
     println!(

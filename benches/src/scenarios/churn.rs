@@ -569,6 +569,7 @@ impl Report {
             "daemon_cores": self.looks.rates.daemon,
             "threads_cores": self.looks.rates.threads,
             "rss_bytes": rss,
+            "rss_bytes_each_s": self.looks.series.get("rss_bytes"),
             "lateness_us": Quantiles::of(&histograms.all_lateness()),
             "latency_us": Quantiles::of(&histograms.all_successes()),
             "syn_sent_max": self.looks.syn_sent_max,
