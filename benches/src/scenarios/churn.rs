@@ -628,3 +628,46 @@ pub fn print(report: &Value) {
         truth["flips_made"], truth["flips_noticed"], truth["wrong_verdicts"]
     );
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    fn looks(name: &str, values: impl Iterator<Item = f64>) -> Looks {
+        let series = BTreeMap::from([(name.to_owned(), values.collect())]);
+        Looks { series, time_wait_excess: 0.0, rates: Rates::default(), syn_sent_max: 0 }
+    }
+
+    #[test]
+    fn memory_that_grows_with_every_pod_is_told_and_a_plateau_is_not() {
+        let plateau = (0..60).map(|second| 160e6 + f64::from(second.min(20)) * 1e6 + f64::from(second % 3) * 1e6);
+        assert_eq!(looks("rss_bytes", plateau).complaints(), [""; 0]);
+        // 300 bytes for each of 1,000 pods a second.
+        let leak = (0..60).map(|second| 100e6 + f64::from(second) * 300e3);
+        assert_eq!(looks("rss_bytes", leak).complaints().len(), 1);
+    }
+
+    #[test]
+    fn one_descriptor_a_file_is_told() {
+        let leak = (0..60).map(|second| 53.0 + f64::from(second) * 100.0);
+        assert_eq!(looks("fds", leak).complaints().len(), 1);
+    }
+
+    #[test]
+    fn every_file_goes_a_life_after_it_came() {
+        let pace = Pace::new(1_000, 6_250, Duration::from_secs(1), Duration::from_secs(20));
+        assert_eq!((pace.alive, pace.files), (550, 2_550));
+        let mut there = BTreeSet::new();
+        for step in 0..pace.files + pace.alive {
+            let goes = step.checked_sub(pace.alive).map(|gone| pace.name(gone));
+            goes.iter().for_each(|goes| assert!(there.remove(goes), "{goes}"));
+            if step < pace.files {
+                assert!(there.insert(pace.name(step)));
+            }
+        }
+        assert!(there.is_empty());
+        assert_eq!(pace.file_of(pace.pods(2_549).end - 1), Some(2_549));
+    }
+}
