@@ -122,7 +122,8 @@ impl Scenario {
             Scenario::Churn | Scenario::ColdStart => 2_000,
             Scenario::Passive | Scenario::Ebpf => 0,
         };
-        Numbers { probes, period_s: 1, duration_s: 8, warmup_s: 3, compared_s: 2 }
+        let (duration_s, warmup_s) = if matches!(self, Scenario::Churn) { (6, 1) } else { (8, 3) };
+        Numbers { probes, period_s: 1, duration_s, warmup_s, compared_s: 2 }
     }
 }
 

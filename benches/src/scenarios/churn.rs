@@ -1,7 +1,7 @@
 //! The scenario `churn`: pods come and go by the thousand a second while others stay. Does anything grow?
 //!
 //! Pods come as manifest files, ten to a file, and go when their file is replaced or removed; the daemon sees nothing but its
-//! directory. Each lives for five and a half periods, so that the attempts of its life can be foretold.
+//! directory. Each lives for some periods and a half, so that the attempts of its life can be foretold.
 //!
 //! Flat is what differs, from the second third of the window to the last, by no more than 3 % (or a few MB, or a few of what
 //! is counted): medians of one look a second. Sockets in TIME_WAIT are the kernel's, for 60 s; of those no more may be there
@@ -41,11 +41,11 @@ const PODS_PER_S_SHORT: usize = 100;
 /// Pods of one file.
 const FILE_PODS: usize = 10;
 
-/// A pod's life in halves of a period: halfway between two due times, whatever the reading of a file takes.
+/// A pod's life in halves of a period: odd, so that it ends halfway between two due times, whatever the reading of a file
+/// takes.
 const LIFE_HALF_PERIODS: usize = 11;
-
-/// Attempts of each probe in that life: at once, and after every period.
-const LIFE_ATTEMPTS: usize = LIFE_HALF_PERIODS / 2 + 1;
+/// The same with the numbers of a run of all.
+const LIFE_HALF_PERIODS_SHORT: usize = 3;
 
 /// Attempts of a new pod beside those: when the readiness of one of its two containers changes, the other's readiness probe
 /// is tried once more, as it has not succeeded yet (`UpdatePodStatus` of the kubelet's prober manager); and the reverse.
@@ -71,8 +71,12 @@ pub fn run(options: &Options, short: bool) -> anyhow::Result<Value> {
     let duration = Duration::from_secs(numbers.duration_s);
     let folder = tempfile::tempdir()?;
     let steady = Load::plan(scenario.mix(), numbers.probes, numbers.period_s, folder.path());
-    let pods_per_s = if short || options.smoke { PODS_PER_S_SHORT } else { PODS_PER_S };
-    let pace = Pace::new(pods_per_s, steady.pods.len(), period, duration);
+    let (pods_per_s, life) = if short || options.smoke {
+        (PODS_PER_S_SHORT, LIFE_HALF_PERIODS_SHORT)
+    } else {
+        (PODS_PER_S, LIFE_HALF_PERIODS)
+    };
+    let pace = Pace::new(pods_per_s, life, steady.pods.len(), period, duration);
     let (listening, load) = pace.loads(numbers.probes, numbers.period_s, folder.path());
     let mut targets = Targets::start(&listening, folder.path(), 0)?;
     let manifests = folder.path().join("manifests");
@@ -125,17 +129,26 @@ struct Pace {
     /// Pods that have listeners of their own at once.
     listeners: usize,
     life: Duration,
+    /// Of each probe in that life: at once, and after every period.
+    life_attempts: usize,
 }
 
 impl Pace {
     /// As long as it takes until the first pods go, and then for `duration`.
-    fn new(pods_per_s: usize, steady_pods: usize, period: Duration, duration: Duration) -> Pace {
+    fn new(
+        pods_per_s: usize,
+        life_half_periods: usize,
+        steady_pods: usize,
+        period: Duration,
+        duration: Duration,
+    ) -> Pace {
         let files_per_s = pods_per_s / FILE_PODS;
-        let life = period * LIFE_HALF_PERIODS as u32 / 2;
+        let life = period * life_half_periods as u32 / 2;
         let files_in = |time: Duration| (files_per_s as f64 * time.as_secs_f64()).ceil() as usize;
         let alive = files_in(life);
         let listeners = files_in(life + LISTENER_REST) * FILE_PODS;
-        Pace { files_per_s, alive, files: alive + files_in(duration), steady_pods, listeners, life }
+        let life_attempts = life_half_periods / 2 + 1;
+        Pace { files_per_s, alive, files: alive + files_in(duration), steady_pods, listeners, life, life_attempts }
     }
 
     /// Those that listen: pods that stay, and as many others as are there at once; and all pods, each with the listener of
@@ -275,8 +288,8 @@ impl Edge {
     /// that every probe that stays has the same number of due times.
     fn read_whole_seconds_after(before: &Edge, daemon: &Daemon, period: Duration) -> anyhow::Result<Edge> {
         let step = period.as_secs().max(1);
-        // What was counted last is told within two seconds.
-        let seconds = (before.at.elapsed().as_secs() + 3).next_multiple_of(step);
+        // What was counted last is told within a second.
+        let seconds = (before.at.elapsed().as_secs() + 2).next_multiple_of(step);
         sleep_until(before.at + Duration::from_secs(seconds));
         Edge::read(daemon)
     }
@@ -494,7 +507,7 @@ impl Report {
     fn attempts_expected(&self) -> f64 {
         let due = self.steady_probes as f64 * self.seconds() / self.period.as_secs_f64();
         let held = self.truth.held_attempts(self.after.wall_ns, self.period) as f64;
-        let churned = self.churned_pods() * (PROBES_PER_POD * LIFE_ATTEMPTS + TRIGGERED_PER_POD);
+        let churned = self.churned_pods() * (PROBES_PER_POD * self.pace.life_attempts + TRIGGERED_PER_POD);
         due - held + self.truth.triggered as f64 + churned as f64
     }
 
@@ -657,7 +670,7 @@ mod tests {
 
     #[test]
     fn every_file_goes_a_life_after_it_came() {
-        let pace = Pace::new(1_000, 6_250, Duration::from_secs(1), Duration::from_secs(20));
+        let pace = Pace::new(1_000, LIFE_HALF_PERIODS, 6_250, Duration::from_secs(1), Duration::from_secs(20));
         assert_eq!((pace.alive, pace.files), (550, 2_550));
         let mut there = BTreeSet::new();
         for step in 0..pace.files + pace.alive {
