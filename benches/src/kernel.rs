@@ -64,12 +64,36 @@ pub fn syn_sent() -> anyhow::Result<usize> {
     Ok(output.stdout.iter().filter(|byte| **byte == b'\n').count())
 }
 
-/// Sockets in TIME_WAIT in this network namespace (/proc/net/sockstat).
+/// Sockets in TIME_WAIT in this network namespace.
 pub fn time_wait() -> anyhow::Result<u64> {
-    let text = fs::read_to_string("/proc/net/sockstat").context("/proc/net/sockstat")?;
-    let words: Vec<&str> = text.lines().find(|line| line.starts_with("TCP:")).context("no TCP")?.split(' ').collect();
-    let place = words.iter().position(|word| *word == "tw").context("no tw")?;
-    Ok(words.get(place + 1).context("a short line")?.parse()?)
+    Ok(Sockets::read()?.time_wait)
+}
+
+/// TCP sockets by state: of this network namespace, but for `allocated`, which are the machine's.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Sockets {
+    /// With a port: listeners and connections, those in TIME_WAIT apart.
+    pub in_use: u64,
+    /// Of no process any more, and not closed yet.
+    pub orphan: u64,
+    /// In TIME_WAIT.
+    pub time_wait: u64,
+    /// That there is memory for.
+    pub allocated: u64,
+}
+
+impl Sockets {
+    /// From /proc/net/sockstat.
+    pub fn read() -> anyhow::Result<Sockets> {
+        let text = fs::read_to_string("/proc/net/sockstat").context("/proc/net/sockstat")?;
+        let words: Vec<&str> =
+            text.lines().find(|line| line.starts_with("TCP:")).context("no TCP")?.split(' ').collect();
+        let of = |name: &str| -> anyhow::Result<u64> {
+            let place = words.iter().position(|word| *word == name).with_context(|| format!("no {name}"))?;
+            Ok(words.get(place + 1).context("a short line")?.parse()?)
+        };
+        Ok(Sockets { in_use: of("inuse")?, orphan: of("orphan")?, time_wait: of("tw")?, allocated: of("alloc")? })
+    }
 }
 
 /// A process at one moment.

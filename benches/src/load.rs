@@ -267,7 +267,8 @@ fn target(mix: Mix, index: usize, folder: &Path) -> Target {
 }
 
 /// An address of loopback's of its own.
-fn address_of(pod: usize) -> Ipv4Addr {
+#[must_use]
+pub fn address_of(pod: usize) -> Ipv4Addr {
     Ipv4Addr::new(127, 1 + (pod / 62_500) as u8, (pod / 250 % 250) as u8, 1 + (pod % 250) as u8)
 }
 

@@ -269,7 +269,9 @@ impl Report {
     }
 }
 
-fn differs(what: &str, found: f64, expected: f64, seconds: f64) -> Option<String> {
+/// What to say of a number that is not what it should be.
+#[must_use]
+pub fn differs(what: &str, found: f64, expected: f64, seconds: f64) -> Option<String> {
     let off = (found - expected).abs();
     let most = expected * OFF_MAX.max(EDGE_S / seconds);
     (off > most.max(1.0))

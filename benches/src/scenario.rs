@@ -27,6 +27,10 @@ pub enum Scenario {
     Million,
     /// Bytes of resident memory per additional probe
     Memory,
+    /// 1,000 pods a second come and as many go, beside others that stay
+    Churn,
+    /// 12,500 pods at once: until all are scheduled, how first attempts are spread, and how soon those of later pods come
+    ColdStart,
     /// Claims of passive answers: real connects, TIME_WAIT, the same verdicts as without eBPF
     Passive,
     /// What the kernel program costs per event of the node
@@ -41,7 +45,7 @@ impl Scenario {
     }
 
     /// Those of a run without `--scenario`.
-    pub const ALL: [Scenario; 9] = [
+    pub const ALL: [Scenario; 11] = [
         Scenario::TcpPassive,
         Scenario::TcpActive,
         Scenario::Http,
@@ -51,12 +55,14 @@ impl Scenario {
         Scenario::Mixed,
         Scenario::Million,
         Scenario::Memory,
+        Scenario::Churn,
+        Scenario::ColdStart,
     ];
 
     /// Whether passive answers are part of it.
     #[must_use]
     pub const fn is_passive(self) -> bool {
-        matches!(self, Scenario::TcpPassive | Scenario::Mixed | Scenario::Million)
+        matches!(self, Scenario::TcpPassive | Scenario::Mixed | Scenario::Million | Scenario::Churn)
     }
 
     /// Which probes.
@@ -67,6 +73,8 @@ impl Scenario {
             | Scenario::TcpActive
             | Scenario::Million
             | Scenario::Memory
+            | Scenario::Churn
+            | Scenario::ColdStart
             | Scenario::Passive
             | Scenario::Ebpf => &[(Handler::Tcp, 100)],
             Scenario::Http => &[(Handler::Http, 100)],
@@ -98,9 +106,13 @@ impl Scenario {
             Scenario::Million => (1_000_000, 10, 150),
             // Long, so that it is the loading that is measured, and short enough for a connect of each probe.
             Scenario::Memory => (1_000_000, 60, 60),
+            // Beside those that come and go.
+            Scenario::Churn => (25_000, 1, 60),
+            // Nothing is measured for a time of its own.
+            Scenario::ColdStart => (50_000, 10, 10),
             Scenario::Passive | Scenario::Ebpf => (0, 0, 0),
         };
-        let warmup_s = if self.is_passive() { 30 } else { 2 * period_s };
+        let warmup_s = if self.is_passive() && !matches!(self, Scenario::Churn) { 30 } else { 2 * period_s };
         Numbers { probes, period_s, duration_s, warmup_s, compared_s: 10 }
     }
 
@@ -114,11 +126,13 @@ impl Scenario {
             Scenario::Exec => 100,
             Scenario::Million => 20_000,
             Scenario::Memory => 10_000,
+            Scenario::Churn | Scenario::ColdStart => 2_000,
             Scenario::Passive | Scenario::Ebpf => 0,
         };
-        // Each of its attempts is a connect.
+        // Each attempt of `memory` is a connect.
         let period_s = if matches!(self, Scenario::Memory) { 3 } else { 1 };
-        Numbers { probes, period_s, duration_s: 8, warmup_s: 3, compared_s: 2 }
+        let (duration_s, warmup_s) = if matches!(self, Scenario::Churn) { (6, 1) } else { (8, 3) };
+        Numbers { probes, period_s, duration_s, warmup_s, compared_s: 2 }
     }
 }
 

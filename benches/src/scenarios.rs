@@ -7,7 +7,10 @@ use serde_json::Value;
 use crate::options::Options;
 use crate::scenario::Scenario;
 
+pub mod churn;
+pub mod cold_start;
 pub mod memory;
+pub mod setup;
 pub mod steady;
 
 /// Runs one; `short`: with the numbers of a run of all. An error is what kept it from running; what it found to be wrong is
@@ -23,6 +26,8 @@ pub fn run(scenario: Scenario, options: &Options, short: bool) -> anyhow::Result
         | Scenario::Mixed
         | Scenario::Million => Ok(steady::run(scenario, options, short)?.json()),
         Scenario::Memory => Ok(memory::run(options, short)?),
+        Scenario::Churn => churn::run(options, short),
+        Scenario::ColdStart => cold_start::run(options, short),
         Scenario::Passive | Scenario::Ebpf => bail!("{}: a command of its own", scenario.name()),
     }
 }

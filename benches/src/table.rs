@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::scenarios::memory;
+use crate::scenarios::{churn, cold_start, memory};
 
 /// One scenario, in some lines.
 pub fn print(report: &Value) {
@@ -21,8 +21,11 @@ pub fn print(report: &Value) {
         }
         return;
     }
-    if report.get("additional").is_some() {
-        return memory::print(report);
+    match name {
+        "memory" => return memory::print(report),
+        "churn" => return churn::print(report),
+        "cold-start" => return cold_start::print(report),
+        _ => {}
     }
     let invalid = report["invalid_because"].as_str().map_or_else(String::new, |why| format!(", valid: false ({why})"));
     println!(
@@ -175,7 +178,7 @@ pub(crate) fn number(value: &Value) -> f64 {
 }
 
 /// Three digits that count.
-fn figure(value: &Value) -> String {
+pub(crate) fn figure(value: &Value) -> String {
     match value.as_f64() {
         None => "-".to_owned(),
         Some(value) if value.abs() >= 100.0 => format!("{value:.0}"),
@@ -185,7 +188,7 @@ fn figure(value: &Value) -> String {
     }
 }
 
-fn quantiles(value: &Value) -> String {
+pub(crate) fn quantiles(value: &Value) -> String {
     if value.is_null() {
         return "-".to_owned();
     }

@@ -155,8 +155,8 @@ impl ReplySink for Replies {
     }
 }
 
-/// A running daemon.
-struct Engine {
+/// A running daemon, for a program that is one itself: pods come from [`Engine::updates`] too, whatever its manifests say.
+pub struct Engine {
     runtime: Arc<dyn ContainerRuntime>,
     senders: Vec<ShardSender>,
     shards: Vec<ShardThread>,
@@ -195,7 +195,11 @@ impl Entrances {
 }
 
 impl Engine {
-    async fn start(mut config: Config, choice: RuntimeChoice) -> Result<Self, EngineError> {
+    /// Starts everything, on the runtime that this is called on. `--manifests` may name nothing.
+    ///
+    /// # Errors
+    /// What could not be started.
+    pub async fn start(mut config: Config, choice: RuntimeChoice) -> Result<Self, EngineError> {
         let manager_start = clock::now();
         // Both before anything is started: a second daemon must fail without touching the first one's pods.
         let socket = Socket::bind(config.socket.as_deref().ok_or(EngineError::NoSocket)?)?;
@@ -252,6 +256,19 @@ impl Engine {
         engine.serve_api(&config, socket, manager_start, manifests, &results, &events);
         engine.tell_started(&config);
         Ok(engine)
+    }
+
+    /// The manager's entrance. Bound: [`limits::POD_UPDATES_LEN_MAX`]; full: the sender waits. Senders are to be gone when
+    /// [`Engine::end`] is called, which waits for them.
+    #[must_use]
+    pub fn updates(&self) -> PodUpdateSender {
+        self.updates.clone()
+    }
+
+    /// Probes that live on the shards, as of the last turn of each.
+    #[must_use]
+    pub fn workers_len(&self) -> usize {
+        self.shards.iter().map(ShardThread::workers_len).sum()
     }
 
     fn serve_api(
@@ -349,7 +366,7 @@ impl Engine {
     }
 
     /// Ends everything in order; `hurry` ends what is left of the grace periods.
-    async fn end(self, hurry: impl Future<Output = ()>) {
+    pub async fn end(self, hurry: impl Future<Output = ()>) {
         self.sources_end.send_replace(true);
         join("source", self.sources).await;
         if let Some((lifecycle, task)) = self.lifecycle {

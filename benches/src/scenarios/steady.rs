@@ -3,10 +3,9 @@
 
 use std::fs;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use anyhow::bail;
-
+use super::setup::{SETTLE, daemon_args, say, sleep_until, wait_until_scheduled};
 use crate::beside::{self, Beside};
 use crate::daemon::Daemon;
 use crate::flips::Flips;
@@ -19,12 +18,6 @@ use crate::scenario::{Numbers, Scenario};
 use crate::targets::Targets;
 use crate::truth::{Log, Truth};
 use crate::window::{self, Counts, Window, now};
-
-/// Longest time from a ready daemon until all of its probes are scheduled.
-const SCHEDULED_MAX: Duration = Duration::from_secs(60);
-
-/// What the window's last outcomes get to reach the log.
-const SETTLE: Duration = Duration::from_millis(300);
 
 /// Runs a scenario; the process is in its network namespace already.
 pub fn run(scenario: Scenario, options: &Options, short: bool) -> anyhow::Result<Report> {
@@ -109,15 +102,6 @@ impl WholeLife {
     }
 }
 
-/// Flags of the daemon in this scenario.
-fn daemon_args(scenario: Scenario, options: &Options) -> Vec<String> {
-    let mut args = options.daemon_args(scenario);
-    if scenario.mix().percent.iter().any(|(handler, _)| *handler == Handler::Exec) {
-        args.push("--host-exec".to_owned());
-    }
-    args
-}
-
 /// Resident memory of the same daemon without pods.
 fn rss_of_an_empty_daemon(scenario: Scenario, options: &Options, folder: &Path) -> anyhow::Result<u64> {
     let manifests = folder.join("no-manifests");
@@ -137,22 +121,6 @@ fn idle_machine(numbers: Numbers) -> anyhow::Result<f64> {
     Ok((cores - (kernel::idle_s()? - before) / start.elapsed().as_secs_f64()).max(0.0))
 }
 
-/// Until so many probes live on the shards.
-pub(super) fn wait_until_scheduled(daemon: &Daemon, probes: usize) -> anyhow::Result<()> {
-    let latest = now() + SCHEDULED_MAX;
-    loop {
-        let workers = Counts::of(&daemon.page("/metrics")?).workers;
-        if workers as usize == probes {
-            return Ok(());
-        }
-        if now() > latest {
-            let log = Log::read(daemon.log())?;
-            bail!("{workers} of {probes} probes are scheduled after {SCHEDULED_MAX:?}; {:?}", log.warnings.first());
-        }
-        std::thread::sleep(Duration::from_millis(250));
-    }
-}
-
 /// Real attempts per second by handler.
 fn rates(load: &Load, numbers: Numbers, window: &Window, is_passive: bool) -> beside::Rates {
     let per_period = load.probes_by_handler().into_iter();
@@ -164,12 +132,4 @@ fn rates(load: &Load, numbers: Numbers, window: &Window, is_passive: bool) -> be
             (handler, if is_tcp { (rate - passive).max(1.0) } else { rate })
         })
         .collect()
-}
-
-fn sleep_until(at: Instant) {
-    std::thread::sleep(at.saturating_duration_since(now()));
-}
-
-fn say(text: &str) {
-    eprintln!("{text}");
 }

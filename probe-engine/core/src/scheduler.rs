@@ -364,6 +364,12 @@ impl Scheduler {
     pub fn workers_len(&self) -> usize {
         self.workers_len
     }
+
+    /// Places of workers that were ever needed at once; those of ended workers are given away again.
+    #[must_use]
+    pub fn places_len(&self) -> usize {
+        self.places.len()
+    }
 }
 
 impl<'a> PodView<'a> {

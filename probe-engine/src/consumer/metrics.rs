@@ -21,7 +21,7 @@ pub use self::text::CONTENT_TYPE;
 use self::text::{Buckets, Kind, Labels, Text};
 use crate::ebpf::stats::EbpfStats;
 use crate::results::{ResultsError, ResultsHandle, SeriesLevel, SeriesLevels};
-use crate::shard::metrics::{HandlerKind, OutcomeKind};
+use crate::shard::metrics::{HandlerKind, Occupancy, OutcomeKind};
 
 /// The handlers that the pool serves.
 const POOLED: [HandlerKind; 3] = [HandlerKind::Https, HandlerKind::Grpc, HandlerKind::Exec];
@@ -385,6 +385,23 @@ fn write_shards(text: &mut Text, engine: &EngineSnapshot, facts: &Facts) {
     let mut info = text.family("probe_engine_shard_info", Kind::Gauge, "Always 1; the label tells the I/O in use.");
     for (index, io) in indices.iter().zip(&facts.io) {
         info.value(&Labels::of(&[("io", io), ("shard", index)]), 1);
+    }
+    let each_slab = || {
+        let of =
+            |(index, slabs)| Occupancy::SLABS.iter().zip(slabs).map(move |(slab, occupancy)| (index, slab, occupancy));
+        indices.iter().zip(&engine.slabs).flat_map(of)
+    };
+    let mut places = text.family(
+        "probe_engine_shard_slab_places",
+        Kind::Gauge,
+        "Places of a slab of the shard that there is memory for: as many as were ever used at once, or some more.",
+    );
+    for (index, slab, occupancy) in each_slab() {
+        places.value(&Labels::of(&[("shard", index), ("slab", slab)]), occupancy.places);
+    }
+    let mut used = text.family("probe_engine_shard_slab_used", Kind::Gauge, "Places of a slab of the shard in use.");
+    for (index, slab, occupancy) in each_slab() {
+        used.value(&Labels::of(&[("shard", index), ("slab", slab)]), occupancy.used);
     }
     let mut workers = text.family("probe_engine_shard_workers", Kind::Gauge, "Probe workers that live on the shard.");
     for (index, (count, _)) in indices.iter().zip(&engine.shards) {

@@ -34,6 +34,7 @@ impl ShardTotals {
         sum.reports_dropped += delta.reports_dropped;
         sum.in_flight = delta.in_flight;
         sum.workers = delta.workers;
+        sum.slabs = delta.slabs;
         sum.stuck_local = delta.stuck_local;
         sum.passive.add(&delta.passive);
         Some(delta)

@@ -24,7 +24,7 @@ use slab::Slab;
 
 use self::audit::Audits;
 use self::draw::Draw;
-use super::metrics::{AuditResult, PassiveCounts};
+use super::metrics::{AuditResult, Occupancy, PassiveCounts};
 use crate::ebpf::netns::NetnsRef;
 use crate::ebpf::passive::{Passive, ToWatch};
 use crate::ebpf::target::Before;
@@ -123,6 +123,11 @@ impl Leases {
             audits,
             counted_at: now,
         }
+    }
+
+    /// Places of leases.
+    pub(super) fn occupancy(&self) -> Occupancy {
+        Occupancy { used: self.leases.len() as u64, places: self.leases.capacity() as u64 }
     }
 
     /// Passive answers are possible at all.

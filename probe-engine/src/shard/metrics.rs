@@ -182,6 +182,20 @@ impl PassiveCounts {
     }
 }
 
+/// How full a slab is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Occupancy {
+    /// Places in use.
+    pub used: u64,
+    /// Places that there is memory for.
+    pub places: u64,
+}
+
+impl Occupancy {
+    /// What a shard keeps in slabs, as a metric label, in the order of [`ShardMetrics::slabs`].
+    pub const SLABS: [&'static str; 3] = ["attempts", "leases", "workers"];
+}
+
 /// A delta of one shard's counts. Histograms are in microseconds, 2 significant digits, up to one hour.
 #[derive(Clone, Debug)]
 pub struct ShardMetrics {
@@ -203,6 +217,8 @@ pub struct ShardMetrics {
     pub in_flight: u64,
     /// Gauge: workers.
     pub workers: u64,
+    /// Gauges: attempts that were asked for, leases, workers.
+    pub slabs: [Occupancy; Occupancy::SLABS.len()],
     /// Gauge: probes with nothing but local trouble for too long.
     pub stuck_local: u64,
     /// Passive and real answers of tcpSocket probes. Passive ones are in no histogram but that of lateness.
@@ -232,6 +248,7 @@ impl ShardMetrics {
             reports_dropped: 0,
             in_flight: 0,
             workers: 0,
+            slabs: Default::default(),
             stuck_local: 0,
             passive: PassiveCounts::default(),
         }
@@ -275,6 +292,7 @@ impl ShardMetrics {
             reports_dropped,
             in_flight,
             workers,
+            slabs,
             stuck_local,
             passive,
         } = self;
@@ -283,6 +301,7 @@ impl ShardMetrics {
         local.fill(0);
         rescheduled.fill(0);
         [missed, reports_dropped, in_flight, workers, stuck_local].into_iter().for_each(|count| *count = 0);
+        *slabs = Default::default();
         *passive = PassiveCounts::default();
     }
 

@@ -25,7 +25,7 @@ mod tests;
 use std::fs;
 use std::io;
 use std::ops::RangeInclusive;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread::{self, JoinHandle};
 
@@ -135,6 +135,7 @@ pub struct ShardThread {
     /// Why it is not io_uring, where that was wanted.
     pub fallback: Option<String>,
     heartbeat: Arc<AtomicU64>,
+    workers_len: Arc<AtomicUsize>,
     thread: JoinHandle<()>,
 }
 
@@ -143,6 +144,12 @@ impl ShardThread {
     #[must_use]
     pub fn heartbeat(&self) -> Instant {
         Instant::from_nanos(self.heartbeat.load(Ordering::Relaxed))
+    }
+
+    /// Workers that it had at the end of its last turn.
+    #[must_use]
+    pub fn workers_len(&self) -> usize {
+        self.workers_len.load(Ordering::Relaxed)
     }
 
     /// For whoever watches over it: nanoseconds of CLOCK_MONOTONIC at the end of its last turn.
@@ -168,7 +175,8 @@ pub fn spawn(
 ) -> Result<ShardThread, SpawnError> {
     let shard = config.index;
     let heartbeat = Arc::new(AtomicU64::new(clock::now().as_nanos()));
-    let beat = Arc::clone(&heartbeat);
+    let workers_len = Arc::new(AtomicUsize::new(0));
+    let told = Told { heartbeat: Arc::clone(&heartbeat), workers_len: Arc::clone(&workers_len) };
     let (opened, opening) = mpsc::sync_channel(1);
     let body = move || {
         // A failed send: nobody waits for this shard, and its inbox ends it.
@@ -176,11 +184,11 @@ pub fn spawn(
         match kernel::open(config.io, &waker) {
             Ok(Opened::Ring(ring)) => {
                 let _ = opened.send(Ok((ring.name(), None)));
-                run(config, ring, inbox, updates, pool, &beat);
+                run(config, ring, inbox, updates, pool, &told);
             }
             Ok(Opened::Epoll(epoll, refused)) => {
                 let _ = opened.send(Ok((epoll.name(), refused)));
-                run(config, epoll, inbox, updates, pool, &beat);
+                run(config, epoll, inbox, updates, pool, &told);
             }
             Err(error) => {
                 let _ = opened.send(Err(error));
@@ -190,10 +198,18 @@ pub fn spawn(
     let thread = thread::Builder::new().name(format!("shard-{shard}")).spawn(body);
     let thread = thread.map_err(|source| SpawnError::Thread { shard, source })?;
     match opening.recv() {
-        Ok(Ok((kernel, fallback))) => Ok(ShardThread { index: shard, kernel, fallback, heartbeat, thread }),
+        Ok(Ok((kernel, fallback))) => {
+            Ok(ShardThread { index: shard, kernel, fallback, heartbeat, workers_len, thread })
+        }
         Ok(Err(source)) => Err(SpawnError::Kernel { shard, source }),
         Err(mpsc::RecvError) => Err(SpawnError::Ended { shard }),
     }
+}
+
+/// What a shard's thread tells of itself after every turn.
+struct Told {
+    heartbeat: Arc<AtomicU64>,
+    workers_len: Arc<AtomicUsize>,
 }
 
 fn run<K: Kernel>(
@@ -202,11 +218,12 @@ fn run<K: Kernel>(
     inbox: Inbox,
     updates: Arc<UpdateQueue>,
     pool: Option<Box<dyn JobSink>>,
-    heartbeat: &AtomicU64,
+    told: &Told,
 ) {
     let mut shard = Shard::new(config, kernel, inbox, updates, pool, clock::now());
     while shard.turn(&mut clock::now) == Turn::Again {
-        heartbeat.store(clock::now().as_nanos(), Ordering::Relaxed);
+        told.heartbeat.store(clock::now().as_nanos(), Ordering::Relaxed);
+        told.workers_len.store(shard.scheduler().workers_len(), Ordering::Relaxed);
     }
 }
 

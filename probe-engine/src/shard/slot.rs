@@ -11,7 +11,7 @@ use slab::Slab;
 
 use super::errand::{Errand, Kept};
 use super::lease::{LeaseIndex, Ticket};
-use super::metrics::HandlerKind;
+use super::metrics::{HandlerKind, Occupancy};
 use super::waiting::Lane;
 use crate::ebpf::Why;
 use crate::prober::tcp;
@@ -99,6 +99,11 @@ impl Slots {
         let slot = self.find(attempt.worker)?;
         let current = self.currents.get_mut(slot.current as usize)?;
         (current.start.attempt == attempt).then_some(current)
+    }
+
+    /// Of the attempts that were asked for.
+    pub(super) fn attempts(&self) -> Occupancy {
+        Occupancy { used: self.currents.len() as u64, places: self.currents.capacity() as u64 }
     }
 
     /// It has ended. `None` as of [`Slots::current`].

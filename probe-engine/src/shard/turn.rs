@@ -20,7 +20,7 @@ use super::flight::{End, Flights, Landed, Launch, Look, Rules};
 use super::inbox::{Command, Inbox, PoolReply, ProbeSlot};
 use super::kernel::{Completion, Kernel};
 use super::lease::Leases;
-use super::metrics::{HandlerKind, ShardMetrics};
+use super::metrics::{HandlerKind, Occupancy, ShardMetrics};
 use super::outbox::Outbox;
 use super::slot::{Current, Slot, Slots};
 use super::waiting::{Lane, Waiting};
@@ -643,6 +643,8 @@ impl<K: Kernel> Shard<K> {
         self.metrics.reports_dropped += self.outbox.take_dropped();
         self.metrics.in_flight = self.flights.len() as u64;
         self.metrics.workers = self.scheduler.workers_len() as u64;
+        let workers = Occupancy { used: self.metrics.workers, places: self.scheduler.places_len() as u64 };
+        self.metrics.slabs = [self.slots.attempts(), self.leases.occupancy(), workers];
         self.metrics.stuck_local = self.stuck_local;
         self.leases.count(now, &mut self.metrics.passive);
         let next = self.outbox.spare_metrics();

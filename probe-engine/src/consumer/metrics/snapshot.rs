@@ -18,7 +18,7 @@ use crate::limits;
 use crate::results::{
     DURATION_BUCKETS_S, Durations, Node, PodRecord, ProbeStats, ResultsError, ResultsHandle, SeriesLevel, SeriesLevels,
 };
-use crate::shard::metrics::{HandlerKind, OutcomeKind, PassiveCounts};
+use crate::shard::metrics::{HandlerKind, Occupancy, OutcomeKind, PassiveCounts};
 
 /// Upper bounds, in seconds, of attempts' durations and lateness: from a local connect to a long timeout.
 pub(super) const ATTEMPT_BUCKETS_S: [f64; 18] =
@@ -74,6 +74,8 @@ pub(super) struct EngineSnapshot {
     pub(super) passive: PassiveCounts,
     /// By shard: workers, attempts in flight.
     pub(super) shards: Vec<(u64, u64)>,
+    /// Of each shard, in the order of [`Occupancy::SLABS`].
+    pub(super) slabs: Vec<[Occupancy; Occupancy::SLABS.len()]>,
     pub(super) events_dropped: u64,
     pub(super) restarts: u64,
     pub(super) stuck: u64,
@@ -193,6 +195,7 @@ pub(super) fn engine(node: &Node) -> EngineSnapshot {
         reports_dropped: 0,
         passive: PassiveCounts::default(),
         shards: Vec::with_capacity(node.shards.len()),
+        slabs: Vec::with_capacity(node.shards.len()),
         events_dropped: node.events_dropped,
         restarts: node.restarts,
         stuck: 0,
@@ -204,6 +207,7 @@ pub(super) fn engine(node: &Node) -> EngineSnapshot {
     for shard in &node.shards {
         let Some(counts) = &shard.counts else {
             snapshot.shards.push((0, 0));
+            snapshot.slabs.push(Default::default());
             continue;
         };
         for (buckets, histograms) in snapshot.latency.iter_mut().zip(&counts.latency_us) {
@@ -222,6 +226,7 @@ pub(super) fn engine(node: &Node) -> EngineSnapshot {
         snapshot.passive.add(&counts.passive);
         snapshot.passive.held = held;
         snapshot.shards.push((counts.workers, counts.in_flight));
+        snapshot.slabs.push(counts.slabs);
     }
     snapshot
 }

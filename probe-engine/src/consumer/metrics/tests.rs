@@ -57,6 +57,7 @@ fn shard_counts() -> ShardMetrics {
     counts.started(HandlerKind::Tcp, Duration::from_millis(1));
     counts.turned(Duration::from_micros(20));
     counts.workers = 2;
+    counts.slabs[2] = Occupancy { used: 2, places: 4 };
     counts.passive.passive = 40;
     counts.passive.granted = 2;
     counts.passive.held = 1;
