@@ -176,6 +176,14 @@ pub fn idle_s() -> anyhow::Result<f64> {
     Ok((idle + waiting + stolen) as f64 / 100.0)
 }
 
+/// `RLIMIT_NOFILE` of a process, the soft one.
+pub fn descriptors_max(pid: u32) -> anyhow::Result<u64> {
+    let path = format!("/proc/{pid}/limits");
+    let text = fs::read_to_string(&path).with_context(|| path.clone())?;
+    let line = text.lines().find_map(|line| line.strip_prefix("Max open files")).context("no Max open files")?;
+    Ok(line.split_whitespace().next().context("a short line")?.parse()?)
+}
+
 /// Lets this process, and those that it starts, open as many descriptors as they may.
 pub fn raise_descriptor_limit() -> anyhow::Result<u64> {
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;

@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 use crate::beside::Beside;
 use crate::latency::{Counts as Histogram, Quantiles};
 use crate::scenario::{Numbers, Scenario};
-use crate::scenarios::steady::WholeLife;
+use crate::scenarios::life::WholeLife;
 use crate::truth::Truth;
 use crate::window::Window;
 
@@ -266,7 +266,9 @@ impl Report {
     }
 }
 
-fn differs(what: &str, found: f64, expected: f64, seconds: f64) -> Option<String> {
+/// By more than may be.
+#[must_use]
+pub fn differs(what: &str, found: f64, expected: f64, seconds: f64) -> Option<String> {
     let off = (found - expected).abs();
     let most = expected * OFF_MAX.max(EDGE_S / seconds);
     (off > most.max(1.0))

@@ -25,6 +25,8 @@ pub enum Scenario {
     Mixed,
     /// 1,000,000 tcpSocket probes
     Million,
+    /// tcpSocket probes (passive) whose targets all die in the same instant, and all return
+    Storm,
     /// Claims of passive answers: real connects, TIME_WAIT, the same verdicts as without eBPF
     Passive,
     /// What the kernel program costs per event of the node
@@ -39,7 +41,7 @@ impl Scenario {
     }
 
     /// Those of a run without `--scenario`.
-    pub const ALL: [Scenario; 8] = [
+    pub const ALL: [Scenario; 9] = [
         Scenario::TcpPassive,
         Scenario::TcpActive,
         Scenario::Http,
@@ -48,21 +50,25 @@ impl Scenario {
         Scenario::Exec,
         Scenario::Mixed,
         Scenario::Million,
+        Scenario::Storm,
     ];
 
     /// Whether passive answers are part of it.
     #[must_use]
     pub const fn is_passive(self) -> bool {
-        matches!(self, Scenario::TcpPassive | Scenario::Mixed | Scenario::Million)
+        matches!(self, Scenario::TcpPassive | Scenario::Mixed | Scenario::Million | Scenario::Storm)
     }
 
     /// Which probes.
     #[must_use]
     pub const fn mix(self) -> Mix {
         let percent: &[(Handler, u32)] = match self {
-            Scenario::TcpPassive | Scenario::TcpActive | Scenario::Million | Scenario::Passive | Scenario::Ebpf => {
-                &[(Handler::Tcp, 100)]
-            }
+            Scenario::TcpPassive
+            | Scenario::TcpActive
+            | Scenario::Million
+            | Scenario::Storm
+            | Scenario::Passive
+            | Scenario::Ebpf => &[(Handler::Tcp, 100)],
             Scenario::Http => &[(Handler::Http, 100)],
             Scenario::Https => &[(Handler::Https, 100)],
             Scenario::Grpc => &[(Handler::Grpc, 100)],
@@ -90,6 +96,8 @@ impl Scenario {
             Scenario::Exec => (500, 5, 60),
             Scenario::Mixed => (50_000, 10, 150),
             Scenario::Million => (1_000_000, 10, 150),
+            // The duration is how long the targets are dead.
+            Scenario::Storm => (50_000, 10, 30),
             Scenario::Passive | Scenario::Ebpf => (0, 0, 0),
         };
         let warmup_s = if self.is_passive() { 30 } else { 2 * period_s };
@@ -105,6 +113,10 @@ impl Scenario {
             Scenario::Https | Scenario::Grpc => 400,
             Scenario::Exec => 100,
             Scenario::Million => 20_000,
+            // A timeout, which is a second, is to be shorter than a period.
+            Scenario::Storm => {
+                return Numbers { probes: 4_000, period_s: 2, duration_s: 4, warmup_s: 2, compared_s: 2 };
+            }
             Scenario::Passive | Scenario::Ebpf => 0,
         };
         Numbers { probes, period_s: 1, duration_s: 8, warmup_s: 3, compared_s: 2 }

@@ -7,7 +7,9 @@ use serde_json::Value;
 use crate::options::Options;
 use crate::scenario::Scenario;
 
+pub mod life;
 pub mod steady;
+pub mod storm;
 
 /// Runs one; `short`: with the numbers of a run of all. An error is what kept it from running; what it found to be wrong is
 /// in the report's `failed`.
@@ -21,6 +23,7 @@ pub fn run(scenario: Scenario, options: &Options, short: bool) -> anyhow::Result
         | Scenario::Exec
         | Scenario::Mixed
         | Scenario::Million => Ok(steady::run(scenario, options, short)?.json()),
+        Scenario::Storm => storm::run(options, short),
         Scenario::Passive | Scenario::Ebpf => bail!("{}: a command of its own", scenario.name()),
     }
 }

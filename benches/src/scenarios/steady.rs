@@ -3,9 +3,7 @@
 
 use std::fs;
 use std::path::Path;
-use std::time::{Duration, Instant};
-
-use anyhow::bail;
+use std::time::Duration;
 
 use crate::beside::{self, Beside};
 use crate::daemon::Daemon;
@@ -16,15 +14,10 @@ use crate::load::Load;
 use crate::options::Options;
 use crate::report::Report;
 use crate::scenario::{Numbers, Scenario};
+use crate::scenarios::life::{SETTLE, WholeLife, say, sleep_until, wait_until_scheduled};
 use crate::targets::Targets;
 use crate::truth::{Log, Truth};
-use crate::window::{self, Counts, Window, now};
-
-/// Longest time from a ready daemon until all of its probes are scheduled.
-const SCHEDULED_MAX: Duration = Duration::from_secs(60);
-
-/// What the window's last outcomes get to reach the log.
-const SETTLE: Duration = Duration::from_millis(300);
+use crate::window::{self, Window, now};
 
 /// Runs a scenario; the process is in its network namespace already.
 pub fn run(scenario: Scenario, options: &Options, short: bool) -> anyhow::Result<Report> {
@@ -82,33 +75,6 @@ pub fn run(scenario: Scenario, options: &Options, short: bool) -> anyhow::Result
     .judged())
 }
 
-/// What shards have counted takes up to a second, and the reading of it, to be seen.
-const TOLD_MAX: Duration = Duration::from_millis(1_500);
-
-/// Connections since the daemon's start, read after the last of its probes has ended, when nothing is being counted any more
-/// (a shard tells its counts once a second).
-pub struct WholeLife {
-    /// That the targets' kernel took, ours apart.
-    pub taken: f64,
-    /// That were successful attempts, by the daemon's count.
-    pub connected: f64,
-}
-
-impl WholeLife {
-    /// Ends all pods. `taken_before` is the kernel's count before the daemon started, `dropping` the targets that made a
-    /// connection of their own.
-    pub fn of(daemon: &Daemon, manifests: &Path, taken_before: u64, dropping: usize) -> anyhow::Result<WholeLife> {
-        for file in fs::read_dir(manifests)? {
-            fs::remove_file(file?.path())?;
-        }
-        wait_until_scheduled(daemon, 0)?;
-        std::thread::sleep(TOLD_MAX);
-        let own = daemon.pages() as f64 + dropping as f64;
-        let taken = (Tcp::read()?.passive_opens - taken_before) as f64 - own;
-        Ok(WholeLife { taken, connected: Counts::of(&daemon.page("/metrics")?).connected })
-    }
-}
-
 /// Flags of the daemon in this scenario.
 fn daemon_args(scenario: Scenario, options: &Options) -> Vec<String> {
     let mut args = options.daemon_args(scenario);
@@ -137,22 +103,6 @@ fn idle_machine(numbers: Numbers) -> anyhow::Result<f64> {
     Ok((cores - (kernel::idle_s()? - before) / start.elapsed().as_secs_f64()).max(0.0))
 }
 
-/// Until so many probes live on the shards.
-fn wait_until_scheduled(daemon: &Daemon, probes: usize) -> anyhow::Result<()> {
-    let latest = now() + SCHEDULED_MAX;
-    loop {
-        let workers = Counts::of(&daemon.page("/metrics")?).workers;
-        if workers as usize == probes {
-            return Ok(());
-        }
-        if now() > latest {
-            let log = Log::read(daemon.log())?;
-            bail!("{workers} of {probes} probes are scheduled after {SCHEDULED_MAX:?}; {:?}", log.warnings.first());
-        }
-        std::thread::sleep(Duration::from_millis(250));
-    }
-}
-
 /// Real attempts per second by handler.
 fn rates(load: &Load, numbers: Numbers, window: &Window, is_passive: bool) -> beside::Rates {
     let per_period = load.probes_by_handler().into_iter();
@@ -164,12 +114,4 @@ fn rates(load: &Load, numbers: Numbers, window: &Window, is_passive: bool) -> be
             (handler, if is_tcp { (rate - passive).max(1.0) } else { rate })
         })
         .collect()
-}
-
-fn sleep_until(at: Instant) {
-    std::thread::sleep(at.saturating_duration_since(now()));
-}
-
-fn say(text: &str) {
-    eprintln!("{text}");
 }
