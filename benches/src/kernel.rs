@@ -37,6 +37,8 @@ pub struct Tcp {
     pub time_wait_overflow: u64,
     /// Connections that a listener had no place for.
     pub listen_overflows: u64,
+    /// SYNs sent again.
+    pub syn_retrans: u64,
 }
 
 impl Tcp {
@@ -48,6 +50,7 @@ impl Tcp {
             passive_opens: passive_opens("self")?,
             time_wait_overflow: counter(netstat, "TcpExt: ", "TCPTimeWaitOverflow")?,
             listen_overflows: counter(netstat, "TcpExt: ", "ListenOverflows")?,
+            syn_retrans: counter(netstat, "TcpExt: ", "TCPSynRetrans")?,
         })
     }
 }
@@ -143,6 +146,12 @@ impl Cpu {
             children_ns: (children_user + children_system) * TICK_NS,
             threads,
         })
+    }
+
+    /// Of all threads that ever were, children apart.
+    #[must_use]
+    pub const fn total_ns(&self) -> u64 {
+        self.ticks_ns
     }
 
     /// Nanoseconds since an earlier reading. To the nanosecond where no thread ended in between, else in ticks.

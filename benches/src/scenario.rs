@@ -27,6 +27,8 @@ pub enum Scenario {
     Million,
     /// tcpSocket probes (passive) whose targets all die in the same instant, and all return
     Storm,
+    /// tcpSocket probes (eBPF off) and httpGet, half each, beside 16 busy loops; the targets go before them
+    Starved,
     /// Claims of passive answers: real connects, TIME_WAIT, the same verdicts as without eBPF
     Passive,
     /// What the kernel program costs per event of the node
@@ -41,7 +43,7 @@ impl Scenario {
     }
 
     /// Those of a run without `--scenario`.
-    pub const ALL: [Scenario; 9] = [
+    pub const ALL: [Scenario; 10] = [
         Scenario::TcpPassive,
         Scenario::TcpActive,
         Scenario::Http,
@@ -51,6 +53,7 @@ impl Scenario {
         Scenario::Mixed,
         Scenario::Million,
         Scenario::Storm,
+        Scenario::Starved,
     ];
 
     /// Whether passive answers are part of it.
@@ -69,6 +72,7 @@ impl Scenario {
             | Scenario::Storm
             | Scenario::Passive
             | Scenario::Ebpf => &[(Handler::Tcp, 100)],
+            Scenario::Starved => &[(Handler::Tcp, 50), (Handler::Http, 50)],
             Scenario::Http => &[(Handler::Http, 100)],
             Scenario::Https => &[(Handler::Https, 100)],
             Scenario::Grpc => &[(Handler::Grpc, 100)],
@@ -98,6 +102,8 @@ impl Scenario {
             Scenario::Million => (1_000_000, 10, 150),
             // The duration is how long the targets are dead.
             Scenario::Storm => (50_000, 10, 30),
+            // 1,000 attempts a second take a twentieth of a core: two threads that get a ninth of one each can make them.
+            Scenario::Starved => (5_000, 5, 60),
             Scenario::Passive | Scenario::Ebpf => (0, 0, 0),
         };
         let warmup_s = if self.is_passive() { 30 } else { 2 * period_s };
@@ -110,7 +116,7 @@ impl Scenario {
         let probes = match self {
             Scenario::TcpPassive | Scenario::TcpActive | Scenario::Mixed => 4_000,
             Scenario::Http => 2_000,
-            Scenario::Https | Scenario::Grpc => 400,
+            Scenario::Https | Scenario::Grpc | Scenario::Starved => 400,
             Scenario::Exec => 100,
             Scenario::Million => 20_000,
             // A timeout, which is a second, is to be shorter than a period.

@@ -8,6 +8,7 @@ use crate::options::Options;
 use crate::scenario::Scenario;
 
 pub mod life;
+pub mod starved;
 pub mod steady;
 pub mod storm;
 
@@ -24,6 +25,7 @@ pub fn run(scenario: Scenario, options: &Options, short: bool) -> anyhow::Result
         | Scenario::Mixed
         | Scenario::Million => Ok(steady::run(scenario, options, short)?.json()),
         Scenario::Storm => storm::run(options, short),
+        Scenario::Starved => starved::run(options, short),
         Scenario::Passive | Scenario::Ebpf => bail!("{}: a command of its own", scenario.name()),
     }
 }

@@ -10,7 +10,7 @@ pub(crate) struct Args {
     /// The same as --scenario
     #[arg(value_name = "SCENARIO")]
     named: Vec<String>,
-    /// Which (repeatable): tcp-passive, tcp-active, http, https, grpc, exec, mixed, million, storm, passive, ebpf
+    /// Which (repeatable): tcp-passive, tcp-active, http, https, grpc, exec, mixed, million, storm, starved, passive, ebpf
     /// [default: a short run of all but the last two]
     #[arg(long = "scenario", value_name = "NAME")]
     scenarios: Vec<String>,

@@ -19,12 +19,30 @@ use crate::targets::Targets;
 use crate::truth::{Log, Truth};
 use crate::window::{self, Window, now};
 
+/// What the machine is like while a scenario runs.
+pub struct Conditions {
+    /// Nice value of the targets, relative to ours and the daemon's.
+    pub targets_nice: i32,
+    /// A change of a target is noticed within so many periods, and the timeout.
+    pub noticed_periods: u32,
+}
+
 /// Runs a scenario; the process is in its network namespace already.
 pub fn run(scenario: Scenario, options: &Options, short: bool) -> anyhow::Result<Report> {
+    run_under(&Conditions { targets_nice: 0, noticed_periods: 1 }, scenario, options, short)
+}
+
+/// The same, elsewhere than on a machine of its own.
+pub fn run_under(
+    conditions: &Conditions,
+    scenario: Scenario,
+    options: &Options,
+    short: bool,
+) -> anyhow::Result<Report> {
     let numbers = options.numbers(scenario, short)?;
     let folder = tempfile::tempdir()?;
     let load = Load::plan(scenario.mix(), numbers.probes, numbers.period_s, folder.path());
-    let mut targets = Targets::start(&load, folder.path(), 0)?;
+    let mut targets = Targets::start(&load, folder.path(), conditions.targets_nice)?;
     let rss_empty_bytes = rss_of_an_empty_daemon(scenario, options, folder.path())?;
     let idle = idle_machine(numbers)?;
     let manifests = folder.path().join("manifests");
@@ -40,11 +58,14 @@ pub fn run(scenario: Scenario, options: &Options, short: bool) -> anyhow::Result
     let period = Duration::from_secs(numbers.period_s);
     let duration = Duration::from_secs(numbers.duration_s);
     let with_dropping = scenario == Scenario::TcpActive;
-    let mut flips = Flips::plan(&load, &targets, duration, period, with_dropping, options.seed)?;
+    // Every flip is to be noticed before the window ends, however many periods that may take.
+    let noticed_later = period * (conditions.noticed_periods - 1);
+    let flipping = duration.saturating_sub(noticed_later);
+    let mut flips = Flips::plan(&load, &targets, flipping, period, with_dropping, options.seed)?;
     let window = window::measure(&daemon, &mut targets, numbers.duration_s, &mut flips)?;
     std::thread::sleep(SETTLE);
     let log = Log::read(daemon.log())?;
-    let truth = Truth::of(flips.done(), &log, period);
+    let truth = Truth::of(flips.done(), &log, period + noticed_later);
     let whole_life = WholeLife::of(&daemon, &manifests, taken_before, flips.dropping())?;
     drop(daemon);
     let beside = if options.smoke {

@@ -5,14 +5,16 @@
 mod form;
 mod judge;
 
-use anyhow::Context;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
 use serde_json::{Map, Value, json};
 
 use self::form::Form;
 use self::judge::Judged;
 use crate::beside::{self, Beside};
 use crate::handler::Handler;
-use crate::load::Load;
+use crate::load::{Load, TIMEOUT};
 use crate::options::Options;
 use crate::scenario::Scenario;
 use crate::targets::{Order, Targets};
@@ -28,6 +30,11 @@ const HALVES: Form = Form { name: "refused and dropped", orders: &[Order::Close,
 pub fn run(options: &Options, short: bool) -> anyhow::Result<Value> {
     let is_short = short || options.smoke;
     let numbers = options.numbers(Scenario::Storm, short)?;
+    let period = Duration::from_secs(numbers.period_s);
+    let least = if is_short { period + TIMEOUT } else { period * 2 };
+    if Duration::from_secs(numbers.duration_s) < least {
+        bail!("--duration {}: at least {least:?}, the time for which targets are dead", numbers.duration_s);
+    }
     let folder = tempfile::tempdir()?;
     let load = Load::plan(Scenario::Storm.mix(), numbers.probes, numbers.period_s, folder.path());
     let mut targets = Targets::start(&load, folder.path(), 0)?;

@@ -51,6 +51,8 @@ pub(super) struct Seen {
     pub load_s: f64,
     /// The daemon's `RLIMIT_NOFILE`.
     pub descriptors_max: u64,
+    /// SYNs sent again from the return on: a connection that one of these makes may be later than its attempt's deadline.
+    pub late_syns: u64,
     /// Attempts that its shards have in flight at most.
     pub in_flight_max: usize,
     /// Most descriptors at a look.
@@ -107,6 +109,7 @@ impl Form {
         }
         watch.until(died + dead)?;
         let pods: Vec<usize> = (0..load.pods.len()).collect();
+        let syn_retrans = Tcp::read()?.syn_retrans;
         let opened = targets.order_all(Order::Open, &pods)?;
         flips.iter_mut().zip(opened).for_each(|(flip, opened)| flip.opened = Some(opened));
         // All have been asked by then, and one second is for what the end of a timeout and the log may take.
@@ -129,16 +132,17 @@ impl Form {
             log,
             start,
             dead: edges,
-            end,
             storm,
             window,
             whole_life,
             load_s,
             descriptors_max,
+            late_syns: end.tcp.syn_retrans - syn_retrans,
             in_flight_max: in_flight_max as usize,
             fds_max,
             syn_sent_max,
             rss_bytes,
+            end,
         })
     }
 
