@@ -116,12 +116,15 @@ impl Scenario {
         let probes = match self {
             Scenario::TcpPassive | Scenario::TcpActive | Scenario::Mixed => 4_000,
             Scenario::Http => 2_000,
-            Scenario::Https | Scenario::Grpc | Scenario::Starved => 400,
+            Scenario::Https | Scenario::Grpc => 400,
             Scenario::Exec => 100,
             Scenario::Million => 20_000,
+            Scenario::Starved => {
+                return Numbers { probes: 400, period_s: 1, duration_s: 7, warmup_s: 2, compared_s: 2 };
+            }
             // A timeout, which is a second, is to be shorter than a period.
             Scenario::Storm => {
-                return Numbers { probes: 4_000, period_s: 2, duration_s: 4, warmup_s: 2, compared_s: 2 };
+                return Numbers { probes: 4_000, period_s: 2, duration_s: 4, warmup_s: 1, compared_s: 2 };
             }
             Scenario::Passive | Scenario::Ebpf => 0,
         };

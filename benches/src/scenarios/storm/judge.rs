@@ -119,7 +119,7 @@ impl Judged {
             "target_noticed_ms": quantiles(&noticed.targets),
             "noticed_ms": quantiles(&noticed.probes),
             "recovered_ms": quantiles(&noticed.recovered),
-            "restarts_asked": counts.restarts_asked,
+            "restarts_asked": counts.restarts_asked.map(|asked| asked as u64),
             "wrong_verdicts": truth.wrong_verdicts.len(),
             "lateness_before_us": between(Some(&seen.start), seen.dead.first()),
             "lateness_storm_us": between(seen.dead.first(), seen.dead.get(1)),
