@@ -216,11 +216,11 @@ pub fn print_all(reports: &[Value]) {
         }
         let ratio = |key: &str| report["ratios"].get(key).map_or_else(|| "-".to_owned(), |value| figure(value) + "x");
         println!(
-            "{name:<12} {:>8} {:>9} {:>9} {:>8.0} {:>9} {:>9} {:>8} {:>8} {:>7} {:>7}{}",
+            "{name:<12} {:>8} {:>9} {:>9} {:>8} {:>9} {:>9} {:>8} {:>8} {:>7} {:>7}{}",
             report["probes"].to_string(),
             figure(&report["cpu_us_per_attempt"]),
             figure(&report["machine_cpu_us_per_attempt"]),
-            number(&report["rss_bytes_per_probe"]),
+            report["rss_bytes_per_probe"].as_f64().map_or_else(|| "-".to_owned(), |bytes| format!("{bytes:.0}")),
             micros(&report["lateness_us"]["p99"]),
             micros(&report["latency_us"]["p99"]),
             format!("{:.0}", number(&report["missed"])),
