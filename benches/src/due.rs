@@ -103,8 +103,8 @@ mod tests {
         Flip { pod: 0, manner, fails_late: manner == Order::Drop, closed: done(10), opened: done(40) }
     }
 
-    fn change(at_s: u128, container: &str, probe: Probe, is_failure: bool) -> Change {
-        Change { at_ns: at_s * SECOND, pod: 0, probe: (container.to_owned(), probe), is_failure }
+    fn change(at_ms: u128, container: &str, probe: Probe, is_failure: bool) -> Change {
+        Change { at_ns: at_ms * 1_000_000, pod: 0, probe: (container.to_owned(), probe), is_failure }
     }
 
     fn expected(manner: Order, changes: &[Change]) -> u64 {
@@ -115,12 +115,12 @@ mod tests {
     #[test]
     fn a_target_that_refuses_is_asked_once_a_period_and_at_each_change_of_its_pod() {
         let changes = [
-            change(11, "a", Probe::Liveness, true),
-            change(13, "a", Probe::Readiness, true),
-            change(15, "b", Probe::Liveness, true),
-            change(18, "b", Probe::Readiness, true),
-            change(48, "a", Probe::Readiness, false),
-            change(48, "b", Probe::Readiness, false),
+            change(11_000, "a", Probe::Liveness, true),
+            change(13_000, "a", Probe::Readiness, true),
+            change(15_000, "b", Probe::Liveness, true),
+            change(18_000, "b", Probe::Readiness, true),
+            change(48_001, "a", Probe::Readiness, false),
+            change(48_002, "b", Probe::Readiness, false),
         ];
         // Liveness: 1, 11 and 5, 15. Readiness a: 3, 13, 13, 15, 18, 28, 38, 48. Readiness b: 8, 18, 18, 28, 38, 48, 48.
         assert_eq!(expected(Order::Close, &changes), 2 + 2 + 8 + 7);
@@ -129,12 +129,12 @@ mod tests {
     #[test]
     fn a_change_during_an_attempt_leads_to_one_more_after_it() {
         let changes = [
-            change(12, "a", Probe::Readiness, true),
-            change(12, "a", Probe::Liveness, true),
-            change(12, "b", Probe::Liveness, true),
-            change(14, "b", Probe::Readiness, true),
-            change(44, "b", Probe::Readiness, false),
-            change(45, "a", Probe::Readiness, false),
+            change(12_000, "a", Probe::Readiness, true),
+            change(12_000, "a", Probe::Liveness, true),
+            change(12_000, "b", Probe::Liveness, true),
+            change(14_000, "b", Probe::Readiness, true),
+            change(44_001, "b", Probe::Readiness, false),
+            change(44_002, "a", Probe::Readiness, false),
         ];
         // Attempts take a second until 40. Readiness a: 1, 11 to 12, 12 to 13 (two more triggers), 13 to 14, 14 to 15, 24, 34,
         // 44 and at the change then, which sets its grid: 54. Readiness b: 3, 13 to 14, 14 to 15, 24, 34, 44, 54.
