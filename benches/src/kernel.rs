@@ -37,6 +37,8 @@ pub struct Tcp {
     pub time_wait_overflow: u64,
     /// Connections that a listener had no place for.
     pub listen_overflows: u64,
+    /// SYNs sent again.
+    pub syn_retrans: u64,
 }
 
 impl Tcp {
@@ -48,6 +50,7 @@ impl Tcp {
             passive_opens: passive_opens("self")?,
             time_wait_overflow: counter(netstat, "TcpExt: ", "TCPTimeWaitOverflow")?,
             listen_overflows: counter(netstat, "TcpExt: ", "ListenOverflows")?,
+            syn_retrans: counter(netstat, "TcpExt: ", "TCPSynRetrans")?,
         })
     }
 }
@@ -169,6 +172,12 @@ impl Cpu {
         })
     }
 
+    /// Of all threads that ever were, children apart.
+    #[must_use]
+    pub const fn total_ns(&self) -> u64 {
+        self.ticks_ns
+    }
+
     /// Nanoseconds since an earlier reading. To the nanosecond where no thread ended in between, else in ticks.
     #[must_use]
     pub fn since(&self, before: &Cpu) -> u64 {
@@ -198,6 +207,14 @@ pub fn idle_s() -> anyhow::Result<f64> {
     let fields = cpu.split_whitespace().map(str::parse).collect::<Result<Vec<u64>, _>>()?;
     let [_, _, _, idle, waiting, _, _, stolen, ..] = fields[..] else { bail!("/proc/stat: a short line") };
     Ok((idle + waiting + stolen) as f64 / 100.0)
+}
+
+/// `RLIMIT_NOFILE` of a process, the soft one.
+pub fn descriptors_max(pid: u32) -> anyhow::Result<u64> {
+    let path = format!("/proc/{pid}/limits");
+    let text = fs::read_to_string(&path).with_context(|| path.clone())?;
+    let line = text.lines().find_map(|line| line.strip_prefix("Max open files")).context("no Max open files")?;
+    Ok(line.split_whitespace().next().context("a short line")?.parse()?)
 }
 
 /// Lets this process, and those that it starts, open as many descriptors as they may.

@@ -13,6 +13,7 @@ mod any_certificate;
 pub mod beside;
 pub mod compare;
 pub mod daemon;
+pub mod due;
 pub mod ebpf;
 pub mod flips;
 pub mod floor;

@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 use crate::beside::Beside;
 use crate::latency::{Counts as Histogram, Quantiles};
 use crate::scenario::{Numbers, Scenario};
-use crate::scenarios::steady::WholeLife;
+use crate::scenarios::life::WholeLife;
 use crate::truth::Truth;
 use crate::window::Window;
 

@@ -31,6 +31,10 @@ pub enum Scenario {
     Churn,
     /// 12,500 pods at once: until all are scheduled, how first attempts are spread, and how soon those of later pods come
     ColdStart,
+    /// tcpSocket probes (passive) whose targets all die in the same instant, and all return
+    Storm,
+    /// tcpSocket probes (eBPF off) and httpGet, half each, beside 16 busy loops; the targets go before them
+    Starved,
     /// Claims of passive answers: real connects, TIME_WAIT, the same verdicts as without eBPF
     Passive,
     /// What the kernel program costs per event of the node
@@ -45,7 +49,7 @@ impl Scenario {
     }
 
     /// Those of a run without `--scenario`.
-    pub const ALL: [Scenario; 11] = [
+    pub const ALL: [Scenario; 13] = [
         Scenario::TcpPassive,
         Scenario::TcpActive,
         Scenario::Http,
@@ -57,12 +61,14 @@ impl Scenario {
         Scenario::Memory,
         Scenario::Churn,
         Scenario::ColdStart,
+        Scenario::Storm,
+        Scenario::Starved,
     ];
 
     /// Whether passive answers are part of it.
     #[must_use]
     pub const fn is_passive(self) -> bool {
-        matches!(self, Scenario::TcpPassive | Scenario::Mixed | Scenario::Million | Scenario::Churn)
+        matches!(self, Scenario::TcpPassive | Scenario::Mixed | Scenario::Million | Scenario::Churn | Scenario::Storm)
     }
 
     /// Which probes.
@@ -75,8 +81,10 @@ impl Scenario {
             | Scenario::Memory
             | Scenario::Churn
             | Scenario::ColdStart
+            | Scenario::Storm
             | Scenario::Passive
             | Scenario::Ebpf => &[(Handler::Tcp, 100)],
+            Scenario::Starved => &[(Handler::Tcp, 50), (Handler::Http, 50)],
             Scenario::Http => &[(Handler::Http, 100)],
             Scenario::Https => &[(Handler::Https, 100)],
             Scenario::Grpc => &[(Handler::Grpc, 100)],
@@ -110,6 +118,12 @@ impl Scenario {
             Scenario::Churn => (25_000, 1, 60),
             // Nothing is measured for a time of its own.
             Scenario::ColdStart => (50_000, 10, 10),
+            // The duration is how long the targets are dead.
+            Scenario::Storm => (50_000, 10, 30),
+            // 1,000 attempts a second take a twentieth of a core: two threads that get a ninth of one each can make them.
+            // Its pages are made by threads that starve, so an edge of the window is known to 0.1 s, not better: one of 1,000
+            // attempts must be more.
+            Scenario::Starved => (5_000, 5, 180),
             Scenario::Passive | Scenario::Ebpf => (0, 0, 0),
         };
         let warmup_s = if self.is_passive() && !matches!(self, Scenario::Churn) { 30 } else { 2 * period_s };
@@ -127,6 +141,13 @@ impl Scenario {
             Scenario::Million => 20_000,
             Scenario::Memory => 10_000,
             Scenario::Churn | Scenario::ColdStart => 2_000,
+            Scenario::Starved => {
+                return Numbers { probes: 400, period_s: 1, duration_s: 7, warmup_s: 2, compared_s: 2 };
+            }
+            // A timeout, which is a second, is to be shorter than a period.
+            Scenario::Storm => {
+                return Numbers { probes: 4_000, period_s: 2, duration_s: 4, warmup_s: 1, compared_s: 2 };
+            }
             Scenario::Passive | Scenario::Ebpf => 0,
         };
         // Each attempt of `memory` is a connect.

@@ -9,9 +9,11 @@ use crate::scenario::Scenario;
 
 pub mod churn;
 pub mod cold_start;
+pub mod life;
 pub mod memory;
-pub mod setup;
+pub mod starved;
 pub mod steady;
+pub mod storm;
 
 /// Runs one; `short`: with the numbers of a run of all. An error is what kept it from running; what it found to be wrong is
 /// in the report's `failed`.
@@ -28,6 +30,8 @@ pub fn run(scenario: Scenario, options: &Options, short: bool) -> anyhow::Result
         Scenario::Memory => Ok(memory::run(options, short)?),
         Scenario::Churn => churn::run(options, short),
         Scenario::ColdStart => cold_start::run(options, short),
+        Scenario::Storm => storm::run(options, short),
+        Scenario::Starved => starved::run(options, short),
         Scenario::Passive | Scenario::Ebpf => bail!("{}: a command of its own", scenario.name()),
     }
 }

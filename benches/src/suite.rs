@@ -134,6 +134,9 @@ pub fn child(args: &Child) -> anyhow::Result<()> {
     if args.options.is_passive(scenario) && !Uid::effective().is_root() {
         return skip(scenario, "passive answers need root (CAP_BPF, CAP_PERFMON, CAP_NET_ADMIN)", &args.json);
     }
+    if scenario == Scenario::Starved && !Uid::effective().is_root() {
+        return skip(scenario, "targets that go before the daemon need root (CAP_SYS_NICE)", &args.json);
+    }
     // Before any thread is started: from here on we, and all that we start, are in a namespace of our own.
     if let Err(error) = netns::enter() {
         return skip(scenario, &format!("no network namespace: {error:#}"), &args.json);

@@ -27,6 +27,10 @@ pub fn print(report: &Value) {
         "cold-start" => return cold_start::print(report),
         _ => {}
     }
+    if let Some(forms) = report["forms"].as_object() {
+        storm(report, forms);
+        return beside(report);
+    }
     let invalid = report["invalid_because"].as_str().map_or_else(String::new, |why| format!(", valid: false ({why})"));
     println!(
         "{name}: {} probes, {} listeners, period {} s, {} s{invalid}",
@@ -101,6 +105,69 @@ pub fn print(report: &Value) {
     beside(report);
 }
 
+/// Targets that all die and all return, in each form of it.
+fn storm(report: &Value, forms: &serde_json::Map<String, Value>) {
+    println!(
+        "storm: {} probes, {} listeners, period {} s",
+        report["probes"],
+        report["listeners"],
+        number(&report["period_ms"]) / 1e3
+    );
+    for (name, form) in forms {
+        let seconds = |key: &str, quantile: &str| figure(&Value::from(number(&form[key][quantile]) / 1e3));
+        println!("  {name}: {} targets died within {} ms", form["targets"], figure(&form["died_within_ms"]));
+        println!(
+            "    attempts {} (expected {}), {} passive, {} failures, missed {}, local {}, rescheduled {}; connections {}",
+            form["attempts"],
+            form["attempts_expected"],
+            form["passive"],
+            form["failures"],
+            form["missed"],
+            form["local"],
+            form["rescheduled"],
+            form["connections_opened"],
+        );
+        println!(
+            "    first failing attempt of each target: p50 {} s, p99 {} s, last {} s; of each probe: p50 {} s, p99 {} s, last {} s",
+            seconds("target_noticed_ms", "p50"),
+            seconds("target_noticed_ms", "p99"),
+            seconds("target_noticed_ms", "max"),
+            seconds("noticed_ms", "p50"),
+            seconds("noticed_ms", "p99"),
+            seconds("noticed_ms", "max"),
+        );
+        println!(
+            "    by its limits at most {} s: {} attempts in flight, of {} descriptors; seen: {} descriptors, {} in SYN_SENT",
+            number(&form["detection_ms"]) / 1e3,
+            form["in_flight_max"],
+            form["descriptors_max"],
+            form["fds_max"],
+            form["syn_sent_max"],
+        );
+        println!(
+            "    {} restarts asked for; ready again: p50 {} s, last {} s; {} wrong verdicts",
+            form["restarts_asked"],
+            seconds("recovered_ms", "p50"),
+            seconds("recovered_ms", "max"),
+            form["wrong_verdicts"],
+        );
+        for (when, key) in [
+            ("before", "lateness_before_us"),
+            ("in the period after the death", "lateness_storm_us"),
+            ("in the next", "lateness_us"),
+        ] {
+            println!("    lateness {when}: {}", quantiles(&form[key]));
+        }
+        println!(
+            "    CPU {} us per attempt, {} of a core in the period after the death; memory {:.1} MB; TIME_WAIT {:+}",
+            figure(&form["cpu_us_per_attempt"]),
+            figure(&form["daemon_cores_storm"]),
+            number(&form["rss_bytes"]) / 1e6,
+            number(&form["time_wait_delta"]),
+        );
+    }
+}
+
 /// What the figures are compared with.
 fn beside(report: &Value) {
     let (floor, tasks) = (&report["floor"], &report["task_per_probe"]);
@@ -157,11 +224,11 @@ pub fn print_all(reports: &[Value]) {
         }
         let ratio = |key: &str| report["ratios"].get(key).map_or_else(|| "-".to_owned(), |value| figure(value) + "x");
         println!(
-            "{name:<12} {:>8} {:>9} {:>9} {:>8.0} {:>9} {:>9} {:>8} {:>8} {:>7} {:>7}{}",
+            "{name:<12} {:>8} {:>9} {:>9} {:>8} {:>9} {:>9} {:>8} {:>8} {:>7} {:>7}{}",
             report["probes"].to_string(),
             figure(&report["cpu_us_per_attempt"]),
             figure(&report["machine_cpu_us_per_attempt"]),
-            number(&report["rss_bytes_per_probe"]),
+            report["rss_bytes_per_probe"].as_f64().map_or_else(|| "-".to_owned(), |bytes| format!("{bytes:.0}")),
             micros(&report["lateness_us"]["p99"]),
             micros(&report["latency_us"]["p99"]),
             format!("{:.0}", number(&report["missed"])),

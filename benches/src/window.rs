@@ -118,17 +118,24 @@ impl Spent {
 }
 
 /// One edge of the window.
-struct Edge {
-    wall_ns: u128,
-    pages: u64,
-    tcp: Tcp,
-    time_wait: u64,
-    counts: Counts,
-    histograms: Option<Histograms>,
+pub struct Edge {
+    /// CLOCK_REALTIME.
+    pub wall_ns: u128,
+    /// Connections that reading pages has made.
+    pub pages: u64,
+    /// The kernel's counts.
+    pub tcp: Tcp,
+    /// Sockets in TIME_WAIT.
+    pub time_wait: u64,
+    /// The daemon's counts.
+    pub counts: Counts,
+    /// What it has recorded; `None` where it has no such page.
+    pub histograms: Option<Histograms>,
 }
 
 impl Edge {
-    fn read(daemon: &Daemon) -> anyhow::Result<Edge> {
+    /// Reads it all.
+    pub fn read(daemon: &Daemon) -> anyhow::Result<Edge> {
         // The kernel's counts first: reading a page makes a connection.
         let (pages, tcp, time_wait) = (daemon.pages(), Tcp::read()?, kernel::time_wait()?);
         let page = daemon.page("/metrics")?;

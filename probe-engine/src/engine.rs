@@ -11,6 +11,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use nix::sys::resource::{Resource, getrlimit};
 use probe_core::backoff;
 use probe_core::time::Instant;
 use tokio::net::TcpListener;
@@ -49,6 +50,9 @@ use crate::{clock, limits};
 
 /// Threads of the control runtime: sources, manager, results, consumers, API.
 const CONTROL_THREADS: usize = 2;
+
+/// Descriptors that a process may open where it cannot be asked: what most are given.
+const NOFILE_ASSUMED: u64 = 1_024;
 
 /// How long a command for a full shard inbox is offered again at shutdown.
 const SHUTDOWN_OFFER: Duration = Duration::from_millis(5);
@@ -313,6 +317,7 @@ impl Engine {
             runtime: self.runtime.name(),
             runs_pods: self.runtime.manages_containers(),
             io: self.shards.iter().map(|shard| shard.kernel).collect(),
+            in_flight_max: flights_max(self.shards.len()),
             pool: Some(Arc::new(lane)),
             ebpf: self.ebpf.facts.clone(),
         };
@@ -446,6 +451,12 @@ fn pool_config(config: &Config) -> PoolConfig {
     }
 }
 
+/// Attempts in flight on each shard's ring, by what this process may open.
+fn flights_max(shards: usize) -> usize {
+    let nofile = getrlimit(Resource::RLIMIT_NOFILE).map_or(NOFILE_ASSUMED, |(soft, _)| soft);
+    limits::flights_max(nofile, shards)
+}
+
 fn start_shards(
     config: &Config,
     manager_start: Instant,
@@ -462,6 +473,7 @@ fn start_shards(
             close: config.close,
             passive: ebpf.passive.clone(),
             shards: config.shards,
+            flights_max: flights_max(config.shards),
             ..ShardConfig::new(index, seed, manager_start)
         };
         threads.push(shard::spawn(shard, waker, inbox, Arc::clone(&queues[index]), Some(pool.handle()))?);

@@ -17,8 +17,21 @@ pub const STARTS_PER_TURN_MAX: usize = 256;
 /// Attempts that one turn answers from kernel state, beside those that it starts. More due: as above.
 pub const PASSIVE_PER_TURN_MAX: usize = 4_096;
 
-/// Attempts in flight on one shard's ring. Full: due attempts wait in due order until one ends (`rescheduled`).
-pub const FLIGHTS_PER_SHARD_MAX: usize = 4_096;
+/// Attempts in flight on one shard's ring, or fewer where the daemon may open few descriptors: see [`flights_max`]. Full: due
+/// attempts wait in due order until one ends (`rescheduled`).
+pub const FLIGHTS_PER_SHARD_MAX: usize = 8_192;
+
+/// Descriptors that are not for attempts on rings, beside those of network namespaces: the pool's, the servers', the threads'.
+pub const OTHER_DESCRIPTORS: u64 = 1_024;
+
+/// Attempts in flight on the ring of each of so many shards where the process may open `nofile` descriptors: of these a
+/// quarter is left to network namespaces and [`OTHER_DESCRIPTORS`] to everything else, but a quarter is for attempts in any case.
+#[must_use]
+pub fn flights_max(nofile: u64, shards: usize) -> usize {
+    let quarter = nofile / 4;
+    let all = (nofile - quarter).saturating_sub(OTHER_DESCRIPTORS).max(quarter);
+    usize::try_from(all).map_or(usize::MAX, |all| all / shards.max(1)).clamp(1, FLIGHTS_PER_SHARD_MAX)
+}
 
 /// httpGet attempts in flight on one shard's ring. Full: as above.
 pub const HTTP_FLIGHTS_PER_SHARD_MAX: usize = 2_048;
@@ -418,3 +431,16 @@ pub const RECORD_WAIT_MAX: Duration = Duration::from_millis(2);
 
 /// Passive answers of a shard between two audits, at least. Fewer: the audit waits for them.
 pub const AUDIT_ATTEMPTS_APART_MIN: u32 = 50;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn attempts_on_rings_leave_descriptors_for_everything_else() {
+        assert_eq!(flights_max(20_000, 2), 6_988);
+        assert_eq!(flights_max(1_024, 2), 128, "a quarter in any case");
+        assert_eq!(flights_max(1_048_576, 4), FLIGHTS_PER_SHARD_MAX);
+        assert_eq!(flights_max(0, 0), 1);
+    }
+}

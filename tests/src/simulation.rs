@@ -36,6 +36,7 @@ use std::time::Duration;
 use probe_core::scheduler;
 use probe_core::time::Instant;
 use probe_engine::ebpf::Why;
+use probe_engine::limits;
 use probe_engine::results::UpdateQueue;
 use probe_engine::shard::inbox::inbox;
 use probe_engine::shard::kernel::{CloseMode, IoChoice, Waker};
@@ -137,6 +138,7 @@ impl Simulation {
             local_ports: 32_768..=60_999,
             passive,
             shards: 1,
+            flights_max: limits::FLIGHTS_PER_SHARD_MAX,
         };
         let pool = FakePool(Rc::clone(&world));
         let kernel = FakeKernel(Rc::clone(&world));

@@ -10,8 +10,8 @@ pub(crate) struct Args {
     /// The same as --scenario
     #[arg(value_name = "SCENARIO")]
     named: Vec<String>,
-    /// Which (repeatable): tcp-passive, tcp-active, http, https, grpc, exec, mixed, million, memory, churn, cold-start, passive,
-    /// ebpf [default: a short run of all but the last two]
+    /// Which (repeatable): tcp-passive, tcp-active, http, https, grpc, exec, mixed, million, memory, churn, cold-start, storm,
+    /// starved, passive, ebpf [default: a short run of all but the last two]
     #[arg(long = "scenario", value_name = "NAME")]
     scenarios: Vec<String>,
     /// Probes in all [default: the scenario's]

@@ -17,8 +17,8 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use serde_json::{Value, json};
 
-use super::setup::{self, say, sleep_until};
-use super::steady::WholeLife;
+use super::life::WholeLife;
+use super::life::{self, say, sleep_until};
 use crate::daemon::{Daemon, samples, sum};
 use crate::flips::Flips;
 use crate::kernel::{self, Sockets, Tcp};
@@ -83,8 +83,8 @@ pub fn run(options: &Options, short: bool) -> anyhow::Result<Value> {
     fs::create_dir(&manifests)?;
     load.write(&manifests, 0..steady.pods.len())?;
     let taken_before = Tcp::read()?.passive_opens;
-    let daemon = Daemon::start(&options.daemon, folder.path(), &manifests, &setup::daemon_args(scenario, options))?;
-    setup::wait_until_scheduled(&daemon, steady.probes())?;
+    let daemon = Daemon::start(&options.daemon, folder.path(), &manifests, &life::daemon_args(scenario, options))?;
+    life::wait_until_scheduled(&daemon, steady.probes())?;
     say(&format!("churn: {} probes stay, {pods_per_s} pods a second come and go", steady.probes()));
     // Until the daemon is older than a period: what is added from then on is tried at once.
     sleep_until(now() + Duration::from_secs(numbers.warmup_s));
@@ -94,7 +94,7 @@ pub fn run(options: &Options, short: bool) -> anyhow::Result<Value> {
     let looks = watch(&daemon, &mut targets, &mut flips, pace, duration)?;
     let churned = churner.join()?;
     let after = Edge::read_whole_seconds_after(&before, &daemon, period)?;
-    std::thread::sleep(setup::SETTLE);
+    std::thread::sleep(life::SETTLE);
     let log = Log::read(daemon.log())?;
     let truth = Truth::of(flips.done(), &log, period);
     let whole_life = WholeLife::of(&daemon, &manifests, taken_before, 0)?;

@@ -21,8 +21,8 @@ use probe_engine::source::parse::{self, Interner, RuntimeKind, Strictness};
 use serde_json::{Value, json};
 use socket2::{Domain, Socket, Type};
 
-use super::setup::{self, say, sleep_until};
-use super::steady::WholeLife;
+use super::life::WholeLife;
+use super::life::{self, say, sleep_until};
 use crate::daemon::Daemon;
 use crate::kernel::{self, Tcp};
 use crate::listeners::wall_ns;
@@ -92,7 +92,7 @@ pub fn run(options: &Options, short: bool) -> anyhow::Result<Value> {
     let spread = spread.found(&load, period)?;
     // The daemon is older than a period: what is added from now on is tried at once.
     let later = later(&load, numbers.period_s, &manifests, is_short)?;
-    std::thread::sleep(setup::SETTLE);
+    std::thread::sleep(life::SETTLE);
     let log = Log::read(daemon.log())?;
     let whole_life = WholeLife::of(&daemon, &manifests, taken_before, 0)?;
     let mut complaints = complaints(&log, &whole_life, &load, period);
@@ -314,13 +314,13 @@ impl Loaded {
 
 /// Starts a daemon, and waits until all its probes are scheduled.
 fn start(options: &Options, folder: &Path, manifests: &Path, probes: usize) -> anyhow::Result<(Daemon, Loaded)> {
-    let mut args = setup::daemon_args(Scenario::ColdStart, options);
+    let mut args = life::daemon_args(Scenario::ColdStart, options);
     let level = args.iter_mut().find(|arg| arg.starts_with("--log-level=")).context("no log level")?;
     level.push_str(",probe_engine::manager=info");
     let began_ns = wall_ns();
     let daemon = Daemon::start(&options.daemon, folder, manifests, &args)?;
     let read_ns = read_at(daemon.log())?;
-    setup::wait_until_scheduled(&daemon, probes)?;
+    life::wait_until_scheduled(&daemon, probes)?;
     Ok((daemon, Loaded { read_s: read_ns.saturating_sub(began_ns) as f64 / 1e9 }))
 }
 

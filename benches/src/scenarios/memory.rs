@@ -10,7 +10,7 @@ use anyhow::{Context, bail};
 use nix::unistd::Uid;
 use serde_json::{Value, json};
 
-use super::setup;
+use super::life;
 use crate::daemon::Daemon;
 use crate::handler::Handler;
 use crate::kernel;
@@ -107,7 +107,7 @@ fn read(kind: &Kind, probes: usize, numbers: Numbers, options: &Options) -> anyh
     let args = options.daemon_args(if kind.is_passive { Scenario::Million } else { Scenario::Memory });
     let started = now();
     let daemon = Daemon::start(&options.daemon, folder.path(), &manifests, &args)?;
-    setup::wait_until_scheduled(&daemon, load.probes())?;
+    life::wait_until_scheduled(&daemon, load.probes())?;
     let load_s = started.elapsed().as_secs_f64();
     let counts = wait_for_results(&daemon, load.probes(), Duration::from_secs(numbers.period_s))?;
     let reading = Reading {

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use super::setup::{SETTLE, daemon_args, say, sleep_until, wait_until_scheduled};
+use super::life::{SETTLE, WholeLife, daemon_args, say, sleep_until, wait_until_scheduled};
 use crate::beside::{self, Beside};
 use crate::daemon::Daemon;
 use crate::flips::Flips;
@@ -17,14 +17,32 @@ use crate::report::Report;
 use crate::scenario::{Numbers, Scenario};
 use crate::targets::Targets;
 use crate::truth::{Log, Truth};
-use crate::window::{self, Counts, Window, now};
+use crate::window::{self, Window, now};
+
+/// What the machine is like while a scenario runs.
+pub struct Conditions {
+    /// Nice value of the targets, relative to ours and the daemon's.
+    pub targets_nice: i32,
+    /// A change of a target is noticed within so many periods, and the timeout.
+    pub noticed_periods: u32,
+}
 
 /// Runs a scenario; the process is in its network namespace already.
 pub fn run(scenario: Scenario, options: &Options, short: bool) -> anyhow::Result<Report> {
+    run_under(&Conditions { targets_nice: 0, noticed_periods: 1 }, scenario, options, short)
+}
+
+/// The same, elsewhere than on a machine of its own.
+pub fn run_under(
+    conditions: &Conditions,
+    scenario: Scenario,
+    options: &Options,
+    short: bool,
+) -> anyhow::Result<Report> {
     let numbers = options.numbers(scenario, short)?;
     let folder = tempfile::tempdir()?;
     let load = Load::plan(scenario.mix(), numbers.probes, numbers.period_s, folder.path());
-    let mut targets = Targets::start(&load, folder.path(), 0)?;
+    let mut targets = Targets::start(&load, folder.path(), conditions.targets_nice)?;
     let rss_empty_bytes = rss_of_an_empty_daemon(scenario, options, folder.path())?;
     let idle = idle_machine(numbers)?;
     let manifests = folder.path().join("manifests");
@@ -40,11 +58,14 @@ pub fn run(scenario: Scenario, options: &Options, short: bool) -> anyhow::Result
     let period = Duration::from_secs(numbers.period_s);
     let duration = Duration::from_secs(numbers.duration_s);
     let with_dropping = scenario == Scenario::TcpActive;
-    let mut flips = Flips::plan(&load, &targets, duration, period, with_dropping, options.seed)?;
+    // Every flip is to be noticed before the window ends, however many periods that may take.
+    let noticed_later = period * (conditions.noticed_periods - 1);
+    let flipping = duration.saturating_sub(noticed_later);
+    let mut flips = Flips::plan(&load, &targets, flipping, period, with_dropping, options.seed)?;
     let window = window::measure(&daemon, &mut targets, numbers.duration_s, &mut flips)?;
     std::thread::sleep(SETTLE);
     let log = Log::read(daemon.log())?;
-    let truth = Truth::of(flips.done(), &log, period);
+    let truth = Truth::of(flips.done(), &log, period + noticed_later);
     let whole_life = WholeLife::of(&daemon, &manifests, taken_before, flips.dropping())?;
     drop(daemon);
     let beside = if options.smoke {
@@ -73,33 +94,6 @@ pub fn run(scenario: Scenario, options: &Options, short: bool) -> anyhow::Result
         complaints: Vec::new(),
     }
     .judged())
-}
-
-/// What shards have counted takes up to a second, and the reading of it, to be seen.
-const TOLD_MAX: Duration = Duration::from_millis(1_500);
-
-/// Connections since the daemon's start, read after the last of its probes has ended, when nothing is being counted any more
-/// (a shard tells its counts once a second).
-pub struct WholeLife {
-    /// That the targets' kernel took, ours apart.
-    pub taken: f64,
-    /// That were successful attempts, by the daemon's count.
-    pub connected: f64,
-}
-
-impl WholeLife {
-    /// Ends all pods. `taken_before` is the kernel's count before the daemon started, `dropping` the targets that made a
-    /// connection of their own.
-    pub fn of(daemon: &Daemon, manifests: &Path, taken_before: u64, dropping: usize) -> anyhow::Result<WholeLife> {
-        for file in fs::read_dir(manifests)? {
-            fs::remove_file(file?.path())?;
-        }
-        wait_until_scheduled(daemon, 0)?;
-        std::thread::sleep(TOLD_MAX);
-        let own = daemon.pages() as f64 + dropping as f64;
-        let taken = (Tcp::read()?.passive_opens - taken_before) as f64 - own;
-        Ok(WholeLife { taken, connected: Counts::of(&daemon.page("/metrics")?).connected })
-    }
 }
 
 /// Resident memory of the same daemon without pods.

@@ -49,6 +49,8 @@ pub struct Facts {
     pub runs_pods: bool,
     /// By shard: `io_uring` or `epoll`.
     pub io: Vec<&'static str>,
+    /// Attempts on each shard's ring at most.
+    pub in_flight_max: usize,
     /// The pool, where there is one.
     pub pool: Option<PoolView>,
     /// The kernel program and what watches it; `None` where it is not loaded.
@@ -381,6 +383,14 @@ fn write_shards(text: &mut Text, engine: &EngineSnapshot, facts: &Facts) {
         text.family("probe_engine_shard_in_flight", Kind::Gauge, "Attempts being made on the shard's ring.");
     for (index, (_, count)) in indices.iter().zip(&engine.shards) {
         in_flight.value(&Labels::of(&[("shard", index)]), *count);
+    }
+    let mut in_flight_max = text.family(
+        "probe_engine_shard_in_flight_max",
+        Kind::Gauge,
+        "Attempts on the shard's ring at most, by the daemon's RLIMIT_NOFILE; more wait in due order.",
+    );
+    for index in &indices {
+        in_flight_max.value(&Labels::of(&[("shard", index)]), facts.in_flight_max as u64);
     }
     let mut info = text.family("probe_engine_shard_info", Kind::Gauge, "Always 1; the label tells the I/O in use.");
     for (index, io) in indices.iter().zip(&facts.io) {

@@ -60,6 +60,8 @@ pub struct ShardConfig {
     pub passive: Result<Passive, Why>,
     /// How many shards the node has, which share the audits of passive answers.
     pub shards: usize,
+    /// Attempts in flight on its ring.
+    pub flights_max: usize,
 }
 
 impl ShardConfig {
@@ -81,6 +83,7 @@ impl ShardConfig {
             local_ports: local_port_range(),
             passive: Err(Why::Off),
             shards: 1,
+            flights_max: limits::FLIGHTS_PER_SHARD_MAX,
         }
     }
 }

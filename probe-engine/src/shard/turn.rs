@@ -194,7 +194,7 @@ impl<K: Kernel> Shard<K> {
     /// An attempt waits that has a place: the turn before had started as many as it may.
     fn may_start(&self) -> bool {
         let http_allowed = self.flights.http_len() < limits::HTTP_FLIGHTS_PER_SHARD_MAX;
-        let ring = self.flights.len() < limits::FLIGHTS_PER_SHARD_MAX && self.waiting.has_ring(http_allowed);
+        let ring = self.flights.len() < self.config.flights_max && self.waiting.has_ring(http_allowed);
         ring || (self.urgent.is_none() && self.waiting.has_urgent())
     }
 
@@ -351,7 +351,7 @@ impl<K: Kernel> Shard<K> {
             left -= 1;
             self.launch_urgent(start, now);
         }
-        while left > 0 && self.flights.len() < limits::FLIGHTS_PER_SHARD_MAX {
+        while left > 0 && self.flights.len() < self.config.flights_max {
             let http_allowed = self.flights.http_len() < limits::HTTP_FLIGHTS_PER_SHARD_MAX;
             let Some(start) = self.waiting.pop_ring(http_allowed) else { break };
             left -= 1;
@@ -412,7 +412,7 @@ impl<K: Kernel> Shard<K> {
             return self.waiting.push_urgent(start);
         }
         let is_http = lane == Lane::RingHttp;
-        let full = self.flights.len() >= limits::FLIGHTS_PER_SHARD_MAX
+        let full = self.flights.len() >= self.config.flights_max
             || (is_http && self.flights.http_len() >= limits::HTTP_FLIGHTS_PER_SHARD_MAX);
         if full || !self.waiting.is_lane_empty(lane) {
             self.metrics.rescheduled[handler.index()] += 1;

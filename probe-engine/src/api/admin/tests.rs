@@ -22,8 +22,15 @@ impl Server {
     async fn start() -> Self {
         let bench = Bench::start(16, 16);
         let heartbeat = Arc::new(AtomicU64::new(clock::now().as_nanos()));
-        let facts =
-            Facts { version: "0.1.0", runtime: "none", runs_pods: false, io: vec!["epoll"], pool: None, ebpf: None };
+        let facts = Facts {
+            version: "0.1.0",
+            runtime: "none",
+            runs_pods: false,
+            io: vec!["epoll"],
+            in_flight_max: 8,
+            pool: None,
+            ebpf: None,
+        };
         let metrics = Metrics::new(bench.results.clone(), facts);
         let health = Health::new(vec![Arc::clone(&heartbeat)], bench.results.clone());
         let listener = bind("127.0.0.1:0".parse().expect("an address")).await.expect("a free port");

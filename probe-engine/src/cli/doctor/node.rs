@@ -79,7 +79,7 @@ fn nofile(limits: Option<(u64, u64)>) -> Check {
     let Some((soft, hard)) = limits else { return unreadable(name) };
     let found = format!("{} (at most {})", shown(soft), shown(hard));
     let check = Check::ok(AREA, name, found);
-    let reason = "attempts beyond it are local trouble (emfile): they are made late";
+    let reason = "fewer attempts are made at once: where many targets do not answer, the others wait for their turn";
     let remedy = format!("LimitNOFILE={NOFILE_WANTED} in the daemon's unit, or `ulimit -n {NOFILE_WANTED}`");
     match soft {
         0..NOFILE_MIN => check.lacking(State::Missing, reason, remedy).required(),

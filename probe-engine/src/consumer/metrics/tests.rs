@@ -35,6 +35,7 @@ async fn small_node() -> (Bench, Metrics) {
         runtime: "process",
         runs_pods: true,
         io: vec!["io_uring"],
+        in_flight_max: 8,
         pool: Some(pool),
         ebpf: Some(ebpf()),
     };
@@ -136,7 +137,15 @@ async fn the_series_of_an_ended_worker_and_of_a_removed_pod_vanish() {
 #[tokio::test]
 async fn pods_run_by_others_are_left_to_kube_state_metrics() {
     let (bench, _) = small_node().await;
-    let facts = Facts { version: "0.1.0", runtime: "none", runs_pods: false, io: Vec::new(), pool: None, ebpf: None };
+    let facts = Facts {
+        version: "0.1.0",
+        runtime: "none",
+        runs_pods: false,
+        io: Vec::new(),
+        in_flight_max: 8,
+        pool: None,
+        ebpf: None,
+    };
     let text = Metrics::new(bench.results.clone(), facts).all().await.expect("the stage runs");
     assert!(!text.contains("kube_pod_") && !text.contains("probe_engine_pool_"), "{text}");
 }
@@ -150,7 +159,15 @@ async fn many(pods: usize, probes: &[ProbeType]) -> (Bench, Metrics, Arc<ProbeSt
     }
     let read = |node: &Node| Arc::clone(&node.pods[&PodUid::from("pod-0")].containers[0].probes[0].stats);
     let stats = bench.results.read(read).await.expect("the stage runs");
-    let facts = Facts { version: "0.1.0", runtime: "process", runs_pods: true, io: Vec::new(), pool: None, ebpf: None };
+    let facts = Facts {
+        version: "0.1.0",
+        runtime: "process",
+        runs_pods: true,
+        io: Vec::new(),
+        in_flight_max: 8,
+        pool: None,
+        ebpf: None,
+    };
     let metrics = Metrics::new(bench.results.clone(), facts);
     (bench, metrics, stats)
 }
@@ -220,7 +237,15 @@ async fn label_values_of_a_manifest_cannot_forge_series() {
     let bench = Bench::start(16, 16);
     let evil: Arc<Pod> = pod("u\"} 1\nforged{x=\"", "web", []);
     bench.add(&evil, None).await;
-    let facts = Facts { version: "0.1.0", runtime: "process", runs_pods: true, io: Vec::new(), pool: None, ebpf: None };
+    let facts = Facts {
+        version: "0.1.0",
+        runtime: "process",
+        runs_pods: true,
+        io: Vec::new(),
+        in_flight_max: 8,
+        pool: None,
+        ebpf: None,
+    };
     let text = Metrics::new(bench.results.clone(), facts).all().await.expect("the stage runs");
     assert!(text.contains(r#"uid="u\"} 1\nforged{x=\"""#), "{text}");
     assert!(!text.lines().any(|line| line.starts_with("forged")), "{text}");

@@ -53,15 +53,20 @@ impl Bench {
         Self::since(probe_core::time::Instant::ZERO)
     }
 
+    /// As [`Bench::new`], with few descriptors.
+    fn bounded(flights_max: usize) -> Self {
+        Self::made(probe_core::time::Instant::ZERO, Err(Why::Off), flights_max)
+    }
+
     pub(super) fn with(passive: Result<Passive, Why>) -> Self {
-        Self::made(probe_core::time::Instant::ZERO, passive)
+        Self::made(probe_core::time::Instant::ZERO, passive, limits::FLIGHTS_PER_SHARD_MAX)
     }
 
     fn since(manager_start: probe_core::time::Instant) -> Self {
-        Self::made(manager_start, Err(Why::Off))
+        Self::made(manager_start, Err(Why::Off), limits::FLIGHTS_PER_SHARD_MAX)
     }
 
-    fn made(manager_start: probe_core::time::Instant, passive: Result<Passive, Why>) -> Self {
+    fn made(manager_start: probe_core::time::Instant, passive: Result<Passive, Why>, flights_max: usize) -> Self {
         let world = World::new();
         let (sender, inbox) = inbox(Waker::new().expect("an eventfd"));
         let updates = Arc::new(UpdateQueue::new(Arc::new(Notify::new())));
@@ -69,6 +74,7 @@ impl Bench {
         let mut config = ShardConfig::new(3, 1, manager_start);
         config.local_ports = 1..=1;
         config.passive = passive;
+        config.flights_max = flights_max;
         let sink = Box::new(pool.clone());
         let shard = Shard::new(config, Fake::new(&world), inbox, Arc::clone(&updates), Some(sink), world.now());
         Self { world, shard, sender, updates, pool, told: Vec::new() }
@@ -220,8 +226,9 @@ fn local_trouble_is_never_a_verdict_and_the_reserve_ends_it() {
 
 #[test]
 fn more_attempts_than_places_wait_in_due_order_and_all_are_made() {
-    let mut bench = Bench::new();
-    let pods = limits::FLIGHTS_PER_SHARD_MAX + 500;
+    let flights_max = 1_000;
+    let mut bench = Bench::bounded(flights_max);
+    let pods = flights_max + 500;
     bench.world.target(80, Target { connect: Some(ms(500)), ..Target::default() });
     for index in 0..pods {
         while bench.sender.commands_len() >= limits::SHARD_INBOX_LEN_MAX {
@@ -233,9 +240,9 @@ fn more_attempts_than_places_wait_in_due_order_and_all_are_made() {
     while bench.world.opened.get() < pods {
         bench.turn();
         most = most.max(bench.shard.flights_len());
-        assert!(bench.shard.flights_len() <= limits::FLIGHTS_PER_SHARD_MAX);
+        assert!(bench.shard.flights_len() <= flights_max);
     }
-    assert_eq!(most, limits::FLIGHTS_PER_SHARD_MAX);
+    assert_eq!(most, flights_max);
     bench.run(ms(2_000));
     assert_eq!(bench.shard.waiting_len(), 0);
     assert_eq!(bench.count(|metrics| metrics.rescheduled[0]), 500);
