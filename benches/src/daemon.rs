@@ -28,7 +28,9 @@ impl Daemon {
     /// Starts `run --runtime none` on these manifests, its files in `folder`, and waits until it is ready.
     pub fn start(program: &Path, folder: &Path, manifests: &Path, extra: &[String]) -> anyhow::Result<Daemon> {
         let metrics = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
-        let log_path = folder.join("daemon.log");
+        // Not beside the manifests, whose folder the daemon watches: it would wake up for each line.
+        std::fs::create_dir_all(folder.join("log"))?;
+        let log_path = folder.join("log").join("daemon.log");
         let log = std::fs::File::create(&log_path)?;
         let child = Command::new(program)
             .args(["run", "--runtime", "none", "--manifests"])
@@ -45,7 +47,7 @@ impl Daemon {
             .spawn()
             .with_context(|| format!("cannot start {}", program.display()))?;
         let mut daemon = Daemon { child, metrics, log: log_path, pages: Cell::new(0) };
-        daemon.wait_until_ready(folder)?;
+        daemon.wait_until_ready()?;
         Ok(daemon)
     }
 
@@ -82,12 +84,12 @@ impl Daemon {
         Ok(body.to_owned())
     }
 
-    fn wait_until_ready(&mut self, folder: &Path) -> anyhow::Result<()> {
+    fn wait_until_ready(&mut self) -> anyhow::Result<()> {
         #[expect(clippy::disallowed_methods, reason = "not engine code: the scenario's own clock")]
         let start = Instant::now();
         while start.elapsed() < READY_MAX {
             if let Some(status) = self.child.try_wait()? {
-                let log = std::fs::read_to_string(folder.join("daemon.log")).unwrap_or_default();
+                let log = std::fs::read_to_string(&self.log).unwrap_or_default();
                 bail!("the daemon ended: {status}\n{log}");
             }
             if self.page("/readyz").is_ok() {
