@@ -75,9 +75,8 @@ impl Form {
     ) -> anyhow::Result<Seen> {
         let period = Duration::from_secs(numbers.period_s);
         let dead = Duration::from_secs(numbers.duration_s);
-        // Not beside the log: the folder of a watched directory is watched too, and every line would wake whoever does it.
-        let manifests = folder.join("source").join("manifests");
-        fs::create_dir_all(&manifests)?;
+        let manifests = folder.join("manifests");
+        fs::create_dir(&manifests)?;
         load.write(&manifests, 0..load.pods.len())?;
         let taken_before = Tcp::read()?.passive_opens;
         let started = now();
