@@ -1,6 +1,6 @@
 //! Looks: when they are made, and what is concluded from them.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -8,15 +8,16 @@ use std::sync::atomic::Ordering::Relaxed;
 use probe_core::time::Instant;
 use tracing::{info, warn};
 
-use super::{Feed, Look, Namespace, Notice, Queued, Watch};
+use super::members::{Culprit, Members, Port};
+use super::{Audit, Feed, Look, Namespace, Notice, Watch};
 use crate::ebpf::answer::Why;
-use crate::ebpf::listeners::{Dump, Listener};
+use crate::ebpf::listeners::{Dump, Listener, Shown};
 use crate::ebpf::sock_diag::DiagListener;
 use crate::ebpf::sweep::Question;
 use crate::ebpf::target::Target;
 use crate::limits;
 
-/// What a look says of one target.
+/// What a look says of one group.
 struct Judgement {
     /// `None` = all listeners that could answer are well.
     trouble: Option<Why>,
@@ -34,7 +35,7 @@ struct Scene {
 }
 
 impl Watch {
-    /// A look at every namespace with targets; targets that nobody holds are let go.
+    /// A look at every namespace with targets; of those that nobody holds any more, some are let go.
     pub fn begin_sweep(&mut self, now: Instant) {
         self.let_go();
         self.stats.sweeps.fetch_add(1, Relaxed);
@@ -94,9 +95,8 @@ impl Watch {
             has_sk_lookup: false,
             is_spoiled: false,
         });
-        for &index in namespace.ports.values().flatten() {
-            let watched = &mut self.targets[index];
-            watched.look = watched.place.map(|(_, slot)| (dump, self.counters.load(slot)));
+        for port in namespace.ports.values_mut() {
+            port.look = Some((dump.id, self.counters.load(port.place.slot)));
         }
         self.questions.push_back(Question::Dump { netns_cookie });
     }
@@ -107,8 +107,14 @@ impl Watch {
         let Some(Namespace { ports, look: Some(look), .. }) = self.namespaces.get_mut(&netns_cookie) else { return };
         for diag in listeners {
             look.has_transparent |= diag.transparent;
-            if self.listeners.show(netns_cookie, &diag, look.dump) || !ports.contains_key(&diag.port) {
-                continue;
+            match self.listeners.show(netns_cookie, &diag, look.dump) {
+                Shown::Known => continue,
+                Shown::Moved => {
+                    ports.entry(diag.port).and_modify(|port| port.is_changed = true);
+                    continue;
+                }
+                Shown::Unknown if !ports.contains_key(&diag.port) => continue,
+                Shown::Unknown => {}
             }
             if look.unknown.len() >= limits::LISTENERS_MAX {
                 look.is_spoiled = true;
@@ -132,8 +138,10 @@ impl Watch {
             return;
         }
         let unannounced = self.learn_unknown(netns_cookie, &look);
-        self.listeners.end_dump(netns_cookie, look.dump);
-        self.void_unannounced(netns_cookie, &unannounced);
+        let gone = self.listeners.end_dump(netns_cookie, look.dump);
+        // Nothing changes the table from here on.
+        self.regroup_changed(netns_cookie, unannounced.iter().map(|diag| diag.port).chain(gone));
+        self.void_unannounced(netns_cookie, look.dump, &unannounced);
         let trouble = match (self.feed, look.has_sk_lookup, look.has_transparent) {
             (None | Some(false), ..) => Some(Why::SelfTest),
             (_, true, _) => Some(Why::SkLookup),
@@ -149,7 +157,8 @@ impl Watch {
         let mut unannounced = Vec::new();
         for diag in &look.unknown {
             // Its event may have been drained by now; or it was listed, and closed after that.
-            if self.listeners.show(netns_cookie, diag, look.dump) || look.closed.contains(&diag.socket_cookie) {
+            let shown = self.listeners.show(netns_cookie, diag, look.dump);
+            if shown != Shown::Unknown || look.closed.contains(&diag.socket_cookie) {
                 continue;
             }
             unannounced.push(diag);
@@ -162,55 +171,78 @@ impl Watch {
         unannounced
     }
 
-    /// A listener that no event announced, and whose target's counter did not move since the look that did not show it:
-    /// the program missed it, so the lease was granted without knowing of it.
-    fn void_unannounced(&mut self, netns_cookie: u64, unannounced: &[&DiagListener]) {
-        let Some(namespace) = self.namespaces.get(&netns_cookie) else { return };
-        for diag in unannounced {
-            for &index in namespace.ports.get(&diag.port).into_iter().flatten() {
-                let watched = &self.targets[index];
-                let (Some((_, value)), Some(target)) = (watched.look, watched.target.upgrade()) else { continue };
-                let could_answer = self
-                    .listeners
-                    .candidates(netns_cookie, watched.addr)
-                    .any(|listener| listener.socket_cookie == diag.socket_cookie);
-                if could_answer && watched.looked_at == Some(value) {
-                    let is_void = target.void(Why::Changed);
-                    self.stats.voids.fetch_add(u64::from(is_void), Relaxed);
-                    self.stats.unannounced.fetch_add(1, Relaxed);
-                    info!(addr = %watched.addr, "a listener that no event announced");
-                }
-            }
+    /// The ports where something may be other than at the last look: these, and those of which an event told.
+    fn regroup_changed(&mut self, netns_cookie: u64, ports: impl Iterator<Item = u16>) {
+        let Some(namespace) = self.namespaces.get_mut(&netns_cookie) else { return };
+        for port in ports {
+            namespace.ports.entry(port).and_modify(|port| port.is_changed = true);
+        }
+        let changed = namespace.ports.iter().filter(|(_, port)| port.is_changed);
+        let changed: Vec<u16> = changed.map(|(port, _)| *port).collect();
+        for port in changed {
+            self.regroup(netns_cookie, port);
         }
     }
 
-    /// Tells every target of this look what was found.
+    /// A listener that no event announced, and whose counter did not move since the look that did not show it: the program
+    /// missed it, so leases were granted without knowing of it.
+    fn void_unannounced(&mut self, netns_cookie: u64, dump: Dump, unannounced: &[&DiagListener]) {
+        let Some(namespace) = self.namespaces.get(&netns_cookie) else { return };
+        for diag in unannounced {
+            let Some(port) = namespace.ports.get(&diag.port) else { continue };
+            let (Some((id, value)), Some((_, looked))) = (port.look, port.looked) else { continue };
+            if id != dump.id || value != looked {
+                continue;
+            }
+            let listening = self.listeners.inside(netns_cookie).at(diag.port);
+            let could_answer = port.groups().filter(|(class, _)| {
+                listening.candidates(*class).any(|listener| listener.socket_cookie == diag.socket_cookie)
+            });
+            let targets = could_answer.flat_map(|(_, group)| self.groups[group].targets());
+            for target in targets.filter_map(|index| self.targets[index].target.upgrade()) {
+                let is_void = target.void(Why::Changed);
+                self.stats.voids.fetch_add(u64::from(is_void), Relaxed);
+                self.stats.unannounced.fetch_add(1, Relaxed);
+            }
+            info!(addr = %SocketAddr::new(diag.addr, diag.port), "a listener that no event announced");
+        }
+    }
+
+    /// Tells every group of this look what was found.
     fn publish(&mut self, scene: &Scene, now: Instant) {
         let Some(namespace) = self.namespaces.get_mut(&scene.netns_cookie) else { return };
         let is_whole = scene.dump.began >= self.lost_at + limits::TENTATIVE_MAX;
         if is_whole && std::mem::take(&mut namespace.is_lossy) {
             self.stats.reconciles.fetch_add(1, Relaxed);
         }
-        let indices: Vec<usize> = namespace.ports.values().flatten().copied().collect();
-        let (mut is_unsettled, mut contradicted) = (false, Vec::new());
-        for index in indices {
-            let Some((_, value)) = self.targets[index].look.take_if(|(dump, _)| *dump == scene.dump) else { continue };
-            let Some(target) = self.targets[index].target.upgrade() else { continue };
-            let judgement = self.judge(scene, target.addr);
-            is_unsettled |= judgement.is_doubtful;
-            self.publish_look(index, &target, scene, &judgement);
-            let watched = &mut self.targets[index];
-            watched.looked_at = Some(value);
-            if self.listeners.is_unsettled(scene.netns_cookie, target.addr.port(), scene.dump) {
-                is_unsettled = true;
-            } else if is_whole && self.feed == Some(true) && scene.dump.began >= watched.settle_from {
-                target.settle(value);
-            }
-            if self.is_contradicted(index, scene, value, judgement.trouble) {
-                contradicted.push(target);
+        let can_settle = is_whole && self.feed == Some(true);
+        let mut ports = std::mem::take(&mut namespace.ports);
+        let mut is_unsettled = false;
+        let mut queues = Vec::new();
+        let (inside, groups) = (self.listeners.inside(scene.netns_cookie), &mut self.groups);
+        for (number, port) in &mut ports {
+            let Some((_, value)) = port.look.take_if(|(id, _)| *id == scene.dump.id) else { continue };
+            port.looked = Some((scene.dump.id, value));
+            let listening = inside.at(*number);
+            let is_tentative = inside.is_unclear(*number, scene.dump) || listening.has_tentative();
+            let settles = !is_tentative && can_settle && scene.dump.began >= port.settle_from;
+            is_unsettled |= is_tentative;
+            for (class, key) in port.groups() {
+                let judgement = judge(scene, || listening.candidates(class));
+                is_unsettled |= judgement.is_doubtful;
+                let members = &mut groups[key];
+                queues.extend(publish_look(members, scene, &judgement).map(|queue| (key, queue)));
+                if settles {
+                    members.group.settle(value);
+                }
             }
         }
+        for (key, queue) in queues {
+            self.tell_queue(key, queue);
+        }
+        let contradicted = self.contradicted(scene, &ports);
         if let Some(namespace) = self.namespaces.get_mut(&scene.netns_cookie) {
+            namespace.ports = ports;
             if is_unsettled {
                 namespace.wait = (namespace.wait * 2).min(limits::SWEEP_PERIOD);
                 namespace.want_look(now);
@@ -223,86 +255,29 @@ impl Watch {
         }
     }
 
-    fn publish_look(&mut self, index: usize, target: &Arc<Target>, scene: &Scene, judgement: &Judgement) {
-        match judgement.trouble {
-            Some(why) => target.look_troubled(why),
-            // The one before holds until it is too old.
-            None if judgement.is_doubtful => return,
-            None => target.look_healthy(scene.dump.began + limits::LOOK_AGE_MAX),
-        }
-        let state = judgement.trouble.filter(|why| matches!(why, Why::AcceptQueueFull | Why::AcceptStalled));
-        if !self.tell_queue(index, state) {
-            return;
-        }
-        let Some((listener, len, max)) = judgement.culprit else { return };
-        let queued = Queued { target: Arc::clone(target), listener, len, max };
-        match state {
-            Some(Why::AcceptQueueFull) => self.notify(Notice::AcceptQueueFull(queued)),
-            Some(_) => self.notify(Notice::AcceptStalled(queued)),
-            None => {}
-        }
-    }
-
-    /// Keeps the gauges. True = it is another state than before.
-    pub(super) fn tell_queue(&mut self, index: usize, state: Option<Why>) -> bool {
-        let before = std::mem::replace(&mut self.targets[index].queue, state);
-        if before == state {
-            return false;
-        }
-        for (why, is_entered) in before.map(|why| (why, false)).into_iter().chain(state.map(|why| (why, true))) {
-            let gauge = if why == Why::AcceptQueueFull { &mut self.queues_full } else { &mut self.queues_stalled };
-            *gauge = if is_entered { *gauge + 1 } else { gauge.saturating_sub(1) };
-        }
-        self.stats.accept_queues_full.store(self.queues_full, Relaxed);
-        self.stats.accept_queues_stalled.store(self.queues_stalled, Relaxed);
-        true
-    }
-
-    fn judge(&self, scene: &Scene, addr: SocketAddr) -> Judgement {
-        let mut judgement = Judgement { trouble: scene.trouble, culprit: None, is_doubtful: false };
-        if scene.trouble.is_some() {
-            return judgement;
-        }
-        let is_well = |listener: &Listener| {
-            listener.is_confirmed() && listener.was_shown(scene.dump) && listener.trouble().is_none()
-        };
-        let candidates = || self.listeners.candidates(scene.netns_cookie, addr);
-        if cfg!(feature = "bite-candidates") && candidates().any(is_well) {
-            return judgement;
-        }
-        let mut is_any = false;
-        for listener in candidates() {
-            is_any = true;
-            let trouble = match listener {
-                listener if !listener.is_confirmed() => Some(Why::Tentative),
-                listener if !listener.was_shown(scene.dump) => {
-                    judgement.is_doubtful = true;
-                    None
-                }
-                listener => listener.trouble(),
-            };
-            if rank(trouble) > rank(judgement.trouble) {
-                let (len, max) = listener.queue();
-                judgement.trouble = trouble;
-                judgement.culprit = Some((SocketAddr::new(listener.addr, listener.port), len, max));
+    /// Failed audits are judged by a look that began after them: the counter has not moved since before the connect, and no
+    /// accept queue explains the failure.
+    fn contradicted(&mut self, scene: &Scene, ports: &HashMap<u16, Port>) -> Vec<Arc<Target>> {
+        let Some(namespace) = self.namespaces.get_mut(&scene.netns_cookie) else { return Vec::new() };
+        let due = namespace.audits.iter().filter(|(_, audit)| audit.at <= scene.dump.began);
+        let due: Vec<(usize, Audit)> = due.map(|(index, audit)| (*index, *audit)).collect();
+        let mut contradicted = Vec::new();
+        for (index, audit) in due {
+            let Some(members) = self.group_of(index) else { continue };
+            let Some(port) = ports.get(&members.port) else { continue };
+            // Not of this look: the next one tells.
+            let Some((_, value)) = port.looked.filter(|(id, _)| *id == scene.dump.id) else { continue };
+            let target = self.targets[index].target.upgrade();
+            // A change on the way, say.
+            let target = target.filter(|target| target.epoch() == audit.epoch);
+            let is_explained = members.trouble.is_some_and(|why| !matches!(why, Why::NoListener | Why::Tentative));
+            let is_unmoved = value == audit.value && self.counters.load(port.place.slot) == audit.value;
+            contradicted.extend(target.filter(|_| is_unmoved && !is_explained));
+            if let Some(namespace) = self.namespaces.get_mut(&scene.netns_cookie) {
+                namespace.audits.remove(&index);
             }
         }
-        if !is_any {
-            judgement.trouble = Some(Why::NoListener);
-        }
-        judgement
-    }
-
-    /// A failed audit is judged by a look that began after it: the counter has not moved since before its connect, and no
-    /// accept queue explains the failure.
-    fn is_contradicted(&mut self, index: usize, scene: &Scene, value: u64, trouble: Option<Why>) -> bool {
-        let watched = &mut self.targets[index];
-        let Some((before, epoch, _)) = watched.audit.take_if(|(.., at)| *at <= scene.dump.began) else { return false };
-        // A change on the way, say.
-        let is_moved = watched.target.upgrade().is_none_or(|target| target.epoch() != epoch);
-        let is_explained = is_moved || trouble.is_some_and(|why| !matches!(why, Why::NoListener | Why::Tentative));
-        let slot = watched.place.map(|(_, slot)| slot);
-        value == before && slot.is_some_and(|slot| self.counters.load(slot) == before) && !is_explained
+        contradicted
     }
 
     fn contradict(&mut self, netns_cookie: u64, target: Arc<Target>, now: Instant) {
@@ -312,14 +287,15 @@ impl Watch {
             .is_some_and(|(other, at)| other != netns_cookie && now - at <= limits::CONTRADICTIONS_WITHIN);
         self.contradiction = Some((netns_cookie, now));
         warn!(
-            pod = %target.pod.name, addr = %target.addr, everywhere,
+            pod = %target.pod.name, addr = %target.addr(), everywhere,
             "a connect failed where the kernel reported no change: the passive answers of its network namespace end",
         );
         if everywhere {
             self.void_all(Why::Contradicted);
         } else {
-            let here = self.targets.iter().filter(|(_, watched)| watched.place.is_some_and(|at| at.0 == netns_cookie));
-            let here = here.filter_map(|(_, watched)| watched.target.upgrade());
+            let here = self.groups.iter().filter(|(_, members)| members.netns_cookie == netns_cookie);
+            let here = here.flat_map(|(_, members)| members.targets());
+            let here = here.filter_map(|index| self.targets[index].target.upgrade());
             let voided = here.filter(|target| target.void(Why::Contradicted)).count();
             self.stats.voids.fetch_add(voided as u64, Relaxed);
         }
@@ -334,6 +310,56 @@ impl Namespace {
         let at = (now + self.wait).max(began + took * limits::CONFIRM_SHARE);
         self.due = Some(self.due.map_or(at, |due| due.min(at)));
     }
+}
+
+/// Tells a group what was found. What is to be told of its accept queues, where that is another state than before.
+fn publish_look(members: &mut Members, scene: &Scene, judgement: &Judgement) -> Option<Option<Culprit>> {
+    members.trouble = judgement.trouble;
+    match judgement.trouble {
+        Some(why) => members.group.look_troubled(why),
+        // The one before holds until it is too old.
+        None if judgement.is_doubtful => return None,
+        None => members.group.look_healthy(scene.dump.began + limits::LOOK_AGE_MAX),
+    }
+    let why = judgement.trouble.filter(|why| matches!(why, Why::AcceptQueueFull | Why::AcceptStalled));
+    if members.is_queue(why) {
+        return None;
+    }
+    let culprit = why.zip(judgement.culprit);
+    Some(culprit.map(|(why, (listener, len, max))| Culprit { why, listener, len, max }))
+}
+
+fn judge<'a, I: Iterator<Item = &'a Listener>>(scene: &Scene, candidates: impl Fn() -> I) -> Judgement {
+    let mut judgement = Judgement { trouble: scene.trouble, culprit: None, is_doubtful: false };
+    if scene.trouble.is_some() {
+        return judgement;
+    }
+    let is_well =
+        |listener: &Listener| listener.is_confirmed() && listener.was_shown(scene.dump) && listener.trouble().is_none();
+    if cfg!(feature = "bite-candidates") && candidates().any(is_well) {
+        return judgement;
+    }
+    let mut is_any = false;
+    for listener in candidates() {
+        is_any = true;
+        let trouble = match listener {
+            listener if !listener.is_confirmed() => Some(Why::Tentative),
+            listener if !listener.was_shown(scene.dump) => {
+                judgement.is_doubtful = true;
+                None
+            }
+            listener => listener.trouble(),
+        };
+        if rank(trouble) > rank(judgement.trouble) {
+            let (len, max) = listener.queue();
+            judgement.trouble = trouble;
+            judgement.culprit = Some((SocketAddr::new(listener.addr, listener.port), len, max));
+        }
+    }
+    if !is_any {
+        judgement.trouble = Some(Why::NoListener);
+    }
+    judgement
 }
 
 /// Which trouble is told where there are several.

@@ -121,6 +121,16 @@ impl Kernel {
         })
     }
 
+    /// The listeners that could.
+    pub(super) fn could_answer(&self, netns_cookie: u64, addr: SocketAddr) -> Vec<Socket> {
+        let could_answer = |slot: &Slot| {
+            let is_there = slot.state == State::Open && slot.netns_cookie == netns_cookie;
+            let (own, port) = (slot.addr.ip(), slot.addr.port());
+            is_there && port == addr.port() && (own == addr.ip() || own.is_unspecified())
+        };
+        self.sockets.iter().filter(|(_, slot)| could_answer(slot)).map(|(socket, _)| *socket).collect()
+    }
+
     pub(super) fn queue(&mut self, socket: Socket, len: u32) {
         self.slot(socket).queue_len = len;
     }

@@ -1,5 +1,6 @@
 //! Whatever the order of events, dumps and losses: no target is settled at its counter's value while a listener of its port
-//! is in the middle of `listen()`; and once things are at rest, every target is.
+//! is in the middle of `listen()`, nor in a group that leaves out a listener which could answer it; and once things are at
+//! rest, every target is settled.
 
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -7,11 +8,13 @@ use proptest::prelude::*;
 use super::*;
 
 /// Sockets, and where they would listen: two ports of one namespace, one of another.
-const ADDRS: [(u64, &str); 6] = [
+const ADDRS: [(u64, &str); 8] = [
     (NETNS, "10.0.0.1:80"),
     (NETNS, "0.0.0.0:80"),
     (NETNS, "10.0.0.1:80"),
     (NETNS, "10.0.0.1:81"),
+    (NETNS, "10.0.0.2:80"),
+    (NETNS, "10.0.0.2:80"),
     (OTHER, "10.0.0.1:80"),
     (OTHER, "0.0.0.0:80"),
 ];
@@ -71,7 +74,13 @@ impl Run {
     fn new(is_raw: bool) -> Self {
         let mut world = World::new();
         world.kernel.is_raw = is_raw;
-        let targets = [(NETNS, "10.0.0.1:80"), (NETNS, "10.0.0.1:81"), (OTHER, "10.0.0.1:80")];
+        let targets = [
+            (NETNS, "10.0.0.1:80"),
+            (NETNS, "10.0.0.2:80"),
+            (NETNS, "10.0.0.3:80"),
+            (NETNS, "10.0.0.1:81"),
+            (OTHER, "10.0.0.1:80"),
+        ];
         let targets = targets.map(|(netns_cookie, addr)| world.target(netns_cookie, addr)).to_vec();
         let sockets = ADDRS.map(|(netns_cookie, addr)| world.kernel.socket(netns_cookie, addr)).to_vec();
         world.kernel.open(NETNS, "10.0.0.1:80");
@@ -140,13 +149,21 @@ impl Run {
 
     fn check(&self) {
         for target in &self.targets {
-            let Some(place) = target.place() else { continue };
+            let Some(group) = target.group() else { continue };
+            let Some(place) = group.place() else { continue };
             assert!(
                 !(self.world.is_settled(target)
-                    && self.world.kernel.is_in_the_middle(place.netns_cookie, target.addr.port())),
+                    && self.world.kernel.is_in_the_middle(place.netns_cookie, target.addr().port())),
                 "{} is settled in the middle of a listen()",
-                target.addr
+                target.addr()
             );
+            if !self.world.is_settled(target) {
+                continue;
+            }
+            let known = self.world.watch.candidates_of(target);
+            for socket in self.world.kernel.could_answer(place.netns_cookie, target.addr()) {
+                assert!(known.contains(&socket.0), "{} is settled without {socket:?}", target.addr());
+            }
         }
     }
 
@@ -163,7 +180,7 @@ impl Run {
             self.check();
         }
         for target in &self.targets {
-            assert!(self.world.is_settled(target), "{} is not settled at rest", target.addr);
+            assert!(self.world.is_settled(target), "{} is not settled at rest", target.addr());
         }
     }
 }
