@@ -6,8 +6,9 @@
 //!
 //! Bound: [`limits::LISTENERS_MAX`] listeners. Pure: time is a parameter, nothing is asked of the kernel.
 //!
-//! **Invariant:** a dump confirms a generation only if it began after that generation's LISTEN event. (At a LISTEN -> CLOSE
-//! event the socket is out of the kernel's hash already, so such a dump cannot have seen an earlier one.)
+//! **Invariant:** a dump confirms a generation only if it began after that generation's LISTEN event, and the table has heard
+//! of every event that came before the socket was listed. (At a LISTEN -> CLOSE event the socket is out of the kernel's hash
+//! already, so such a dump cannot have seen an earlier one.)
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -100,7 +101,10 @@ pub enum Shown {
     /// All but its queue.
     Known,
     /// It had another address or port there (auto-bound: only now it has its port).
-    Moved,
+    Moved {
+        /// The port that it had.
+        from: u16,
+    },
     /// Nothing: [`Listeners::learn`] puts it in.
     Unknown,
 }
@@ -288,7 +292,13 @@ impl Listeners {
         Ok(listener.map(|listener| Closed { confirmed: listener.confirmed, listener }))
     }
 
-    /// A dump lists this one.
+    /// A socket with this cookie is in the table.
+    #[must_use]
+    pub fn is_known(&self, socket_cookie: u64) -> bool {
+        self.index_of(socket_cookie).is_some()
+    }
+
+    /// A dump lists this one. To be told once every event was seen that came before it was listed.
     pub fn show(&mut self, netns_cookie: u64, diag: &DiagListener, dump: Dump) -> Shown {
         let index = self.index_of(diag.socket_cookie);
         let Some(listener) = index.and_then(|index| self.listeners.get_mut(index as usize)) else {
@@ -311,10 +321,11 @@ impl Listeners {
         if (listener.addr, listener.port, listener.ipv6_only) == (diag.addr, diag.port, diag.ipv6_only) {
             return Shown::Known;
         }
+        let from = listener.port;
         if let Some(listener) = self.take(diag.socket_cookie) {
             self.put(Listener { addr: diag.addr, port: diag.port, ipv6_only: diag.ipv6_only, ..listener });
         }
-        Shown::Moved
+        Shown::Moved { from }
     }
 
     /// A dump lists this one, and no event ever told of it.

@@ -5,7 +5,7 @@
 //! then judge. The program submits an event before it moves the counter, so whoever has read a counter and then drained the
 //! ring has seen every event up to that value, or knows that some were lost. That order is in the API: [`Watch::begin_sweep`]
 //! and [`Watch::handle_timeout`] read the counters before they ask for a dump, [`Watch::handle_told`] only notes that it has
-//! ended, and [`Watch::finish_looks`] drains the ring itself before it judges.
+//! ended, and [`Watch::finish_looks`] drains the ring itself before it takes in what was listed, and judges.
 //!
 //! What a look found is published per [`Group`]: a target is visited only when something happens to it. So a look costs as
 //! much as there are listeners in the dump and groups in the namespace.
@@ -17,6 +17,17 @@
 //! seen, and is confirmed or refuted; nothing is while events may be missing. **Invariant:** every target is in the group of
 //! its address whenever a group of its port is settled: what the listener table says of a port's addresses changes between
 //! looks, and [`Watch::finish_looks`] moves targets after its last change to the table and before it publishes anything.
+//!
+//! **Invariant:** a group that is settled has every listener in the table that could answer its targets at that value of the
+//! counter. A socket that a dump lists has come to the end of its last `listen()`, so its events up to there were in the
+//! ring buffer, or counted as lost, before it was listed. What a dump listed is taken in after the drain that follows the
+//! dump's end: a record of the table is then of the generation that was listed, or of one that began after the dump did
+//! (which the dump does not confirm: tentative), or none (a loss, or older than the program: learned, unless the socket has
+//! closed since). Taken in before that drain, a dump would be told of the generation before: the late LISTEN event would undo
+//! what the dump had confirmed, and as nothing had shown the new generation, it would be refuted by its age; and a late
+//! close would take the socket out, while the event of its next `listen()` may be among the lost ones. Either way a counter
+//! would be settled without a listener that is there. (Lost events alone do not hurt: they settle nothing until a dump that
+//! began [`limits::TENTATIVE_MAX`] after their loss was heard of, and that lists whatever they opened.)
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::net::SocketAddr;
@@ -162,8 +173,8 @@ struct Audit {
 #[derive(Debug)]
 struct Look {
     dump: Dump,
-    /// Listed, and not in the table: their events may be in the ring buffer still.
-    unknown: Vec<DiagListener>,
+    /// What it listed, for [`Watch::finish_looks`]: events of these sockets may be in the ring buffer still.
+    listed: Vec<DiagListener>,
     /// Sockets that stopped listening since it began: the dump may list them all the same.
     closed: HashSet<u64>,
     has_transparent: bool,
@@ -256,11 +267,11 @@ impl Watch {
         };
         let stored = match event.opened {
             0 => self.listeners.close(event).map(|closed| {
-                if let Some(closed) = closed {
-                    self.spoil_stale(event, &closed.listener);
-                    if closed.confirmed && self.settings.early_detection {
-                        self.touch(&closed.listener);
-                    }
+                if let Some(closed) = closed
+                    && closed.confirmed
+                    && self.settings.early_detection
+                {
+                    self.touch(&closed.listener);
                 }
             }),
             _ => self.listeners.open(event),
@@ -270,15 +281,6 @@ impl Watch {
         }
         if has_targets {
             self.look_soon(event.netns_cookie, now);
-        }
-    }
-
-    /// A listener that closed before the dump under way began, and that it lists all the same, has opened again since: what
-    /// the dump said was taken for the generation that is gone, so nothing follows from it.
-    fn spoil_stale(&mut self, event: &ListenerEvent, closed: &Listener) {
-        let look = self.namespaces.get_mut(&event.netns_cookie).and_then(|namespace| namespace.look.as_mut());
-        if let Some(look) = look {
-            look.is_spoiled |= closed.was_shown(look.dump) && Instant::from_nanos(event.time_ns) < look.dump.began;
         }
     }
 
@@ -310,7 +312,7 @@ impl Watch {
         }
     }
 
-    /// An answer of the sweep. The end of a dump is only noted: [`Watch::finish_looks`] judges.
+    /// An answer of the sweep. Dumps are only noted: [`Watch::finish_looks`] takes them in, and judges.
     pub fn handle_told(&mut self, told: Told, now: Instant) {
         match told {
             Told::Placed { target, place } => self.place(&target, place, now),

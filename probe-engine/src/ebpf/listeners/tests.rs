@@ -107,7 +107,7 @@ fn a_failed_second_listen_leaves_the_good_listener() {
 fn an_auto_bound_listener_gets_its_port_from_a_dump() {
     let mut listeners = Listeners::default();
     listeners.open(&event(true, 1, "0.0.0.0:0", at(1))).expect("room");
-    assert_eq!(listeners.show(NETNS, &diag(1, "0.0.0.0:34567"), dump(2)), Shown::Moved);
+    assert_eq!(listeners.show(NETNS, &diag(1, "0.0.0.0:34567"), dump(2)), Shown::Moved { from: 0 });
     assert_eq!(cookies(&listeners, "10.0.0.1:34567"), [1]);
     assert!(!is_unsettled(&listeners, 34_567, dump(2)));
     listeners.close(&event(false, 1, "0.0.0.0:34567", at(3))).expect("a cookie").expect("it was there");

@@ -89,7 +89,7 @@ impl Watch {
         namespace.due = None;
         namespace.look = Some(Look {
             dump,
-            unknown: Vec::new(),
+            listed: Vec::new(),
             closed: HashSet::new(),
             has_transparent: false,
             has_sk_lookup: false,
@@ -101,27 +101,17 @@ impl Watch {
         self.questions.push_back(Question::Dump { netns_cookie });
     }
 
-    /// Some listeners of a dump: those known are brought up to date; of the others, those at ports of targets wait for the
-    /// ring buffer to be drained.
-    pub(super) fn take_part(&mut self, netns_cookie: u64, listeners: Vec<DiagListener>) {
+    /// Some listeners of a dump, to be taken in once the ring buffer was drained after its end: those that an event told of,
+    /// and those at ports of targets.
+    pub(super) fn take_part(&mut self, netns_cookie: u64, mut listeners: Vec<DiagListener>) {
         let Some(Namespace { ports, look: Some(look), .. }) = self.namespaces.get_mut(&netns_cookie) else { return };
-        for diag in listeners {
-            look.has_transparent |= diag.transparent;
-            match self.listeners.show(netns_cookie, &diag, look.dump) {
-                Shown::Known => continue,
-                Shown::Moved => {
-                    ports.entry(diag.port).and_modify(|port| port.is_changed = true);
-                    continue;
-                }
-                Shown::Unknown if !ports.contains_key(&diag.port) => continue,
-                Shown::Unknown => {}
-            }
-            if look.unknown.len() >= limits::LISTENERS_MAX {
-                look.is_spoiled = true;
-                return;
-            }
-            look.unknown.push(diag);
+        look.has_transparent |= listeners.iter().any(|diag| diag.transparent);
+        listeners.retain(|diag| self.listeners.is_known(diag.socket_cookie) || ports.contains_key(&diag.port));
+        if look.listed.len() + listeners.len() > limits::LISTENERS_MAX {
+            look.is_spoiled = true;
+            return;
         }
+        look.listed.append(&mut listeners);
     }
 
     fn finish_look(&mut self, netns_cookie: u64, is_drained: bool, now: Instant) {
@@ -137,7 +127,7 @@ impl Watch {
             self.stats.looks_spoiled.fetch_add(1, Relaxed);
             return;
         }
-        let unannounced = self.learn_unknown(netns_cookie, &look);
+        let unannounced = self.take_in(netns_cookie, &look);
         let gone = self.listeners.end_dump(netns_cookie, look.dump);
         // Nothing changes the table from here on.
         self.regroup_changed(netns_cookie, unannounced.iter().map(|diag| diag.port).chain(gone));
@@ -152,14 +142,24 @@ impl Watch {
         self.stats.looks.fetch_add(1, Relaxed);
     }
 
-    /// Puts what the dump listed and no event told of into the table; which.
-    fn learn_unknown<'a>(&mut self, netns_cookie: u64, look: &'a Look) -> Vec<&'a DiagListener> {
+    /// What the dump listed: what is known is brought up to date, what no event told of is put into the table. Which that was.
+    fn take_in<'a>(&mut self, netns_cookie: u64, look: &'a Look) -> Vec<&'a DiagListener> {
         let mut unannounced = Vec::new();
-        for diag in &look.unknown {
-            // Its event may have been drained by now; or it was listed, and closed after that.
-            let shown = self.listeners.show(netns_cookie, diag, look.dump);
-            if shown != Shown::Unknown || look.closed.contains(&diag.socket_cookie) {
-                continue;
+        for diag in &look.listed {
+            let Some(Namespace { ports, .. }) = self.namespaces.get_mut(&netns_cookie) else { continue };
+            match self.listeners.show(netns_cookie, diag, look.dump) {
+                Shown::Known => continue,
+                Shown::Moved { from } => {
+                    for port in [from, diag.port] {
+                        ports.entry(port).and_modify(|port| port.is_changed = true);
+                    }
+                    continue;
+                }
+                // Nobody depends on it; or it was listed, and closed after that.
+                Shown::Unknown if !ports.contains_key(&diag.port) || look.closed.contains(&diag.socket_cookie) => {
+                    continue;
+                }
+                Shown::Unknown => {}
             }
             unannounced.push(diag);
             if self.listeners.learn(netns_cookie, diag, look.dump).is_err() {
