@@ -3,6 +3,12 @@
 //! **Invariant:** a target is attached to its new group before it is detached from the old one, so a port does not lose what
 //! the look under way has read of it. **Invariant:** a group that somebody else made for a class is joined as it is: its
 //! looks and its settled value say of every address of the class what they say of the first one.
+//!
+//! **Invariant:** once a port was regrouped, each of its targets is in the group of the class that the listener table has for
+//! its address, and there is a group of an own address only if a listener has it. So the next time only the targets of two
+//! kinds of addresses are looked at: those that have a group and no listener any more, and those that have a listener and no
+//! group yet. Both say nothing of a target that came in between, when the table had changed and the groups had not: then
+//! (`Port::is_mixed`) whoever has an address with a listener is looked at.
 
 use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr};
@@ -69,6 +75,8 @@ pub(super) struct Port {
     pub(super) looked: Option<(u64, u64)>,
     /// The table's listeners of it may be others than when its targets were grouped.
     pub(super) is_changed: bool,
+    /// And a target came since, which was grouped by the table as it is.
+    is_mixed: bool,
 }
 
 impl Watched {
@@ -94,7 +102,7 @@ impl Members {
 
 impl Port {
     fn new(place: Place, settle_from: Instant) -> Self {
-        Self { place, groups: Vec::new(), settle_from, look: None, looked: None, is_changed: false }
+        Self { place, groups: Vec::new(), settle_from, look: None, looked: None, is_changed: false, is_mixed: false }
     }
 
     /// Its classes, each with its index in [`Watch::groups`].
@@ -146,7 +154,8 @@ impl Watch {
         match place {
             Ok(place) => {
                 let (netns_cookie, port) = (place.netns_cookie, target.addr().port());
-                self.open_port(&place, port, now);
+                let at = self.open_port(&place, port, now);
+                at.is_mixed |= at.is_changed;
                 let class = self.listeners.inside(netns_cookie).at(port).class_of(target.addr().ip());
                 self.join(index, target, netns_cookie, port, class);
                 // Whoever joins a group of which all is known rests on what is known.
@@ -166,10 +175,10 @@ impl Watch {
         }
     }
 
-    fn open_port(&mut self, place: &Place, port: u16, now: Instant) {
+    fn open_port(&mut self, place: &Place, port: u16, now: Instant) -> &mut Port {
         let untold = self.untold_at.map_or(Instant::ZERO, |at| at + limits::TENTATIVE_MAX);
         let namespace = self.namespaces.entry(place.netns_cookie).or_insert_with(|| Namespace::new(now));
-        namespace.ports.entry(port).or_insert_with(|| Port::new(place.clone(), untold));
+        namespace.ports.entry(port).or_insert_with(|| Port::new(place.clone(), untold))
     }
 
     /// Puts a target into the group of this class, which is made where there is none; its port is there. True if that ended
@@ -253,10 +262,11 @@ impl Watch {
         let Some(namespace) = self.namespaces.get_mut(&netns_cookie) else { return };
         let Some(at) = namespace.ports.get_mut(&port) else { return };
         at.is_changed = false;
+        let is_mixed = std::mem::take(&mut at.is_mixed);
         // Where the counter has not moved either, no shard has heard of it: a lease that ends here is the watch's doing.
         let is_unannounced = at.look.is_some_and(|(_, value)| at.looked.is_some_and(|(_, looked)| looked == value));
         let listening = self.listeners.inside(netns_cookie).at(port);
-        let is_new = |ip: &IpAddr| at.group_of(Class::At(*ip)).is_err();
+        let is_new = |ip: &IpAddr| is_mixed || at.group_of(Class::At(*ip)).is_err();
         let new: HashSet<u32> = listening.own_addresses().filter(is_new).map(hash_of).collect();
         let mut movers: Vec<u32> = Vec::new();
         for (class, key) in at.groups() {
@@ -273,8 +283,11 @@ impl Watch {
         let mut voided = 0;
         for index in movers {
             let index = index as usize;
-            // Nobody holds it: it goes where it is.
-            let Some(target) = self.targets[index].target.upgrade() else { continue };
+            let Some(target) = self.targets[index].target.upgrade() else {
+                // Nobody holds it: its group shall not stand for an address that has no listener.
+                self.leave(index);
+                continue;
+            };
             let class = self.listeners.inside(netns_cookie).at(port).class_of(target.addr().ip());
             voided += u64::from(self.join(index, &target, netns_cookie, port, class));
         }

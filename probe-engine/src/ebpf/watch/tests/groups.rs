@@ -127,6 +127,57 @@ fn whoever_joins_a_group_of_which_all_is_known_rests_on_it_at_once() {
 }
 
 #[test]
+fn a_target_that_comes_between_two_looks_does_not_keep_others_out_of_their_group() {
+    let mut world = World::new();
+    let [aside, target] = world.two_of_a_wildcard();
+    let socket = world.kernel.open(NETNS, "10.0.0.2:80");
+    world.pump();
+    // The first of a group that those of its address join at the next look.
+    let second = world.target(NETNS, "10.0.0.2:80");
+    world.answer();
+    assert!(!is_one_group(&second, &target) && !world.is_settled(&second));
+    world.looks(Duration::from_millis(5));
+    assert!(is_one_group(&second, &target) && !is_one_group(&aside, &target));
+    // The other way round: it comes while the listener is away, and is back before the next look.
+    world.kernel.close(socket);
+    world.pump();
+    let third = world.target(NETNS, "10.0.0.2:80");
+    world.answer();
+    assert!(is_one_group(&third, &aside) && !world.is_settled(&third));
+    world.kernel.begin_listen(socket);
+    world.kernel.end_listen(socket, true);
+    world.pump();
+    world.looks(Duration::from_millis(5));
+    for other in [&second, &third] {
+        assert!(is_one_group(&target, other));
+        assert_eq!(world.lease(other), Ok(()));
+    }
+}
+
+#[test]
+fn a_target_that_nobody_holds_any_more_does_not_keep_others_out_of_their_group() {
+    let mut world = World::new();
+    let [aside, gone] = world.two_of_a_wildcard();
+    let socket = world.kernel.open(NETNS, "10.0.0.2:80");
+    world.sweep();
+    assert!(!is_one_group(&aside, &gone));
+    drop(gone);
+    let target = world.target(NETNS, "10.0.0.2:80");
+    world.answer();
+    world.kernel.close(socket);
+    world.pump();
+    world.looks(Duration::from_millis(5));
+    assert!(is_one_group(&aside, &target));
+    assert_eq!(world.watch.groups.len(), 1);
+    world.kernel.begin_listen(socket);
+    world.kernel.end_listen(socket, true);
+    world.pump();
+    world.looks(Duration::from_millis(5));
+    assert!(!is_one_group(&aside, &target));
+    assert_eq!(world.lease(&target), Ok(()));
+}
+
+#[test]
 fn targets_of_both_families_and_of_no_address_have_groups_of_their_own() {
     let mut world = World::new();
     world.kernel.open(NETNS, "0.0.0.0:80");
