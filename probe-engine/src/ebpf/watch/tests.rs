@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use probe_core::id::{ContainerId, ContainerName};
 use probe_core::spec::ContainerKind;
-use probe_ebpf::{FAMILY_V4, counter_slot};
+use probe_ebpf::{FAMILY_V4, FAMILY_V6, counter_slot};
 
 use super::*;
 use crate::ebpf::netns::NetnsRef;

@@ -9,7 +9,7 @@ use super::*;
 use crate::ebpf::target::Before;
 
 /// Sockets, and where they would listen: two ports of one namespace, one of another.
-const ADDRS: [(u64, &str); 8] = [
+const ADDRS: [(u64, &str); 9] = [
     (NETNS, "10.0.0.1:80"),
     (NETNS, "0.0.0.0:80"),
     (NETNS, "10.0.0.1:80"),
@@ -18,14 +18,16 @@ const ADDRS: [(u64, &str); 8] = [
     (NETNS, "10.0.0.2:80"),
     (OTHER, "10.0.0.1:80"),
     (OTHER, "0.0.0.0:80"),
+    (NETNS, "[::]:80"),
 ];
 
-const TARGETS: [(u64, &str); 5] = [
+const TARGETS: [(u64, &str); 6] = [
     (NETNS, "10.0.0.1:80"),
     (NETNS, "10.0.0.2:80"),
     (NETNS, "10.0.0.3:80"),
     (NETNS, "10.0.0.1:81"),
     (OTHER, "10.0.0.1:80"),
+    (NETNS, "[fd00::1]:80"),
 ];
 
 /// Longest `listen()` of the model.
