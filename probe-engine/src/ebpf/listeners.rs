@@ -118,8 +118,17 @@ pub struct Listeners {
     spaces: HashMap<u64, Space>,
     /// Ports in all [`Space::unclear`].
     unclear_len: usize,
-    /// The newest dump, by its id, and how many of the listeners it has shown.
-    shown: (u64, usize),
+    /// What the newest dump has shown.
+    sight: Sight,
+}
+
+/// What a dump has shown of the listeners in the table.
+#[derive(Clone, Copy, Debug, Default)]
+struct Sight {
+    dump_id: u64,
+    listeners: usize,
+    /// Of these, how many have [`Listener::trouble`].
+    in_trouble: usize,
 }
 
 /// One network namespace.
@@ -207,6 +216,13 @@ impl<'a> Listening<'a> {
         places
             .filter_map(move |(_, index)| self.table.get(*index as usize))
             .filter(move |listener| listener.could_answer(class))
+    }
+
+    /// There is one of those.
+    #[must_use]
+    pub fn has_candidate(self, class: Class) -> bool {
+        // Found without a look at the listener itself.
+        matches!(class, Class::At(ip) if !self.at(ip).is_empty()) || self.candidates(class).next().is_some()
     }
 
     /// Which listeners could answer a connection to this address.
@@ -311,13 +327,16 @@ impl Listeners {
             // The dump may have seen the generation before.
             return Shown::Known;
         }
-        if !listener.was_shown(dump) {
-            self.shown = (dump.id, if self.shown.0 == dump.id { self.shown.1 + 1 } else { 1 });
-        }
+        let is_again = listener.was_shown(dump);
         listener.confirmed = true;
         listener.shown = Some(dump.id);
         listener.missed = 0;
         listener.queue.see(diag, dump.began);
+        if self.sight.dump_id != dump.id {
+            self.sight = Sight { dump_id: dump.id, ..Sight::default() };
+        }
+        self.sight.listeners += usize::from(!is_again);
+        self.sight.in_trouble += usize::from(listener.trouble().is_some());
         if (listener.addr, listener.port, listener.ipv6_only) == (diag.addr, diag.port, diag.ipv6_only) {
             return Shown::Known;
         }
@@ -362,8 +381,8 @@ impl Listeners {
         self.unclear_len -= space.unclear.len();
         space.unclear.retain(|_, at| *at + limits::TENTATIVE_MAX > dump.began);
         self.unclear_len += space.unclear.len();
-        if self.shown == (dump.id, space.len) {
-            // As a rule: it has shown them all.
+        if self.sight.has_shown_all(space, dump) {
+            // As a rule.
             return Vec::new();
         }
         let mut gone = Vec::new();
@@ -383,6 +402,16 @@ impl Listeners {
             }
         }
         gone.into_iter().filter_map(|cookie| self.take(cookie)).map(|listener| listener.port).collect()
+    }
+
+    /// This dump has shown every listener of the namespace, and found none in trouble: so all of them are confirmed, and
+    /// nothing is unclear. As a rule, after [`Listeners::end_dump`].
+    #[must_use]
+    pub fn are_well(&self, netns_cookie: u64, dump: Dump) -> bool {
+        let is_well = |space: &Space| {
+            space.unclear.is_empty() && self.sight.has_shown_all(space, dump) && self.sight.in_trouble == 0
+        };
+        self.spaces.get(&netns_cookie).is_some_and(is_well)
     }
 
     /// Those of a namespace.
@@ -471,6 +500,12 @@ impl Listeners {
             self.spaces.remove(&listener.netns_cookie);
         }
         Some(listener)
+    }
+}
+
+impl Sight {
+    fn has_shown_all(self, space: &Space, dump: Dump) -> bool {
+        (self.dump_id, self.listeners) == (dump.id, space.len)
     }
 }
 

@@ -11,7 +11,7 @@ use tracing::{info, warn};
 use super::members::{Culprit, Members, Port};
 use super::{Audit, Feed, Look, Namespace, Notice, Watch};
 use crate::ebpf::answer::Why;
-use crate::ebpf::listeners::{Dump, Listener, Shown};
+use crate::ebpf::listeners::{Class, Dump, Listener, Listening, Shown};
 use crate::ebpf::sock_diag::DiagListener;
 use crate::ebpf::sweep::Question;
 use crate::ebpf::target::Target;
@@ -32,6 +32,8 @@ struct Scene {
     netns_cookie: u64,
     dump: Dump,
     trouble: Option<Why>,
+    /// Every listener was shown, and is well: then they are not visited one by one.
+    are_well: bool,
 }
 
 impl Watch {
@@ -138,7 +140,8 @@ impl Watch {
             (_, _, true) => Some(Why::Transparent),
             _ => None,
         };
-        self.publish(&Scene { netns_cookie, dump: look.dump, trouble }, now);
+        let are_well = self.listeners.are_well(netns_cookie, look.dump);
+        self.publish(&Scene { netns_cookie, dump: look.dump, trouble, are_well }, now);
         self.stats.looks.fetch_add(1, Relaxed);
     }
 
@@ -224,11 +227,11 @@ impl Watch {
             let Some((_, value)) = port.look.take_if(|(id, _)| *id == scene.dump.id) else { continue };
             port.looked = Some((scene.dump.id, value));
             let listening = inside.at(*number);
-            let is_tentative = inside.is_unclear(*number, scene.dump) || listening.has_tentative();
+            let is_tentative = !scene.are_well && (inside.is_unclear(*number, scene.dump) || listening.has_tentative());
             let settles = !is_tentative && can_settle && scene.dump.began >= port.settle_from;
             is_unsettled |= is_tentative;
             for (class, key) in port.groups() {
-                let judgement = judge(scene, || listening.candidates(class));
+                let judgement = judge(scene, listening, class);
                 is_unsettled |= judgement.is_doubtful;
                 let members = &mut groups[key];
                 queues.extend(publish_look(members, scene, &judgement).map(|queue| (key, queue)));
@@ -329,11 +332,16 @@ fn publish_look(members: &mut Members, scene: &Scene, judgement: &Judgement) -> 
     Some(culprit.map(|(why, (listener, len, max))| Culprit { why, listener, len, max }))
 }
 
-fn judge<'a, I: Iterator<Item = &'a Listener>>(scene: &Scene, candidates: impl Fn() -> I) -> Judgement {
+fn judge(scene: &Scene, listening: Listening<'_>, class: Class) -> Judgement {
     let mut judgement = Judgement { trouble: scene.trouble, culprit: None, is_doubtful: false };
     if scene.trouble.is_some() {
         return judgement;
     }
+    if scene.are_well {
+        judgement.trouble = (!listening.has_candidate(class)).then_some(Why::NoListener);
+        return judgement;
+    }
+    let candidates = || listening.candidates(class);
     let is_well =
         |listener: &Listener| listener.is_confirmed() && listener.was_shown(scene.dump) && listener.trouble().is_none();
     if cfg!(feature = "bite-candidates") && candidates().any(is_well) {
