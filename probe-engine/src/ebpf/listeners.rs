@@ -118,7 +118,7 @@ pub struct Listeners {
     spaces: HashMap<u64, Space>,
     /// Ports in all [`Space::unclear`].
     unclear_len: usize,
-    /// What the newest dump has shown.
+    /// What the newest dump has shown. Nothing, once another listener has come or gone.
     sight: Sight,
 }
 
@@ -405,7 +405,7 @@ impl Listeners {
     }
 
     /// This dump has shown every listener of the namespace, and found none in trouble: so all of them are confirmed, and
-    /// nothing is unclear. As a rule, after [`Listeners::end_dump`].
+    /// nothing is unclear. That is the rule, after [`Listeners::end_dump`]; false may also mean that it is not known.
     #[must_use]
     pub fn are_well(&self, netns_cookie: u64, dump: Dump) -> bool {
         let is_well = |space: &Space| {
@@ -473,6 +473,7 @@ impl Listeners {
     fn put(&mut self, listener: Listener) {
         let space = self.spaces.entry(listener.netns_cookie).or_default();
         let (port, ip, cookie) = (listener.port, listener.addr.to_canonical(), listener.socket_cookie);
+        self.sight = Sight::default();
         let index = self.listeners.insert(listener) as u32;
         space.len += 1;
         let places = space.ports.entry(port).or_default();
@@ -485,6 +486,7 @@ impl Listeners {
         let listeners = &self.listeners;
         let is_it = |index: &u32| listeners[*index as usize].socket_cookie == socket_cookie;
         let (index, _) = self.by_cookie.find_entry(mix(socket_cookie), is_it).ok()?.remove();
+        self.sight = Sight::default();
         let listener = self.listeners.remove(index as usize);
         let Some(space) = self.spaces.get_mut(&listener.netns_cookie) else { return Some(listener) };
         if let Some(places) = space.ports.get_mut(&listener.port) {

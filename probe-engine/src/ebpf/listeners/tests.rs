@@ -226,3 +226,31 @@ fn new_drops_are_trouble_until_a_sweep_sees_none() {
     let drops = Some(Why::ListenerDrops);
     assert_eq!(queue(&[(1_000, 0, 2), (1_001, 0, 2), (2_000, 0, 2)]), [drops, drops, None]);
 }
+
+#[cfg(not(feature = "bite-queue"))]
+#[test]
+fn all_are_well_if_this_dump_has_shown_each_and_none_is_in_trouble() {
+    let mut listeners = Listeners::default();
+    for (cookie, addr) in [(1, "10.0.0.1:80"), (2, "10.0.0.2:81")] {
+        listeners.open(&event(true, cookie, addr, at(1))).expect("room");
+    }
+    let (one, other) = (diag(1, "10.0.0.1:80"), diag(2, "10.0.0.2:81"));
+    for twice in [&one, &one] {
+        listeners.show(NETNS, twice, dump(2));
+        assert!(!listeners.are_well(NETNS, dump(2)));
+    }
+    listeners.show(NETNS, &other, dump(2));
+    assert!(listeners.are_well(NETNS, dump(2)) && !listeners.are_well(NETNS, dump(3)));
+    let full = DiagListener { queue_len: 6, ..one.clone() };
+    for diag in [&full, &other] {
+        listeners.show(NETNS, diag, dump(3));
+    }
+    assert!(!listeners.are_well(NETNS, dump(3)));
+    for diag in [&one, &other] {
+        listeners.show(NETNS, diag, dump(4));
+    }
+    assert!(listeners.are_well(NETNS, dump(4)));
+    // As many as were shown, and one of them another.
+    listeners.open(&event(true, 2, "10.0.0.2:81", at(5))).expect("room");
+    assert!(!listeners.are_well(NETNS, dump(4)));
+}
