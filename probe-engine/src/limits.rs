@@ -340,8 +340,21 @@ pub const LIFECYCLE_INPUTS_LEN_MAX: usize = 1_024;
 /// How long requests to the control API may go on after the daemon was told to end. Longer: cut off.
 pub const API_DRAIN: Duration = Duration::from_secs(2);
 
-/// Targets of tcpSocket probes that are watched. More: the rest is always connected for real (`table_full`).
-pub const TARGETS_MAX: usize = 65_536;
+/// Targets of tcpSocket probes that are watched, about 100 bytes each in the tables of the watch and the sweep. More: the
+/// rest is always connected for real (`table_full`).
+pub const TARGETS_MAX: usize = 1_048_576;
+
+/// Targets that one sweep visits at least, to see whether anybody holds them still.
+pub const TARGETS_VISITED_MIN: usize = 4_096;
+
+/// Sweeps in which every target is visited once, where there are many. One that nobody holds stays in the tables so long.
+pub const TARGETS_VISIT_SWEEPS: usize = 32;
+
+/// Of so many targets, how many one sweep visits.
+pub(crate) const fn targets_visited(len: usize) -> usize {
+    let part = len.div_ceil(TARGETS_VISIT_SWEEPS);
+    if part > TARGETS_VISITED_MIN { part } else { TARGETS_VISITED_MIN }
+}
 
 /// Network namespaces that are held open for their targets. More: their targets are always connected for real.
 pub const NAMESPACES_MAX: usize = 1_024;
@@ -352,7 +365,8 @@ pub const LISTENERS_MAX: usize = 131_072;
 /// Bytes of the ring buffer of listener events. Full: the program counts the drop, and the table is made anew by sock_diag.
 pub const EVENT_RING_BYTES: u32 = 1 << 20;
 
-/// Messages from shards waiting for the watch. Full: a registration is tried again at the target's next attempt.
+/// Messages from shards waiting for the watch, which takes no more than it has questions for the sweep
+/// ([`SWEEP_QUESTIONS_LEN_MAX`]). Full: a registration is tried again at the target's next attempt.
 pub const WATCH_INBOX_LEN_MAX: usize = 16_384;
 
 /// Listeners in one part of a dump; between two parts the watch reads the ring buffer. More: further parts.
@@ -428,6 +442,9 @@ pub const WATCH_MESSAGES_PER_ROUND_MAX: usize = 1_024;
 /// How long the watch waits for a record of the ring buffer that a processor has begun and not finished. Longer: the look
 /// is given up, the next one tries again.
 pub const RECORD_WAIT_MAX: Duration = Duration::from_millis(2);
+
+/// Leases of one shard that are looked at each second to tell how many stand. More: these, each second others, stand for all.
+pub const LEASES_COUNTED_MAX: u64 = 4_096;
 
 /// Passive answers of a shard between two audits, at least. Fewer: the audit waits for them.
 pub const AUDIT_ATTEMPTS_APART_MIN: u32 = 50;

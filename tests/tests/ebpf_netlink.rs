@@ -14,7 +14,7 @@ use probe_engine::ebpf::netns::{Namespace, NetnsError, NetnsRef};
 use probe_engine::ebpf::sock_diag::{ChildLookups, DiagListener, SockDiag};
 use probe_engine::ebpf::stats::EbpfStats;
 use probe_engine::ebpf::sweep::{Question, Sweep, Told, spawn};
-use probe_engine::ebpf::target::{ChildLookup, Found, Place};
+use probe_engine::ebpf::target::{ChildLookup, Found, Group, Place};
 use probe_engine::ebpf::{PassiveSettings, Target, Why};
 use probe_engine::limits;
 use probe_engine::shard::kernel::Waker;
@@ -283,7 +283,7 @@ impl Node {
     fn target(&mut self, netns: NetnsRef, addr: SocketAddr) -> Arc<Target> {
         self.next_id += 1;
         let pod = pod("pod", addr, Times { period_seconds: 1, timeout_seconds: 1 });
-        Arc::new(Target::new(self.next_id, 0, pod, CONTAINER.into(), "id".into(), netns, addr))
+        Arc::new(Target::new(self.next_id, 0, pod, &CONTAINER.into(), "id".into(), netns, addr))
     }
 
     fn pod_ref(&self) -> NetnsRef {
@@ -304,15 +304,16 @@ impl Node {
     fn leased(&mut self, netns: NetnsRef, addr: SocketAddr) -> Arc<Target> {
         let target = self.target(netns, addr);
         let place = self.place(&target).expect("it is placed");
-        target.settle_place(place);
+        target.join(&Arc::new(Group::new(place)), Why::First);
         self.lease(&target);
         target
     }
 
     fn lease(&self, target: &Target) {
         let now = clock::now();
-        target.settle(self.counters.load(target.place().expect("placed").slot));
-        target.look_healthy(now + Duration::from_secs(600));
+        let group = target.group().expect("placed");
+        group.settle(self.counters.load(group.place().expect("its place is known").slot));
+        group.look_healthy(now + Duration::from_secs(600));
         target.forget_end();
         let before = target.before(&self.counters).expect("placed");
         target.grant(&self.counters, before, now + Duration::from_secs(60), now).expect("a lease");
@@ -331,7 +332,7 @@ impl Node {
         self.hear();
         self.lease(target);
         change(self);
-        let what = format!("{expected:?} of the lease of {}", target.addr);
+        let what = format!("{expected:?} of the lease of {}", target.addr());
         let mut seen = Lease::Whole;
         let deadline = clock::now() + PATIENCE;
         while seen != expected {
@@ -346,7 +347,7 @@ impl Node {
         self.hear();
         self.lease(target);
         self.expect(witness, by, change);
-        assert_eq!(Lease::of(target), Lease::Whole, "of {}", target.addr);
+        assert_eq!(Lease::of(target), Lease::Whole, "of {}", target.addr());
     }
 }
 
@@ -717,7 +718,7 @@ fn the_thread_answers_in_order_and_ends_with_its_handle() {
 
     let place =
         told.iter().find_map(|told| if let Told::Placed { place, .. } = told { place.clone().ok() } else { None });
-    target.settle_place(place.expect("placed"));
+    target.join(&Arc::new(Group::new(place.expect("placed"))), Why::First);
     node.lease(&target);
     node.pod.ip(&format!("address del 10.77.0.2/24 dev {}", node.veth.pod));
     eventually("it hears by itself", || Lease::of(&target) == Lease::Void);

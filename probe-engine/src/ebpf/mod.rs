@@ -5,7 +5,8 @@
 //!      |                                            ^ |
 //!      +--ring buffer--> watch <--dumps, routes-- sweep
 //!                          |  ^
-//!                          +--+-- Target: looks, voids, cuts ---> the same Target that the shard reads
+//!                          |  +--- Target: voids, cuts ---> the same Target that the shard reads
+//!                          +------ Group: looks, settled counters ---> of many targets at once
 //! ```
 //!
 //! A shard that connected for real asks [`target::Target::grant`] for a lease; while it stands, an attempt is a few
@@ -19,6 +20,7 @@ pub mod answer;
 pub mod counters;
 pub mod events;
 pub mod feature;
+pub mod group;
 pub mod listeners;
 pub mod load;
 mod netlink;

@@ -1,7 +1,6 @@
 //! What a shard holds of passive answers, and its way to the watch.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use crossbeam::queue::ArrayQueue;
 
@@ -23,7 +22,7 @@ pub enum ToWatch {
         /// The change counter before that connect.
         value: u64,
         /// [`Target::epoch`] before it.
-        epoch: u64,
+        epoch: u32,
     },
     /// End.
     Shutdown,
@@ -63,8 +62,6 @@ pub struct Passive {
     pub connects: Arc<Connects>,
     /// Where targets are registered.
     pub watch: WatchSender,
-    /// Of the next target.
-    next_id: Arc<AtomicU64>,
 }
 
 impl Passive {
@@ -76,13 +73,6 @@ impl Passive {
         connects: Arc<Connects>,
         watch: WatchSender,
     ) -> Self {
-        let next_id = Arc::new(AtomicU64::new(1));
-        Self { settings: Arc::new(settings), counters, connects, watch, next_id }
-    }
-
-    /// Unique while the daemon runs.
-    #[must_use]
-    pub fn new_target_id(&self) -> u64 {
-        self.next_id.fetch_add(1, Ordering::Relaxed)
+        Self { settings: Arc::new(settings), counters, connects, watch }
     }
 }

@@ -10,11 +10,10 @@ use std::net::IpAddr;
 pub mod monitor;
 pub mod query;
 
-/// What leads from the daemon's namespace to an address, and back.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// What leads from the daemon's namespace to an address (which it does not name: many addresses have the same path), and
+/// back.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Path {
-    /// Where probes connect to.
-    pub target: IpAddr,
     /// In the daemon's namespace; `None` = it has no route there.
     pub out: Option<Route>,
     /// In the target's, where that is another one.
@@ -22,7 +21,7 @@ pub struct Path {
 }
 
 /// A namespace's route to an address (RTM_GETROUTE).
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Route {
     /// The address is the namespace's own (RTN_LOCAL).
     pub local: bool,
@@ -35,7 +34,7 @@ pub struct Route {
 }
 
 /// The pod's side of a path.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct There {
     /// The link that carries the target's address.
     pub link: u32,
@@ -105,26 +104,26 @@ pub enum Effect {
 }
 
 impl Path {
-    /// What a change in that namespace means for this path.
+    /// What a change in that namespace means for this path, which leads to `target`.
     #[must_use]
-    pub fn concerned(&self, side: Side, change: &Change) -> Effect {
+    pub fn concerned(&self, side: Side, target: IpAddr, change: &Change) -> Effect {
         match change {
             Change::Link { ifindex, usable } => match (self.rests_on_link(side, *ifindex), usable) {
                 (false, _) => Effect::None,
                 (true, true) => Effect::Cut,
                 (true, false) => Effect::Void,
             },
-            Change::Address { address, added } => self.concerned_by_address(side, *address, *added),
+            Change::Address { address, added } => self.concerned_by_address(side, target, *address, *added),
             Change::Route { prefix, bits } => {
                 // In the daemon's namespace our own address matters only as such; its route is a local one.
                 let to_source = self.source().is_some_and(|source| match side {
                     Side::There => covers(*prefix, *bits, source),
                     Side::Here => *prefix == source,
                 });
-                if covers(*prefix, *bits, self.target) || to_source { Effect::Lookup } else { Effect::None }
+                if covers(*prefix, *bits, target) || to_source { Effect::Lookup } else { Effect::None }
             }
-            Change::Rule { v4: true, .. } if self.target.is_ipv4() => Effect::Lookup,
-            Change::Rule { v6: true, .. } if self.target.is_ipv6() => Effect::Lookup,
+            Change::Rule { v4: true, .. } if target.is_ipv4() => Effect::Lookup,
+            Change::Rule { v6: true, .. } if target.is_ipv6() => Effect::Lookup,
             Change::Rule { .. } => Effect::None,
             Change::Generation => Effect::Cut,
             Change::Loss => Effect::Void,
@@ -149,9 +148,9 @@ impl Path {
         }
     }
 
-    fn concerned_by_address(&self, side: Side, address: IpAddr, added: bool) -> Effect {
+    fn concerned_by_address(&self, side: Side, target: IpAddr, address: IpAddr, added: bool) -> Effect {
         let at_target = side == Side::There || self.there.is_none();
-        if address == self.target {
+        if address == target {
             // Where the target is, it must stay; anywhere else it must not come to be.
             return if at_target && !added { Effect::Void } else { Effect::Lookup };
         }
@@ -206,14 +205,13 @@ mod tests {
     /// Behind a bridge (index 3) whose port is 9; the pod's link is 2.
     fn to_pod() -> Path {
         Path {
-            target: ip("10.1.0.2"),
             out: Some(route(false, 3, "10.1.0.1")),
             there: Some(There { link: 2, peer: 9, back: Some(route(false, 2, "10.1.0.2")) }),
         }
     }
 
     fn own() -> Path {
-        Path { target: ip("192.0.2.7"), out: Some(route(true, 1, "192.0.2.7")), there: None }
+        Path { out: Some(route(true, 1, "192.0.2.7")), there: None }
     }
 
     fn link(ifindex: u32, usable: bool) -> Change {
@@ -265,7 +263,7 @@ mod tests {
             (Here, Change::Loss, Void),
             (Pod, Change::Loss, Void),
         ] {
-            assert_eq!(path.concerned(side, &change), effect, "{side:?} {change:?}");
+            assert_eq!(path.concerned(side, ip("10.1.0.2"), &change), effect, "{side:?} {change:?}");
         }
     }
 
@@ -282,7 +280,7 @@ mod tests {
             (prefix("198.51.100.0", 24), Nothing),
             (Change::Generation, Cut),
         ] {
-            assert_eq!(own().concerned(Here, &change), effect, "{change:?}");
+            assert_eq!(own().concerned(Here, ip("192.0.2.7"), &change), effect, "{change:?}");
         }
     }
 

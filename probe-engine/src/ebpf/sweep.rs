@@ -6,8 +6,8 @@
 //! **Invariant:** a namespace is listened to before a path in it is looked up, so a change is either in the path or heard
 //! of. **Invariant:** voids and cuts of a round come before its lookups.
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io;
 use std::net::IpAddr;
@@ -113,6 +113,9 @@ pub struct Sweep {
     changes: Vec<Change>,
     /// [`Namespace::has_sk_lookup`]; a test's own answer.
     ask_sk_lookup: fn(&Namespace) -> nix::Result<bool>,
+    /// Namespaces that could be asked for such programs since the last [`Sweep::prune`]: that is not asked for each of
+    /// thousands of new targets. (Whether there is one, each dump asks.)
+    asked_sk_lookup: HashSet<u64>,
     notices: Notices,
     /// Whose paths could not be looked up: tried again at every [`Sweep::prune`].
     stale: Vec<AddressKey>,
@@ -149,6 +152,7 @@ impl Sweep {
             buffer: vec![0; limits::NETLINK_MESSAGE_BYTES_MAX].into(),
             changes: Vec::new(),
             ask_sk_lookup: Namespace::has_sk_lookup,
+            asked_sk_lookup: HashSet::new(),
             notices: Notices::default(),
             stale: Vec::new(),
             namespaces_max: namespaces_max(),
@@ -203,6 +207,7 @@ impl Sweep {
         for key in std::mem::take(&mut self.stale) {
             self.look_again(key, Effect::Void, now, told);
         }
+        self.asked_sk_lookup.clear();
         self.table.prune();
         self.unplaced.retain(|_, target| target.strong_count() > 0);
         let (own, table) = (self.own, &self.table);
@@ -219,7 +224,7 @@ impl Sweep {
                 Ok(key) => {
                     self.unplaced.remove(&target.id);
                     self.table.add(key, &target);
-                    let place = self.place_at(key, &target);
+                    let place = self.place_first(key, &target);
                     told(Told::Placed { target, place });
                 }
                 Err(_) => failed.push(target.netns.clone()),
@@ -233,7 +238,7 @@ impl Sweep {
     // Places.
 
     fn place(&mut self, target: &Arc<Target>) -> Result<Place, Why> {
-        if let Some(key) = self.table.of_target(target.id) {
+        if let Some(key) = self.table.of_target(target) {
             return self.place_at(key, target);
         }
         let known = self.unplaced.contains_key(&target.id);
@@ -244,7 +249,7 @@ impl Sweep {
             Ok(key) => {
                 self.unplaced.remove(&target.id);
                 self.table.add(key, target);
-                self.place_at(key, target)
+                self.place_first(key, target)
             }
             Err(why) => {
                 self.unplaced.insert(target.id, Arc::downgrade(target));
@@ -253,17 +258,34 @@ impl Sweep {
         }
     }
 
-    fn place_at(&mut self, key: AddressKey, target: &Target) -> Result<Place, Why> {
-        let address = self.table.address(key).ok_or(Why::NetnsUnknown)?;
-        if address.path.is_none() {
-            return Err(Why::NotLocal);
+    /// The place of a target that is new in the table.
+    fn place_first(&mut self, key: AddressKey, target: &Target) -> Result<Place, Why> {
+        let netns_cookie = self.table.address(key).map(|address| address.netns_cookie);
+        if netns_cookie.is_some_and(|cookie| self.asked_sk_lookup.contains(&cookie)) {
+            return self.place_in(key, target);
         }
-        let namespace = self.namespaces.get(&address.netns_cookie).ok_or(Why::NetnsUnknown)?;
+        let place = self.place_at(key, target)?;
+        self.asked_sk_lookup.insert(place.netns_cookie);
+        Ok(place)
+    }
+
+    fn place_at(&mut self, key: AddressKey, target: &Target) -> Result<Place, Why> {
+        let place = self.place_in(key, target)?;
+        let namespace = self.namespaces.get(&place.netns_cookie).ok_or(Why::NetnsUnknown)?;
         (self.ask_sk_lookup)(namespace).map_err(|errno| {
             self.notices.sk_lookup_refused(errno);
             Why::SkLookupUnknown
         })?;
-        let slot = probe_ebpf::counter_slot(namespace.cookie, target.addr.port());
+        Ok(place)
+    }
+
+    fn place_in(&self, key: AddressKey, target: &Target) -> Result<Place, Why> {
+        let address = self.table.address(key).ok_or(Why::NetnsUnknown)?;
+        if address.path().is_none() {
+            return Err(Why::NotLocal);
+        }
+        let namespace = self.namespaces.get(&address.netns_cookie).ok_or(Why::NetnsUnknown)?;
+        let slot = probe_ebpf::counter_slot(namespace.cookie, target.addr().port());
         let lookup: Arc<dyn ChildLookup> = namespace.lookups.clone();
         Ok(Place { netns_cookie: namespace.cookie, slot, lookup })
     }
@@ -271,7 +293,7 @@ impl Sweep {
     /// The target's address in its namespace, whose path is looked up where nobody needed it before.
     fn locate(&mut self, target: &Target) -> Result<AddressKey, Why> {
         let netns_cookie = self.namespace_of(&target.netns)?;
-        let address = target.addr.ip().to_canonical();
+        let address = target.addr().ip().to_canonical();
         if let Some(key) = self.table.of_address(netns_cookie, address) {
             return Ok(key);
         }
@@ -368,10 +390,10 @@ impl Sweep {
             let effect = address.concerned(side, at_address, changes);
             match effect {
                 Effect::None => continue,
-                Effect::Cut => self.ending.cut(&address.targets, now),
+                Effect::Cut => self.ending.cut(self.table.targets_at(key), now),
                 Effect::Lookup => again.push((key, effect)),
                 Effect::Void => {
-                    self.ending.void(&address.targets);
+                    self.ending.void(self.table.targets_at(key));
                     again.push((key, effect));
                 }
             }
@@ -386,26 +408,26 @@ impl Sweep {
             return;
         };
         let found = self.look_up(address.netns_cookie, address.address);
-        let Some(address) = self.table.address_mut(key) else {
+        let Some(address) = self.table.address(key) else {
             return;
         };
         match found {
             Err(errno) => {
                 tracing::info!(%errno, address = %address.address, "rtnetlink gave no answer: leases end");
-                self.ending.void(&address.targets);
+                self.ending.void(self.table.targets_at(key));
                 self.stale.push(key);
             }
-            Ok(path) if path == address.path => {
+            Ok(path) if path.as_ref() == address.path() => {
                 if effect == Effect::Lookup && path.is_some() {
-                    self.ending.cut(&address.targets, now);
+                    self.ending.cut(self.table.targets_at(key), now);
                 }
             }
             Ok(path) => {
-                let moved = path.is_some() != address.path.is_some();
-                address.path = path;
-                self.ending.void(&address.targets);
+                let moved = path.is_some() != address.path().is_some();
+                self.table.lead(key, path);
+                self.ending.void(self.table.targets_at(key));
                 if moved {
-                    for target in address.targets.iter().filter_map(Weak::upgrade).collect::<Vec<_>>() {
+                    for target in self.table.targets_at(key).collect::<Vec<_>>() {
                         let place = self.place_at(key, &target);
                         told(Told::Placed { target, place });
                     }
@@ -455,7 +477,7 @@ mod tests {
 
     fn target_at(addr: &str) -> Arc<Target> {
         let addr = addr.parse().expect("an address");
-        Arc::new(Target::new(1, 0, pod("u", "web", []), "app".into(), "id".into(), NetnsRef::Own, addr))
+        Arc::new(Target::new(1, 0, pod("u", "web", []), &"app".into(), "id".into(), NetnsRef::Own, addr))
     }
 
     fn told(sweep: &mut Sweep, question: Question) -> Vec<Told> {

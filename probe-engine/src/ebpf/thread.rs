@@ -215,6 +215,10 @@ impl Body {
             }
         }
         for _ in 0..limits::WATCH_MESSAGES_PER_ROUND_MAX {
+            // The sweep wakes us with its answers; a shard that finds the inbox full meanwhile tries again.
+            if !self.watch.has_room() {
+                break;
+            }
             match self.inbox.pop() {
                 None => break,
                 Some(ToWatch::Register(target)) => self.watch.register(target),
@@ -224,7 +228,7 @@ impl Body {
                 Some(ToWatch::Shutdown) => return Round::End,
             }
         }
-        is_more |= !self.inbox.is_empty();
+        is_more |= self.watch.has_room() && !self.inbox.is_empty();
         self.watch.handle_timeout(clock::now());
         if is_more { Round::More } else { Round::Rest }
     }
@@ -265,7 +269,7 @@ impl Body {
         while let Some(notice) = self.watch.poll_notice() {
             let event = match notice {
                 Notice::Touch(target) => {
-                    let shard = self.outputs.shards.get(target.shard);
+                    let shard = self.outputs.shards.get(target.shard());
                     let refused = shard.is_some_and(|shard| shard.send(Command::Detect { target: target.id }).is_err());
                     // Its next due time is soon enough.
                     self.stats.notices_dropped.fetch_add(u64::from(refused), Relaxed);
@@ -369,7 +373,7 @@ fn contradicted(target: &super::Target, everywhere: bool) -> NewEvent {
         if everywhere { "all tcpSocket probes of the node" } else { "tcpSocket probes of its network namespace" };
     let message = format!(
         "A connect to {} failed though the kernel reported no change of its listeners: {whose} connect for real again",
-        target.addr
+        target.addr()
     );
     event(target, "PassiveContradicted", message)
 }
@@ -377,7 +381,7 @@ fn contradicted(target: &super::Target, everywhere: bool) -> NewEvent {
 fn event(target: &super::Target, reason: &'static str, message: String) -> NewEvent {
     NewEvent {
         pod: Arc::clone(&target.pod),
-        container: Some(target.container.clone()),
+        container: target.container().cloned(),
         event_type: EventType::Warning,
         reason,
         message,

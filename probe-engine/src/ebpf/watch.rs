@@ -5,18 +5,34 @@
 //! then judge. The program submits an event before it moves the counter, so whoever has read a counter and then drained the
 //! ring has seen every event up to that value, or knows that some were lost. That order is in the API: [`Watch::begin_sweep`]
 //! and [`Watch::handle_timeout`] read the counters before they ask for a dump, [`Watch::handle_told`] only notes that it has
-//! ended, and [`Watch::finish_looks`] drains the ring itself before it judges.
+//! ended, and [`Watch::finish_looks`] drains the ring itself before it takes in what was listed, and judges.
+//!
+//! What a look found is published per [`Group`]: a target is visited only when something happens to it. So a look costs as
+//! much as there are listeners in the dump and groups in the namespace.
 //!
 //! Bounds: [`limits::TARGETS_MAX`] targets, [`limits::LISTENERS_MAX`] listeners, [`limits::WATCH_NOTICES_LEN_MAX`] notices;
-//! questions: one per target and one per namespace.
+//! questions: one per namespace, and of targets as many as [`Watch::has_room`] let in; groups and audits: one per target.
 //!
-//! **Invariant:** a target is settled at a value of its counter only if every LISTEN event of its port up to that value was
-//! seen, and is confirmed or refuted; nothing is while events may be missing.
+//! **Invariant:** a group is settled at a value of its counter only if every LISTEN event of its port up to that value was
+//! seen, and is confirmed or refuted; nothing is while events may be missing. **Invariant:** every target is in the group of
+//! its address whenever a group of its port is settled: what the listener table says of a port's addresses changes between
+//! looks, and [`Watch::finish_looks`] moves targets after its last change to the table and before it publishes anything.
+//!
+//! **Invariant:** a group that is settled has every listener in the table that could answer its targets at that value of the
+//! counter. A socket that a dump lists has come to the end of its last `listen()`, so its events up to there were in the
+//! ring buffer, or counted as lost, before it was listed. What a dump listed is taken in after the drain that follows the
+//! dump's end: a record of the table is then of the generation that was listed, or of one that began after the dump did
+//! (which the dump does not confirm: tentative), or none (a loss, or older than the program: learned, unless the socket has
+//! closed since). Taken in before that drain, a dump would be told of the generation before: the late LISTEN event would undo
+//! what the dump had confirmed, and as nothing had shown the new generation, it would be refuted by its age; and a late
+//! close would take the socket out, while the event of its next `listen()` may be among the lost ones. Either way a counter
+//! would be settled without a listener that is there. (Lost events alone do not hurt: they settle nothing until a dump that
+//! began [`limits::TENTATIVE_MAX`] after their loss was heard of, and that lists whatever they opened.)
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use probe_core::time::Instant;
@@ -31,14 +47,16 @@ use super::settings::PassiveSettings;
 use super::sock_diag::DiagListener;
 use super::stats::EbpfStats;
 use super::sweep::{Question, Told};
-use super::target::{Place, Target};
+use super::target::{Group, Target};
 use crate::limits;
 
 mod look;
+mod members;
 pub mod self_test;
 #[cfg(test)]
 mod tests;
 
+use members::{Members, Port, Watched};
 pub use self_test::SelfTest;
 
 /// Where listener events come from: the ring buffer, or a test.
@@ -97,7 +115,11 @@ pub struct Watch {
     is_preemptible: bool,
     listeners: Listeners,
     targets: Slab<Watched>,
-    by_id: HashMap<u64, usize>,
+    /// Where [`Watch::let_go`] goes on.
+    visited: usize,
+    groups: Slab<Members>,
+    /// Of targets that cannot be answered passively: one per reason.
+    refusals: Vec<(Why, Arc<Group>)>,
     namespaces: HashMap<u64, Namespace>,
     /// Of which the dump has been told whole, and that wait for [`Watch::finish_looks`].
     ended: Vec<u64>,
@@ -119,32 +141,12 @@ pub struct Watch {
     queues_stalled: u64,
 }
 
-/// A target, as it is watched.
-#[derive(Debug)]
-struct Watched {
-    /// Its shard holds it, and the sweep as long as that does.
-    target: Weak<Target>,
-    id: u64,
-    addr: SocketAddr,
-    /// Namespace and slot, while it can be answered passively.
-    place: Option<(u64, u32)>,
-    /// Not settled by a dump that began before.
-    settle_from: Instant,
-    /// The look being made: its dump, and the counter before it.
-    look: Option<(Dump, u64)>,
-    /// The counter at the last look that was judged.
-    looked_at: Option<u64>,
-    /// What its accept queues were told to be.
-    queue: Option<Why>,
-    /// A failed audit to be judged: counter and epoch before its connect, and when we heard of it.
-    audit: Option<(u64, u64, Instant)>,
-}
-
 /// A network namespace with targets in it, or with a dump of it under way.
 #[derive(Debug)]
 struct Namespace {
-    /// Places in [`Watch::targets`], by port.
-    ports: HashMap<u16, Vec<usize>>,
+    ports: HashMap<u16, Port>,
+    /// Failed audits to be judged, by index of their target.
+    audits: HashMap<usize, Audit>,
     look: Option<Look>,
     /// When another look is wanted, beside those of the sweeps.
     due: Option<Instant>,
@@ -156,12 +158,23 @@ struct Namespace {
     is_lossy: bool,
 }
 
+/// A failed audit.
+#[derive(Clone, Copy, Debug)]
+struct Audit {
+    /// The counter before its connect.
+    value: u64,
+    /// The target's epoch before it.
+    epoch: u32,
+    /// When we heard of it.
+    at: Instant,
+}
+
 /// A look being made at the targets of a namespace.
 #[derive(Debug)]
 struct Look {
     dump: Dump,
-    /// Listed, and not in the table: their events may be in the ring buffer still.
-    unknown: Vec<DiagListener>,
+    /// What it listed, for [`Watch::finish_looks`]: events of these sockets may be in the ring buffer still.
+    listed: Vec<DiagListener>,
     /// Sockets that stopped listening since it began: the dump may list them all the same.
     closed: HashSet<u64>,
     has_transparent: bool,
@@ -187,7 +200,9 @@ impl Watch {
             is_preemptible,
             listeners: Listeners::default(),
             targets: Slab::new(),
-            by_id: HashMap::new(),
+            visited: 0,
+            groups: Slab::new(),
+            refusals: Vec::new(),
             namespaces: HashMap::new(),
             ended: Vec::new(),
             questions: VecDeque::new(),
@@ -207,28 +222,24 @@ impl Watch {
 
     // What comes in.
 
+    /// Another registration may come: the sweep keeps up. Otherwise it waits where it is.
+    #[must_use]
+    pub fn has_room(&self) -> bool {
+        self.questions.len() < limits::SWEEP_QUESTIONS_LEN_MAX
+    }
+
     /// A target to watch until nobody holds it: the watch keeps no `Arc`. The shard gives its own up, then the sweep.
     pub fn register(&mut self, target: Arc<Target>) {
-        if self.by_id.contains_key(&target.id) {
+        if self.index_of(&target).is_some() {
             return;
         }
         if self.targets.len() >= limits::TARGETS_MAX {
-            target.look_troubled(Why::TableFull);
+            let refusal = self.refusal(Why::TableFull);
+            target.join(&refusal, Why::TableFull);
             return;
         }
-        let id = target.id;
-        let watched = Watched {
-            target: Arc::downgrade(&target),
-            id,
-            addr: target.addr,
-            place: None,
-            settle_from: Instant::ZERO,
-            look: None,
-            looked_at: None,
-            queue: None,
-            audit: None,
-        };
-        self.by_id.insert(id, self.targets.insert(watched));
+        let index = self.targets.insert(Watched::new(&target));
+        target.watched_at.set(Some(index));
         self.questions.push_back(Question::Place(target));
         self.stats.targets.store(self.targets.len() as u64, Relaxed);
     }
@@ -240,6 +251,8 @@ impl Watch {
             Some(namespace) => {
                 if let Some(look) = namespace.look.as_mut()
                     && event.opened == 0
+                    // What a dump lists that closed before it began has opened again.
+                    && Instant::from_nanos(event.time_ns) >= look.dump.began
                 {
                     if look.closed.len() < limits::LISTENERS_MAX {
                         look.closed.insert(event.socket_cookie);
@@ -247,13 +260,17 @@ impl Watch {
                         look.is_spoiled = true;
                     }
                 }
-                namespace.ports.contains_key(&event.port)
+                let port = namespace.ports.get_mut(&event.port);
+                port.map(|port| port.is_changed = true).is_some()
             }
             None => false,
         };
         let stored = match event.opened {
             0 => self.listeners.close(event).map(|closed| {
-                if let Some(closed) = closed.filter(|closed| closed.confirmed && self.settings.early_detection) {
+                if let Some(closed) = closed
+                    && closed.confirmed
+                    && self.settings.early_detection
+                {
                     self.touch(&closed.listener);
                 }
             }),
@@ -287,17 +304,15 @@ impl Watch {
         if missed > 0 && self.is_preemptible {
             warn!(missed, "the kernel left out runs of the program: all passive answers end");
             // What was missed has not moved a counter: that alone would grant the next lease.
-            for (_, watched) in &self.targets {
-                if let Some(target) = watched.target.upgrade() {
-                    target.unsettle();
-                }
+            for (_, members) in &self.groups {
+                members.group.unsettle();
             }
             self.void_all(Why::Changed);
             self.lose(now);
         }
     }
 
-    /// An answer of the sweep. The end of a dump is only noted: [`Watch::finish_looks`] judges.
+    /// An answer of the sweep. Dumps are only noted: [`Watch::finish_looks`] takes them in, and judges.
     pub fn handle_told(&mut self, told: Told, now: Instant) {
         match told {
             Told::Placed { target, place } => self.place(&target, place, now),
@@ -315,12 +330,13 @@ impl Watch {
 
     /// An audit's connect failed while the lease stood; `value` and `epoch` are the counter and the target's
     /// epoch before it. Judged at the next look.
-    pub fn handle_audit_failed(&mut self, target: &Target, value: u64, epoch: u64, now: Instant) {
-        let Some(watched) = self.by_id.get(&target.id).and_then(|&index| self.targets.get_mut(index)) else { return };
-        watched.audit.get_or_insert((value, epoch, now));
-        if let Some((netns_cookie, _)) = watched.place {
-            self.look_soon(netns_cookie, now);
+    pub fn handle_audit_failed(&mut self, target: &Target, value: u64, epoch: u32, now: Instant) {
+        let Some(index) = self.index_of(target) else { return };
+        let Some(netns_cookie) = self.group_of(index).map(|members| members.netns_cookie) else { return };
+        if let Some(namespace) = self.namespaces.get_mut(&netns_cookie) {
+            namespace.audits.entry(index).or_insert(Audit { value, epoch, at: now });
         }
+        self.look_soon(netns_cookie, now);
     }
 
     /// Makes the program report what we do ourselves. Until that has worked once, nothing is settled; when it fails, all
@@ -332,11 +348,7 @@ impl Watch {
         let passed = result.is_ok() && moved >= 2;
         if !passed {
             self.stats.self_tests_failed.fetch_add(1, Relaxed);
-            for target in self.held() {
-                target.unsettle();
-                target.look_troubled(Why::SelfTest);
-            }
-            self.void_all(Why::SelfTest);
+            self.trouble_all(Why::SelfTest);
         }
         match (self.feed, passed) {
             (None | Some(true), false) => {
@@ -355,11 +367,7 @@ impl Watch {
 
     /// Nothing is watched from now on: all leases end.
     pub fn end(&mut self) {
-        for target in self.held() {
-            target.unsettle();
-            target.look_troubled(Why::Unavailable);
-        }
-        self.void_all(Why::Unavailable);
+        self.trouble_all(Why::Unavailable);
     }
 
     // What goes out.
@@ -395,63 +403,6 @@ impl Watch {
 
     // Below: how.
 
-    fn place(&mut self, target: &Target, place: Result<Place, Why>, now: Instant) {
-        let Some(&index) = self.by_id.get(&target.id) else { return };
-        self.unplace(index);
-        let untold = self.untold_at.map_or(Instant::ZERO, |at| at + limits::TENTATIVE_MAX);
-        let watched = &mut self.targets[index];
-        match place {
-            Ok(place) => {
-                watched.settle_from = watched.settle_from.max(untold);
-                let (netns_cookie, slot, port) = (place.netns_cookie, place.slot, watched.addr.port());
-                target.settle_place(place);
-                watched.place = Some((netns_cookie, slot));
-                let namespace = self.namespaces.entry(netns_cookie).or_insert_with(|| Namespace::new(now));
-                namespace.ports.entry(port).or_default().push(index);
-                self.look_soon(netns_cookie, now);
-            }
-            Err(why) => {
-                target.unsettle();
-                target.look_troubled(why);
-                let is_void = target.void(why);
-                self.stats.voids.fetch_add(u64::from(is_void), Relaxed);
-                self.tell_queue(index, None);
-            }
-        }
-    }
-
-    /// The target is in no namespace from now on.
-    fn unplace(&mut self, index: usize) {
-        let watched = &mut self.targets[index];
-        (watched.look, watched.looked_at, watched.audit) = (None, None, None);
-        let Some((netns_cookie, _)) = watched.place.take() else { return };
-        let port = watched.addr.port();
-        let Some(namespace) = self.namespaces.get_mut(&netns_cookie) else { return };
-        if let Some(indices) = namespace.ports.get_mut(&port) {
-            indices.retain(|other| *other != index);
-            if indices.is_empty() {
-                namespace.ports.remove(&port);
-            }
-        }
-        // With a dump under way it stays: its answer must not be taken for that of a later dump.
-        if namespace.ports.is_empty() && namespace.look.is_none() {
-            self.namespaces.remove(&netns_cookie);
-        }
-    }
-
-    /// Targets that nobody holds any more.
-    fn let_go(&mut self) {
-        let gone = self.targets.iter().filter(|(_, watched)| watched.target.strong_count() == 0);
-        let gone: Vec<usize> = gone.map(|(index, _)| index).collect();
-        for index in gone {
-            self.tell_queue(index, None);
-            self.unplace(index);
-            let watched = self.targets.remove(index);
-            self.by_id.remove(&watched.id);
-        }
-        self.stats.targets.store(self.targets.len() as u64, Relaxed);
-    }
-
     /// Events up to `now` may be missing.
     fn lose(&mut self, now: Instant) {
         self.lost_at = now;
@@ -474,23 +425,27 @@ impl Watch {
         }
     }
 
-    fn held(&self) -> impl Iterator<Item = Arc<Target>> {
-        self.targets.iter().filter_map(|(_, watched)| watched.target.upgrade())
-    }
-
     fn void_all(&self, why: Why) {
-        let voided = self.held().filter(|target| target.void(why)).count();
+        let held = self.targets.iter().filter_map(|(_, watched)| watched.target.upgrade());
+        let voided = held.filter(|target| target.void(why)).count();
         self.stats.voids.fetch_add(voided as u64, Relaxed);
     }
 
+    /// Ends all leases, and none is granted until the next look.
+    fn trouble_all(&self, why: Why) {
+        for (_, members) in &self.groups {
+            members.group.unsettle();
+            members.group.look_troubled(why);
+        }
+        self.void_all(why);
+    }
+
     fn touch(&mut self, closed: &Listener) {
-        let namespace = self.namespaces.get(&closed.netns_cookie);
-        let indices = namespace.and_then(|namespace| namespace.ports.get(&closed.port));
-        let watched = indices.into_iter().flatten().map(|&index| &self.targets[index]);
-        let touched = watched.filter(|watched| closed.could_answer(watched.addr.ip()));
-        let touched: Vec<_> = touched.filter_map(|watched| watched.target.upgrade()).collect();
-        for target in touched {
-            self.notify(Notice::Touch(target));
+        let port = self.namespaces.get(&closed.netns_cookie).and_then(|namespace| namespace.ports.get(&closed.port));
+        let classes = port.into_iter().flat_map(Port::groups).filter(|(class, _)| closed.could_answer(*class));
+        let groups: Vec<usize> = classes.map(|(_, group)| group).collect();
+        for group in groups {
+            self.tell_members(group, &Notice::Touch);
         }
     }
 
@@ -507,6 +462,7 @@ impl Namespace {
     fn new(now: Instant) -> Self {
         Self {
             ports: HashMap::new(),
+            audits: HashMap::new(),
             look: None,
             due: None,
             wait: limits::CONFIRM_WAIT_MIN,

@@ -18,10 +18,11 @@ use crate::ebpf::{Target, Why};
 /// # Errors
 /// Who took it instead, or that the kernel did not show it.
 pub(super) fn taken(target: &Target, seen: Option<&Connect>, local: SocketAddr, peer: SocketAddr) -> Result<(), Why> {
-    let place = target.place().ok_or(Why::NotShown)?;
+    let group = target.group().ok_or(Why::NotShown)?;
+    let place = group.place().ok_or(Why::NotShown)?;
     match seen.filter(|connect| is_ours(connect, local)) {
         Some(child) if child.child_netns_cookie != place.netns_cookie => Err(Why::TakenElsewhere),
-        Some(child) if child.child_port != target.addr.port() => Err(Why::TakenBy(child.child_port)),
+        Some(child) if child.child_port != target.addr().port() => Err(Why::TakenBy(child.child_port)),
         Some(_) => Ok(()),
         None => match place.lookup.child(peer, local) {
             Found::Child => Ok(()),
@@ -75,7 +76,7 @@ mod tests {
     use probe_ebpf::FAMILY_V6;
 
     use super::*;
-    use crate::ebpf::target::{ChildLookup, Place};
+    use crate::ebpf::target::{ChildLookup, Group, Place};
     use crate::shard::lease::tests::target_at;
 
     #[derive(Debug)]
@@ -109,7 +110,8 @@ mod tests {
     fn ask(seen: Option<Connect>, found: Found) -> Result<(), Why> {
         let addr = SocketAddr::from(([10, 0, 0, 2], 80));
         let target = target_at(addr);
-        target.settle_place(Place { netns_cookie: 4_026, slot: 0, lookup: Arc::new(Says(found)) });
+        let place = Place { netns_cookie: 4_026, slot: 0, lookup: Arc::new(Says(found)) };
+        target.join(&Arc::new(Group::new(place)), Why::First);
         taken(&target, seen.as_ref(), SocketAddr::from(OURS), addr)
     }
 

@@ -120,7 +120,8 @@ impl Feed {
     /// The listener table has something that could answer there.
     #[must_use]
     pub fn has_listener(&self, netns_cookie: u64, addr: SocketAddr) -> bool {
-        self.watch.listeners().candidates(netns_cookie, addr).next().is_some()
+        let listening = self.watch.listeners().inside(netns_cookie).at(addr.port());
+        listening.candidates(listening.class_of(addr.ip())).next().is_some()
     }
 
     /// The ring buffer is not read (until it is again).

@@ -12,7 +12,7 @@ use crossbeam::queue::ArrayQueue;
 use probe_core::time::Instant;
 use probe_engine::ebpf::counters::{Connects, Counters};
 use probe_engine::ebpf::passive::{Passive, ToWatch, WatchSender};
-use probe_engine::ebpf::target::{ChildLookup, Found, Place};
+use probe_engine::ebpf::target::{ChildLookup, Found, Group, Place};
 use probe_engine::ebpf::{PassiveSettings, Target, Why};
 use probe_engine::limits;
 use probe_engine::shard::inbox::Command;
@@ -45,7 +45,7 @@ pub struct Watch {
     pub passive: Passive,
     queue: Arc<ArrayQueue<ToWatch>>,
     /// With the index of the simulated one, which is its change counter's slot too.
-    targets: Vec<(Arc<Target>, usize)>,
+    targets: Vec<(Arc<Target>, Arc<Group>, usize)>,
     shows: Arc<Shows>,
     /// Early detection, which sets grids anew.
     pub detects: bool,
@@ -93,8 +93,8 @@ impl World {
         }
         watch.changed(target);
         let detects = watch.detects && !listens(door);
-        let watched = watch.targets.iter().find(|(_, index)| *index == target).filter(|_| detects);
-        if let Some(id) = watched.map(|(watched, _)| watched.id) {
+        let watched = watch.targets.iter().find(|(.., index)| *index == target).filter(|_| detects);
+        if let Some(id) = watched.map(|(watched, ..)| watched.id) {
             self.send(Command::Detect { target: id });
         }
     }
@@ -109,10 +109,11 @@ impl World {
         while let Some(message) = watch.queue.pop() {
             match message {
                 ToWatch::Register(target) => {
-                    let Some(index) = self.net.target_at(target.addr) else { panic!("{target:?} is no target") };
+                    let Some(index) = self.net.target_at(target.addr()) else { panic!("{target:?} is no target") };
                     let lookup = Arc::<Shows>::clone(&watch.shows);
-                    target.settle_place(Place { netns_cookie: 1, slot: index as u32, lookup });
-                    watch.targets.push((target, index));
+                    let group = Arc::new(Group::new(Place { netns_cookie: 1, slot: index as u32, lookup }));
+                    target.join(&group, Why::Changed);
+                    watch.targets.push((target, group, index));
                 }
                 ToWatch::AuditFailed { target, .. } => {
                     target.void(Why::Contradicted);
@@ -120,13 +121,13 @@ impl World {
                 ToWatch::Shutdown => {}
             }
         }
-        watch.targets.retain(|(target, _)| Arc::strong_count(target) > 1);
-        for (target, index) in &watch.targets {
-            target.settle(watch.passive.counters.load(*index as u32));
+        watch.targets.retain(|(target, ..)| Arc::strong_count(target) > 1);
+        for (target, group, index) in &watch.targets {
+            group.settle(watch.passive.counters.load(*index as u32));
             match self.net.targets[*index].behaviour.door {
-                Door::Open => target.look_healthy(now + limits::LOOK_AGE_MAX),
-                Door::Drop => target.look_troubled(Why::AcceptQueueFull),
-                Door::Refuse | Door::Itself => target.look_troubled(Why::NoListener),
+                Door::Open => group.look_healthy(now + limits::LOOK_AGE_MAX),
+                Door::Drop => group.look_troubled(Why::AcceptQueueFull),
+                Door::Refuse | Door::Itself => group.look_troubled(Why::NoListener),
             }
             if self.random.chance(faults) {
                 target.void(Why::PathChanged);

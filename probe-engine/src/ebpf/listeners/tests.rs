@@ -54,9 +54,19 @@ fn diag(cookie: u64, addr: &str) -> DiagListener {
     }
 }
 
+fn candidates<'a>(listeners: &'a Listeners, netns_cookie: u64, addr: &str) -> impl Iterator<Item = &'a Listener> {
+    let addr: SocketAddr = addr.parse().expect("an address");
+    let listening = listeners.inside(netns_cookie).at(addr.port());
+    let class = listening.class_of(addr.ip());
+    listening.candidates(class)
+}
+
+fn is_unsettled(listeners: &Listeners, port: u16, dump: Dump) -> bool {
+    listeners.inside(NETNS).is_unsettled(port, dump)
+}
+
 fn cookies(listeners: &Listeners, addr: &str) -> Vec<u64> {
-    let mut cookies: Vec<u64> =
-        listeners.candidates(NETNS, addr.parse().expect("an address")).map(|listener| listener.socket_cookie).collect();
+    let mut cookies: Vec<u64> = candidates(listeners, NETNS, addr).map(|listener| listener.socket_cookie).collect();
     cookies.sort_unstable();
     cookies
 }
@@ -77,19 +87,19 @@ fn every_listener_that_could_answer_is_a_candidate() {
     assert_eq!(cookies(&listeners, "[::1]:80"), [3, 4, 9]);
     assert_eq!(cookies(&listeners, "10.0.0.3:80"), [2, 3]);
     assert_eq!(cookies(&listeners, "10.0.0.1:82"), [] as [u64; 0]);
-    assert_eq!(listeners.candidates(NETNS + 1, "10.0.0.1:80".parse().expect("an address")).count(), 0);
+    assert_eq!(candidates(&listeners, NETNS + 1, "10.0.0.1:80").count(), 0);
 }
 
 #[test]
 fn a_failed_second_listen_leaves_the_good_listener() {
     let mut listeners = Listeners::default();
     listeners.open(&event(true, 1, "10.0.0.1:80", at(1))).expect("room");
-    assert!(listeners.show(NETNS, &diag(1, "10.0.0.1:80"), dump(2)));
+    assert_ne!(listeners.show(NETNS, &diag(1, "10.0.0.1:80"), dump(2)), Shown::Unknown);
     listeners.open(&event(true, 2, "10.0.0.1:80", at(3))).expect("room");
-    assert!(listeners.is_unsettled(NETNS, 80, dump(4)));
+    assert!(is_unsettled(&listeners, 80, dump(4)));
     let closed = listeners.close(&event(false, 2, "10.0.0.1:80", at(3))).expect("a cookie").expect("it was there");
     assert!(!closed.confirmed);
-    assert!(!listeners.is_unsettled(NETNS, 80, dump(4)));
+    assert!(!is_unsettled(&listeners, 80, dump(4)));
     assert_eq!(cookies(&listeners, "10.0.0.1:80"), [1]);
 }
 
@@ -97,9 +107,9 @@ fn a_failed_second_listen_leaves_the_good_listener() {
 fn an_auto_bound_listener_gets_its_port_from_a_dump() {
     let mut listeners = Listeners::default();
     listeners.open(&event(true, 1, "0.0.0.0:0", at(1))).expect("room");
-    assert!(listeners.show(NETNS, &diag(1, "0.0.0.0:34567"), dump(2)));
+    assert_eq!(listeners.show(NETNS, &diag(1, "0.0.0.0:34567"), dump(2)), Shown::Moved { from: 0 });
     assert_eq!(cookies(&listeners, "10.0.0.1:34567"), [1]);
-    assert!(!listeners.is_unsettled(NETNS, 34_567, dump(2)));
+    assert!(!is_unsettled(&listeners, 34_567, dump(2)));
     listeners.close(&event(false, 1, "0.0.0.0:34567", at(3))).expect("a cookie").expect("it was there");
     assert!(listeners.is_empty());
 }
@@ -108,13 +118,13 @@ fn an_auto_bound_listener_gets_its_port_from_a_dump() {
 fn a_dump_from_before_the_second_listen_of_a_socket_does_not_confirm_it() {
     let mut listeners = Listeners::default();
     listeners.open(&event(true, 1, "10.0.0.1:80", at(1))).expect("room");
-    assert!(listeners.show(NETNS, &diag(1, "10.0.0.1:80"), dump(2)));
+    assert_ne!(listeners.show(NETNS, &diag(1, "10.0.0.1:80"), dump(2)), Shown::Unknown);
     listeners.close(&event(false, 1, "10.0.0.1:80", at(3))).expect("a cookie").expect("it was there");
     listeners.open(&event(true, 1, "10.0.0.1:80", at(4))).expect("room");
-    assert!(listeners.show(NETNS, &diag(1, "10.0.0.1:80"), dump(4)));
-    assert!(listeners.is_unsettled(NETNS, 80, dump(4)));
-    assert!(listeners.show(NETNS, &diag(1, "10.0.0.1:80"), dump(5)));
-    assert!(!listeners.is_unsettled(NETNS, 80, dump(5)));
+    assert_ne!(listeners.show(NETNS, &diag(1, "10.0.0.1:80"), dump(4)), Shown::Unknown);
+    assert!(is_unsettled(&listeners, 80, dump(4)));
+    assert_ne!(listeners.show(NETNS, &diag(1, "10.0.0.1:80"), dump(5)), Shown::Unknown);
+    assert!(!is_unsettled(&listeners, 80, dump(5)));
 }
 
 #[test]
@@ -124,7 +134,7 @@ fn generations_count_listen_events_of_one_socket() {
         // The LISTEN -> CLOSE in between was lost.
         listeners.open(&event(true, 1, "10.0.0.1:80", at(time))).expect("room");
     }
-    let listener = listeners.candidates(NETNS, "10.0.0.1:80".parse().expect("an address")).next().expect("one");
+    let listener = candidates(&listeners, NETNS, "10.0.0.1:80").next().expect("one");
     assert_eq!((listener.generation, listeners.len()), (3, 1));
 }
 
@@ -133,23 +143,23 @@ fn a_tentative_listener_that_no_dump_shows_never_came_to_be() {
     let mut listeners = Listeners::default();
     listeners.open(&event(true, 1, "10.0.0.1:80", at(10))).expect("room");
     let early = Dump { id: 1, began: at(10) + limits::TENTATIVE_MAX / 2 };
-    assert_eq!(listeners.end_dump(NETNS, early), 0);
-    assert!(listeners.is_unsettled(NETNS, 80, early));
+    assert_eq!(listeners.end_dump(NETNS, early).len(), 0);
+    assert!(is_unsettled(&listeners, 80, early));
     let late = Dump { id: 2, began: at(10) + limits::TENTATIVE_MAX };
-    assert_eq!(listeners.end_dump(NETNS, late), 1);
-    assert!(!listeners.is_unsettled(NETNS, 80, late));
+    assert_eq!(listeners.end_dump(NETNS, late).len(), 1);
+    assert!(!is_unsettled(&listeners, 80, late));
 }
 
 #[test]
 fn a_listener_that_two_complete_dumps_do_not_show_is_gone() {
     let mut listeners = Listeners::default();
     listeners.learn(NETNS, &diag(1, "10.0.0.1:80"), dump(1)).expect("room");
-    assert_eq!(listeners.end_dump(NETNS, dump(1)), 0);
-    assert_eq!(listeners.end_dump(NETNS, dump(2)), 0);
-    assert!(listeners.show(NETNS, &diag(1, "10.0.0.1:80"), dump(3)));
-    assert_eq!(listeners.end_dump(NETNS, dump(3)), 0);
-    assert_eq!(listeners.end_dump(NETNS, dump(4)), 0);
-    assert_eq!(listeners.end_dump(NETNS, dump(5)), 1);
+    assert_eq!(listeners.end_dump(NETNS, dump(1)).len(), 0);
+    assert_eq!(listeners.end_dump(NETNS, dump(2)).len(), 0);
+    assert_ne!(listeners.show(NETNS, &diag(1, "10.0.0.1:80"), dump(3)), Shown::Unknown);
+    assert_eq!(listeners.end_dump(NETNS, dump(3)).len(), 0);
+    assert_eq!(listeners.end_dump(NETNS, dump(4)).len(), 0);
+    assert_eq!(listeners.end_dump(NETNS, dump(5)).len(), 1);
     assert!(listeners.is_empty());
 }
 
@@ -157,10 +167,10 @@ fn a_listener_that_two_complete_dumps_do_not_show_is_gone() {
 fn an_event_without_a_cookie_leaves_its_port_unsettled_for_a_while() {
     let mut listeners = Listeners::default();
     listeners.open(&event(true, 0, "10.0.0.1:80", at(10))).expect("room");
-    assert!(listeners.is_unsettled(NETNS, 80, dump(10)));
-    assert!(!listeners.is_unsettled(NETNS, 81, dump(10)));
+    assert!(is_unsettled(&listeners, 80, dump(10)));
+    assert!(!is_unsettled(&listeners, 81, dump(10)));
     let late = Dump { id: 11, began: at(10) + limits::TENTATIVE_MAX };
-    assert!(!listeners.is_unsettled(NETNS, 80, late));
+    assert!(!is_unsettled(&listeners, 80, late));
     listeners.end_dump(NETNS, late);
     assert_eq!(listeners.unclear_len, 0);
 }
@@ -187,7 +197,7 @@ fn queue(looks: &[(u64, u32, u32)]) -> Vec<Option<Why>> {
     let see = |(id, &(at_ms, queue_len, drops)): (u64, &(u64, u32, u32))| {
         let diag = DiagListener { queue_len, drops, ..diag(1, "10.0.0.1:80") };
         listeners.show(NETNS, &diag, Dump { id, began: Instant::from_millis(at_ms) });
-        listeners.candidates(NETNS, "10.0.0.1:80".parse().expect("an address")).next().expect("it").trouble()
+        candidates(&listeners, NETNS, "10.0.0.1:80").next().expect("it").trouble()
     };
     (1..).zip(looks).map(see).collect()
 }
@@ -215,4 +225,32 @@ fn looks_close_together_do_not_make_a_busy_queue_stuck_nor_a_stuck_one_well() {
 fn new_drops_are_trouble_until_a_sweep_sees_none() {
     let drops = Some(Why::ListenerDrops);
     assert_eq!(queue(&[(1_000, 0, 2), (1_001, 0, 2), (2_000, 0, 2)]), [drops, drops, None]);
+}
+
+#[cfg(not(feature = "bite-queue"))]
+#[test]
+fn all_are_well_if_this_dump_has_shown_each_and_none_is_in_trouble() {
+    let mut listeners = Listeners::default();
+    for (cookie, addr) in [(1, "10.0.0.1:80"), (2, "10.0.0.2:81")] {
+        listeners.open(&event(true, cookie, addr, at(1))).expect("room");
+    }
+    let (one, other) = (diag(1, "10.0.0.1:80"), diag(2, "10.0.0.2:81"));
+    for twice in [&one, &one] {
+        listeners.show(NETNS, twice, dump(2));
+        assert!(!listeners.are_well(NETNS, dump(2)));
+    }
+    listeners.show(NETNS, &other, dump(2));
+    assert!(listeners.are_well(NETNS, dump(2)) && !listeners.are_well(NETNS, dump(3)));
+    let full = DiagListener { queue_len: 6, ..one.clone() };
+    for diag in [&full, &other] {
+        listeners.show(NETNS, diag, dump(3));
+    }
+    assert!(!listeners.are_well(NETNS, dump(3)));
+    for diag in [&one, &other] {
+        listeners.show(NETNS, diag, dump(4));
+    }
+    assert!(listeners.are_well(NETNS, dump(4)));
+    // As many as were shown, and one of them another.
+    listeners.open(&event(true, 2, "10.0.0.2:81", at(5))).expect("room");
+    assert!(!listeners.are_well(NETNS, dump(4)));
 }

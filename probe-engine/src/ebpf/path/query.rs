@@ -85,7 +85,7 @@ pub(crate) fn path(
 ) -> nix::Result<Option<Path>> {
     let Some(there) = there else {
         let out = here.route(target, None, 0, scratch)?.filter(|route| route.local);
-        return Ok(out.map(|out| Path { target, out: Some(out), there: None }));
+        return Ok(out.map(|out| Path { out: Some(out), there: None }));
     };
     let Some(carrier) = there.route(target, None, FIB_MATCH, scratch)?.filter(|route| route.local) else {
         return Ok(None);
@@ -98,7 +98,7 @@ pub(crate) fn path(
     // The link that a connection comes in by: that of the way back, except where the address is on no such link.
     let inbound = back.as_ref().map_or(carrier.oif, |back| back.oif);
     let peer = there.peer(inbound, scratch)?;
-    Ok(Some(Path { target, out, there: Some(There { link: carrier.oif, peer, back }) }))
+    Ok(Some(Path { out, there: Some(There { link: carrier.oif, peer, back }) }))
 }
 
 fn route_request(to: IpAddr, from: Option<IpAddr>, flags: u32) -> Vec<u8> {

@@ -1,7 +1,7 @@
 //! How path changes end leases: at once, or cut and spread.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use probe_core::schedule::mix;
@@ -25,17 +25,17 @@ impl Ending {
     }
 
     /// Ends them now.
-    pub(super) fn void(&self, targets: &[Weak<Target>]) {
-        let ended = targets.iter().filter_map(Weak::upgrade).filter(|target| target.void(Why::PathChanged)).count();
+    pub(super) fn void(&self, targets: impl Iterator<Item = Arc<Target>>) {
+        let ended = targets.filter(|target| target.void(Why::PathChanged)).count();
         self.stats.path_voids.fetch_add(ended as u64, Relaxed);
     }
 
     /// Ends each within `path_recheck_max`. One that ends within it anyway stays as it is, so that a change every second
     /// does not end passive answers; still the target hears of the cut, since a grant may be on its way whose connect was
     /// before the change.
-    pub(super) fn cut(&self, targets: &[Weak<Target>], now: Instant) {
+    pub(super) fn cut(&self, targets: impl Iterator<Item = Arc<Target>>, now: Instant) {
         let latest = now + self.path_recheck_max;
-        let cut = targets.iter().filter_map(Weak::upgrade).filter(|target| {
+        let cut = targets.filter(|target| {
             let soon = target.lease_until().is_some_and(|until| until <= latest);
             target.cut(Why::PathRechecked, if soon { latest } else { now + self.part(target.id) })
         });

@@ -7,7 +7,7 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 
-use crossbeam::channel::{Receiver, Sender, TryRecvError, bounded};
+use crossbeam::channel::{Receiver, Sender, TryRecvError, TrySendError, bounded};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::{Question, Sweep, SweepError, Told};
@@ -60,9 +60,15 @@ impl SweepHandle {
         let Some((questions, _)) = &self.queues else {
             return Err(question);
         };
-        questions.try_send(question).map_err(crossbeam::channel::TrySendError::into_inner)?;
-        self.waker.wake();
-        Ok(())
+        match questions.try_send(question) {
+            Err(TrySendError::Full(question)) => Err(question),
+            // The thread has panicked: nobody will ever answer, and whoever kept the question would keep it for ever.
+            Err(TrySendError::Disconnected(_)) => Ok(()),
+            Ok(()) => {
+                self.waker.wake();
+                Ok(())
+            }
+        }
     }
 
     /// What it has told and nobody has taken yet. Never waits.

@@ -8,7 +8,7 @@ use super::*;
 use crate::ebpf::answer::Why;
 use crate::ebpf::load;
 use crate::ebpf::netns::NetnsRef;
-use crate::ebpf::target::Target;
+use crate::ebpf::target::{Group, Target};
 use crate::results::fixture::{container, pod};
 use crate::shard::inbox::{Inbox, inbox};
 
@@ -43,10 +43,10 @@ impl Running {
     fn target(&self, addr: SocketAddr) -> Arc<Target> {
         let passive = self.threads.passive();
         let target = Arc::new(Target::new(
-            passive.new_target_id(),
+            1,
             0,
             pod("uid", "web", [container("c", ContainerKind::Regular, &[])]),
-            ContainerName::from("c"),
+            &ContainerName::from("c"),
             ContainerId::from("c-1"),
             NetnsRef::Own,
             addr,
@@ -55,23 +55,28 @@ impl Running {
         target
     }
 
-    /// A connect that works, until it earns a lease: slot and value of it.
-    fn lease(&self, target: &Target) -> (u32, u64) {
+    /// A connect that works, until it earns a lease: group and value of it.
+    fn lease(&self, target: &Target) -> (Arc<Group>, u64) {
         let counters = &self.threads.passive().counters;
         let mut last = None;
         until(|| {
             target.forget_end();
             let before = target.before(counters)?;
-            let _stream = TcpStream::connect(target.addr).expect("it listens");
+            let _stream = TcpStream::connect(target.addr()).expect("it listens");
             let now = clock::now();
-            last = Some(target.grant(counters, before, now + Duration::from_secs(60), now));
-            (last == Some(Ok(()))).then(|| (target.place().expect("granted").slot, before.value()))
+            match target.grant(counters, before, now + Duration::from_secs(60), now) {
+                Ok(group) => Some((group, before.value())),
+                Err(why) => {
+                    last = Some(why);
+                    None
+                }
+            }
         })
         .unwrap_or_else(|| panic!("no lease: {last:?}"))
     }
 
-    fn held(&self, target: &Target, (slot, value): (u32, u64)) -> Result<(), Why> {
-        target.held(&self.threads.passive().counters, slot, value, clock::now())
+    fn held(&self, target: &Target, (group, value): &(Arc<Group>, u64)) -> Result<(), Why> {
+        target.held(&self.threads.passive().counters, group, *value, clock::now())
     }
 }
 
@@ -102,7 +107,7 @@ fn serve(listener: TcpListener) -> JoinHandle<()> {
 
 /// When it returns, the listener is closed.
 fn stop(target: &Target, server: JoinHandle<()>) {
-    io::Write::write_all(&mut TcpStream::connect(target.addr).expect("it listens"), b"x").expect("sent");
+    io::Write::write_all(&mut TcpStream::connect(target.addr()).expect("it listens"), b"x").expect("sent");
     server.join().expect("it closed its listener");
 }
 
@@ -115,13 +120,13 @@ fn a_lease_is_earned_on_the_real_kernel_and_ends_with_the_close_of_its_listener(
     let target = running.target(listener.local_addr().expect("its address"));
     let server = serve(listener);
     let lease = running.lease(&target);
-    assert_eq!(running.held(&target, lease), Ok(()));
+    assert_eq!(running.held(&target, &lease), Ok(()));
     // Looks go on: it outlives the first one.
     let looks = running.stats.looks.load(Relaxed);
     until(|| (running.stats.looks.load(Relaxed) >= looks + 3).then_some(())).expect("looks");
-    assert_eq!(running.held(&target, lease), Ok(()));
+    assert_eq!(running.held(&target, &lease), Ok(()));
     stop(&target, server);
-    assert_eq!(running.held(&target, lease), Err(Why::Changed));
+    assert_eq!(running.held(&target, &lease), Err(Why::Changed));
     let touched = until(|| running.shard.pop_command()).expect("early detection");
     assert!(matches!(touched, Command::Detect { target: id } if id == target.id), "{touched:?}");
     until(|| (target.look_found() == Some(Why::NoListener)).then_some(())).expect("a look without the listener");
@@ -136,10 +141,10 @@ fn all_leases_end_with_the_threads() {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let target = running.target(listener.local_addr().expect("its address"));
     let server = serve(listener);
-    let (slot, value) = running.lease(&target);
+    let (group, value) = running.lease(&target);
     let counters = Arc::clone(&running.threads.passive().counters);
     drop(running.threads);
-    assert_eq!(target.held(&counters, slot, value, clock::now()), Err(Why::Unavailable));
+    assert_eq!(target.held(&counters, &group, value, clock::now()), Err(Why::Unavailable));
     stop(&target, server);
 }
 
@@ -149,7 +154,7 @@ fn a_listener_that_never_accepts_is_told_as_an_event_on_the_pod() {
     let Some(mut running) = running(name, PassiveSettings::default()) else { return };
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let target = running.target(listener.local_addr().expect("its address"));
-    let _waiting = TcpStream::connect(target.addr).expect("it listens");
+    let _waiting = TcpStream::connect(target.addr()).expect("it listens");
     let event = until(|| running.events.try_recv().ok()).expect("an event");
     assert_eq!((event.reason, event.event_type), ("AcceptStalled", EventType::Warning));
     assert_eq!(running.stats.accept_queues_stalled.load(Relaxed), 1);

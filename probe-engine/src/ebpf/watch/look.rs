@@ -1,6 +1,6 @@
 //! Looks: when they are made, and what is concluded from them.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -8,15 +8,16 @@ use std::sync::atomic::Ordering::Relaxed;
 use probe_core::time::Instant;
 use tracing::{info, warn};
 
-use super::{Feed, Look, Namespace, Notice, Queued, Watch};
+use super::members::{Culprit, Members, Port};
+use super::{Audit, Feed, Look, Namespace, Notice, Watch};
 use crate::ebpf::answer::Why;
-use crate::ebpf::listeners::{Dump, Listener};
+use crate::ebpf::listeners::{Class, Dump, Listener, Listening, Shown};
 use crate::ebpf::sock_diag::DiagListener;
 use crate::ebpf::sweep::Question;
 use crate::ebpf::target::Target;
 use crate::limits;
 
-/// What a look says of one target.
+/// What a look says of one group.
 struct Judgement {
     /// `None` = all listeners that could answer are well.
     trouble: Option<Why>,
@@ -31,10 +32,12 @@ struct Scene {
     netns_cookie: u64,
     dump: Dump,
     trouble: Option<Why>,
+    /// Every listener was shown, and is well: then they are not visited one by one.
+    are_well: bool,
 }
 
 impl Watch {
-    /// A look at every namespace with targets; targets that nobody holds are let go.
+    /// A look at every namespace with targets; of those that nobody holds any more, some are let go.
     pub fn begin_sweep(&mut self, now: Instant) {
         self.let_go();
         self.stats.sweeps.fetch_add(1, Relaxed);
@@ -88,34 +91,29 @@ impl Watch {
         namespace.due = None;
         namespace.look = Some(Look {
             dump,
-            unknown: Vec::new(),
+            listed: Vec::new(),
             closed: HashSet::new(),
             has_transparent: false,
             has_sk_lookup: false,
             is_spoiled: false,
         });
-        for &index in namespace.ports.values().flatten() {
-            let watched = &mut self.targets[index];
-            watched.look = watched.place.map(|(_, slot)| (dump, self.counters.load(slot)));
+        for port in namespace.ports.values_mut() {
+            port.look = Some((dump.id, self.counters.load(port.place.slot)));
         }
         self.questions.push_back(Question::Dump { netns_cookie });
     }
 
-    /// Some listeners of a dump: those known are brought up to date; of the others, those at ports of targets wait for the
-    /// ring buffer to be drained.
-    pub(super) fn take_part(&mut self, netns_cookie: u64, listeners: Vec<DiagListener>) {
+    /// Some listeners of a dump, to be taken in once the ring buffer was drained after its end: those that an event told of,
+    /// and those at ports of targets.
+    pub(super) fn take_part(&mut self, netns_cookie: u64, mut listeners: Vec<DiagListener>) {
         let Some(Namespace { ports, look: Some(look), .. }) = self.namespaces.get_mut(&netns_cookie) else { return };
-        for diag in listeners {
-            look.has_transparent |= diag.transparent;
-            if self.listeners.show(netns_cookie, &diag, look.dump) || !ports.contains_key(&diag.port) {
-                continue;
-            }
-            if look.unknown.len() >= limits::LISTENERS_MAX {
-                look.is_spoiled = true;
-                return;
-            }
-            look.unknown.push(diag);
+        look.has_transparent |= listeners.iter().any(|diag| diag.transparent);
+        listeners.retain(|diag| self.listeners.is_known(diag.socket_cookie) || ports.contains_key(&diag.port));
+        if look.listed.len() + listeners.len() > limits::LISTENERS_MAX {
+            look.is_spoiled = true;
+            return;
         }
+        look.listed.append(&mut listeners);
     }
 
     fn finish_look(&mut self, netns_cookie: u64, is_drained: bool, now: Instant) {
@@ -131,26 +129,40 @@ impl Watch {
             self.stats.looks_spoiled.fetch_add(1, Relaxed);
             return;
         }
-        let unannounced = self.learn_unknown(netns_cookie, &look);
-        self.listeners.end_dump(netns_cookie, look.dump);
-        self.void_unannounced(netns_cookie, &unannounced);
+        let unannounced = self.take_in(netns_cookie, &look);
+        let gone = self.listeners.end_dump(netns_cookie, look.dump);
+        // Nothing changes the table from here on.
+        self.regroup_changed(netns_cookie, unannounced.iter().map(|diag| diag.port).chain(gone));
+        self.void_unannounced(netns_cookie, look.dump, &unannounced);
         let trouble = match (self.feed, look.has_sk_lookup, look.has_transparent) {
             (None | Some(false), ..) => Some(Why::SelfTest),
             (_, true, _) => Some(Why::SkLookup),
             (_, _, true) => Some(Why::Transparent),
             _ => None,
         };
-        self.publish(&Scene { netns_cookie, dump: look.dump, trouble }, now);
+        let are_well = self.listeners.are_well(netns_cookie, look.dump);
+        self.publish(&Scene { netns_cookie, dump: look.dump, trouble, are_well }, now);
         self.stats.looks.fetch_add(1, Relaxed);
     }
 
-    /// Puts what the dump listed and no event told of into the table; which.
-    fn learn_unknown<'a>(&mut self, netns_cookie: u64, look: &'a Look) -> Vec<&'a DiagListener> {
+    /// What the dump listed: what is known is brought up to date, what no event told of is put into the table. Which that was.
+    fn take_in<'a>(&mut self, netns_cookie: u64, look: &'a Look) -> Vec<&'a DiagListener> {
         let mut unannounced = Vec::new();
-        for diag in &look.unknown {
-            // Its event may have been drained by now; or it was listed, and closed after that.
-            if self.listeners.show(netns_cookie, diag, look.dump) || look.closed.contains(&diag.socket_cookie) {
-                continue;
+        for diag in &look.listed {
+            let Some(Namespace { ports, .. }) = self.namespaces.get_mut(&netns_cookie) else { continue };
+            match self.listeners.show(netns_cookie, diag, look.dump) {
+                Shown::Known => continue,
+                Shown::Moved { from } => {
+                    for port in [from, diag.port] {
+                        ports.entry(port).and_modify(|port| port.is_changed = true);
+                    }
+                    continue;
+                }
+                // Nobody depends on it; or it was listed, and closed after that.
+                Shown::Unknown if !ports.contains_key(&diag.port) || look.closed.contains(&diag.socket_cookie) => {
+                    continue;
+                }
+                Shown::Unknown => {}
             }
             unannounced.push(diag);
             if self.listeners.learn(netns_cookie, diag, look.dump).is_err() {
@@ -162,55 +174,78 @@ impl Watch {
         unannounced
     }
 
-    /// A listener that no event announced, and whose target's counter did not move since the look that did not show it:
-    /// the program missed it, so the lease was granted without knowing of it.
-    fn void_unannounced(&mut self, netns_cookie: u64, unannounced: &[&DiagListener]) {
-        let Some(namespace) = self.namespaces.get(&netns_cookie) else { return };
-        for diag in unannounced {
-            for &index in namespace.ports.get(&diag.port).into_iter().flatten() {
-                let watched = &self.targets[index];
-                let (Some((_, value)), Some(target)) = (watched.look, watched.target.upgrade()) else { continue };
-                let could_answer = self
-                    .listeners
-                    .candidates(netns_cookie, watched.addr)
-                    .any(|listener| listener.socket_cookie == diag.socket_cookie);
-                if could_answer && watched.looked_at == Some(value) {
-                    let is_void = target.void(Why::Changed);
-                    self.stats.voids.fetch_add(u64::from(is_void), Relaxed);
-                    self.stats.unannounced.fetch_add(1, Relaxed);
-                    info!(addr = %watched.addr, "a listener that no event announced");
-                }
-            }
+    /// The ports where something may be other than at the last look: these, and those of which an event told.
+    fn regroup_changed(&mut self, netns_cookie: u64, ports: impl Iterator<Item = u16>) {
+        let Some(namespace) = self.namespaces.get_mut(&netns_cookie) else { return };
+        for port in ports {
+            namespace.ports.entry(port).and_modify(|port| port.is_changed = true);
+        }
+        let changed = namespace.ports.iter().filter(|(_, port)| port.is_changed);
+        let changed: Vec<u16> = changed.map(|(port, _)| *port).collect();
+        for port in changed {
+            self.regroup(netns_cookie, port);
         }
     }
 
-    /// Tells every target of this look what was found.
+    /// A listener that no event announced, and whose counter did not move since the look that did not show it: the program
+    /// missed it, so leases were granted without knowing of it.
+    fn void_unannounced(&mut self, netns_cookie: u64, dump: Dump, unannounced: &[&DiagListener]) {
+        let Some(namespace) = self.namespaces.get(&netns_cookie) else { return };
+        for diag in unannounced {
+            let Some(port) = namespace.ports.get(&diag.port) else { continue };
+            let (Some((id, value)), Some((_, looked))) = (port.look, port.looked) else { continue };
+            if id != dump.id || value != looked {
+                continue;
+            }
+            let listening = self.listeners.inside(netns_cookie).at(diag.port);
+            let could_answer = port.groups().filter(|(class, _)| {
+                listening.candidates(*class).any(|listener| listener.socket_cookie == diag.socket_cookie)
+            });
+            let targets = could_answer.flat_map(|(_, group)| self.groups[group].targets());
+            for target in targets.filter_map(|index| self.targets[index].target.upgrade()) {
+                let is_void = target.void(Why::Changed);
+                self.stats.voids.fetch_add(u64::from(is_void), Relaxed);
+                self.stats.unannounced.fetch_add(1, Relaxed);
+            }
+            info!(addr = %SocketAddr::new(diag.addr, diag.port), "a listener that no event announced");
+        }
+    }
+
+    /// Tells every group of this look what was found.
     fn publish(&mut self, scene: &Scene, now: Instant) {
         let Some(namespace) = self.namespaces.get_mut(&scene.netns_cookie) else { return };
         let is_whole = scene.dump.began >= self.lost_at + limits::TENTATIVE_MAX;
         if is_whole && std::mem::take(&mut namespace.is_lossy) {
             self.stats.reconciles.fetch_add(1, Relaxed);
         }
-        let indices: Vec<usize> = namespace.ports.values().flatten().copied().collect();
-        let (mut is_unsettled, mut contradicted) = (false, Vec::new());
-        for index in indices {
-            let Some((_, value)) = self.targets[index].look.take_if(|(dump, _)| *dump == scene.dump) else { continue };
-            let Some(target) = self.targets[index].target.upgrade() else { continue };
-            let judgement = self.judge(scene, target.addr);
-            is_unsettled |= judgement.is_doubtful;
-            self.publish_look(index, &target, scene, &judgement);
-            let watched = &mut self.targets[index];
-            watched.looked_at = Some(value);
-            if self.listeners.is_unsettled(scene.netns_cookie, target.addr.port(), scene.dump) {
-                is_unsettled = true;
-            } else if is_whole && self.feed == Some(true) && scene.dump.began >= watched.settle_from {
-                target.settle(value);
-            }
-            if self.is_contradicted(index, scene, value, judgement.trouble) {
-                contradicted.push(target);
+        let can_settle = is_whole && self.feed == Some(true);
+        let mut ports = std::mem::take(&mut namespace.ports);
+        let mut is_unsettled = false;
+        let mut queues = Vec::new();
+        let (inside, groups) = (self.listeners.inside(scene.netns_cookie), &mut self.groups);
+        for (number, port) in &mut ports {
+            let Some((_, value)) = port.look.take_if(|(id, _)| *id == scene.dump.id) else { continue };
+            port.looked = Some((scene.dump.id, value));
+            let listening = inside.at(*number);
+            let is_tentative = !scene.are_well && (inside.is_unclear(*number, scene.dump) || listening.has_tentative());
+            let settles = !is_tentative && can_settle && scene.dump.began >= port.settle_from;
+            is_unsettled |= is_tentative;
+            for (class, key) in port.groups() {
+                let judgement = judge(scene, listening, class);
+                is_unsettled |= judgement.is_doubtful;
+                let members = &mut groups[key];
+                queues.extend(publish_look(members, scene, &judgement).map(|queue| (key, queue)));
+                if settles {
+                    members.group.settle(value);
+                }
             }
         }
+        for (key, queue) in queues {
+            self.tell_queue(key, queue);
+        }
+        let contradicted = self.contradicted(scene, &ports);
         if let Some(namespace) = self.namespaces.get_mut(&scene.netns_cookie) {
+            namespace.ports = ports;
             if is_unsettled {
                 namespace.wait = (namespace.wait * 2).min(limits::SWEEP_PERIOD);
                 namespace.want_look(now);
@@ -223,86 +258,29 @@ impl Watch {
         }
     }
 
-    fn publish_look(&mut self, index: usize, target: &Arc<Target>, scene: &Scene, judgement: &Judgement) {
-        match judgement.trouble {
-            Some(why) => target.look_troubled(why),
-            // The one before holds until it is too old.
-            None if judgement.is_doubtful => return,
-            None => target.look_healthy(scene.dump.began + limits::LOOK_AGE_MAX),
-        }
-        let state = judgement.trouble.filter(|why| matches!(why, Why::AcceptQueueFull | Why::AcceptStalled));
-        if !self.tell_queue(index, state) {
-            return;
-        }
-        let Some((listener, len, max)) = judgement.culprit else { return };
-        let queued = Queued { target: Arc::clone(target), listener, len, max };
-        match state {
-            Some(Why::AcceptQueueFull) => self.notify(Notice::AcceptQueueFull(queued)),
-            Some(_) => self.notify(Notice::AcceptStalled(queued)),
-            None => {}
-        }
-    }
-
-    /// Keeps the gauges. True = it is another state than before.
-    pub(super) fn tell_queue(&mut self, index: usize, state: Option<Why>) -> bool {
-        let before = std::mem::replace(&mut self.targets[index].queue, state);
-        if before == state {
-            return false;
-        }
-        for (why, is_entered) in before.map(|why| (why, false)).into_iter().chain(state.map(|why| (why, true))) {
-            let gauge = if why == Why::AcceptQueueFull { &mut self.queues_full } else { &mut self.queues_stalled };
-            *gauge = if is_entered { *gauge + 1 } else { gauge.saturating_sub(1) };
-        }
-        self.stats.accept_queues_full.store(self.queues_full, Relaxed);
-        self.stats.accept_queues_stalled.store(self.queues_stalled, Relaxed);
-        true
-    }
-
-    fn judge(&self, scene: &Scene, addr: SocketAddr) -> Judgement {
-        let mut judgement = Judgement { trouble: scene.trouble, culprit: None, is_doubtful: false };
-        if scene.trouble.is_some() {
-            return judgement;
-        }
-        let is_well = |listener: &Listener| {
-            listener.is_confirmed() && listener.was_shown(scene.dump) && listener.trouble().is_none()
-        };
-        let candidates = || self.listeners.candidates(scene.netns_cookie, addr);
-        if cfg!(feature = "bite-candidates") && candidates().any(is_well) {
-            return judgement;
-        }
-        let mut is_any = false;
-        for listener in candidates() {
-            is_any = true;
-            let trouble = match listener {
-                listener if !listener.is_confirmed() => Some(Why::Tentative),
-                listener if !listener.was_shown(scene.dump) => {
-                    judgement.is_doubtful = true;
-                    None
-                }
-                listener => listener.trouble(),
-            };
-            if rank(trouble) > rank(judgement.trouble) {
-                let (len, max) = listener.queue();
-                judgement.trouble = trouble;
-                judgement.culprit = Some((SocketAddr::new(listener.addr, listener.port), len, max));
+    /// Failed audits are judged by a look that began after them: the counter has not moved since before the connect, and no
+    /// accept queue explains the failure.
+    fn contradicted(&mut self, scene: &Scene, ports: &HashMap<u16, Port>) -> Vec<Arc<Target>> {
+        let Some(namespace) = self.namespaces.get_mut(&scene.netns_cookie) else { return Vec::new() };
+        let due = namespace.audits.iter().filter(|(_, audit)| audit.at <= scene.dump.began);
+        let due: Vec<(usize, Audit)> = due.map(|(index, audit)| (*index, *audit)).collect();
+        let mut contradicted = Vec::new();
+        for (index, audit) in due {
+            let Some(members) = self.group_of(index) else { continue };
+            let Some(port) = ports.get(&members.port) else { continue };
+            // Not of this look: the next one tells.
+            let Some((_, value)) = port.looked.filter(|(id, _)| *id == scene.dump.id) else { continue };
+            let target = self.targets[index].target.upgrade();
+            // A change on the way, say.
+            let target = target.filter(|target| target.epoch() == audit.epoch);
+            let is_explained = members.trouble.is_some_and(|why| !matches!(why, Why::NoListener | Why::Tentative));
+            let is_unmoved = value == audit.value && self.counters.load(port.place.slot) == audit.value;
+            contradicted.extend(target.filter(|_| is_unmoved && !is_explained));
+            if let Some(namespace) = self.namespaces.get_mut(&scene.netns_cookie) {
+                namespace.audits.remove(&index);
             }
         }
-        if !is_any {
-            judgement.trouble = Some(Why::NoListener);
-        }
-        judgement
-    }
-
-    /// A failed audit is judged by a look that began after it: the counter has not moved since before its connect, and no
-    /// accept queue explains the failure.
-    fn is_contradicted(&mut self, index: usize, scene: &Scene, value: u64, trouble: Option<Why>) -> bool {
-        let watched = &mut self.targets[index];
-        let Some((before, epoch, _)) = watched.audit.take_if(|(.., at)| *at <= scene.dump.began) else { return false };
-        // A change on the way, say.
-        let is_moved = watched.target.upgrade().is_none_or(|target| target.epoch() != epoch);
-        let is_explained = is_moved || trouble.is_some_and(|why| !matches!(why, Why::NoListener | Why::Tentative));
-        let slot = watched.place.map(|(_, slot)| slot);
-        value == before && slot.is_some_and(|slot| self.counters.load(slot) == before) && !is_explained
+        contradicted
     }
 
     fn contradict(&mut self, netns_cookie: u64, target: Arc<Target>, now: Instant) {
@@ -312,14 +290,15 @@ impl Watch {
             .is_some_and(|(other, at)| other != netns_cookie && now - at <= limits::CONTRADICTIONS_WITHIN);
         self.contradiction = Some((netns_cookie, now));
         warn!(
-            pod = %target.pod.name, addr = %target.addr, everywhere,
+            pod = %target.pod.name, addr = %target.addr(), everywhere,
             "a connect failed where the kernel reported no change: the passive answers of its network namespace end",
         );
         if everywhere {
             self.void_all(Why::Contradicted);
         } else {
-            let here = self.targets.iter().filter(|(_, watched)| watched.place.is_some_and(|at| at.0 == netns_cookie));
-            let here = here.filter_map(|(_, watched)| watched.target.upgrade());
+            let here = self.groups.iter().filter(|(_, members)| members.netns_cookie == netns_cookie);
+            let here = here.flat_map(|(_, members)| members.targets());
+            let here = here.filter_map(|index| self.targets[index].target.upgrade());
             let voided = here.filter(|target| target.void(Why::Contradicted)).count();
             self.stats.voids.fetch_add(voided as u64, Relaxed);
         }
@@ -334,6 +313,61 @@ impl Namespace {
         let at = (now + self.wait).max(began + took * limits::CONFIRM_SHARE);
         self.due = Some(self.due.map_or(at, |due| due.min(at)));
     }
+}
+
+/// Tells a group what was found. What is to be told of its accept queues, where that is another state than before.
+fn publish_look(members: &mut Members, scene: &Scene, judgement: &Judgement) -> Option<Option<Culprit>> {
+    members.trouble = judgement.trouble;
+    match judgement.trouble {
+        Some(why) => members.group.look_troubled(why),
+        // The one before holds until it is too old.
+        None if judgement.is_doubtful => return None,
+        None => members.group.look_healthy(scene.dump.began + limits::LOOK_AGE_MAX),
+    }
+    let why = judgement.trouble.filter(|why| matches!(why, Why::AcceptQueueFull | Why::AcceptStalled));
+    if members.is_queue(why) {
+        return None;
+    }
+    let culprit = why.zip(judgement.culprit);
+    Some(culprit.map(|(why, (listener, len, max))| Culprit { why, listener, len, max }))
+}
+
+fn judge(scene: &Scene, listening: Listening<'_>, class: Class) -> Judgement {
+    let mut judgement = Judgement { trouble: scene.trouble, culprit: None, is_doubtful: false };
+    if scene.trouble.is_some() {
+        return judgement;
+    }
+    if scene.are_well {
+        judgement.trouble = (!listening.has_candidate(class)).then_some(Why::NoListener);
+        return judgement;
+    }
+    let candidates = || listening.candidates(class);
+    let is_well =
+        |listener: &Listener| listener.is_confirmed() && listener.was_shown(scene.dump) && listener.trouble().is_none();
+    if cfg!(feature = "bite-candidates") && candidates().any(is_well) {
+        return judgement;
+    }
+    let mut is_any = false;
+    for listener in candidates() {
+        is_any = true;
+        let trouble = match listener {
+            listener if !listener.is_confirmed() => Some(Why::Tentative),
+            listener if !listener.was_shown(scene.dump) => {
+                judgement.is_doubtful = true;
+                None
+            }
+            listener => listener.trouble(),
+        };
+        if rank(trouble) > rank(judgement.trouble) {
+            let (len, max) = listener.queue();
+            judgement.trouble = trouble;
+            judgement.culprit = Some((SocketAddr::new(listener.addr, listener.port), len, max));
+        }
+    }
+    if !is_any {
+        judgement.trouble = Some(Why::NoListener);
+    }
+    judgement
 }
 
 /// Which trouble is told where there are several.

@@ -4,13 +4,14 @@ use std::net::IpAddr;
 
 use probe_core::id::{ContainerId, ContainerName};
 use probe_core::spec::ContainerKind;
-use probe_ebpf::{FAMILY_V4, counter_slot};
+use probe_ebpf::{FAMILY_V4, FAMILY_V6, counter_slot};
 
 use super::*;
 use crate::ebpf::netns::NetnsRef;
-use crate::ebpf::target::{ChildLookup, Found};
+use crate::ebpf::target::{ChildLookup, Found, Place};
 use crate::results::fixture::{container, pod};
 
+mod groups;
 mod model;
 mod properties;
 
@@ -55,6 +56,8 @@ struct World {
     stats: Arc<EbpfStats>,
     now: Instant,
     next_id: u64,
+    /// In which each target was granted its lease.
+    granted: BTreeMap<u64, Arc<Group>>,
 }
 
 impl World {
@@ -68,7 +71,8 @@ impl World {
         let now = Instant::from_secs(100);
         let watch = Watch::new(Arc::new(settings), Arc::clone(&counters), Arc::clone(&stats), true, now);
         let kernel = Kernel::new(Arc::clone(&counters));
-        let mut world = Self { watch, kernel, counters, stats, now, next_id: 1 };
+        let granted = BTreeMap::new();
+        let mut world = Self { watch, kernel, counters, stats, now, next_id: 1, granted };
         world.self_test(true);
         world
     }
@@ -90,7 +94,7 @@ impl World {
             id,
             0,
             pod("uid", "web", [container("c", ContainerKind::Regular, &[])]),
-            ContainerName::from("c"),
+            &ContainerName::from("c"),
             ContainerId::from("c-1"),
             NetnsRef::Path(netns_cookie.to_string().into()),
             addr.parse().expect("an address"),
@@ -116,7 +120,7 @@ impl World {
     fn placed(&mut self, target: &Arc<Target>) {
         let NetnsRef::Path(path) = &target.netns else { panic!("a path") };
         let netns_cookie = path.parse().expect("a number");
-        let slot = counter_slot(netns_cookie, target.addr.port());
+        let slot = counter_slot(netns_cookie, target.addr().port());
         let place = Ok(Place { netns_cookie, slot, lookup: Arc::new(NoLookup) });
         self.watch.handle_told(Told::Placed { target: Arc::clone(target), place }, self.now);
     }
@@ -157,6 +161,15 @@ impl World {
         self.kernel.now = self.now;
     }
 
+    /// The watch reads the count of lost events, and none of those in the ring buffer.
+    fn hear_of_losses_alone(&mut self) {
+        self.kernel.is_stuck = true;
+        self.watch.begin_sweep(self.now);
+        self.answer();
+        self.finish();
+        self.kernel.is_stuck = false;
+    }
+
     fn pump(&mut self) {
         while let Some(event) = self.kernel.ring.pop_front() {
             self.watch.handle_event(&event, self.now);
@@ -168,19 +181,22 @@ impl World {
     }
 
     /// A connect that worked.
-    fn lease(&self, target: &Target) -> Result<(), Why> {
+    fn lease(&mut self, target: &Target) -> Result<(), Why> {
         target.forget_end();
-        let before = target.before(&self.counters).ok_or(Why::NetnsUnknown)?;
-        target.grant(&self.counters, before, self.now + Duration::from_secs(60), self.now)
+        let before = target.before(&self.counters);
+        let before = before.ok_or_else(|| target.look_found().unwrap_or(Why::LookOld))?;
+        let group = target.grant(&self.counters, before, self.now + Duration::from_secs(60), self.now)?;
+        self.granted.insert(target.id, group);
+        Ok(())
     }
 
     fn held(&self, target: &Target, value: u64) -> Result<(), Why> {
-        let slot = target.place().expect("its place is known").slot;
-        target.held(&self.counters, slot, value, self.now)
+        target.held(&self.counters, &self.granted[&target.id], value, self.now)
     }
 
     fn value(&self, target: &Target) -> u64 {
-        self.counters.load(target.place().expect("its place is known").slot)
+        let group = target.group().expect("it is placed");
+        self.counters.load(group.place().expect("its place is known").slot)
     }
 
     fn notices(&mut self) -> Vec<String> {
@@ -190,7 +206,7 @@ impl World {
                 Notice::Contradicted { everywhere, .. } => format!("contradicted {everywhere}"),
                 Notice::AcceptQueueFull(queued) => format!("full {} {}/{}", queued.listener, queued.len, queued.max),
                 Notice::AcceptStalled(queued) => format!("stalled {} {}/{}", queued.listener, queued.len, queued.max),
-                Notice::Touch(target) => format!("touch {}", target.addr),
+                Notice::Touch(target) => format!("touch {}", target.addr()),
             });
         }
         told
@@ -332,6 +348,39 @@ fn a_listener_that_closed_while_it_was_listed_is_not_learned() {
     world.finish();
     assert!(world.watch.listeners().is_empty());
     assert_eq!(target.look_found(), Some(Why::NoListener));
+}
+
+#[test]
+fn a_close_that_is_read_late_does_not_hide_the_next_listen_of_its_socket() {
+    let mut world = World::new();
+    let (socket, target) = world.leased(NETNS, "10.0.0.1:80");
+    world.kernel.close(socket);
+    world.kernel.drop_events = true;
+    world.kernel.begin_listen(socket);
+    world.kernel.end_listen(socket, true);
+    world.kernel.drop_events = false;
+    world.hear_of_losses_alone();
+    // The dump lists the socket before the close is read.
+    world.sweep();
+    assert_eq!((world.watch.listeners().len(), target.look_found()), (1, None));
+    assert!(world.is_settled(&target));
+}
+
+#[test]
+fn a_listen_that_is_read_late_does_not_undo_what_the_dump_has_shown() {
+    let mut world = World::new();
+    let (socket, target) = world.leased(NETNS, "10.0.0.1:80");
+    world.kernel.drop_events = true;
+    world.kernel.close(socket);
+    world.kernel.drop_events = false;
+    world.kernel.begin_listen(socket);
+    world.kernel.end_listen(socket, true);
+    world.hear_of_losses_alone();
+    // The dump lists the socket, of which the table has the generation before; and the new one is of an age at which
+    // whatever no dump has shown is refuted.
+    world.sweep();
+    assert_eq!((world.watch.listeners().len(), target.look_found()), (1, None));
+    assert!(world.is_settled(&target));
 }
 
 #[test]

@@ -2,7 +2,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use crossbeam::queue::ArrayQueue;
-use probe_core::id::ProbeType;
+use probe_core::id::{ContainerName, ProbeType};
 use probe_core::outcome::LocalCause;
 use probe_core::spec::{Pod, ProbeSpec};
 
@@ -10,7 +10,7 @@ use super::*;
 use crate::ebpf::counters::{Connects, Counters};
 use crate::ebpf::passive::WatchSender;
 use crate::ebpf::settings::ANNOTATION_PASSIVE;
-use crate::ebpf::target::{ChildLookup, Found, Place};
+use crate::ebpf::target::{ChildLookup, Found, Group, Place};
 use crate::ebpf::{Answer, PassiveSettings};
 use crate::shard::kernel::Waker;
 use crate::shard::tests::{pod, spec, tcp_socket};
@@ -22,7 +22,7 @@ const SECOND: Duration = Duration::from_secs(1);
 /// A target that nobody watches.
 pub(in crate::shard) fn target_at(addr: SocketAddr) -> Target {
     let pod = pod("pod", spec(tcp_socket(addr.port())));
-    Target::new(1, 0, pod, "main".into(), "test://1".into(), NetnsRef::Own, addr)
+    Target::new(1, 0, pod, &"main".into(), "test://1".into(), NetnsRef::Own, addr)
 }
 
 /// Every connection is the target's.
@@ -117,6 +117,10 @@ impl Node {
         Arc::clone(self.leases.target(lease))
     }
 
+    fn group(&mut self) -> Arc<Group> {
+        self.target().group().expect("it is placed")
+    }
+
     fn decide(&mut self, must_connect: Option<Why>) -> Decision {
         let lease = self.hold(self.lease);
         self.lease = Some(lease);
@@ -154,11 +158,12 @@ impl Node {
     /// A sweep that finds everything well.
     fn watch(&mut self) {
         while let Some(ToWatch::Register(target)) = self.queue.pop() {
-            target.settle_place(Place { netns_cookie: 1, slot: SLOT, lookup: Arc::new(Everybody) });
+            let place = Place { netns_cookie: 1, slot: SLOT, lookup: Arc::new(Everybody) };
+            target.join(&Arc::new(Group::new(place)), Why::Changed);
         }
-        let target = self.target();
-        target.settle(self.passive.counters.load(SLOT));
-        target.look_healthy(self.now + limits::LOOK_AGE_MAX);
+        let group = self.group();
+        group.settle(self.passive.counters.load(SLOT));
+        group.look_healthy(self.now + limits::LOOK_AGE_MAX);
     }
 
     fn pass(&mut self, duration: Duration) {
@@ -176,7 +181,7 @@ fn failure() -> Outcome {
 
 #[test]
 fn what_ends_a_lease_is_why_the_next_attempt_connects() {
-    let look = |why| move |node: &mut Node| node.target().look_troubled(why);
+    let look = |why| move |node: &mut Node| node.group().look_troubled(why);
     let void = |why| move |node: &mut Node| assert!(node.target().void(why));
     type Ends = Box<dyn Fn(&mut Node)>;
     let table: Vec<(Why, Ends)> = vec![
@@ -244,7 +249,7 @@ fn what_stands_in_the_way_of_a_lease_is_why_the_next_attempt_connects() {
     for why in [Why::NotLocal, Why::NetnsUnknown, Why::TableFull] {
         let mut node = Node::without_audits();
         assert_eq!(node.attempt(), Answer::Real(Why::First));
-        node.target().look_troubled(why);
+        node.target().join(&Arc::new(Group::refused(why)), why);
         assert_eq!(node.attempt(), Answer::Real(why));
         assert_eq!(node.attempt(), Answer::Real(why));
     }
@@ -322,7 +327,7 @@ fn what_happens_between_a_connect_and_its_grant_is_not_lost() {
             let until = node.now + SECOND;
             node.target().cut(Why::PathRechecked, until);
         }),
-        (Why::AcceptStalled, |node| node.target().look_troubled(Why::AcceptStalled)),
+        (Why::AcceptStalled, |node| node.group().look_troubled(Why::AcceptStalled)),
     ];
     for (why, happens) in happens {
         let mut node = Node::leased();
@@ -366,7 +371,7 @@ fn probes_of_an_instance_share_a_lease_until_the_last_lets_go() {
     node.leases.let_go(second);
     assert!(node.leases.find(target.id).is_none());
     assert_eq!(target.lease_until(), None);
-    assert_eq!((node.leases.by_key.len(), node.leases.by_target.len(), node.leases.leases.len()), (0, 0, 0));
+    assert_eq!((node.leases.by_instance.len(), node.leases.leases.len()), (0, 0));
     assert_eq!(Arc::strong_count(&target), 1, "nobody but this test holds it");
 }
 

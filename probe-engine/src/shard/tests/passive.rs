@@ -16,7 +16,7 @@ use super::turns::Bench;
 use super::{CONTAINER, READINESS, pod, running, spec, tcp_socket};
 use crate::clock;
 use crate::ebpf::passive::{Passive, ToWatch};
-use crate::ebpf::target::Place;
+use crate::ebpf::target::{Group, Place};
 use crate::ebpf::{Answer, PassiveSettings, Target, Why};
 use crate::limits;
 use crate::results::{ProbeStats, Update, UpdateQueue};
@@ -35,26 +35,26 @@ struct Watch {
     passive: Passive,
     queue: Arc<ArrayQueue<ToWatch>>,
     targets: Vec<Arc<Target>>,
+    group: Arc<Group>,
 }
 
 impl Watch {
     fn new(audits_per_second: u32) -> Self {
         let settings = PassiveSettings { passive_audit_per_second: audits_per_second, ..PassiveSettings::default() };
         let (passive, queue) = passive(settings);
-        Self { passive, queue, targets: Vec::new() }
+        let place = Place { netns_cookie: 1, slot: SLOT, lookup: Arc::new(Everybody) };
+        Self { passive, queue, targets: Vec::new(), group: Arc::new(Group::new(place)) }
     }
 
     /// A sweep that finds all well.
     fn sweep(&mut self, now: Instant) {
         while let Some(message) = self.queue.pop() {
             let ToWatch::Register(target) = message else { continue };
-            target.settle_place(Place { netns_cookie: 1, slot: SLOT, lookup: Arc::new(Everybody) });
+            target.join(&self.group, Why::Changed);
             self.targets.push(target);
         }
-        for target in &self.targets {
-            target.settle(self.passive.counters.load(SLOT));
-            target.look_healthy(now + limits::LOOK_AGE_MAX);
-        }
+        self.group.settle(self.passive.counters.load(SLOT));
+        self.group.look_healthy(now + limits::LOOK_AGE_MAX);
     }
 
     fn bump(&self) {

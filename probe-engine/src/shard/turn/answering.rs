@@ -71,7 +71,7 @@ impl<K: Kernel> Shard<K> {
         let current = self.slots.current(attempt)?;
         let target = self.leases.target(lease);
         // Not that of another address: the pod got one while the attempt waited for its place.
-        let target = (target.addr == peer).then(|| Arc::clone(target))?;
+        let target = (target.addr() == peer).then(|| Arc::clone(target))?;
         let ticket = self.leases.ticket(lease, current.why?);
         current.ticket = Some(ticket);
         ticket.wants_witness().then_some(target)
@@ -110,12 +110,13 @@ impl<K: Kernel> Shard<K> {
             return;
         }
         let target = Arc::clone(target);
+        let Some(name) = target.container() else { return };
         let Some(pod) = self.scheduler.pod(&target.pod.uid) else { return };
-        let of_container = pod.workers().filter(|(_, container, _)| **container == target.container);
+        let of_container = pod.workers().filter(|(_, container, _)| *container == name);
         let workers: Vec<_> = of_container.map(|(worker, _, probe_type)| (worker, probe_type)).collect();
         for (worker, probe_type) in workers {
             if self.holds(worker, lease)
-                && self.scheduler.trigger(&target.pod.uid, &target.container, probe_type, now)
+                && self.scheduler.trigger(&target.pod.uid, name, probe_type, now)
                 && let Some(slot) = self.slots.find_mut(worker)
             {
                 slot.must_connect = true;

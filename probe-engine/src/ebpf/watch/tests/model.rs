@@ -121,6 +121,17 @@ impl Kernel {
         })
     }
 
+    /// The listeners that could; each of `::` is a dual-stack one.
+    pub(super) fn could_answer(&self, netns_cookie: u64, addr: SocketAddr) -> Vec<Socket> {
+        let could_answer = |slot: &Slot| {
+            let is_there = slot.state == State::Open && slot.netns_cookie == netns_cookie;
+            let (own, port) = (slot.addr.ip(), slot.addr.port());
+            let is_wildcard = own.is_unspecified() && (own.is_ipv6() || addr.is_ipv4());
+            is_there && port == addr.port() && (own == addr.ip() || is_wildcard)
+        };
+        self.sockets.iter().filter(|(_, slot)| could_answer(slot)).map(|(socket, _)| *socket).collect()
+    }
+
     pub(super) fn queue(&mut self, socket: Socket, len: u32) {
         self.slot(socket).queue_len = len;
     }
@@ -166,16 +177,23 @@ impl Kernel {
         }
         let slot = &self.sockets[&socket];
         let mut address = [0; 16];
-        if let IpAddr::V4(ip) = slot.addr.ip() {
-            address[..4].copy_from_slice(&ip.octets());
-        }
+        let family = match slot.addr.ip() {
+            IpAddr::V4(ip) => {
+                address[..4].copy_from_slice(&ip.octets());
+                FAMILY_V4
+            }
+            IpAddr::V6(ip) => {
+                address = ip.octets();
+                FAMILY_V6
+            }
+        };
         let event = ListenerEvent {
             time_ns: self.now.as_nanos(),
             socket_cookie: if self.is_raw && !slot.has_cookie { 0 } else { socket.0 },
             netns_cookie: slot.netns_cookie,
             address,
             port: slot.addr.port(),
-            family: FAMILY_V4,
+            family,
             opened: u8::from(opened),
             ..ListenerEvent::default()
         };
