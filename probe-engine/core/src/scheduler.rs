@@ -298,6 +298,13 @@ impl Scheduler {
         ready.into_iter().chain(self.wheel.next_expiry()).min()
     }
 
+    /// The workers of the attempts that [`Scheduler::poll_action`] is about to ask for, in its order.
+    pub fn starting(&self) -> impl Iterator<Item = WorkerIndex> {
+        self.actions
+            .iter()
+            .filter_map(|action| if let Action::Start(start) = action { Some(start.attempt.worker) } else { None })
+    }
+
     /// The next thing to do or to tell, in order.
     pub fn poll_action(&mut self) -> Option<Action> {
         let action = self.actions.pop_front()?;

@@ -12,6 +12,7 @@ mod draw;
 pub(super) mod tests;
 
 use std::hash::{BuildHasher, RandomState};
+use std::hint::black_box;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -43,6 +44,17 @@ pub(super) enum Decision {
     Passive,
     /// By a connection.
     Real(Why),
+}
+
+/// What lies together of that which a passive answer reads, in the order of who points to whom.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Part {
+    /// The lease itself.
+    Lease,
+    /// Its target and its group.
+    Target,
+    /// The group's change counter.
+    Counter,
 }
 
 /// Of a real attempt, from just before its connect is submitted until it has landed.
@@ -206,6 +218,17 @@ impl Leases {
     /// What the lease is about.
     pub(super) fn target(&self, index: LeaseIndex) -> &Arc<Target> {
         &self.leases[index.0 as usize].target
+    }
+
+    /// Reads a part of what [`Leases::decide`] will, and forgets it: it is in the cache then.
+    pub(super) fn read_ahead(&self, index: LeaseIndex, part: Part) {
+        let (Some(lease), Ok(passive)) = (self.leases.get(index.0 as usize), &self.passive) else { return };
+        let State::Granted { group, .. } = &lease.state else { return };
+        match part {
+            Part::Lease => _ = black_box(lease.probes),
+            Part::Target => _ = black_box((lease.target.lease_until(), group.place().map(|place| place.slot))),
+            Part::Counter => _ = black_box(group.place().map(|place| passive.counters.load(place.slot))),
+        }
     }
 
     /// How an attempt that is due now is answered. `must_connect`: by a connection in any case, and why. While the lease

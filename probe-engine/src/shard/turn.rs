@@ -373,6 +373,7 @@ impl<K: Kernel> Shard<K> {
         while passive_left > 0 {
             let passive = self.metrics.passive.passive;
             let started = self.scheduler.handle_timeout(now, left);
+            self.read_ahead();
             self.settle(now);
             let answered = (self.metrics.passive.passive - passive) as usize;
             // What came due again meanwhile has time until the next turn.

@@ -1,5 +1,6 @@
 //! tcpSocket attempts: from kernel state where a lease stands, else by a connection that may earn one.
 
+use std::hint::black_box;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -10,7 +11,7 @@ use probe_core::time::Instant;
 
 use super::super::errand::address_of;
 use super::super::kernel::Kernel;
-use super::super::lease::{Decision, LeaseIndex};
+use super::super::lease::{Decision, LeaseIndex, Part};
 use super::super::slot::Current;
 use super::{HandlerKind, Shard};
 use crate::ebpf::{Answer, Target, Why};
@@ -45,6 +46,21 @@ impl<K: Kernel> Shard<K> {
             None => slot.stats.note_answer(Answer::Passive),
         }
         Ok(())
+    }
+
+    /// Reads of all attempts that are about to be asked for what a passive answer of each will: so the processor fetches the
+    /// like of many from memory at a time, where the answers, one after the other, would wait for each.
+    pub(super) fn read_ahead(&self) {
+        if !self.leases.is_on() {
+            return;
+        }
+        let slots = || self.scheduler.starting().filter_map(|worker| self.slots.find(worker));
+        let leases = || slots().filter_map(|slot| slot.lease);
+        slots().for_each(|slot| _ = black_box(slot.lease));
+        slots().for_each(|slot| _ = black_box(slot.stats.run()));
+        leases().for_each(|lease| self.leases.read_ahead(lease, Part::Lease));
+        leases().for_each(|lease| self.leases.read_ahead(lease, Part::Target));
+        leases().for_each(|lease| self.leases.read_ahead(lease, Part::Counter));
     }
 
     /// The lease that this worker's attempts ask: what it holds, while its pod's status is the one that it was found for.
