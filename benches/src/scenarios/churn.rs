@@ -7,21 +7,21 @@
 //! is counted): medians of one look a second. Sockets in TIME_WAIT are the kernel's, for 60 s; of those no more may be there
 //! than connections were made in that time.
 
+mod looks;
+mod pace;
+
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
-use std::io::Write;
-use std::path::{Path, PathBuf};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use anyhow::Context;
 use serde_json::{Value, json};
 
-use super::life::WholeLife;
-use super::life::{self, say, sleep_until};
+use self::looks::{Looks, gauges, watch};
+use self::pace::{Churned, Churner, FILE_PODS, Pace};
+use super::life::{self, WholeLife, quantile, say, sleep_until};
 use crate::daemon::{Daemon, samples, sum};
 use crate::flips::Flips;
-use crate::kernel::{self, Sockets, Tcp};
+use crate::kernel::{self, Tcp};
 use crate::latency::{Histograms, Quantiles};
 use crate::listeners::wall_ns;
 use crate::load::{Load, PROBES_PER_POD};
@@ -31,15 +31,12 @@ use crate::scenario::Scenario;
 use crate::table::{figure, number, quantiles};
 use crate::targets::Targets;
 use crate::truth::{Log, Probe, Truth};
-use crate::window::{Rates, Spent, now};
+use crate::window::now;
 
 /// Pods that come, and as many that go, in a second.
 const PODS_PER_S: usize = 1_000;
 /// The same with the numbers of a run of all.
 const PODS_PER_S_SHORT: usize = 100;
-
-/// Pods of one file.
-const FILE_PODS: usize = 10;
 
 /// A pod's life in halves of a period: odd, so that it ends halfway between two due times, whatever the reading of a file
 /// takes.
@@ -50,15 +47,6 @@ const LIFE_HALF_PERIODS_SHORT: usize = 3;
 /// Attempts of a new pod beside those: when the readiness of one of its two containers changes, the other's readiness probe
 /// is tried once more, as it has not succeeded yet (`UpdatePodStatus` of the kubelet's prober manager); and the reverse.
 const TRIGGERED_PER_POD: usize = 2;
-
-/// A listener is given to another pod this much later than its last one went.
-const LISTENER_REST: Duration = Duration::from_secs(2);
-
-/// Between two looks.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
-
-/// A TIME_WAIT lasts 60 s and up to 4.1 s more (`kernel/time/timer.c`, `LVL_GRAN`); and the second that a look takes.
-const TIME_WAIT_MAX: Duration = Duration::from_secs(66);
 
 /// Windows shorter than this say nothing of leaks.
 const WINDOW_S_MIN: u64 = 60;
@@ -116,134 +104,6 @@ pub fn run(options: &Options, short: bool) -> anyhow::Result<Value> {
     Ok(report.json())
 }
 
-/// How fast pods come and go, and which.
-#[derive(Clone, Copy, Debug)]
-struct Pace {
-    files_per_s: usize,
-    /// Files that are there at once.
-    alive: usize,
-    /// Files that come in all.
-    files: usize,
-    /// Pods that stay: the first ones of the load.
-    steady_pods: usize,
-    /// Pods that have listeners of their own at once.
-    listeners: usize,
-    life: Duration,
-    /// Of each probe in that life: at once, and after every period.
-    life_attempts: usize,
-}
-
-impl Pace {
-    /// As long as it takes until the first pods go, and then for `duration`.
-    fn new(
-        pods_per_s: usize,
-        life_half_periods: usize,
-        steady_pods: usize,
-        period: Duration,
-        duration: Duration,
-    ) -> Pace {
-        let files_per_s = pods_per_s / FILE_PODS;
-        let life = period * life_half_periods as u32 / 2;
-        let files_in = |time: Duration| (files_per_s as f64 * time.as_secs_f64()).ceil() as usize;
-        let alive = files_in(life);
-        let listeners = files_in(life + LISTENER_REST) * FILE_PODS;
-        let life_attempts = life_half_periods / 2 + 1;
-        Pace { files_per_s, alive, files: alive + files_in(duration), steady_pods, listeners, life, life_attempts }
-    }
-
-    /// Those that listen: pods that stay, and as many others as are there at once; and all pods, each with the listener of
-    /// one that has gone.
-    fn loads(self, probes: usize, period_s: u64, folder: &Path) -> (Load, Load) {
-        let plan = || {
-            let all = probes.next_multiple_of(PROBES_PER_POD) + self.listeners * PROBES_PER_POD;
-            Load::plan(Scenario::Churn.mix(), all, period_s, folder)
-        };
-        let mut load = plan();
-        for pod in self.listeners..self.files * FILE_PODS {
-            let place = self.steady_pods + pod % self.listeners;
-            load.pods.push(load.pods[place].clone());
-        }
-        (plan(), load)
-    }
-
-    fn at(self, file: usize) -> Duration {
-        Duration::from_secs_f64(file as f64 / self.files_per_s as f64)
-    }
-
-    fn pods(self, file: usize) -> std::ops::Range<usize> {
-        let first = self.steady_pods + file * FILE_PODS;
-        first..first + FILE_PODS
-    }
-
-    fn file_of(self, pod: usize) -> Option<usize> {
-        Some(pod.checked_sub(self.steady_pods)? / FILE_PODS)
-    }
-
-    /// Half of the files keep their name when they get other pods; the others are removed, and new ones made.
-    fn name(self, file: usize) -> String {
-        let (place, round) = (file % self.alive, file / self.alive);
-        if place.is_multiple_of(2) {
-            format!("churn-{place:04}.json")
-        } else {
-            format!("churn-{place:04}-{round}.json")
-        }
-    }
-}
-
-/// A thread that writes and removes the files.
-struct Churner(JoinHandle<anyhow::Result<Churned>>);
-
-/// What it did.
-struct Churned {
-    /// When each file came, just before its rename; CLOCK_REALTIME, nanoseconds.
-    came_ns: Vec<u128>,
-    /// The most that it was behind its own schedule.
-    behind_max: Duration,
-}
-
-impl Churner {
-    fn start(pace: Pace, load: Load, manifests: &Path) -> Churner {
-        let manifests = manifests.to_owned();
-        Churner(std::thread::spawn(move || churn(pace, &load, &manifests)))
-    }
-
-    fn join(self) -> anyhow::Result<Churned> {
-        self.0.join().map_err(|_| anyhow::anyhow!("the churn's thread panicked"))?
-    }
-}
-
-fn churn(pace: Pace, load: &Load, manifests: &Path) -> anyhow::Result<Churned> {
-    let start = now();
-    let mut churned = Churned { came_ns: Vec::with_capacity(pace.files), behind_max: Duration::ZERO };
-    for step in 0..pace.files + pace.alive {
-        let due = start + pace.at(step);
-        sleep_until(due);
-        churned.behind_max = churned.behind_max.max(now().saturating_duration_since(due));
-        let goes = step.checked_sub(pace.alive).map(|gone| pace.name(gone));
-        let comes = (step < pace.files).then(|| pace.name(step));
-        if let Some(goes) = goes.filter(|goes| comes.as_ref() != Some(goes)) {
-            fs::remove_file(manifests.join(goes))?;
-        }
-        if let Some(comes) = comes {
-            let path = manifests.join(comes);
-            let part = write_part(load, pace.pods(step), &path)?;
-            churned.came_ns.push(wall_ns());
-            fs::rename(part, path)?;
-        }
-    }
-    Ok(churned)
-}
-
-fn write_part(load: &Load, pods: std::ops::Range<usize>, path: &Path) -> anyhow::Result<PathBuf> {
-    let part = path.with_extension("part");
-    let mut text = Vec::new();
-    for pod in pods {
-        writeln!(text, "---\n{}", load.manifest(pod))?;
-    }
-    fs::write(&part, text)?;
-    Ok(part)
-}
-
 /// Counts of the daemon at one moment.
 struct Edge {
     at: Instant,
@@ -295,154 +155,6 @@ impl Edge {
     }
 }
 
-/// What the daemon holds, by name: sums over shards.
-fn gauges(samples: &BTreeMap<&str, f64>) -> BTreeMap<String, f64> {
-    let mut gauges = BTreeMap::new();
-    for slab in ["attempts", "leases", "workers"] {
-        let label = format!("slab=\"{slab}\"");
-        for (what, name) in [("used", "probe_engine_shard_slab_used"), ("places", "probe_engine_shard_slab_places")] {
-            gauges.insert(format!("slab_{what}_{slab}"), sum(samples, name, &[&label]));
-        }
-    }
-    for (name, metric) in [
-        ("pods", "probe_engine_pods"),
-        ("ebpf_targets", "probe_engine_ebpf_targets"),
-        ("ebpf_listeners", "probe_engine_ebpf_listeners"),
-        ("passive_held", "probe_engine_passive_held"),
-    ] {
-        gauges.insert(name.to_owned(), sum(samples, metric, &[]));
-    }
-    gauges
-}
-
-/// What was seen in the window.
-struct Looks {
-    /// By name, one value per look, all pods that come and go being there.
-    series: BTreeMap<String, Vec<f64>>,
-    /// The most sockets in TIME_WAIT beyond the connections of the time that they last; 0 or less = none too many.
-    time_wait_excess: f64,
-    rates: Rates,
-    syn_sent_max: usize,
-}
-
-/// Looks once a second, and flips targets, until the window ends.
-fn watch(
-    daemon: &Daemon,
-    targets: &mut Targets,
-    flips: &mut Flips,
-    pace: Pace,
-    duration: Duration,
-) -> anyhow::Result<Looks> {
-    let mut opens: Vec<(Instant, f64)> = vec![(now(), 0.0)];
-    sleep_until(now() + pace.life);
-    let start = now();
-    let end = start + duration;
-    let spent = Spent::read(daemon.pid(), targets)?;
-    let mut looks =
-        Looks { series: BTreeMap::new(), time_wait_excess: f64::MIN, rates: Rates::default(), syn_sent_max: 0 };
-    let mut look_at = start;
-    loop {
-        let flip_at = flips.next_at().map_or(end, |at| start + at);
-        let next = flip_at.min(look_at).min(end);
-        sleep_until(next);
-        if next == end {
-            break;
-        }
-        if next == flip_at {
-            flips.step(targets)?;
-            continue;
-        }
-        looks.look(daemon, &mut opens)?;
-        look_at += LOOK_EVERY;
-    }
-    looks.rates = Rates::between(&spent, &Spent::read(daemon.pid(), targets)?);
-    Ok(looks)
-}
-
-impl Looks {
-    fn look(&mut self, daemon: &Daemon, opens: &mut Vec<(Instant, f64)>) -> anyhow::Result<()> {
-        let process = kernel::process(daemon.pid()).context("the daemon has ended")?;
-        let sockets = Sockets::read()?;
-        let syn_sent = kernel::syn_sent()?;
-        let opened = kernel::active_opens()? as f64;
-        let at = now();
-        let old = opens.iter().rev().find(|(then, _)| at.saturating_duration_since(*then) >= TIME_WAIT_MAX);
-        let lasting = opened - old.map_or(0.0, |(_, opened)| *opened);
-        self.time_wait_excess = self.time_wait_excess.max(sockets.time_wait as f64 - lasting);
-        opens.push((at, opened));
-        self.syn_sent_max = self.syn_sent_max.max(syn_sent);
-        let page = daemon.page("/metrics")?;
-        let mut values = gauges(&samples(&page));
-        for (name, value) in [
-            ("rss_bytes", process.rss_bytes as f64),
-            ("fds", process.fds as f64),
-            ("sockets_in_use", sockets.in_use as f64),
-            ("sockets_orphan", sockets.orphan as f64),
-            ("sockets_allocated", sockets.allocated as f64),
-            ("sockets_time_wait", sockets.time_wait as f64),
-            ("sockets_syn_sent", syn_sent as f64),
-        ] {
-            values.insert(name.to_owned(), value);
-        }
-        for (name, value) in values {
-            self.series.entry(name).or_default().push(value);
-        }
-        Ok(())
-    }
-
-    /// Medians of the window's second third and of its last.
-    fn thirds(&self, name: &str) -> Option<(f64, f64)> {
-        let values = self.series.get(name)?;
-        let third = values.len() / 3;
-        Some((median(&values[third..2 * third])?, median(&values[2 * third..])?))
-    }
-
-    /// By how much a value may differ.
-    fn margin(name: &str, middle: f64) -> f64 {
-        let least = match name {
-            "rss_bytes" => 4e6,
-            // What is being made at the moment.
-            "slab_used_attempts" | "slab_places_attempts" => 1_024.0,
-            "fds" | "sockets_in_use" | "sockets_orphan" | "sockets_allocated" | "sockets_syn_sent" => 256.0,
-            _ => 128.0,
-        };
-        (middle * 0.03).max(least)
-    }
-
-    fn is_flat(&self, name: &str) -> bool {
-        self.thirds(name).is_none_or(|(middle, last)| last - middle <= Self::margin(name, middle))
-    }
-
-    /// What is not flat. TIME_WAIT has a rule of its own.
-    fn complaints(&self) -> Vec<String> {
-        let mut complaints = Vec::new();
-        for name in self.series.keys().filter(|name| *name != "sockets_time_wait") {
-            if let Some((middle, last)) = self.thirds(name).filter(|_| !self.is_flat(name)) {
-                complaints.push(format!("{name} grows: {middle:.0} in the second third, {last:.0} in the last"));
-            }
-        }
-        if self.time_wait_excess > 0.0 {
-            let excess = self.time_wait_excess;
-            complaints.push(format!("{excess:.0} sockets in TIME_WAIT more than connections in {TIME_WAIT_MAX:?}"));
-        }
-        complaints
-    }
-
-    fn json(&self) -> Value {
-        let thirds = |name: &String| {
-            let (middle, last) = self.thirds(name)?;
-            Some((name.clone(), json!({"second_third": middle, "last_third": last})))
-        };
-        self.series.keys().filter_map(thirds).collect()
-    }
-}
-
-fn median(values: &[f64]) -> Option<f64> {
-    let mut sorted = values.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    sorted.get(sorted.len() / 2).copied()
-}
-
 /// How long it took from a file's rename to the first success of its pods' readiness probes.
 struct Added {
     ms: Vec<f64>,
@@ -469,11 +181,6 @@ impl Added {
         ms.sort_by(f64::total_cmp);
         let expected = churned.came_ns.len() * FILE_PODS * PROBES_PER_POD / 2;
         Added { silent: expected.saturating_sub(ms.len()), ms, behind_max: churned.behind_max }
-    }
-
-    fn quantile(&self, quantile: f64) -> Option<f64> {
-        let last = self.ms.len().checked_sub(1)?;
-        self.ms.get((last as f64 * quantile).ceil() as usize).copied()
     }
 }
 
@@ -569,7 +276,7 @@ impl Report {
                 "life_s": self.pace.life.as_secs_f64(),
                 "behind_max_ms": self.added.behind_max.as_secs_f64() * 1e3,
                 "added_ms": {
-                    "p50": self.added.quantile(0.5), "p99": self.added.quantile(0.99), "max": self.added.quantile(1.0),
+                    "p50": quantile(&self.added.ms, 0.5), "p99": quantile(&self.added.ms, 0.99), "max": quantile(&self.added.ms, 1.0),
                 },
             },
             "attempts_expected": self.attempts_expected().round() as u64,
@@ -640,47 +347,4 @@ pub fn print(report: &Value) {
         "    {} targets closed and opened, {} noticed, {} wrong verdicts",
         truth["flips_made"], truth["flips_noticed"], truth["wrong_verdicts"]
     );
-}
-
-#[cfg(test)]
-mod tests {
-    use std::collections::BTreeSet;
-
-    use super::*;
-
-    fn looks(name: &str, values: impl Iterator<Item = f64>) -> Looks {
-        let series = BTreeMap::from([(name.to_owned(), values.collect())]);
-        Looks { series, time_wait_excess: 0.0, rates: Rates::default(), syn_sent_max: 0 }
-    }
-
-    #[test]
-    fn memory_that_grows_with_every_pod_is_told_and_a_plateau_is_not() {
-        let plateau = (0..60).map(|second| 160e6 + f64::from(second.min(20)) * 1e6 + f64::from(second % 3) * 1e6);
-        assert_eq!(looks("rss_bytes", plateau).complaints(), [""; 0]);
-        // 300 bytes for each of 1,000 pods a second.
-        let leak = (0..60).map(|second| 100e6 + f64::from(second) * 300e3);
-        assert_eq!(looks("rss_bytes", leak).complaints().len(), 1);
-    }
-
-    #[test]
-    fn one_descriptor_a_file_is_told() {
-        let leak = (0..60).map(|second| 53.0 + f64::from(second) * 100.0);
-        assert_eq!(looks("fds", leak).complaints().len(), 1);
-    }
-
-    #[test]
-    fn every_file_goes_a_life_after_it_came() {
-        let pace = Pace::new(1_000, LIFE_HALF_PERIODS, 6_250, Duration::from_secs(1), Duration::from_secs(20));
-        assert_eq!((pace.alive, pace.files), (550, 2_550));
-        let mut there = BTreeSet::new();
-        for step in 0..pace.files + pace.alive {
-            let goes = step.checked_sub(pace.alive).map(|gone| pace.name(gone));
-            goes.iter().for_each(|goes| assert!(there.remove(goes), "{goes}"));
-            if step < pace.files {
-                assert!(there.insert(pace.name(step)));
-            }
-        }
-        assert!(there.is_empty());
-        assert_eq!(pace.file_of(pace.pods(2_549).end - 1), Some(2_549));
-    }
 }

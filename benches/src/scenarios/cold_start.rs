@@ -3,6 +3,8 @@
 //!
 //! Without passive answers: every first attempt is a connection, which the kernel counts.
 
+mod form;
+
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
@@ -21,8 +23,8 @@ use probe_engine::source::parse::{self, Interner, RuntimeKind, Strictness};
 use serde_json::{Value, json};
 use socket2::{Domain, Socket, Type};
 
-use super::life::WholeLife;
-use super::life::{self, say, sleep_until};
+use self::form::Form;
+use super::life::{self, WholeLife, median, quantile, say, sleep_until};
 use crate::daemon::Daemon;
 use crate::kernel::{self, Tcp};
 use crate::listeners::wall_ns;
@@ -211,88 +213,6 @@ fn parse_all(load: &Load) -> anyhow::Result<Vec<Arc<Pod>>> {
     Ok(pods)
 }
 
-/// How the pods are written down.
-#[derive(Clone, Copy, Debug)]
-enum Form {
-    OneJson,
-    EachJson,
-    OneYaml,
-    EachYaml,
-}
-
-impl Form {
-    fn name(self) -> &'static str {
-        match self {
-            Form::OneJson => "json_one_file",
-            Form::EachJson => "json_a_file_each",
-            Form::OneYaml => "yaml_one_file",
-            Form::EachYaml => "yaml_a_file_each",
-        }
-    }
-
-    /// Into a folder of their own.
-    fn write(self, load: &Load, folder: &Path) -> anyhow::Result<std::path::PathBuf> {
-        let manifests = folder.join(self.name());
-        fs::create_dir(&manifests)?;
-        let (is_yaml, is_each) =
-            (matches!(self, Form::OneYaml | Form::EachYaml), matches!(self, Form::EachJson | Form::EachYaml));
-        let extension = if is_yaml { "yaml" } else { "json" };
-        let mut all = String::new();
-        for pod in 0..load.pods.len() {
-            let manifest = load.manifest(pod);
-            let text = if is_yaml { yaml(&manifest) } else { format!("{manifest}\n") };
-            if is_each {
-                fs::write(manifests.join(format!("pod-{pod:06}.{extension}")), text)?;
-            } else {
-                all.push_str(if all.is_empty() { "" } else { "---\n" });
-                all.push_str(&text);
-            }
-        }
-        if !is_each {
-            fs::write(manifests.join(format!("pods.{extension}")), all)?;
-        }
-        Ok(manifests)
-    }
-}
-
-/// Block style, as people and `kubectl` write it; texts as JSON has them, which YAML reads as such.
-fn yaml(value: &Value) -> String {
-    let mut text = String::new();
-    write_yaml(&mut text, value, 0);
-    text
-}
-
-fn write_yaml(text: &mut String, value: &Value, depth: usize) {
-    let indent = "  ".repeat(depth);
-    match value {
-        Value::Object(fields) => {
-            for (key, value) in fields {
-                text.push_str(&format!("{indent}{key}:"));
-                write_nested(text, value, depth + 1);
-            }
-        }
-        Value::Array(items) => {
-            for item in items {
-                let mut of_item = String::new();
-                write_yaml(&mut of_item, item, depth + 1);
-                // The dash stands in the place of the first line's indent.
-                text.push_str(&format!("{indent}- {}", of_item.trim_start()));
-            }
-        }
-        scalar => text.push_str(&format!("{indent}{scalar}\n")),
-    }
-}
-
-fn write_nested(text: &mut String, value: &Value, depth: usize) {
-    match value {
-        Value::Object(_) | Value::Array(_) => {
-            text.push('\n');
-            write_yaml(text, value, depth);
-        }
-        scalar => text.push_str(&format!(" {scalar}\n")),
-    }
-}
-
 /// What a daemon took to read its files.
 struct Loaded {
     /// From its start until all pods were handed to the manager, which hands each on at once.
@@ -415,17 +335,12 @@ impl Later {
         self.ms.last().copied().unwrap_or(f64::INFINITY)
     }
 
-    fn quantile(&self, quantile: f64) -> Option<f64> {
-        let last = self.ms.len().checked_sub(1)?;
-        self.ms.get((last as f64 * quantile).ceil() as usize).copied()
-    }
-
     fn json(&self) -> Value {
         json!({
             "pods": self.pods, "probes": self.pods * PROBES_PER_POD,
             "ms": {
-                "first": self.quantile(0.0), "p50": self.quantile(0.5), "p99": self.quantile(0.99),
-                "max": self.quantile(1.0),
+                "first": quantile(&self.ms, 0.0), "p50": quantile(&self.ms, 0.5), "p99": quantile(&self.ms, 0.99),
+                "max": quantile(&self.ms, 1.0),
             },
         })
     }
@@ -500,12 +415,6 @@ fn accept(listener: &TcpListener, accepted: &mpsc::Sender<(IpAddr, Instant)>) {
     }
 }
 
-fn median(values: &[f64]) -> Option<f64> {
-    let mut sorted = values.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    sorted.get(sorted.len() / 2).copied()
-}
-
 /// Its lines.
 pub fn print(report: &Value) {
     let invalid = report["invalid_because"].as_str().map_or_else(String::new, |why| format!(", valid: false ({why})"));
@@ -546,25 +455,5 @@ pub fn print(report: &Value) {
             figure(&ms["p99"]),
             figure(&ms["max"])
         );
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_manifest_is_the_same_pod_in_yaml() {
-        let load = Load::plan(Scenario::Http.mix(), 8, 10, Path::new("/nonexistent"));
-        let options = parse::Options { strictness: Strictness::Run, runtime: Some(RuntimeKind::None) };
-        let pod = |text: &str| {
-            let interner = Interner::default();
-            let parsed: Vec<_> = parse::pods("p", text.as_bytes(), &options, &interner).collect();
-            parsed.into_iter().map(|parsed| parsed.expect("a pod").pod).collect::<Vec<_>>()
-        };
-        let manifest = load.manifest(1);
-        let from_json = pod(&manifest.to_string());
-        assert_eq!(from_json.len(), 1);
-        assert_eq!(pod(&yaml(&manifest)), from_json);
     }
 }

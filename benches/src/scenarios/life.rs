@@ -81,3 +81,18 @@ pub fn sleep_until(at: Instant) {
 pub fn say(text: &str) {
     eprintln!("{text}");
 }
+
+/// Of values in any order; `None` of none.
+#[must_use]
+pub fn median(values: &[f64]) -> Option<f64> {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    sorted.get(sorted.len() / 2).copied()
+}
+
+/// Of ascending values; `None` of none.
+#[must_use]
+pub fn quantile(ascending: &[f64], quantile: f64) -> Option<f64> {
+    let last = ascending.len().checked_sub(1)?;
+    ascending.get((last as f64 * quantile).ceil() as usize).copied()
+}
