@@ -70,7 +70,7 @@ pub struct Target {
     ip: IpAddr,
     port: u16,
     shard: u16,
-    /// Index in [`Pod::all_containers`].
+    /// Index in [`PodSpec::all_containers`](probe_core::spec::PodSpec::all_containers).
     container: u16,
 }
 
