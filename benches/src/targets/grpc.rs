@@ -67,6 +67,8 @@ fn open(address: SocketAddr, arrivals: &mpsc::Sender<TcpStream>) -> anyhow::Resu
     let arrivals = arrivals.clone();
     Ok(tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
+            // As servers in Go and behind tonic have it: an answer does not wait for the ACK of what went before it.
+            let _ = stream.set_nodelay(true);
             let _ = arrivals.send(stream).await;
         }
     }))
