@@ -9,7 +9,7 @@ use nix::unistd::{Uid, getgid, getuid};
 
 /// What the namespace is told: room for every listener's queue, and ports of connections above those of listeners.
 const SETTINGS: [(&str, &str); 2] =
-    [("/proc/sys/net/core/somaxconn", "4096"), ("/proc/sys/net/ipv4/ip_local_port_range", "32000 65535")];
+    [("/proc/sys/net/core/somaxconn", "65535"), ("/proc/sys/net/ipv4/ip_local_port_range", "32000 65535")];
 
 /// Moves this process, which must have one thread, into a new namespace with its loopback up; an ordinary user's gets a
 /// user namespace around it. Errors say what is missing.

@@ -126,7 +126,13 @@ impl Scenario {
             Scenario::Starved => (5_000, 5, 180),
             Scenario::Passive | Scenario::Ebpf => (0, 0, 0),
         };
-        let warmup_s = if self.is_passive() && !matches!(self, Scenario::Churn) { 30 } else { 2 * period_s };
+        let warmup_s = match self {
+            // The first attempts are connects: more of them than two cores make in a period.
+            Scenario::Million => 90,
+            Scenario::Churn => 2 * period_s,
+            _ if self.is_passive() => 30,
+            _ => 2 * period_s,
+        };
         Numbers { probes, period_s, duration_s, warmup_s, compared_s: 10 }
     }
 

@@ -65,7 +65,7 @@ const LATER_ONE_MAX_MS: f64 = 500.0;
 /// Port of those; see `load`: below those of all other targets.
 const LATER_PORT: u16 = 1_401;
 
-/// Connections of those that wait to be accepted; `net.core.somaxconn` is as much.
+/// Connections of those that wait to be accepted.
 const BACKLOG: i32 = 4_096;
 
 /// Runs it; the process is in its network namespace already.

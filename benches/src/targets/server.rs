@@ -20,6 +20,10 @@ use crate::handler::Handler;
 /// Connections that wait to be accepted, per listener.
 pub(super) const BACKLOG: i32 = 1_024;
 
+/// The same of a wildcard, which is tens of thousands of targets: what connects while its process has no core of its own. It
+/// is `net.core.somaxconn` of the namespace.
+const BACKLOG_SHARED: i32 = 65_535;
+
 /// What an httpGet probe gets.
 const RESPONSE: &[u8] =
     b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok";
@@ -122,7 +126,7 @@ impl Server<'_> {
 
     fn open(&mut self, place: usize) -> anyhow::Result<()> {
         let socket = self.bound(place)?;
-        socket.listen(BACKLOG)?;
+        socket.listen(if self.addresses[place].ip().is_unspecified() { BACKLOG_SHARED } else { BACKLOG })?;
         self.epoll.add(&socket, EpollEvent::new(EpollFlags::EPOLLIN, place as u64))?;
         self.listeners[place] = Some(Listener { socket, _held: None });
         Ok(())
