@@ -26,6 +26,7 @@ pub mod load;
 pub mod netns;
 pub mod options;
 pub mod passive;
+pub mod quantile;
 pub mod report;
 pub mod scenario;
 pub mod scenarios;

@@ -76,9 +76,7 @@ impl Report {
         let fewest = expected - self.truth.may_be_missing as f64;
         let attempts = self.attempts();
         complaints.extend(differs("attempts", attempts, attempts.clamp(fewest, expected), window.seconds));
-        let WholeLife { taken, connected } = self.whole_life;
-        let what = "connections that targets took, of real attempts that succeeded,";
-        complaints.extend(differs(what, taken, connected, window.seconds));
+        complaints.extend(self.whole_life.complaint(window.seconds));
         if window.syn_sent_max > self.dropping_probes + SYN_SENT_EXTRA_MAX {
             let (most, dropping) = (window.syn_sent_max, self.dropping_probes);
             complaints.push(format!("{most} sockets in SYN_SENT, with {dropping} probes of targets that drop SYNs"));
@@ -119,10 +117,7 @@ impl Report {
     pub fn json(&self) -> Value {
         let name = self.scenario.name();
         if !self.complaints.is_empty() {
-            return json!({
-                "scenario": name, "valid": false, "failed": self.complaints, "probes": self.probes,
-                "warnings": self.warnings.len(), "first_warning": self.warnings.first(),
-            });
+            return failed(&name, &self.complaints, self.probes, &self.warnings);
         }
         let per_second = self.attempts() / self.window.seconds;
         let us = |cores: f64| cores / per_second * 1e6;
@@ -201,19 +196,9 @@ impl Report {
     }
 
     fn truth_json(&self) -> Value {
-        let truth = &self.truth;
-        json!({
-            "truth": {
-                "expected_attempts": self.attempts_expected().round() as u64,
-                "target_accepts": self.window.passive_opens as u64,
-                "flips_made": truth.flips_made,
-                "flips_noticed": truth.flips_noticed,
-                "noticed_ms": {"p50": truth.noticed_ms(0.5), "p99": truth.noticed_ms(0.99)},
-                "wrong_verdicts": truth.wrong_verdicts.len(),
-                "restarts_asked": self.window.counts.restarts_asked,
-            },
-            "warnings": self.warnings.len(),
-        })
+        let mut truth = self.truth.json(self.attempts_expected(), self.window.passive_opens);
+        truth["restarts_asked"] = json!(self.window.counts.restarts_asked);
+        json!({"truth": truth, "warnings": self.warnings.len()})
     }
 
     fn beside_json(&self, cpu_us: f64) -> Value {
@@ -267,6 +252,15 @@ impl Report {
         let overflow = self.window.listen_overflows > 0 && self.dropping_probes == 0;
         overflow || self.window.rates.busiest_target > TARGET_BUSY_MAX
     }
+}
+
+/// What is left of the report of a scenario that failed: no figures.
+#[must_use]
+pub fn failed(scenario: &str, complaints: &[String], probes: usize, warnings: &[String]) -> Value {
+    json!({
+        "scenario": scenario, "valid": false, "failed": complaints, "probes": probes,
+        "warnings": warnings.len(), "first_warning": warnings.first(),
+    })
 }
 
 /// What to say of a number that is not what it should be.

@@ -11,10 +11,11 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::flips::Flip;
 use crate::load::{PROBES_PER_POD, TIMEOUT, pod_index};
+use crate::quantile;
 use crate::targets::Done;
 
 /// How long the daemon may take from an outcome to its log, and, where an attempt fails at its deadline only, from that to
@@ -194,8 +195,20 @@ impl Truth {
     /// A quantile of what noticing took, in milliseconds; `None` where nothing was noticed.
     #[must_use]
     pub fn noticed_ms(&self, quantile: f64) -> Option<f64> {
-        let last = self.noticed_ms.len().checked_sub(1)?;
-        self.noticed_ms.get((last as f64 * quantile).ceil() as usize).copied()
+        quantile::quantile(&self.noticed_ms, quantile)
+    }
+
+    /// As the reports have it, with what else was counted in the window.
+    #[must_use]
+    pub fn json(&self, expected_attempts: f64, target_accepts: f64) -> Value {
+        json!({
+            "expected_attempts": expected_attempts.round() as u64,
+            "target_accepts": target_accepts as u64,
+            "flips_made": self.flips_made,
+            "flips_noticed": self.flips_noticed,
+            "noticed_ms": {"p50": self.noticed_ms(0.5), "p99": self.noticed_ms(0.99)},
+            "wrong_verdicts": self.wrong_verdicts.len(),
+        })
     }
 
     /// Why the scenario fails, if it does.

@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 
 use self::looks::{Looks, gauges, watch};
 use self::pace::{Churned, Churner, FILE_PODS, Pace};
-use super::life::{self, WholeLife, quantile, say, sleep_until};
+use super::life::{self, WholeLife, say, sleep_until};
 use crate::daemon::{Daemon, samples, sum};
 use crate::flips::Flips;
 use crate::kernel::{self, Tcp};
@@ -26,7 +26,8 @@ use crate::latency::{Histograms, Quantiles};
 use crate::listeners::wall_ns;
 use crate::load::{Load, PROBES_PER_POD};
 use crate::options::Options;
-use crate::report::differs;
+use crate::quantile;
+use crate::report::{differs, failed};
 use crate::scenario::Scenario;
 use crate::table::{figure, number, quantiles};
 use crate::targets::Targets;
@@ -222,9 +223,7 @@ impl Report {
         let mut complaints = Vec::new();
         let attempts = self.after.attempts - self.before.attempts;
         complaints.extend(differs("attempts", attempts, self.attempts_expected(), self.seconds()));
-        let WholeLife { taken, connected } = self.whole_life;
-        let what = "connections that targets took, of real attempts that succeeded,";
-        complaints.extend(differs(what, taken, connected, self.seconds()));
+        complaints.extend(self.whole_life.complaint(self.seconds()));
         if self.added.silent > 0 {
             let (silent, of) = (self.added.silent, self.churned_pods() * PROBES_PER_POD / 2);
             complaints.push(format!("{silent} of {of} readiness probes of pods that came never succeeded"));
@@ -249,12 +248,9 @@ impl Report {
     fn json(&self) -> Value {
         let complaints = self.complaints();
         if !complaints.is_empty() {
-            return json!({
-                "scenario": "churn", "valid": false, "failed": complaints, "probes": self.steady_probes,
-                "warnings": self.warnings.len(), "first_warning": self.warnings.first(),
-            });
+            return failed("churn", &complaints, self.steady_probes, &self.warnings);
         }
-        let (before, after, truth) = (&self.before, &self.after, &self.truth);
+        let (before, after) = (&self.before, &self.after);
         let histograms = after.histograms.since(&before.histograms);
         let attempts = after.attempts - before.attempts;
         let rss = self.looks.thirds("rss_bytes").map(|(_, last)| last);
@@ -275,9 +271,7 @@ impl Report {
                 "pods_at_once": self.pace.alive * FILE_PODS,
                 "life_s": self.pace.life.as_secs_f64(),
                 "behind_max_ms": self.added.behind_max.as_secs_f64() * 1e3,
-                "added_ms": {
-                    "p50": quantile(&self.added.ms, 0.5), "p99": quantile(&self.added.ms, 0.99), "max": quantile(&self.added.ms, 1.0),
-                },
+                "added_ms": quantile::json(&self.added.ms),
             },
             "attempts_expected": self.attempts_expected().round() as u64,
             "attempts": attempts as u64,
@@ -296,14 +290,7 @@ impl Report {
             "flat": self.looks.json(),
             "before": before.gauges,
             "after": after.gauges,
-            "truth": {
-                "expected_attempts": self.attempts_expected().round() as u64,
-                "target_accepts": self.whole_life.taken as u64,
-                "flips_made": truth.flips_made,
-                "flips_noticed": truth.flips_noticed,
-                "noticed_ms": {"p50": truth.noticed_ms(0.5), "p99": truth.noticed_ms(0.99)},
-                "wrong_verdicts": truth.wrong_verdicts.len(),
-            },
+            "truth": self.truth.json(self.attempts_expected(), self.whole_life.taken),
             "warnings": self.warnings.len(),
         })
     }

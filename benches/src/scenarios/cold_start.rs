@@ -24,13 +24,14 @@ use serde_json::{Value, json};
 use socket2::{Domain, Socket, Type};
 
 use self::form::Form;
-use super::life::{self, WholeLife, median, quantile, say, sleep_until};
+use super::life::{self, WholeLife, say, sleep_until};
 use crate::daemon::Daemon;
 use crate::kernel::{self, Tcp};
 use crate::listeners::wall_ns;
 use crate::load::{Load, PROBES_PER_POD, Place, address_of};
 use crate::options::{Options, value_name};
-use crate::report::differs;
+use crate::quantile::{median, quantile};
+use crate::report::failed;
 use crate::scenario::Scenario;
 use crate::table::{figure, number};
 use crate::targets::Targets;
@@ -110,10 +111,7 @@ pub fn run(options: &Options, short: bool) -> anyhow::Result<Value> {
         ));
     }
     if !complaints.is_empty() {
-        return Ok(json!({
-            "scenario": "cold-start", "valid": false, "failed": complaints, "probes": load.probes(),
-            "warnings": log.warnings.len(), "first_warning": log.warnings.first(),
-        }));
+        return Ok(failed("cold-start", &complaints, load.probes(), &log.warnings));
     }
     Ok(json!({
         "scenario": "cold-start",
@@ -134,9 +132,7 @@ pub fn run(options: &Options, short: bool) -> anyhow::Result<Value> {
 
 /// What the daemon said that is not true.
 fn complaints(log: &Log, whole_life: &WholeLife, load: &Load, period: Duration) -> Vec<String> {
-    let WholeLife { taken, connected } = *whole_life;
-    let what = "connections that targets took, of real attempts that succeeded,";
-    let mut complaints: Vec<String> = differs(what, taken, connected, period.as_secs_f64()).into_iter().collect();
+    let mut complaints: Vec<String> = whole_life.complaint(period.as_secs_f64()).into_iter().collect();
     complaints.extend(Truth::of(&[], log, period).complaints());
     let succeeded = log.changes.iter().filter(|change| change.pod < load.pods.len() && !change.is_failure);
     let ready = succeeded.filter(|change| change.probe.1 == Probe::Readiness).count();

@@ -10,6 +10,7 @@ use crate::daemon::Daemon;
 use crate::handler::Handler;
 use crate::kernel::Tcp;
 use crate::options::Options;
+use crate::report::differs;
 use crate::scenario::Scenario;
 use crate::truth::Log;
 use crate::window::{Counts, now};
@@ -58,6 +59,13 @@ pub struct WholeLife {
 }
 
 impl WholeLife {
+    /// `None` where the two are the same, as well as a window of so many seconds can tell.
+    #[must_use]
+    pub fn complaint(&self, seconds: f64) -> Option<String> {
+        let what = "connections that targets took, of real attempts that succeeded,";
+        differs(what, self.taken, self.connected, seconds)
+    }
+
     /// Ends all pods. `taken_before` is the kernel's count before the daemon started, `dropping` the targets that made a
     /// connection of their own.
     pub fn of(daemon: &Daemon, manifests: &Path, taken_before: u64, dropping: usize) -> anyhow::Result<WholeLife> {
@@ -80,19 +88,4 @@ pub fn sleep_until(at: Instant) {
 /// What a scenario is at, for who watches it.
 pub fn say(text: &str) {
     eprintln!("{text}");
-}
-
-/// Of values in any order; `None` of none.
-#[must_use]
-pub fn median(values: &[f64]) -> Option<f64> {
-    let mut sorted = values.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    sorted.get(sorted.len() / 2).copied()
-}
-
-/// Of ascending values; `None` of none.
-#[must_use]
-pub fn quantile(ascending: &[f64], quantile: f64) -> Option<f64> {
-    let last = ascending.len().checked_sub(1)?;
-    ascending.get((last as f64 * quantile).ceil() as usize).copied()
 }

@@ -14,6 +14,7 @@ use crate::beside::{self, Beside};
 use crate::handler::Handler;
 use crate::load::Load;
 use crate::options::Options;
+use crate::report;
 use crate::scenario::Scenario;
 use crate::targets::{Order, Targets};
 
@@ -66,13 +67,10 @@ fn report(
         .iter()
         .flat_map(|(form, judged)| judged.complaints.iter().map(|complaint| format!("{}: {complaint}", form.name)))
         .collect();
-    let warnings: Vec<&String> = judged.iter().flat_map(|(_, judged)| &judged.warnings).collect();
+    let warnings: Vec<String> = judged.iter().flat_map(|(_, judged)| judged.warnings.clone()).collect();
     let name = Scenario::Storm.name();
     if !failed.is_empty() {
-        return json!({
-            "scenario": name, "valid": false, "failed": failed, "probes": load.probes(),
-            "warnings": warnings.len(), "first_warning": warnings.first(),
-        });
+        return report::failed(&name, &failed, load.probes(), &warnings);
     }
     let most = |key: &str| {
         let figures = judged.iter().filter_map(|(_, judged)| judged.figures.pointer(key)).filter_map(Value::as_f64);

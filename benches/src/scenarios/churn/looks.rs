@@ -10,7 +10,8 @@ use super::pace::Pace;
 use crate::daemon::{Daemon, samples, sum};
 use crate::flips::Flips;
 use crate::kernel::{self, Sockets};
-use crate::scenarios::life::{median, sleep_until};
+use crate::quantile::median;
+use crate::scenarios::life::sleep_until;
 use crate::targets::Targets;
 use crate::window::{Rates, Spent, now};
 

@@ -9,6 +9,7 @@ use super::form::Seen;
 use crate::due;
 use crate::latency::{Histograms, Quantiles};
 use crate::load::{CONTAINERS, Load, PROBES_PER_POD, TIMEOUT};
+use crate::quantile;
 use crate::report::differs;
 use crate::scenario::Numbers;
 use crate::scenarios::life::WholeLife;
@@ -72,11 +73,10 @@ impl Judged {
         if !is_queueing || attempts > expected {
             complaints.extend(differs("attempts", attempts, expected, seconds));
         }
-        let what = "connections that targets took, of real attempts that succeeded,";
         let WholeLife { taken, connected } = seen.whole_life;
         // The kernel has made some after their attempt's deadline.
         let late_connects = (taken - connected).clamp(0.0, seen.late_syns as f64);
-        complaints.extend(differs(what, taken - late_connects, connected, seconds));
+        complaints.extend(WholeLife { taken: taken - late_connects, connected }.complaint(seconds));
         let targets_late = late(&noticed.targets, period + TIMEOUT + wait, seen.flips.len());
         if targets_late > 0 {
             let within = period + TIMEOUT + wait;
@@ -125,9 +125,9 @@ impl Judged {
             "syn_sent_max": seen.syn_sent_max,
             "detection_ms": detection.as_millis() as u64,
             "targets_noticed": seen.flips.len() - targets_late,
-            "target_noticed_ms": quantiles(&noticed.targets),
-            "noticed_ms": quantiles(&noticed.probes),
-            "recovered_ms": quantiles(&noticed.recovered),
+            "target_noticed_ms": quantile::json(&noticed.targets),
+            "noticed_ms": quantile::json(&noticed.probes),
+            "recovered_ms": quantile::json(&noticed.recovered),
             "restarts_asked": counts.restarts_asked.map(|asked| asked as u64),
             "wrong_verdicts": truth.wrong_verdicts.len(),
             "lateness_before_us": between(Some(&seen.start), seen.dead.first()),
@@ -233,12 +233,6 @@ fn waits(dropping_probes: usize, in_flight_max: usize, period: Duration) -> Dura
 fn lateness(before: &Edge, after: &Edge) -> Option<Quantiles> {
     let (before, after): (&Histograms, &Histograms) = (before.histograms.as_ref()?, after.histograms.as_ref()?);
     Quantiles::of(&after.since(before).all_lateness())
-}
-
-/// Of ascending milliseconds.
-fn quantiles(ms: &[f64]) -> Value {
-    let at = |part: f64| ms.get(((ms.len().max(1) - 1) as f64 * part).ceil() as usize);
-    json!({"p50": at(0.5), "p99": at(0.99), "max": ms.last()})
 }
 
 #[cfg(test)]

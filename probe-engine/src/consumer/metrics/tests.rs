@@ -15,6 +15,19 @@ use crate::results::fixture::{Bench, container, pod, publish, running, simple_po
 use crate::results::{Input, Node, ProbeStats, Update};
 use crate::shard::metrics::ShardMetrics;
 
+/// A daemon that runs pods, without shards, pool and eBPF.
+fn facts() -> Facts {
+    Facts {
+        version: "0.1.0",
+        runtime: "process",
+        runs_pods: true,
+        io: Vec::new(),
+        in_flight_max: 8,
+        pool: None,
+        ebpf: None,
+    }
+}
+
 /// One ready pod with a liveness and a readiness probe, one shard, some counts.
 async fn small_node() -> (Bench, Metrics) {
     let bench = Bench::start(16, 16);
@@ -30,15 +43,7 @@ async fn small_node() -> (Bench, Metrics) {
     liveness.record(false, 1_000_000_000, 3, 1, 3);
     bench.push(Update::Metrics(Box::new(shard_counts())));
     let pool: PoolView = Arc::new(|_| PoolLane { queued: 3, in_flight: 2 });
-    let facts = Facts {
-        version: "0.1.0",
-        runtime: "process",
-        runs_pods: true,
-        io: vec!["io_uring"],
-        in_flight_max: 8,
-        pool: Some(pool),
-        ebpf: Some(ebpf()),
-    };
+    let facts = Facts { io: vec!["io_uring"], pool: Some(pool), ebpf: Some(ebpf()), ..facts() };
     let metrics = Metrics::new(bench.results.clone(), facts);
     (bench, metrics)
 }
@@ -137,15 +142,7 @@ async fn the_series_of_an_ended_worker_and_of_a_removed_pod_vanish() {
 #[tokio::test]
 async fn pods_run_by_others_are_left_to_kube_state_metrics() {
     let (bench, _) = small_node().await;
-    let facts = Facts {
-        version: "0.1.0",
-        runtime: "none",
-        runs_pods: false,
-        io: Vec::new(),
-        in_flight_max: 8,
-        pool: None,
-        ebpf: None,
-    };
+    let facts = Facts { runtime: "none", runs_pods: false, ..facts() };
     let text = Metrics::new(bench.results.clone(), facts).all().await.expect("the stage runs");
     assert!(!text.contains("kube_pod_") && !text.contains("probe_engine_pool_"), "{text}");
 }
@@ -159,16 +156,7 @@ async fn many(pods: usize, probes: &[ProbeType]) -> (Bench, Metrics, Arc<ProbeSt
     }
     let read = |node: &Node| Arc::clone(&node.pods[&PodUid::from("pod-0")].containers[0].probes[0].stats);
     let stats = bench.results.read(read).await.expect("the stage runs");
-    let facts = Facts {
-        version: "0.1.0",
-        runtime: "process",
-        runs_pods: true,
-        io: Vec::new(),
-        in_flight_max: 8,
-        pool: None,
-        ebpf: None,
-    };
-    let metrics = Metrics::new(bench.results.clone(), facts);
+    let metrics = Metrics::new(bench.results.clone(), facts());
     (bench, metrics, stats)
 }
 
@@ -237,16 +225,7 @@ async fn label_values_of_a_manifest_cannot_forge_series() {
     let bench = Bench::start(16, 16);
     let evil: Arc<Pod> = pod("u\"} 1\nforged{x=\"", "web", []);
     bench.add(&evil, None).await;
-    let facts = Facts {
-        version: "0.1.0",
-        runtime: "process",
-        runs_pods: true,
-        io: Vec::new(),
-        in_flight_max: 8,
-        pool: None,
-        ebpf: None,
-    };
-    let text = Metrics::new(bench.results.clone(), facts).all().await.expect("the stage runs");
+    let text = Metrics::new(bench.results.clone(), facts()).all().await.expect("the stage runs");
     assert!(text.contains(r#"uid="u\"} 1\nforged{x=\"""#), "{text}");
     assert!(!text.lines().any(|line| line.starts_with("forged")), "{text}");
 }
