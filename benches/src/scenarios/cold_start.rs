@@ -66,8 +66,9 @@ const LATER_ONE_MAX_MS: f64 = 500.0;
 /// Port of those; see `load`: below those of all other targets.
 const LATER_PORT: u16 = 1_401;
 
-/// Connections of those that wait to be accepted.
-const BACKLOG: i32 = 4_096;
+/// Connections of those that wait to be accepted: all at once, as the kernel drops what is beyond (the bound is
+/// `net.core.somaxconn` of the namespace).
+const BACKLOG: i32 = 65_535;
 
 /// Runs it; the process is in its network namespace already.
 pub fn run(options: &Options, short: bool) -> anyhow::Result<Value> {
