@@ -132,8 +132,9 @@ impl Load {
         probes
     }
 
-    /// Writes the manifests of these pods into `folder`, as many files as the size of one allows. Bytes written.
-    pub fn write(&self, folder: &Path, pods: impl Iterator<Item = usize>) -> anyhow::Result<u64> {
+    /// Writes the manifests of these pods into `folder`, as many files as the size of one allows; their names begin with
+    /// `stem`. Bytes written.
+    pub fn write(&self, folder: &Path, stem: &str, pods: impl Iterator<Item = usize>) -> anyhow::Result<u64> {
         let mut pods = pods.peekable();
         let mut bytes = 0;
         for file in 0.. {
@@ -141,7 +142,7 @@ impl Load {
                 break;
             }
             // Renamed when it is complete, so that a watched directory never shows half a file.
-            let path = folder.join(format!("pods-{file:03}.json"));
+            let path = folder.join(format!("{stem}-{file:03}.json"));
             let part = path.with_extension("part");
             let mut out = BufWriter::new(File::create(&part)?);
             let mut written = 0;

@@ -127,8 +127,6 @@ impl Scenario {
             Scenario::Passive | Scenario::Ebpf => (0, 0, 0),
         };
         let warmup_s = match self {
-            // The first attempts are connects: more of them than two cores make in a period.
-            Scenario::Million => 90,
             Scenario::Churn => 2 * period_s,
             _ if self.is_passive() => 30,
             _ => 2 * period_s,

@@ -328,6 +328,10 @@ pub const MANAGER_UPDATES_PER_ROUND_MAX: usize = 256;
 /// Wait after a change in a manifest directory, so that a file is read when its editor is done with it.
 pub const MANIFEST_SETTLE: Duration = Duration::from_millis(100);
 
+/// A manifest file is read again, whatever its times say, when it was read so soon after its last change: file systems'
+/// times are as coarse as 2 s (FAT), and a second change in that time would not show.
+pub const MANIFEST_STAMP_AGE_MIN: Duration = Duration::from_secs(3);
+
 /// Time between two looks at the manifests where inotify cannot be used, or links lead to where it is not.
 pub const MANIFEST_POLL: Duration = Duration::from_secs(10);
 

@@ -70,7 +70,7 @@ pub fn run(options: &Options, short: bool) -> anyhow::Result<Value> {
     let mut targets = Targets::start(&listening, folder.path(), 0)?;
     let manifests = folder.path().join("manifests");
     fs::create_dir(&manifests)?;
-    load.write(&manifests, 0..steady.pods.len())?;
+    load.write(&manifests, "pods", 0..steady.pods.len())?;
     let taken_before = Tcp::read()?.passive_opens;
     let daemon = Daemon::start(&options.daemon, folder.path(), &manifests, &life::daemon_args(scenario, options))?;
     life::wait_until_scheduled(&daemon, steady.probes())?;

@@ -18,6 +18,9 @@ use crate::window::{Counts, now};
 /// Longest time from a ready daemon until all of its probes are scheduled.
 const SCHEDULED_MAX: Duration = Duration::from_secs(60);
 
+/// Time between two looks at how many are.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+
 /// What a window's last outcomes get to reach the log.
 pub const SETTLE: Duration = Duration::from_millis(300);
 
@@ -45,7 +48,7 @@ pub fn wait_until_scheduled(daemon: &Daemon, probes: usize) -> anyhow::Result<()
             let log = Log::read(daemon.log())?;
             bail!("{workers} of {probes} probes are scheduled after {SCHEDULED_MAX:?}; {:?}", log.warnings.first());
         }
-        std::thread::sleep(Duration::from_millis(250));
+        std::thread::sleep(LOOK_EVERY);
     }
 }
 

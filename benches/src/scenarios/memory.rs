@@ -103,7 +103,7 @@ fn read(kind: &Kind, probes: usize, numbers: Numbers, options: &Options) -> anyh
     let _targets = Targets::start(&load, folder.path(), 0)?;
     let manifests = folder.path().join("manifests");
     fs::create_dir(&manifests)?;
-    load.write(&manifests, 0..load.pods.len())?;
+    load.write(&manifests, "pods", 0..load.pods.len())?;
     let args = options.daemon_args(if kind.is_passive { Scenario::Million } else { Scenario::Memory });
     let started = now();
     let daemon = Daemon::start(&options.daemon, folder.path(), &manifests, &args)?;

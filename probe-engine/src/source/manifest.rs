@@ -2,10 +2,11 @@
 //! that changed, a removed one ends them.
 //!
 //! A path is a file, or a directory of which the `*.yaml`, `*.yml` and `*.json` files are read: not those of
-//! directories inside it, nor hidden ones. It need not exist yet. Whatever happens, all files are read again and
-//! compared by content, so no event has to be understood; what cannot be read or has errors keeps the pods that it
-//! gave before.
+//! directories inside it, nor hidden ones. It need not exist yet. Whatever happens, all files are looked at again: those
+//! that may have changed are read and compared by content, so no event has to be understood; what cannot be read or has
+//! errors keeps the pods that it gave before.
 
+mod stamp;
 mod table;
 mod watch;
 

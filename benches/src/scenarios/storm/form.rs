@@ -77,7 +77,7 @@ impl Form {
         let dead = Duration::from_secs(numbers.duration_s);
         let manifests = folder.join("manifests");
         fs::create_dir(&manifests)?;
-        load.write(&manifests, 0..load.pods.len())?;
+        load.write(&manifests, "pods", 0..load.pods.len())?;
         let taken_before = Tcp::read()?.passive_opens;
         let started = now();
         let args = options.daemon_args(Scenario::Storm);

@@ -11,10 +11,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
+use std::time::SystemTime;
 
 use probe_core::spec::Pod;
 use tracing::{info, warn};
 
+use super::stamp::{LastStamp, Stamp};
 use super::{ManifestConfig, SourceStatus, list, log, read_file};
 use crate::limits;
 use crate::source::parse::{self, Interner, Options, Parsed, Problem, Severity, UnsupportedKind};
@@ -56,6 +58,8 @@ struct File {
     id: u32,
     /// Of the content that was read last; `None` = it could not be read.
     digest: Option<u64>,
+    /// Of the same.
+    stamp: LastStamp,
     /// In the order of the documents.
     pods: Pods,
     /// Most files have none.
@@ -329,16 +333,22 @@ impl<'a> Next<'a> {
 
 impl File {
     fn new(path: Box<Path>, id: u32) -> Self {
-        Self { path, id, digest: None, pods: Pods::Many(Box::default()), trouble: None }
+        Self { path, id, digest: None, stamp: LastStamp::default(), pods: Pods::Many(Box::default()), trouble: None }
     }
 
     /// Looks at the file again.
     fn read(&self, config: &ManifestConfig, interner: &Interner) -> Reading {
         let path = &*self.path;
-        if self.digest.is_some() && path.metadata().is_ok_and(|metadata| !metadata.is_file()) {
+        let metadata = path.metadata().ok();
+        if self.digest.is_some() && metadata.as_ref().is_some_and(|metadata| !metadata.is_file()) {
             // A pipe (`--manifests /dev/stdin`) gives what it has once.
             return Reading::Same;
         }
+        let stamp = metadata.and_then(|metadata| Stamp::of(&metadata, SystemTime::now()));
+        if self.digest.is_some() && stamp.is_some() && stamp == self.stamp.get() {
+            return Reading::Same;
+        }
+        self.stamp.set(stamp);
         let mut bytes = read_file(path);
         if !self.pods.is_empty() && bytes.as_ref().is_ok_and(Vec::is_empty) {
             // Between an editor's truncation and its write; an emptied file is still empty a moment later.
