@@ -33,8 +33,9 @@ const NAMESPACE: &str = "load";
 const FIRST_PORT: u16 = 1_500;
 const PORTS: usize = 30_000;
 
-/// Of the wildcard listener.
-const SHARED_PORT: u16 = 1_400;
+/// Of the wildcard listeners. Several: what the kernel says of one listener, all that ask it depend on.
+const FIRST_SHARED_PORT: u16 = 400;
+const SHARED_PORTS: usize = 1_000;
 
 /// Bytes of a manifest file, below the daemon's bound of 64 MiB.
 const FILE_BYTES_MAX: usize = 48 * 1024 * 1024;
@@ -65,7 +66,7 @@ const REPLICAS: usize = 40;
 pub enum Place {
     /// To a listener of its own.
     Own(SocketAddr),
-    /// To the wildcard listener, at an address of its own.
+    /// To a wildcard listener, at an address of its own.
     Shared(SocketAddr),
     /// exec: the file that the command looks for.
     File(PathBuf),
@@ -97,7 +98,7 @@ pub struct Target {
 pub struct Mix {
     /// Percent of the probes by handler; together 100.
     pub percent: &'static [(Handler, u32)],
-    /// All but one of so many pods share one wildcard listener; `None` = all have listeners of their own.
+    /// All but one of so many pods share wildcard listeners; `None` = all have listeners of their own.
     pub own_one_of: Option<usize>,
 }
 
@@ -260,7 +261,9 @@ fn target(mix: Mix, index: usize, folder: &Path) -> Target {
     let address = IpAddr::from(address_of(index));
     let place = match (handler, mix.own_one_of) {
         (Handler::Exec, _) => Place::File(folder.join(format!("healthy-{index}"))),
-        (_, Some(one_of)) if !index.is_multiple_of(one_of) => Place::Shared(SocketAddr::new(address, SHARED_PORT)),
+        (_, Some(one_of)) if !index.is_multiple_of(one_of) => {
+            Place::Shared(SocketAddr::new(address, FIRST_SHARED_PORT + (index % SHARED_PORTS) as u16))
+        }
         (_, Some(one_of)) => Place::Own(SocketAddr::new(address, FIRST_PORT + (index / one_of % PORTS) as u16)),
         (_, None) => Place::Own(SocketAddr::new(address, FIRST_PORT + (index % PORTS) as u16)),
     };

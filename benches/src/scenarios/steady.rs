@@ -1,9 +1,10 @@
 //! Scenarios at a steady rate: `tcp-passive`, `tcp-active`, `http`, `https`, `grpc`, `exec`, `mixed`, `million`. Pods are
 //! loaded, and after a warm-up everything is measured over one window, in which some targets are closed and opened again.
 
-use std::fs;
+use std::ops::Range;
 use std::path::Path;
 use std::time::Duration;
+use std::{fs, iter};
 
 use super::life::{SETTLE, WholeLife, daemon_args, say, sleep_until, wait_until_scheduled};
 use crate::beside::{self, Beside};
@@ -11,13 +12,24 @@ use crate::daemon::Daemon;
 use crate::flips::Flips;
 use crate::handler::Handler;
 use crate::kernel::{self, Tcp};
-use crate::load::Load;
+use crate::load::{Load, PROBES_PER_POD};
 use crate::options::Options;
 use crate::report::Report;
 use crate::scenario::{Numbers, Scenario};
 use crate::targets::Targets;
 use crate::truth::{Log, Truth};
 use crate::window::{self, Window, now};
+
+/// As many probes are there when the daemon starts. A first attempt is a connect, also of probes that are answered passively
+/// later, and a daemon makes all of them within the first period.
+const PROBES_AT_ONCE_MAX: usize = 50_000;
+
+/// Of more, so many come at once ...
+const PROBES_LATER: usize = 10_000;
+
+/// ... and so often: 10,000 connects a second, beside the renewals of those that are there. Two cores that also run the targets
+/// make about 40,000.
+const LATER_EVERY: Duration = Duration::from_secs(1);
 
 /// What the machine is like while a scenario runs.
 pub struct Conditions {
@@ -47,12 +59,16 @@ pub fn run_under(
     let idle = idle_machine(numbers)?;
     let manifests = folder.path().join("manifests");
     fs::create_dir(&manifests)?;
-    load.write(&manifests, 0..load.pods.len())?;
+    let mut rest = parts(load.pods.len());
+    load.write(&manifests, "pods", rest.next().unwrap_or_default())?;
     let taken_before = Tcp::read()?.passive_opens;
     let started = now();
     let daemon = Daemon::start(&options.daemon, folder.path(), &manifests, &daemon_args(scenario, options))?;
-    wait_until_scheduled(&daemon, load.probes())?;
-    let load_s = started.elapsed().as_secs_f64();
+    wait_until_scheduled(&daemon, load.probes().min(PROBES_AT_ONCE_MAX))?;
+    let mut load_s = started.elapsed().as_secs_f64();
+    for pods in rest {
+        load_s += add(&daemon, &load, &manifests, pods)?;
+    }
     say(&format!("{}: {} probes loaded in {load_s:.1} s", scenario.name(), load.probes()));
     sleep_until(now() + Duration::from_secs(numbers.warmup_s));
     let period = Duration::from_secs(numbers.period_s);
@@ -85,7 +101,7 @@ pub fn run_under(
         load_s,
         idle,
         rss_empty_bytes,
-        dropping_probes: flips.dropping() * crate::load::PROBES_PER_POD,
+        dropping_probes: flips.dropping() * PROBES_PER_POD,
         window,
         truth,
         whole_life,
@@ -94,6 +110,25 @@ pub fn run_under(
         complaints: Vec::new(),
     }
     .judged())
+}
+
+/// The pods that are there when the daemon starts, and those that come later.
+fn parts(pods: usize) -> impl Iterator<Item = Range<usize>> {
+    const FIRST: usize = PROBES_AT_ONCE_MAX / PROBES_PER_POD;
+    const STEP: usize = PROBES_LATER / PROBES_PER_POD;
+    let later = (FIRST..pods).step_by(STEP).map(move |first| first..pods.min(first + STEP));
+    iter::once(0..pods.min(FIRST)).chain(later)
+}
+
+/// Adds pods to those that are there, not faster than their first attempts can be made. Seconds until they were scheduled.
+fn add(daemon: &Daemon, load: &Load, manifests: &Path, pods: Range<usize>) -> anyhow::Result<f64> {
+    let all = pods.end * PROBES_PER_POD;
+    load.write(manifests, &format!("pods-{:06}", pods.start), pods)?;
+    let came = now();
+    wait_until_scheduled(daemon, all)?;
+    let scheduled_s = came.elapsed().as_secs_f64();
+    sleep_until(came + LATER_EVERY);
+    Ok(scheduled_s)
 }
 
 /// Resident memory of the same daemon without pods.
