@@ -217,6 +217,22 @@ impl Worker {
         Counted { run, threshold, change }
     }
 
+    /// Whether a further success would be one more in a row and nothing else: what [`Worker::count`] would say of it then.
+    #[must_use]
+    pub fn run_if_quiet(&self, spec: &ProbeSpec) -> Option<u32> {
+        let is_passing = self.last_passed && self.verdict == Some(Verdict::Success) && !self.on_hold;
+        // A startup probe has done with its first verdict.
+        let is_quiet = is_passing && self.run >= spec.success_threshold && self.probe_type != ProbeType::Startup;
+        is_quiet.then(|| self.run.saturating_add(1))
+    }
+
+    /// That success.
+    pub fn count_quietly(&mut self, spec: &ProbeSpec) {
+        let expected = self.run_if_quiet(spec);
+        self.run = self.run.saturating_add(1);
+        debug_assert_eq!(expected, Some(self.run), "it was not quiet");
+    }
+
     /// The worker leaves: the stored verdict goes with it.
     pub fn leave(&mut self) -> Option<Change> {
         self.verdict.take()?;

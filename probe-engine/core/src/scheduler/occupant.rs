@@ -180,6 +180,11 @@ impl Occupant {
         was
     }
 
+    /// Nothing has come up since its last step, which led to an attempt and would again.
+    pub(super) fn is_well(&self) -> bool {
+        self.flags == Flag::Begun as u8 | Flag::Steady as u8 && self.busy == NIL
+    }
+
     /// It has no attempt and no place in the queue, and may be queued.
     pub(super) fn is_idle(&self) -> bool {
         self.flags & (Flag::Queued as u8 | Flag::InFlight as u8 | Flag::Stopping as u8) == 0

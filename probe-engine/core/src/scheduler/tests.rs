@@ -1101,7 +1101,128 @@ mod any_sequence {
         shell.log
     }
 
+    /// One of two schedulers to which the same happens.
+    struct Twin {
+        scheduler: Scheduler,
+        in_flight: Vec<Start>,
+        /// All but starts, which differ in their attempts' generations.
+        told: Vec<Action>,
+    }
+
+    impl Twin {
+        fn new(manager_start: Instant) -> Self {
+            Self { scheduler: Scheduler::new(config(manager_start), START), in_flight: Vec::new(), told: Vec::new() }
+        }
+
+        /// Attempts of these workers succeed at once. What there is to know of that.
+        fn drain(&mut self, quick: &[Quick], now: Instant) -> Vec<Quick> {
+            let mut answered = Vec::new();
+            while let Some(action) = self.scheduler.poll_action() {
+                match action {
+                    Action::Start(start) if quick.iter().any(|quick| quick.worker == start.attempt.worker) => {
+                        let worker = start.attempt.worker;
+                        let passed = self.scheduler.handle_passed(start.attempt, now).expect("nothing else to tell");
+                        let next = self.scheduler.next_due(worker).expect("it goes on");
+                        answered.push(Quick { worker, due: start.due, run: passed.run, next });
+                    }
+                    Action::Start(start) => {
+                        self.in_flight.retain(|other| other.attempt.worker != start.attempt.worker);
+                        self.in_flight.push(start);
+                    }
+                    Action::WorkerEnded { worker } => {
+                        self.in_flight.retain(|start| start.attempt.worker != worker);
+                        self.told.push(action);
+                    }
+                    action => self.told.push(action),
+                }
+            }
+            answered
+        }
+    }
+
+    /// Answers everything at once.
+    #[derive(Default)]
+    struct Always(Vec<Quick>);
+
+    impl AnswerAtOnce for Always {
+        fn answer(&mut self, quick: &Quick) -> bool {
+            self.0.push(*quick);
+            true
+        }
+    }
+
+    /// The same with and without answers at once; returns how many there were.
+    fn play_twins(ops: &[Op], manager_start: Instant) -> usize {
+        let (mut quick, mut plain) = (Twin::new(manager_start), Twin::new(manager_start));
+        let (mut now, uid, subject) = (START, PodUid::from("p"), subject());
+        let mut status = pod_status([]);
+        let mut answered_len = 0;
+        for op in ops {
+            let mut always = Always::default();
+            match *op {
+                Op::Pass(millis, _) => {
+                    now = now + Duration::from_millis(millis);
+                    quick.scheduler.handle_timeout_with(now, STARTS_MAX, &mut always);
+                    plain.scheduler.handle_timeout(now, STARTS_MAX);
+                }
+                Op::State { instance, what } => {
+                    let ids = ["test://1", "test://2", "test://3"];
+                    let of = |name, id| container_status(name, id, state(what, now));
+                    status.containers = [of("c", ids[usize::from(instance)]), of("s", ids[0])].into();
+                }
+                Op::Deleting => status.deleting = true,
+                Op::Add => status.deleting = false,
+                _ => {}
+            }
+            for twin in [&mut quick, &mut plain] {
+                let Twin { scheduler, in_flight, .. } = twin;
+                match *op {
+                    Op::Add => scheduler.add_pod(Arc::clone(&subject), None, now, &mut |_, _, _| ()),
+                    Op::Remove => scheduler.remove_pod(&uid, now),
+                    Op::StopLivenessAndStartup => scheduler.stop_liveness_and_startup(&uid, now),
+                    Op::State { .. } | Op::Deleting => scheduler.handle_status(&uid, Arc::new(status.clone()), now),
+                    Op::Trigger(which) => {
+                        scheduler.trigger(&uid, &ContainerName::from("c"), ProbeType::ALL[which], now);
+                    }
+                    Op::Pass(..) => {}
+                    Op::Started(which) => {
+                        in_flight.get(which).map(|start| scheduler.handle_started(start.attempt, now)).unwrap_or_default();
+                    }
+                    Op::Answer(which, what) if which < in_flight.len() => {
+                        scheduler.handle_outcome(in_flight.remove(which).attempt, outcome(what), now);
+                    }
+                    Op::Answer(..) => {}
+                }
+            }
+            assert_eq!(quick.drain(&[], now), []);
+            let mut answered = plain.drain(&always.0, now);
+            answered.sort_by_key(|quick| quick.worker);
+            assert_eq!(answered, always.0);
+            answered_len += answered.len();
+            let due = |twin: &Twin| twin.in_flight.iter().map(|start| (start.attempt.worker, start.due)).collect::<Vec<_>>();
+            assert_eq!(due(&quick), due(&plain));
+            assert_eq!(quick.told, plain.told);
+            assert_eq!(quick.scheduler.poll_timeout(), plain.scheduler.poll_timeout());
+        }
+        answered_len
+    }
+
+    #[test]
+    fn what_is_well_is_answered_at_once() {
+        let ops = [Op::Add, Op::State { instance: 0, what: 3 }, Op::Pass(1_000, 9), Op::Answer(0, 9), Op::Answer(0, 9)];
+        let rounds = [Op::Pass(1_000, 9), Op::Answer(0, 9), Op::Answer(0, 9), Op::Answer(0, 9)];
+        let ops: Vec<Op> = ops.into_iter().chain(rounds.into_iter().cycle().take(80)).collect();
+        assert!(play_twins(&ops, Instant::ZERO) > 20);
+    }
+
     proptest! {
+        #[test]
+        fn an_answer_at_once_is_an_attempt_that_has_passed_at_once(
+            ops in prop::collection::vec(op(), 1..160), young in any::<bool>(),
+        ) {
+            play_twins(&ops, if young { START } else { Instant::ZERO });
+        }
+
         #[test]
         fn keeps_the_promises_of_the_interface(ops in prop::collection::vec(op(), 1..120), young in any::<bool>()) {
             let manager_start = if young { START } else { Instant::ZERO };

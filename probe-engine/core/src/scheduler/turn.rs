@@ -96,12 +96,23 @@ impl Scheduler {
     }
 
     /// The worker's timer fired: a due time has passed, a local back-off is over, or both.
-    pub(super) fn fire(&mut self, worker: WorkerIndex, now: Instant) {
-        let Self { places, busies, .. } = self;
+    pub(super) fn fire(&mut self, worker: WorkerIndex, now: Instant, answers: &mut impl AnswerAtOnce) {
+        let Self { places, busies, wheel, .. } = self;
         let Some(occupant) = &mut places[worker.0 as usize].occupant else { return };
         let mut missed = 0;
         if let Some(taken) = occupant.schedule.take(occupant.spec.period(), now) {
             missed = taken.dropped;
+            let next = occupant.schedule.next();
+            if missed == 0
+                && occupant.is_well()
+                && let Some(run) = occupant.worker.run_if_quiet(&occupant.spec)
+                && answers.answer(&Quick { worker, due: taken.due, run, next })
+            {
+                occupant.worker.count_quietly(&occupant.spec);
+                wheel.insert(worker.0, next);
+                debug_assert!(self.is_steady(worker, now), "a steady worker sees something new");
+                return;
+            }
             let in_flight = occupant.has(Flag::InFlight);
             let busy = busies.of(occupant);
             let never_left_the_queue = in_flight && !busy.call.started;
@@ -355,6 +366,11 @@ impl Scheduler {
         }
         self.actions.push_back(Action::WorkerEnded { worker });
         self.forget_pod_without_workers(occupant.pod);
+    }
+
+    /// See [`Flag::Steady`].
+    fn is_steady(&self, worker: WorkerIndex, now: Instant) -> bool {
+        self.occupant(worker).is_some_and(|occupant| is_steady(occupant, &self.pods, &self.config, now))
     }
 
     /// The workers of this pod look at its status again at their next step; `position`: only those of that container.
