@@ -231,6 +231,19 @@ impl Leases {
         }
     }
 
+    /// Answers an attempt that is due now from kernel state, if that needs no other decision: the lease stands, and no audit is
+    /// due. Otherwise nothing has happened, and [`Leases::decide`] decides.
+    pub(super) fn answer(&mut self, index: LeaseIndex, now: Instant, counts: &mut PassiveCounts) -> bool {
+        let (Ok(passive), Some(lease)) = (&self.passive, self.leases.get(index.0 as usize)) else { return false };
+        let State::Granted { group, value, .. } = &lease.state else { return false };
+        if self.audits.is_due_next(now) || lease.target.held(&passive.counters, group, *value, now).is_err() {
+            return false;
+        }
+        self.audits.pass();
+        counts.passive += 1;
+        true
+    }
+
     /// How an attempt that is due now is answered. `must_connect`: by a connection in any case, and why. While the lease
     /// stands this is a few atomic loads; it allocates nothing.
     pub(super) fn decide(

@@ -30,6 +30,7 @@ use crate::limits;
 use crate::prober::pool::Job;
 use crate::prober::{Request, http};
 use crate::results::{Update, UpdateQueue};
+use answering::AtOnce;
 
 /// How often a shard hands its counts over, and turns at least.
 const METRICS_PERIOD: Duration = Duration::from_secs(1);
@@ -371,9 +372,17 @@ impl<K: Kernel> Shard<K> {
         // What is answered passively takes no place: it has a bound of its own.
         let mut passive_left = limits::PASSIVE_PER_TURN_MAX;
         while passive_left > 0 {
+            let mut at_once = AtOnce {
+                slots: &mut self.slots,
+                leases: &mut self.leases,
+                counts: &mut self.metrics.passive,
+                reached: &mut self.reached_passively,
+                stuck_local: &mut self.stuck_local,
+                left: &mut passive_left,
+                now,
+            };
+            let started = self.scheduler.handle_timeout_with(now, left, &mut at_once);
             let passive = self.metrics.passive.passive;
-            let started = self.scheduler.handle_timeout(now, left);
-            self.read_ahead();
             self.settle(now);
             let answered = (self.metrics.passive.passive - passive) as usize;
             // What came due again meanwhile has time until the next turn.

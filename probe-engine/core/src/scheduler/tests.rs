@@ -1186,7 +1186,10 @@ mod any_sequence {
                     }
                     Op::Pass(..) => {}
                     Op::Started(which) => {
-                        in_flight.get(which).map(|start| scheduler.handle_started(start.attempt, now)).unwrap_or_default();
+                        in_flight
+                            .get(which)
+                            .map(|start| scheduler.handle_started(start.attempt, now))
+                            .unwrap_or_default();
                     }
                     Op::Answer(which, what) if which < in_flight.len() => {
                         scheduler.handle_outcome(in_flight.remove(which).attempt, outcome(what), now);
@@ -1199,7 +1202,8 @@ mod any_sequence {
             answered.sort_by_key(|quick| quick.worker);
             assert_eq!(answered, always.0);
             answered_len += answered.len();
-            let due = |twin: &Twin| twin.in_flight.iter().map(|start| (start.attempt.worker, start.due)).collect::<Vec<_>>();
+            let due =
+                |twin: &Twin| twin.in_flight.iter().map(|start| (start.attempt.worker, start.due)).collect::<Vec<_>>();
             assert_eq!(due(&quick), due(&plain));
             assert_eq!(quick.told, plain.told);
             assert_eq!(quick.scheduler.poll_timeout(), plain.scheduler.poll_timeout());

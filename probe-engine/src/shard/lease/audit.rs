@@ -31,10 +31,20 @@ impl Audits {
         audits
     }
 
+    /// The next attempt makes one.
+    pub(super) fn is_due_next(&self, now: Instant) -> bool {
+        self.per_second > 0.0 && self.apart <= 1 && now >= self.next
+    }
+
+    /// An attempt was answered passively.
+    pub(super) fn pass(&mut self) {
+        self.apart = self.apart.saturating_sub(1);
+    }
+
     /// One is due, and the attempt that is being decided makes it.
     pub(super) fn take(&mut self, now: Instant) -> bool {
-        self.apart = self.apart.saturating_sub(1);
-        let is_due = self.per_second > 0.0 && self.apart == 0 && now >= self.next;
+        let is_due = self.is_due_next(now);
+        self.pass();
         if is_due {
             self.apart = self.distance();
             self.next = self.next.max(now.saturating_sub(LAG_MAX)) + self.gap();

@@ -6,15 +6,67 @@ use std::sync::Arc;
 
 use probe_core::action::{AttemptId, Passed, Start, WorkerIndex};
 use probe_core::outcome::Outcome;
+use probe_core::scheduler::{AnswerAtOnce, Quick};
 use probe_core::spec::Handler;
 use probe_core::time::Instant;
 
 use super::super::errand::address_of;
 use super::super::kernel::Kernel;
-use super::super::lease::{Decision, LeaseIndex, Part};
-use super::super::slot::Current;
+use super::super::lease::{Decision, LeaseIndex, Leases, Part};
+use super::super::metrics::PassiveCounts;
+use super::super::slot::{Current, Slots};
 use super::{HandlerKind, Shard};
 use crate::ebpf::{Answer, Target, Why};
+
+/// Answers due times from kernel state where nothing else is to be thought of.
+pub(super) struct AtOnce<'a> {
+    pub(super) slots: &'a mut Slots,
+    pub(super) leases: &'a mut Leases,
+    pub(super) counts: &'a mut PassiveCounts,
+    pub(super) reached: &'a mut Vec<(Instant, u64)>,
+    pub(super) stuck_local: &'a mut u64,
+    /// How many more this turn.
+    pub(super) left: &'a mut usize,
+    pub(super) now: Instant,
+}
+
+impl AnswerAtOnce for AtOnce<'_> {
+    /// Reads of all what an answer of each will: so the processor fetches the like of many from memory at a time, where the
+    /// answers, one after the other, would wait for each.
+    fn ahead(&mut self, fired: &[WorkerIndex]) {
+        if !self.leases.is_on() {
+            return;
+        }
+        let slots = || fired.iter().filter_map(|worker| self.slots.find(*worker));
+        let leases = || slots().filter_map(|slot| slot.lease);
+        slots().for_each(|slot| _ = black_box(slot.lease));
+        slots().for_each(|slot| _ = black_box(slot.stats.run()));
+        leases().for_each(|lease| self.leases.read_ahead(lease, Part::Lease));
+        leases().for_each(|lease| self.leases.read_ahead(lease, Part::Target));
+        leases().for_each(|lease| self.leases.read_ahead(lease, Part::Counter));
+    }
+
+    fn answer(&mut self, quick: &Quick) -> bool {
+        let Some(slot) = self.slots.find_mut(quick.worker) else { return false };
+        let Some(lease) = slot.lease.filter(|_| slot.is_lease_known && !slot.must_connect) else { return false };
+        if *self.left == 0 || !self.leases.answer(lease, self.now, self.counts) {
+            return false;
+        }
+        *self.left -= 1;
+        note_reached(self.reached, quick.due);
+        slot.stats.record_passive(self.now.as_nanos(), quick.run, quick.next.as_nanos());
+        *self.stuck_local -= slot.unstick();
+        true
+    }
+}
+
+/// A passive answer to this due time: late by the end of the turn.
+fn note_reached(reached: &mut Vec<(Instant, u64)>, due: Instant) {
+    match reached.last_mut().filter(|(last, _)| *last == due) {
+        Some((_, count)) => *count += 1,
+        None => reached.push((due, 1)),
+    }
+}
 
 impl<K: Kernel> Shard<K> {
     /// Decides how an attempt is answered that its worker asks for. `Ok`: from kernel state, and it is over: no flight, no system
@@ -32,10 +84,7 @@ impl<K: Kernel> Shard<K> {
         if let Decision::Real(why) = self.leases.decide(lease, must_connect, now, &mut self.metrics.passive) {
             return Err(Some(why));
         }
-        match self.reached_passively.last_mut().filter(|(last, _)| *last == due) {
-            Some((_, count)) => *count += 1,
-            None => self.reached_passively.push((due, 1)),
-        }
+        note_reached(&mut self.reached_passively, due);
         match self.scheduler.handle_passed(attempt, now) {
             Some(Passed { run, at, .. }) => {
                 let next = self.scheduler.next_due(attempt.worker).map_or(0, Instant::as_nanos);
@@ -46,21 +95,6 @@ impl<K: Kernel> Shard<K> {
             None => slot.stats.note_answer(Answer::Passive),
         }
         Ok(())
-    }
-
-    /// Reads of all attempts that are about to be asked for what a passive answer of each will: so the processor fetches the
-    /// like of many from memory at a time, where the answers, one after the other, would wait for each.
-    pub(super) fn read_ahead(&self) {
-        if !self.leases.is_on() {
-            return;
-        }
-        let slots = || self.scheduler.starting().filter_map(|worker| self.slots.find(worker));
-        let leases = || slots().filter_map(|slot| slot.lease);
-        slots().for_each(|slot| _ = black_box(slot.lease));
-        slots().for_each(|slot| _ = black_box(slot.stats.run()));
-        leases().for_each(|lease| self.leases.read_ahead(lease, Part::Lease));
-        leases().for_each(|lease| self.leases.read_ahead(lease, Part::Target));
-        leases().for_each(|lease| self.leases.read_ahead(lease, Part::Counter));
     }
 
     /// The lease that this worker's attempts ask: what it holds, while its pod's status is the one that it was found for.

@@ -54,6 +54,7 @@ mod tests {
     use std::fs;
 
     use super::*;
+    use crate::clock;
 
     #[test]
     fn a_file_that_was_just_written_has_no_stamp_yet() {
@@ -71,7 +72,8 @@ mod tests {
         let file = tempfile::NamedTempFile::new().expect("a file");
         let stamp = || {
             let metadata = file.path().metadata().expect("its metadata");
-            Stamp::of(&metadata, SystemTime::now() + Duration::from_secs(3_600)).expect("it is old by then")
+            Stamp::of(&metadata, SystemTime::from(clock::wall()) + Duration::from_secs(3_600))
+                .expect("it is old by then")
         };
         fs::write(file.path(), "one").expect("written");
         let before = stamp();

@@ -11,15 +11,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
-use std::time::SystemTime;
 
 use probe_core::spec::Pod;
 use tracing::{info, warn};
 
 use super::stamp::{LastStamp, Stamp};
 use super::{ManifestConfig, SourceStatus, list, log, read_file};
-use crate::limits;
 use crate::source::parse::{self, Interner, Options, Parsed, Problem, Severity, UnsupportedKind};
+use crate::{clock, limits};
 
 /// What has to be told.
 #[derive(Clone, Debug, PartialEq)]
@@ -344,7 +343,7 @@ impl File {
             // A pipe (`--manifests /dev/stdin`) gives what it has once.
             return Reading::Same;
         }
-        let stamp = metadata.and_then(|metadata| Stamp::of(&metadata, SystemTime::now()));
+        let stamp = metadata.and_then(|metadata| Stamp::of(&metadata, clock::wall().into()));
         if self.digest.is_some() && stamp.is_some() && stamp == self.stamp.get() {
             return Reading::Same;
         }
