@@ -34,6 +34,8 @@ pub(super) struct Occupant {
     pub(super) pod: u32,
     /// Place in [`Busies`], or [`NIL`].
     busy: u32,
+    /// `spec.period_seconds`, which nearly every due time needs, and nothing else of the spec.
+    period_seconds: u32,
     /// Position in `Pod::all_containers`.
     pub(super) container: u16,
     flags: u8,
@@ -56,6 +58,8 @@ pub(super) enum Flag {
     /// A trigger came before the first step, which answers it. At the daemon's start that is every readiness probe: no
     /// [`Busy`] for that.
     TriggeredEarly = 32,
+    /// Its newest call was a success of which there was nothing to tell, and so will the next one be if it is a success.
+    Quiet = 64,
 }
 
 /// See the module.
@@ -162,7 +166,13 @@ impl Busies {
 
 impl Occupant {
     pub(super) fn new(worker: Worker, spec: Arc<ProbeSpec>, schedule: Schedule, pod: u32, container: u16) -> Self {
-        Self { worker, spec, schedule, pod, busy: NIL, container, flags: 0 }
+        let period_seconds = spec.period_seconds;
+        Self { worker, spec, schedule, pod, busy: NIL, period_seconds, container, flags: 0 }
+    }
+
+    /// The distance of two due times.
+    pub(super) fn period(&self) -> Duration {
+        Duration::from_secs(self.period_seconds.into())
     }
 
     pub(super) fn has(&self, flag: Flag) -> bool {
@@ -180,9 +190,10 @@ impl Occupant {
         was
     }
 
-    /// Nothing has come up since its last step, which led to an attempt and would again.
+    /// Nothing has come up since its last step, which led to an attempt and would again, and of whose success there would be
+    /// nothing to tell.
     pub(super) fn is_well(&self) -> bool {
-        self.flags == Flag::Begun as u8 | Flag::Steady as u8 && self.busy == NIL
+        self.flags == Flag::Begun as u8 | Flag::Steady as u8 | Flag::Quiet as u8 && self.busy == NIL
     }
 
     /// It has no attempt and no place in the queue, and may be queued.

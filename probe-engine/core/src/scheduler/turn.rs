@@ -90,7 +90,7 @@ impl Scheduler {
         if count > 0
             && let Some(occupant) = self.occupant(worker)
         {
-            let period = occupant.spec.period();
+            let period = occupant.period();
             self.actions.push_back(Action::Missed { worker, count, period });
         }
     }
@@ -100,14 +100,12 @@ impl Scheduler {
         let Self { places, busies, wheel, .. } = self;
         let Some(occupant) = &mut places[worker.0 as usize].occupant else { return };
         let mut missed = 0;
-        if let Some(taken) = occupant.schedule.take(occupant.spec.period(), now) {
+        if let Some(taken) = occupant.schedule.take(occupant.period(), now) {
             missed = taken.dropped;
             let next = occupant.schedule.next();
-            if missed == 0
-                && occupant.is_well()
-                && let Some(run) = occupant.worker.run_if_quiet(&occupant.spec)
-                && answers.answer(&Quick { worker, due: taken.due, run, next })
-            {
+            let run = occupant.worker.run().saturating_add(1);
+            let quick = Quick { worker, due: taken.due, run, next };
+            if missed == 0 && occupant.is_well() && answers.answer(&quick) {
                 occupant.worker.count_quietly(&occupant.spec);
                 wheel.insert(worker.0, next);
                 debug_assert!(self.is_steady(worker, now), "a steady worker sees something new");
@@ -251,6 +249,12 @@ impl Scheduler {
         let busy = busies.of(occupant);
         let duration_ns = now.as_nanos().saturating_sub(busy.call.started_at.as_nanos());
         let is_quiet = matches!(outcome, Outcome::Success(_)) && run > threshold && change.is_none();
+        if is_quiet {
+            occupant.set(Flag::Quiet);
+        } else {
+            occupant.clear(Flag::Quiet);
+        }
+        let busy = busies.of(occupant);
         if is_quiet && !busy.asked {
             return Some(Passed { worker, run, threshold, duration_ns, at: now });
         }
@@ -309,7 +313,7 @@ impl Scheduler {
         };
         // A due time that passed during the attempt is answered by the attempt after the wait.
         let absorbed = busy.tick.take().is_some();
-        let limit = config.local_max.max(occupant.spec.period() * 5);
+        let limit = config.local_max.max(occupant.period() * 5);
         if !told && now - since >= limit {
             told = true;
             actions.push_back(Action::LocalTooLong(LocalTooLong {
@@ -393,7 +397,7 @@ fn take_due(occupant: &mut Occupant, busy: &mut Busy, now: Instant) -> (Instant,
     let early = occupant.clear(Flag::TriggeredEarly).then_some(now);
     let trigger = busy.trigger.take().or(early);
     if let Some(at) = trigger {
-        let period = occupant.spec.period();
+        let period = occupant.period();
         occupant.schedule.rephase(period, tick.filter(|_| first).unwrap_or(at));
     }
     // A trigger within the stagger waits for its end: the first step is not late from before it.
