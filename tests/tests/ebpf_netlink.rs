@@ -293,7 +293,7 @@ impl Node {
     /// Asks where a target is.
     fn place(&mut self, target: &Arc<Target>) -> Result<Place, Why> {
         let mut answer = None;
-        self.sweep.ask(Question::Place(Arc::clone(target)), &mut |told| match told {
+        self.sweep.ask(Question::Place(Arc::clone(target)), clock::now(), &mut |told| match told {
             Told::Placed { target: of, place } if of.id == target.id => answer = Some(place),
             other => panic!("{other:?}"),
         });
