@@ -110,10 +110,13 @@ mod tests {
         }
     }
 
-    /// At which of the dumps, of these milliseconds and listeners (cookie, drops), it was read.
-    fn reads(dumps: &[(u64, &[(u64, u32)])]) -> Vec<bool> {
+    /// Listeners: cookie and drops.
+    type Listed = &'static [(u64, u32)];
+
+    /// At which of the dumps, of these milliseconds and listeners, it was read.
+    fn reads(dumps: &[(u64, Listed)]) -> Vec<bool> {
         let mut recounted = Recounted::default();
-        let mut read_at = |(at_ms, listeners): &(u64, &[(u64, u32)])| {
+        let read_at = |(at_ms, listeners): &(u64, Listed)| {
             for (cookie, drops) in *listeners {
                 recounted.list(&[diag(*cookie, *drops)]);
             }
@@ -124,21 +127,21 @@ mod tests {
             });
             is_read
         };
-        dumps.iter().map(&mut read_at).collect()
+        dumps.iter().map(read_at).collect()
     }
 
     #[test]
     fn it_is_read_once_and_then_only_while_drops_change() {
-        let quiet: &[(u64, u32)] = &[(1, 0), (2, 0)];
+        let quiet: Listed = &[(1, 0), (2, 0)];
         assert_eq!(reads(&[(1_000, quiet), (2_000, quiet), (3_000, &[(1, 0)])]), [true, false, false]);
         // One that had dropped before it was first listed.
-        let dropped: &[(u64, u32)] = &[(2, 0), (1, 3)];
+        let dropped: Listed = &[(2, 0), (1, 3)];
         assert_eq!(reads(&[(1_000, dropped), (2_000, dropped), (3_000, dropped)]), [true, true, false]);
     }
 
     #[test]
     fn it_is_read_for_half_a_sweep_after_a_change_and_once_more() {
-        let more: &[(u64, u32)] = &[(1, 1)];
+        let more: Listed = &[(1, 1)];
         let dumps = [(1_000, &[][..]), (2_000, more), (2_001, more), (2_499, more), (2_900, more), (2_901, more)];
         assert_eq!(reads(&dumps), [true, true, true, true, true, false]);
         assert_eq!(reads(&[(1_000, &[]), (2_000, more), (9_000, more), (9_001, more)]), [true, true, true, false]);
@@ -146,10 +149,9 @@ mod tests {
 
     #[test]
     fn a_listener_that_goes_does_not_make_up_for_the_drops_of_another() {
-        let (before, after): (&[(u64, u32)], &[(u64, u32)]) = (&[(1, 5), (2, 0)], &[(2, 5)]);
-        assert_eq!(reads(&[(1_000, before), (2_000, before), (3_000, after)]), [true, true, true]);
+        assert_eq!(reads(&[(1_000, &[(1, 5), (2, 0)]), (2_000, &[(1, 5)]), (3_000, &[(2, 5)])]), [true; 3]);
         // In whatever order they are listed.
-        let (one, other): (&[(u64, u32)], &[(u64, u32)]) = (&[(1, 5), (2, 6)], &[(2, 6), (1, 5)]);
+        let (one, other): (Listed, Listed) = (&[(1, 5), (2, 6)], &[(2, 6), (1, 5)]);
         assert_eq!(reads(&[(1_000, one), (2_000, other), (3_000, one)]), [true, true, false]);
     }
 
