@@ -292,9 +292,10 @@ fn stray_segments_leave_passive_answers_alone_and_a_lost_request_ends_them() {
         rig.lease_all(|| scene.listener.drain());
         rig.take(0);
         let mut periods = 0;
-        // The listener had other drops at each of several looks.
+        // The listener had other drops at each of several looks, after which an attempt was due.
         while rig.feed.stats.stray_drops.load(Relaxed) < 4 {
             stray::reset(to).expect("CAP_NET_RAW");
+            rig.tend(true);
             rig.period(|| scene.listener.drain());
             assert!(matches!(rig.answer(0), Answer::Passive | Answer::Real(Why::Renewed)), "{}", rig.answer(0));
             periods += 1;

@@ -5,7 +5,8 @@
 //! also counts `ListenDrops` of the namespace (`include/net/tcp.h`). So where that has not moved, no new drop of any
 //! listener there was a lost request. Where it has, each may be one.
 //!
-//! The file it is in sums over all processors, so it is read only while drops of listeners change.
+//! The file it is in sums over all processors, so it is read only while drops of listeners change. (Not at one instant, but
+//! each part only grows: two readings are the same only if nothing was counted between them.)
 //!
 //! **Invariant:** a lost request is told by the first look that finds its drop, or by one up to the listener's next sample.
 //! The kernel counts the drop first, `ListenDrops` after it. So a drop that a dump shows, and the one of the listener's
@@ -33,7 +34,7 @@ pub(crate) const RECOUNT_FOR: Duration = Duration::from_nanos(limits::SWEEP_PERI
 pub struct ListenDrops {
     /// Read before the dump began. The same or less than it was then.
     pub before: Option<u64>,
-    /// Read after its end, or not since no drops changed: then there is nothing to be told of.
+    /// Read after its end; where no listener's drops had changed, still the one of before.
     pub after: Option<u64>,
 }
 

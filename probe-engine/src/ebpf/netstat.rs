@@ -23,10 +23,10 @@ impl Netstat {
     }
 
     /// `ListenDrops`: connection requests that listeners of the namespace have lost, now. `buffer` is for the file, which
-    /// comes with one read(2) (it is one record of `seq_file`): 4 KB on Linux 6.18.
+    /// comes with one pread(2) (it is one record of `seq_file`): 4 KB on Linux 6.18, and the counter in its first half.
     ///
     /// # Errors
-    /// Those of read(2); InvalidData where the counter is not in what it read.
+    /// Those of pread(2); InvalidData where the counter is not in what it read, also because the buffer ended before.
     pub fn listen_drops(&self, buffer: &mut [u8]) -> io::Result<u64> {
         let len = self.file.read_at(buffer, 0)?;
         let text = std::str::from_utf8(&buffer[..len]).map_err(io::Error::other)?;
