@@ -7,6 +7,7 @@ use std::time::Duration;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use probe_core::time::Instant;
 use probe_ebpf::{FAMILY_V4, ListenerEvent};
+use probe_engine::ebpf::listen_drops::ListenDrops;
 use probe_engine::ebpf::listeners::{Dump, Listeners};
 use probe_engine::ebpf::sock_diag::DiagListener;
 
@@ -54,7 +55,7 @@ fn diag(index: u32) -> DiagListener {
 }
 
 fn dump(id: u64) -> Dump {
-    Dump { id, began: Instant::from_secs(id) }
+    Dump { id, began: Instant::from_secs(id), listen_drops: ListenDrops::default() }
 }
 
 fn listeners(c: &mut Criterion) {

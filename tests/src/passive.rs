@@ -12,4 +12,5 @@ pub mod pod;
 pub mod rig;
 pub mod socket;
 pub mod steps;
+pub mod stray;
 pub mod world;

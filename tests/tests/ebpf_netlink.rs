@@ -3,13 +3,14 @@
 
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use probe_engine::clock;
 use probe_engine::ebpf::counters::Counters;
+use probe_engine::ebpf::listen_drops::ListenDrops;
 use probe_engine::ebpf::netns::{Namespace, NetnsError, NetnsRef};
 use probe_engine::ebpf::sock_diag::{ChildLookups, DiagListener, SockDiag};
 use probe_engine::ebpf::stats::EbpfStats;
@@ -20,6 +21,7 @@ use probe_engine::limits;
 use probe_engine::shard::kernel::Waker;
 use probe_tests::netns::{TestNetns, Veth, usable};
 use probe_tests::passive::pod::{CONTAINER, Times, pod};
+use probe_tests::passive::stray;
 use probe_tests::skip::skip;
 use socket2::{Domain, Socket, Type};
 
@@ -293,11 +295,22 @@ impl Node {
     /// Asks where a target is.
     fn place(&mut self, target: &Arc<Target>) -> Result<Place, Why> {
         let mut answer = None;
-        self.sweep.ask(Question::Place(Arc::clone(target)), &mut |told| match told {
+        self.sweep.ask(Question::Place(Arc::clone(target)), clock::now(), &mut |told| match told {
             Told::Placed { target: of, place } if of.id == target.id => answer = Some(place),
             other => panic!("{other:?}"),
         });
         answer.expect("an answer")
+    }
+
+    /// Of each port's listener in this namespace, and what was known of lost requests.
+    fn dump(&mut self, netns_cookie: u64) -> (BTreeMap<u16, DiagListener>, ListenDrops) {
+        let (mut listed, mut end) = (BTreeMap::new(), None);
+        self.sweep.ask(Question::Dump { netns_cookie }, clock::now(), &mut |told| match told {
+            Told::Part { listeners, .. } => listed.extend(listeners.into_iter().map(|diag| (diag.port, diag))),
+            Told::Dumped { complete: true, listen_drops, .. } => end = Some(listen_drops),
+            other => panic!("{other:?}"),
+        });
+        (listed, end.expect("its end"))
     }
 
     /// A target with a lease of a minute.
@@ -635,6 +648,47 @@ fn a_new_nftables_generation_cuts_the_paths_through_its_namespace() {
         node.stats.path_events.load(Relaxed) > heard
     });
     assert_eq!(elsewhere.lease_until(), until);
+}
+
+#[test]
+fn a_stray_reset_is_a_drop_of_the_listener_alone_and_a_lost_request_one_of_its_namespace_too() {
+    if !usable("a_stray_reset_is_a_drop_of_the_listener_alone_and_a_lost_request_one_of_its_namespace_too", &[]) {
+        return;
+    }
+    let mut node = Node::new();
+    let (pod, host, at) = (node.pod.cookie(), node.host.cookie(), "10.77.0.2:1001");
+    let target = node.target(node.pod_ref(), addr(at));
+    node.place(&target).expect("the sweep holds the namespace");
+    let _listeners = node.pod.run(|| (listen(at, 1, |_| Ok(())), listen("10.77.0.2:1002", 1, |_| Ok(()))));
+    let known = |before, after| ListenDrops { before, after };
+    let (_, none) = (node.dump(pod), node.dump(host));
+    assert_eq!((node.dump(pod).1, none.1), (known(Some(0), Some(0)), known(None, Some(0))));
+
+    let to: SocketAddrV4 = at.parse().expect("an address");
+    for _ in 0..3 {
+        node.host.run(|| stray::reset(to)).expect("CAP_NET_RAW");
+    }
+    eventually("the listener drops them", || {
+        let (listed, listen_drops) = node.dump(pod);
+        assert_eq!(listen_drops, known(Some(0), Some(0)));
+        listed[&1001].drops == 3
+    });
+
+    let _clients: Vec<_> = node.host.run(|| {
+        let client = |_| {
+            let client = Socket::new(Domain::IPV4, Type::STREAM.nonblocking(), None).expect("socket");
+            let _in_progress = client.connect(&addr(at).into());
+            client
+        };
+        (0..4).map(client).collect()
+    });
+    eventually("a request is lost", || {
+        let (listed, listen_drops) = node.dump(pod);
+        let is_lost = listen_drops.after > Some(0);
+        assert!(!is_lost || (listed[&1001].drops > 3 && listed[&1002].drops == 0), "{listed:?}");
+        is_lost
+    });
+    assert_eq!(node.dump(host).1, known(Some(0), Some(0)), "the host lost none");
 }
 
 #[test]

@@ -4,8 +4,9 @@
 
 use std::fs;
 use std::io;
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{Shutdown, SocketAddr, SocketAddrV4, TcpListener, TcpStream};
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::thread;
 use std::time::Duration;
 
@@ -17,7 +18,7 @@ use probe_tests::passive::listener::{Form, Listener, connects};
 use probe_tests::passive::pod::Times;
 use probe_tests::passive::rig::Rig;
 use probe_tests::passive::socket::set_option;
-use probe_tests::passive::{bpf, feed, oracle};
+use probe_tests::passive::{bpf, feed, oracle, stray};
 use probe_tests::skip::skip;
 use socket2::SockFilter;
 
@@ -278,6 +279,42 @@ fn fill_conntrack() -> Result<(), String> {
     socket2::SockRef::from(&server).shutdown(Shutdown::Both).expect("it listens");
     accepting.join().expect("it accepts until then");
     if filled { Ok(()) } else { Err(format!("{count} entries of {max}, and connections go on")) }
+}
+
+#[test]
+fn stray_segments_leave_passive_answers_alone_and_a_lost_request_ends_them() {
+    let test = "stray_segments_leave_passive_answers_alone_and_a_lost_request_ends_them";
+    let Some(mut scene) = Scene::new(test, &[]) else { return };
+    let host = Arc::clone(&scene.host);
+    let to: SocketAddrV4 = TARGET.parse().expect("an address");
+    host.run(|| {
+        let mut rig = scene.rig();
+        rig.lease_all(|| scene.listener.drain());
+        rig.take(0);
+        let mut periods = 0;
+        // The listener had other drops at each of several looks, after which an attempt was due.
+        while rig.feed.stats.stray_drops.load(Relaxed) < 4 {
+            stray::reset(to).expect("CAP_NET_RAW");
+            rig.tend(true);
+            rig.period(|| scene.listener.drain());
+            assert!(matches!(rig.answer(0), Answer::Passive | Answer::Real(Why::Renewed)), "{}", rig.answer(0));
+            periods += 1;
+            assert!(periods < 20, "{:?}", rig.feed.stats);
+        }
+        let counts = rig.take(0);
+        assert!(counts.passive >= counts.real && counts.failures == 0, "{counts:?}");
+
+        scene.listener.fill(&scene.host, target(), 1).expect("it is filled");
+        assert_eq!(connects(&scene.host, target(), PATIENCE), oracle::Answer::Silent);
+        // It accepts again before anybody looks: only the count of lost requests tells.
+        scene.listener.resume().expect("it goes on");
+        stray::reset(to).expect("CAP_NET_RAW");
+        rig.tend(true);
+        rig.attempt_due();
+        assert_eq!(rig.answer(0), Answer::Real(Why::ListenerDrops));
+        assert_eq!(rig.take(0).failures, 0);
+        rig.lease_all(|| scene.listener.drain());
+    });
 }
 
 #[test]

@@ -12,7 +12,6 @@
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::time::Duration;
 
 use hashbrown::HashTable;
 use probe_core::schedule::mix;
@@ -21,15 +20,15 @@ use probe_ebpf::{FAMILY_V4, ListenerEvent};
 use slab::Slab;
 
 use super::answer::Why;
+use super::listen_drops::ListenDrops;
 use super::sock_diag::DiagListener;
 use crate::limits;
 
+mod queue;
 #[cfg(test)]
 mod tests;
 
-/// Two samples of an accept queue are compared when they are at least this far apart, so that looks in between (at a
-/// registration, at a change) do not call a busy queue stuck.
-const SAMPLE_AGE_MIN: Duration = Duration::from_nanos(limits::SWEEP_PERIOD.as_nanos() as u64 / 2);
+use queue::Queue;
 
 /// Complete dumps in a row that must not show a listener before it is taken out without an event.
 const MISSED_MAX: u8 = 2;
@@ -60,19 +59,6 @@ pub struct Listener {
     queue: Queue,
 }
 
-/// What the dumps said of an accept queue.
-#[derive(Clone, Copy, Debug, Default)]
-struct Queue {
-    /// At the newest dump.
-    len: u32,
-    max: u32,
-    drops: u32,
-    /// At a dump at least [`SAMPLE_AGE_MIN`] before the judgement: when, length, drops.
-    sample: Option<(Instant, u32, u32)>,
-    stuck: bool,
-    dropping: bool,
-}
-
 /// A dump of a namespace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Dump {
@@ -80,6 +66,8 @@ pub struct Dump {
     pub id: u64,
     /// It was asked for after this.
     pub began: Instant,
+    /// What was known of lost connection requests around it. Its end tells; until then nothing.
+    pub listen_drops: ListenDrops,
 }
 
 /// A listener that an event closed.
@@ -120,6 +108,7 @@ pub struct Listeners {
     unclear_len: usize,
     /// What the newest dump has shown. Nothing, once another listener has come or gone.
     sight: Sight,
+    stray_drops: u64,
 }
 
 /// What a dump has shown of the listeners in the table.
@@ -266,6 +255,12 @@ impl Listeners {
         self.listeners.is_empty()
     }
 
+    /// How often a listener had new drops, none of them of a connection request. Counts up.
+    #[must_use]
+    pub fn stray_drops(&self) -> u64 {
+        self.stray_drops
+    }
+
     /// CLOSE -> LISTEN: a new generation, tentative.
     ///
     /// # Errors
@@ -331,7 +326,7 @@ impl Listeners {
         listener.confirmed = true;
         listener.shown = Some(dump.id);
         listener.missed = 0;
-        listener.queue.see(diag, dump.began);
+        self.stray_drops += u64::from(listener.queue.see(diag, dump));
         if self.sight.dump_id != dump.id {
             self.sight = Sight { dump_id: dump.id, ..Sight::default() };
         }
@@ -357,7 +352,7 @@ impl Listeners {
             return Err(Full);
         }
         let mut queue = Queue::default();
-        queue.see(diag, dump.began);
+        queue.see(diag, dump);
         self.put(Listener {
             socket_cookie: diag.socket_cookie,
             netns_cookie,
@@ -531,12 +526,7 @@ impl Listener {
         if cfg!(feature = "bite-queue") {
             return None;
         }
-        match self.queue {
-            Queue { len, max, .. } if len > max => Some(Why::AcceptQueueFull),
-            Queue { stuck: true, .. } => Some(Why::AcceptStalled),
-            Queue { dropping: true, .. } => Some(Why::ListenerDrops),
-            _ => None,
-        }
+        self.queue.trouble()
     }
 
     /// Connections waiting to be accepted, and the limit, at the newest dump.
@@ -556,24 +546,6 @@ impl Listener {
             Class::V6 => false,
         };
         own.is_unspecified() && if own.is_ipv4() { is_v4 } else { !is_v4 || !self.ipv6_only }
-    }
-}
-
-impl Queue {
-    fn see(&mut self, diag: &DiagListener, at: Instant) {
-        (self.len, self.max, self.drops) = (diag.queue_len, diag.queue_max, diag.drops);
-        let Some((sampled, len, drops)) = self.sample else {
-            self.sample = Some((at, diag.queue_len, diag.drops));
-            return;
-        };
-        let (is_stuck, is_dropping) = (diag.queue_len > 0 && len > 0 && diag.queue_len >= len, diag.drops != drops);
-        // Between two samples trouble can come to an end only by its cause: an emptier queue. New drops show at once.
-        self.stuck &= is_stuck;
-        self.dropping |= is_dropping;
-        if at >= sampled + SAMPLE_AGE_MIN {
-            (self.stuck, self.dropping) = (is_stuck, is_dropping);
-            self.sample = Some((at, diag.queue_len, diag.drops));
-        }
     }
 }
 

@@ -17,6 +17,8 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, getsockopt, socket};
 use nix::sys::statfs::{NSFS_MAGIC, fstatfs};
 use nix::{getsockopt_impl, sockopt_impl};
 
+use super::listen_drops::Recounted;
+use super::netstat::Netstat;
 use super::path::monitor::Monitor;
 use super::path::query::Routes;
 use super::prog_query;
@@ -47,6 +49,10 @@ pub struct Namespace {
     pub(crate) routes: Routes,
     /// What changes.
     pub(crate) monitor: Monitor,
+    /// Where lost connection requests are counted; `None` = it could not be opened, so any drop may be one.
+    pub(crate) netstat: Option<Netstat>,
+    /// What dumps and that file told of them.
+    pub(crate) listen_drops: Recounted,
 }
 
 /// A namespace could not be used.
@@ -194,6 +200,10 @@ impl Namespace {
         };
         let inode = identity(&file).map_or(0, |(_, inode)| inode);
         let diag = SockDiag::open().map_err(fail("sock_diag"))?;
+        let netstat = Netstat::open();
+        if let Err(error) = &netstat {
+            tracing::debug!(%error, inode, "no netstat: every drop of a listener counts as a lost request");
+        }
         Ok(Self {
             cookie: cookie_of(&diag).map_err(fail("SO_NETNS_COOKIE of a"))?,
             inode,
@@ -202,6 +212,8 @@ impl Namespace {
             lookups: Arc::new(ChildLookups::open().map_err(fail("sock_diag"))?),
             routes: Routes::open().map_err(fail("rtnetlink"))?,
             monitor: Monitor::open().map_err(fail("rtnetlink"))?,
+            netstat: netstat.ok(),
+            listen_drops: Recounted::default(),
         })
     }
 

@@ -33,7 +33,7 @@ pub struct DiagListener {
     pub queue_len: u32,
     /// `idiag_wqueue`: the backlog. Full is strictly more than this.
     pub queue_max: u32,
-    /// SK_MEMINFO_DROPS: connection requests lost since it was opened.
+    /// SK_MEMINFO_DROPS: segments that it discarded since it was opened; lost connection requests are among them.
     pub drops: u32,
 }
 

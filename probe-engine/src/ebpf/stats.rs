@@ -46,6 +46,8 @@ pub struct EbpfStats {
     pub looks: AtomicU64,
     /// Looks from which nothing could be concluded: the dump was cut short or took too long.
     pub looks_spoiled: AtomicU64,
+    /// Times that a listener had new drops, none of them of a connection request.
+    pub stray_drops: AtomicU64,
     /// Listeners that a dump showed where the counter had not moved: events that the program missed.
     pub unannounced: AtomicU64,
     /// Listeners for which the table had no room.

@@ -20,6 +20,7 @@ use nix::sys::resource::{Resource, getrlimit};
 use probe_core::time::Instant;
 
 use super::answer::Why;
+use super::listen_drops::ListenDrops;
 use super::netns::{self, Namespace, NetnsError, NetnsRef};
 use super::path::{Change, Effect, Path, Side, query};
 use super::settings::PassiveSettings;
@@ -76,6 +77,8 @@ pub enum Told {
         complete: bool,
         /// The namespace has an sk_lookup program (BPF_PROG_QUERY), or it could not be asked for one.
         sk_lookup: bool,
+        /// Which drops of its listeners may be lost connection requests.
+        listen_drops: ListenDrops,
     },
 }
 
@@ -124,7 +127,7 @@ pub struct Sweep {
 }
 
 /// Descriptors of a [`Namespace`].
-const NAMESPACE_FDS: u64 = 7;
+const NAMESPACE_FDS: u64 = 8;
 
 /// Readable namespaces told by one epoll_wait(2).
 const READY_LEN: usize = 64;
@@ -168,14 +171,14 @@ impl Sweep {
         self.own
     }
 
-    /// Answers a question.
-    pub fn ask(&mut self, question: Question, told: &mut impl FnMut(Told)) {
+    /// Answers a question that was asked before `now`.
+    pub fn ask(&mut self, question: Question, now: Instant, told: &mut impl FnMut(Told)) {
         match question {
             Question::Place(target) => {
                 let place = self.place(&target);
                 told(Told::Placed { target, place });
             }
-            Question::Dump { netns_cookie } => self.dump(netns_cookie, told),
+            Question::Dump { netns_cookie } => self.dump(netns_cookie, now, told),
         }
         self.stats.namespaces.store(self.namespaces.len() as u64, Relaxed);
     }
@@ -438,20 +441,28 @@ impl Sweep {
 
     // Dumps.
 
-    fn dump(&mut self, netns_cookie: u64, told: &mut impl FnMut(Told)) {
+    fn dump(&mut self, netns_cookie: u64, now: Instant, told: &mut impl FnMut(Told)) {
         let Some(namespace) = self.namespaces.get_mut(&netns_cookie) else {
-            told(Told::Dumped { netns_cookie, complete: false, sk_lookup: false });
+            let listen_drops = ListenDrops::default();
+            told(Told::Dumped { netns_cookie, complete: false, sk_lookup: false, listen_drops });
             return;
         };
-        let complete = namespace.diag.dump(&mut self.buffer, &mut |listeners| {
+        let Namespace { diag, netstat, listen_drops: recounted, .. } = namespace;
+        let complete = diag.dump(&mut self.buffer, &mut |listeners| {
+            recounted.list(&listeners);
             told(Told::Part { netns_cookie, listeners });
+        });
+        // Not before the dump has ended.
+        let listen_drops = recounted.end_dump(now, || {
+            let read = netstat.as_ref()?.listen_drops(&mut self.buffer);
+            read.inspect_err(|error| tracing::debug!(%error, "every drop of a listener counts as a lost request")).ok()
         });
         // Not to know is as bad as that there is one.
         let sk_lookup = (self.ask_sk_lookup)(namespace).unwrap_or_else(|errno| {
             self.notices.sk_lookup_refused(errno);
             true
         });
-        told(Told::Dumped { netns_cookie, complete, sk_lookup });
+        told(Told::Dumped { netns_cookie, complete, sk_lookup, listen_drops });
     }
 }
 
@@ -482,7 +493,7 @@ mod tests {
 
     fn told(sweep: &mut Sweep, question: Question) -> Vec<Told> {
         let mut all = Vec::new();
-        sweep.ask(question, &mut |told| all.push(told));
+        sweep.ask(question, crate::clock::now(), &mut |told| all.push(told));
         all
     }
 

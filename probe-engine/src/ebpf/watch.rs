@@ -317,11 +317,12 @@ impl Watch {
         match told {
             Told::Placed { target, place } => self.place(&target, place, now),
             Told::Part { netns_cookie, listeners } => self.take_part(netns_cookie, listeners),
-            Told::Dumped { netns_cookie, complete, sk_lookup } => {
+            Told::Dumped { netns_cookie, complete, sk_lookup, listen_drops } => {
                 let look = self.namespaces.get_mut(&netns_cookie).and_then(|namespace| namespace.look.as_mut());
                 if let Some(look) = look {
                     look.is_spoiled |= !complete;
                     look.has_sk_lookup = sk_lookup;
+                    look.dump.listen_drops = listen_drops;
                     self.ended.push(netns_cookie);
                 }
             }

@@ -153,7 +153,7 @@ impl Feed {
             while let Some(question) = self.watch.poll_question() {
                 is_idle = false;
                 let watch = &mut self.watch;
-                self.sweep.ask(question, &mut |told| watch.handle_told(told, now));
+                self.sweep.ask(question, now, &mut |told| watch.handle_told(told, now));
             }
             is_idle &= !self.watch.finish_looks(&mut self.ring, now);
             self.notices.extend(std::iter::from_fn(|| self.watch.poll_notice()));

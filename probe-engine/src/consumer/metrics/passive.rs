@@ -102,6 +102,12 @@ const ROWS: &Rows = &[
         "Self-tests after which the program had not reported what the daemon itself did.",
         |stats| &stats.self_tests_failed,
     ),
+    (
+        "probe_engine_ebpf_stray_drops_total",
+        Kind::Counter,
+        "Times that a listener had new drops, none of them of a connection request.",
+        |stats| &stats.stray_drops,
+    ),
     ("probe_engine_ebpf_sweeps_total", Kind::Counter, "Sweeps over the listeners that probes depend on.", |stats| {
         &stats.sweeps
     }),

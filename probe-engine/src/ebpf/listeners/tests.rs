@@ -11,7 +11,7 @@ fn at(seconds: u64) -> Instant {
 }
 
 fn dump(id: u64) -> Dump {
-    Dump { id, began: at(id) }
+    Dump { id, began: at(id), listen_drops: ListenDrops::default() }
 }
 
 fn event(opened: bool, cookie: u64, addr: &str, time: Instant) -> ListenerEvent {
@@ -142,10 +142,10 @@ fn generations_count_listen_events_of_one_socket() {
 fn a_tentative_listener_that_no_dump_shows_never_came_to_be() {
     let mut listeners = Listeners::default();
     listeners.open(&event(true, 1, "10.0.0.1:80", at(10))).expect("room");
-    let early = Dump { id: 1, began: at(10) + limits::TENTATIVE_MAX / 2 };
+    let early = Dump { began: at(10) + limits::TENTATIVE_MAX / 2, ..dump(1) };
     assert_eq!(listeners.end_dump(NETNS, early).len(), 0);
     assert!(is_unsettled(&listeners, 80, early));
-    let late = Dump { id: 2, began: at(10) + limits::TENTATIVE_MAX };
+    let late = Dump { began: at(10) + limits::TENTATIVE_MAX, ..dump(2) };
     assert_eq!(listeners.end_dump(NETNS, late).len(), 1);
     assert!(!is_unsettled(&listeners, 80, late));
 }
@@ -169,7 +169,7 @@ fn an_event_without_a_cookie_leaves_its_port_unsettled_for_a_while() {
     listeners.open(&event(true, 0, "10.0.0.1:80", at(10))).expect("room");
     assert!(is_unsettled(&listeners, 80, dump(10)));
     assert!(!is_unsettled(&listeners, 81, dump(10)));
-    let late = Dump { id: 11, began: at(10) + limits::TENTATIVE_MAX };
+    let late = Dump { began: at(10) + limits::TENTATIVE_MAX, ..dump(11) };
     assert!(!is_unsettled(&listeners, 80, late));
     listeners.end_dump(NETNS, late);
     assert_eq!(listeners.unclear_len, 0);
@@ -190,16 +190,38 @@ fn a_full_table_says_so_and_forgets_what_nobody_depends_on() {
     assert!(listeners.open(&event(true, u64::MAX, "0.0.0.0:1", at(1))).is_ok());
 }
 
-/// What a listener's accept queue is said to be, over dumps at these milliseconds with these lengths (limit 5) and drops.
+/// What a listener's accept queue is said to be, over dumps at these milliseconds with these lengths (limit 5) and drops,
+/// where ListenDrops cannot be read.
 fn queue(looks: &[(u64, u32, u32)]) -> Vec<Option<Why>> {
+    let looks = looks.iter().map(|&(at_ms, len, drops)| (at_ms, len, drops, ListenDrops::default()));
+    let (found, stray_drops) = queue_with(ListenDrops::default(), looks);
+    assert_eq!(stray_drops, 0);
+    found
+}
+
+/// The same with what was known of ListenDrops at the first dump, which learns the listener, and at these. And how often
+/// drops were stray.
+fn queue_with(
+    first: ListenDrops,
+    looks: impl Iterator<Item = (u64, u32, u32, ListenDrops)>,
+) -> (Vec<Option<Why>>, u64) {
     let mut listeners = Listeners::default();
-    listeners.learn(NETNS, &diag(1, "10.0.0.1:80"), Dump { id: 0, began: Instant::ZERO }).expect("room");
-    let see = |(id, &(at_ms, queue_len, drops)): (u64, &(u64, u32, u32))| {
+    let at = |id, at_ms, listen_drops| Dump { id, began: Instant::from_millis(at_ms), listen_drops };
+    listeners.learn(NETNS, &diag(1, "10.0.0.1:80"), at(0, 0, first)).expect("room");
+    let see = |(id, (at_ms, queue_len, drops, listen_drops))| {
         let diag = DiagListener { queue_len, drops, ..diag(1, "10.0.0.1:80") };
-        listeners.show(NETNS, &diag, Dump { id, began: Instant::from_millis(at_ms) });
+        listeners.show(NETNS, &diag, at(id, at_ms, listen_drops));
         candidates(&listeners, NETNS, "10.0.0.1:80").next().expect("it").trouble()
     };
-    (1..).zip(looks).map(see).collect()
+    let found = (1..).zip(looks).map(see).collect();
+    (found, listeners.stray_drops())
+}
+
+/// The same of an empty queue, over (milliseconds, drops, ListenDrops before the dump, after it); at the first dump it is 7.
+fn drops(looks: &[(u64, u32, u64, u64)]) -> (Vec<Option<Why>>, u64) {
+    let known = |before, after| ListenDrops { before: Some(before), after: Some(after) };
+    let looks = looks.iter().map(|&(at_ms, drops, before, after)| (at_ms, 0, drops, known(before, after)));
+    queue_with(known(7, 7), looks)
 }
 
 #[cfg(not(feature = "bite-queue"))]
@@ -225,6 +247,68 @@ fn looks_close_together_do_not_make_a_busy_queue_stuck_nor_a_stuck_one_well() {
 fn new_drops_are_trouble_until_a_sweep_sees_none() {
     let drops = Some(Why::ListenerDrops);
     assert_eq!(queue(&[(1_000, 0, 2), (1_001, 0, 2), (2_000, 0, 2)]), [drops, drops, None]);
+}
+
+#[cfg(not(feature = "bite-queue"))]
+#[test]
+fn stray_drops_are_no_trouble() {
+    let looks = [(1_000, 2, 7, 7), (1_001, 3, 7, 7), (2_000, 40, 7, 7), (3_000, 40, 7, 7)];
+    assert_eq!(drops(&looks), (vec![None; 4], 2));
+}
+
+#[cfg(not(feature = "bite-queue"))]
+#[test]
+fn a_lost_request_is_trouble_until_a_sweep_sees_none_whatever_stray_drops_come_with_it() {
+    let lost = Some(Why::ListenerDrops);
+    assert_eq!(drops(&[(1_000, 1, 7, 8), (1_001, 1, 8, 8), (2_000, 1, 8, 8)]).0, [lost, lost, None]);
+    let among_strays = [(1_000, 9, 7, 7), (2_000, 20, 7, 8), (3_000, 30, 8, 8), (4_000, 40, 8, 8)];
+    // Of the two counts around the dump at 2 s, nobody knows on which side of it the request was lost.
+    assert_eq!(drops(&among_strays), (vec![None, lost, lost, None], 2));
+    // It was lost after the dump had listed the socket, and before ListenDrops was read.
+    assert_eq!(drops(&[(1_000, 0, 7, 8), (2_000, 1, 8, 8), (3_000, 1, 8, 8)]).0, [None, lost, None]);
+}
+
+#[cfg(not(feature = "bite-queue"))]
+#[test]
+fn a_lost_request_whose_second_count_comes_late_is_told_up_to_the_next_sample() {
+    let lost = Some(Why::ListenerDrops);
+    assert_eq!(drops(&[(1_000, 1, 7, 7), (1_001, 1, 7, 8), (2_000, 1, 8, 8)]).0, [None, lost, lost]);
+    assert_eq!(drops(&[(1_000, 1, 7, 7), (2_000, 1, 7, 8), (3_000, 1, 8, 8)]).0, [None, lost, None]);
+    // Its drop was seen first by a look between two samples.
+    assert_eq!(drops(&[(300, 1, 7, 7), (1_000, 1, 7, 7), (1_300, 1, 7, 8)]).0, [None, None, lost]);
+    // Somebody else's, long after.
+    assert_eq!(drops(&[(1_000, 1, 7, 7), (2_000, 1, 7, 7), (3_000, 1, 7, 8)]).0, [None, None, None]);
+}
+
+#[cfg(not(feature = "bite-queue"))]
+#[test]
+fn a_lost_request_is_told_where_dumps_in_between_could_not_be_used() {
+    // ListenDrops moved around one of those: 8 before the next dump already.
+    assert_eq!(
+        drops(&[(1_000, 0, 7, 7), (5_000, 1, 8, 8), (6_000, 1, 8, 8)]).0,
+        [None, Some(Why::ListenerDrops), None]
+    );
+}
+
+#[cfg(not(feature = "bite-queue"))]
+#[test]
+fn drops_count_as_lost_requests_where_listen_drops_is_not_known() {
+    let lost = Some(Why::ListenerDrops);
+    let known = |before, after| ListenDrops { before, after };
+    let looks = [
+        // It is read at the first dump, after it.
+        (1_000, 0, 1, known(Some(7), Some(7))),
+        (2_000, 0, 2, known(Some(7), Some(7))),
+        // Not readable, then again: none was lost in between.
+        (3_000, 0, 2, known(Some(7), None)),
+        (4_000, 0, 3, known(None, Some(7))),
+        // What was known before the last dump is missing.
+        (5_000, 0, 4, known(Some(7), Some(7))),
+        (6_000, 0, 5, known(Some(7), Some(7))),
+    ];
+    let (found, stray_drops) = queue_with(known(None, Some(7)), looks.into_iter());
+    // At 3 s no more drops came, but of those before it cannot be told any more that they were none.
+    assert_eq!((found, stray_drops), (vec![lost, None, lost, None, lost, None], 3));
 }
 
 #[cfg(not(feature = "bite-queue"))]

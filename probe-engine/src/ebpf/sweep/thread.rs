@@ -110,7 +110,7 @@ fn run(mut sweep: Sweep, questions: &Receiver<Question>, answers: &Sender<Told>,
         sweep.handle_readable(clock::now(), &mut tell);
         loop {
             match questions.try_recv() {
-                Ok(question) => sweep.ask(question, &mut tell),
+                Ok(question) => sweep.ask(question, clock::now(), &mut tell),
                 Err(TryRecvError::Empty) => break,
                 Err(TryRecvError::Disconnected) => return,
             }

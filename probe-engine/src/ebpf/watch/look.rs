@@ -11,6 +11,7 @@ use tracing::{info, warn};
 use super::members::{Culprit, Members, Port};
 use super::{Audit, Feed, Look, Namespace, Notice, Watch};
 use crate::ebpf::answer::Why;
+use crate::ebpf::listen_drops::ListenDrops;
 use crate::ebpf::listeners::{Class, Dump, Listener, Listening, Shown};
 use crate::ebpf::sock_diag::DiagListener;
 use crate::ebpf::sweep::Question;
@@ -86,7 +87,7 @@ impl Watch {
     /// The counters are read here, before the dump is asked for.
     fn begin_look(&mut self, netns_cookie: u64, now: Instant) {
         let Some(namespace) = self.namespaces.get_mut(&netns_cookie) else { return };
-        let dump = Dump { id: self.next_dump_id, began: now };
+        let dump = Dump { id: self.next_dump_id, began: now, listen_drops: ListenDrops::default() };
         self.next_dump_id += 1;
         namespace.due = None;
         namespace.look = Some(Look {
@@ -143,6 +144,7 @@ impl Watch {
         let are_well = self.listeners.are_well(netns_cookie, look.dump);
         self.publish(&Scene { netns_cookie, dump: look.dump, trouble, are_well }, now);
         self.stats.looks.fetch_add(1, Relaxed);
+        self.stats.stray_drops.store(self.listeners.stray_drops(), Relaxed);
     }
 
     /// What the dump listed: what is known is brought up to date, what no event told of is put into the table. Which that was.

@@ -11,6 +11,7 @@ use crate::ebpf::netns::NetnsRef;
 use crate::ebpf::target::{ChildLookup, Found, Place};
 use crate::results::fixture::{container, pod};
 
+mod drops;
 mod groups;
 mod model;
 mod properties;
@@ -126,7 +127,8 @@ impl World {
     }
 
     fn dumped(&mut self, netns_cookie: u64, complete: bool) {
-        self.watch.handle_told(Told::Dumped { netns_cookie, complete, sk_lookup: self.kernel.has_sk_lookup }, self.now);
+        let (sk_lookup, listen_drops) = (self.kernel.has_sk_lookup, self.kernel.end_dump(netns_cookie));
+        self.watch.handle_told(Told::Dumped { netns_cookie, complete, sk_lookup, listen_drops }, self.now);
     }
 
     fn finish(&mut self) {

@@ -1,6 +1,7 @@
 //! The kernel's side of listeners, as plainly as it can be told.
 
 use super::*;
+use crate::ebpf::listen_drops::{ListenDrops, Recounted};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Socket(pub(super) u64);
@@ -19,6 +20,7 @@ struct Slot {
     addr: SocketAddr,
     state: State,
     queue_len: u32,
+    drops: u32,
     transparent: bool,
     /// Something asked for it.
     has_cookie: bool,
@@ -40,6 +42,12 @@ pub(super) struct Kernel {
     pub(super) has_sk_lookup: bool,
     counters: Arc<Counters>,
     sockets: BTreeMap<Socket, Slot>,
+    /// ListenDrops, by namespace.
+    listen_drops: BTreeMap<u64, u64>,
+    /// Lost requests of which only the drop has been counted, and since when.
+    half_lost: Vec<(u64, Instant)>,
+    /// The sweep's.
+    recounted: BTreeMap<u64, Recounted>,
 }
 
 impl Kernel {
@@ -55,14 +63,17 @@ impl Kernel {
             has_sk_lookup: false,
             counters,
             sockets: BTreeMap::new(),
+            listen_drops: BTreeMap::new(),
+            half_lost: Vec::new(),
+            recounted: BTreeMap::new(),
         }
     }
 
     pub(super) fn socket(&mut self, netns_cookie: u64, addr: &str) -> Socket {
         let socket = Socket(self.sockets.len() as u64 + 1);
         let addr = addr.parse().expect("an address");
-        let slot =
-            Slot { netns_cookie, addr, state: State::Closed, queue_len: 0, transparent: false, has_cookie: false };
+        let state = State::Closed;
+        let slot = Slot { netns_cookie, addr, state, queue_len: 0, drops: 0, transparent: false, has_cookie: false };
         self.sockets.insert(socket, slot);
         socket
     }
@@ -136,6 +147,30 @@ impl Kernel {
         self.slot(socket).queue_len = len;
     }
 
+    /// A segment that is none of a connection's.
+    pub(super) fn drop_stray(&mut self, socket: Socket) {
+        self.slot(socket).drops += 1;
+    }
+
+    pub(super) fn lose_request(&mut self, socket: Socket) {
+        self.half_lose_request(socket);
+        self.end_half_lost(Duration::ZERO);
+    }
+
+    /// ListenDrops is counted later.
+    pub(super) fn half_lose_request(&mut self, socket: Socket) {
+        self.slot(socket).drops += 1;
+        let netns_cookie = self.slot(socket).netns_cookie;
+        self.half_lost.push((netns_cookie, self.now));
+    }
+
+    pub(super) fn end_half_lost(&mut self, age_min: Duration) {
+        let old = self.half_lost.extract_if(.., |(_, since)| *since + age_min <= self.now);
+        for (netns_cookie, _) in old {
+            *self.listen_drops.entry(netns_cookie).or_default() += 1;
+        }
+    }
+
     pub(super) fn make_transparent(&mut self, socket: Socket) {
         self.slot(socket).transparent = true;
     }
@@ -156,10 +191,16 @@ impl Kernel {
                 transparent: slot.transparent,
                 queue_len: slot.queue_len,
                 queue_max: 5,
-                drops: 0,
+                drops: slot.drops,
             });
         }
+        self.recounted.entry(netns_cookie).or_default().list(&listed);
         listed
+    }
+
+    pub(super) fn end_dump(&mut self, netns_cookie: u64) -> ListenDrops {
+        let recounted = self.recounted.entry(netns_cookie).or_default();
+        recounted.end_dump(self.now, || Some(self.listen_drops.get(&netns_cookie).copied().unwrap_or_default()))
     }
 
     pub(super) fn drops(&self) -> u64 {
