@@ -94,7 +94,7 @@ fn listeners(c: &mut Criterion) {
             for index in 0..LISTENERS_LEN {
                 black_box(listeners.show(NETNS, &diag(index), dump(sweep)));
             }
-            assert!(listeners.end_dump(NETNS, dump(sweep)).is_empty());
+            assert!(listeners.end_dump(NETNS, None, dump(sweep)).is_empty());
         });
     });
     group.finish();

@@ -332,6 +332,10 @@ pub const MANIFEST_SETTLE: Duration = Duration::from_millis(100);
 /// times are as coarse as 2 s (FAT), and a second change in that time would not show.
 pub const MANIFEST_STAMP_AGE_MIN: Duration = Duration::from_secs(3);
 
+/// Ports of a network namespace that a look between two sweeps is at. Something changed at more: it is at all of them. The
+/// kernel goes through all listeners for each port (and reports those of that port alone), so that more gain nothing.
+pub const LOOK_PORTS_MAX: usize = 4;
+
 /// Time between two looks at the manifests where inotify cannot be used, or links lead to where it is not.
 pub const MANIFEST_POLL: Duration = Duration::from_secs(10);
 

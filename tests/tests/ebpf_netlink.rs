@@ -305,7 +305,7 @@ impl Node {
     /// Of each port's listener in this namespace, and what was known of lost requests.
     fn dump(&mut self, netns_cookie: u64) -> (BTreeMap<u16, DiagListener>, ListenDrops) {
         let (mut listed, mut end) = (BTreeMap::new(), None);
-        self.sweep.ask(Question::Dump { netns_cookie }, clock::now(), &mut |told| match told {
+        self.sweep.ask(Question::Dump { netns_cookie, ports: None }, clock::now(), &mut |told| match told {
             Told::Part { listeners, .. } => listed.extend(listeners.into_iter().map(|diag| (diag.port, diag))),
             Told::Dumped { complete: true, listen_drops, .. } => end = Some(listen_drops),
             other => panic!("{other:?}"),
@@ -754,8 +754,8 @@ fn the_thread_answers_in_order_and_ends_with_its_handle() {
     let handle = node.host.run(|| spawn(&PassiveSettings::default(), 1, stats, watch)).expect("a thread");
     assert_eq!(handle.own_cookie(), node.host.cookie());
     handle.ask(Question::Place(Arc::clone(&target))).expect("room");
-    handle.ask(Question::Dump { netns_cookie: node.pod.cookie() }).expect("room");
-    handle.ask(Question::Dump { netns_cookie: 0 }).expect("room");
+    handle.ask(Question::Dump { netns_cookie: node.pod.cookie(), ports: None }).expect("room");
+    handle.ask(Question::Dump { netns_cookie: 0, ports: None }).expect("room");
     let mut told = Vec::new();
     eventually("it answers", || {
         told.extend(handle.told());
@@ -778,7 +778,7 @@ fn the_thread_answers_in_order_and_ends_with_its_handle() {
     eventually("it hears by itself", || Lease::of(&target) == Lease::Void);
     // More questions than answers fit, and nobody who takes them.
     for _ in 0..2 * limits::SWEEP_ANSWERS_LEN_MAX {
-        handle.ask(Question::Dump { netns_cookie: node.pod.cookie() }).expect("room");
+        handle.ask(Question::Dump { netns_cookie: node.pod.cookie(), ports: None }).expect("room");
     }
     drop(handle);
 }

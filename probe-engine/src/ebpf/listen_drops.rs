@@ -76,6 +76,12 @@ impl Recounted {
         self.counting = sum.fold(self.counting, u64::wrapping_add);
     }
 
+    /// A dump of some of the listeners has ended. Nothing is known of the others, so it is read in any case.
+    pub(crate) fn end_partial_dump(&mut self, read: impl FnOnce() -> Option<u64>) -> ListenDrops {
+        let before = std::mem::replace(&mut self.value, read());
+        ListenDrops { before, after: self.value }
+    }
+
     /// The dump, asked for before `now`, has ended, whole or not. `read` reads `ListenDrops`.
     pub(crate) fn end_dump(&mut self, now: Instant, read: impl FnOnce() -> Option<u64>) -> ListenDrops {
         let (before, counted) = (self.value, std::mem::take(&mut self.counting));

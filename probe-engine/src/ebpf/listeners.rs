@@ -370,18 +370,22 @@ impl Listeners {
     }
 
     /// A complete dump was told whole: what it should have shown and did not is taken out (a tentative
-    /// one after [`limits::TENTATIVE_MAX`], a confirmed one at the second such dump). The port of each that was.
-    pub fn end_dump(&mut self, netns_cookie: u64, dump: Dump) -> Vec<u16> {
+    /// one after [`limits::TENTATIVE_MAX`], a confirmed one at the second such dump). The port of each that was. It was of
+    /// these ports, or of all.
+    pub fn end_dump(&mut self, netns_cookie: u64, ports: Option<&[u16]>, dump: Dump) -> Vec<u16> {
         let Some(space) = self.spaces.get_mut(&netns_cookie) else { return Vec::new() };
         self.unclear_len -= space.unclear.len();
-        space.unclear.retain(|_, at| *at + limits::TENTATIVE_MAX > dump.began);
+        let is_of = |port: &u16| ports.is_none_or(|ports| ports.contains(port));
+        space.unclear.retain(|port, at| !is_of(port) || *at + limits::TENTATIVE_MAX > dump.began);
         self.unclear_len += space.unclear.len();
         if self.sight.has_shown_all(space, dump) {
             // As a rule.
             return Vec::new();
         }
         let mut gone = Vec::new();
-        for (_, index) in space.ports.values().flatten() {
+        let all = space.ports.values().filter(|_| ports.is_none());
+        let these = ports.into_iter().flatten().filter_map(|port| space.ports.get(port));
+        for (_, index) in all.chain(these).flatten() {
             let Some(listener) = self.listeners.get_mut(*index as usize) else { continue };
             if listener.was_shown(dump) || listener.opened.is_some_and(|opened| opened >= dump.began) {
                 continue;

@@ -105,16 +105,17 @@ impl SockDiag {
         Ok(Self { netlink: Netlink::open_nonblocking(SockProtocol::NetlinkSockDiag)? })
     }
 
-    /// Every listener of both families, in parts of at most [`limits::DUMP_PART_LEN`]. `buffer` is for the kernel's
-    /// datagrams: [`limits::NETLINK_MESSAGE_BYTES_MAX`]. True: complete.
+    /// Every listener of both families, or every one at this port (`inet_diag_dump_icsk` passes over the others), in parts of at
+    /// most [`limits::DUMP_PART_LEN`]. `buffer` is for the kernel's datagrams: [`limits::NETLINK_MESSAGE_BYTES_MAX`]. True:
+    /// complete.
     ///
     /// Complete means that the kernel reported no loss. It does not hold its table still between two datagrams: where
     /// listeners close meanwhile, one of the same hash bucket may be passed over.
-    pub fn dump(&mut self, buffer: &mut [u8], part: &mut dyn FnMut(Vec<DiagListener>)) -> bool {
+    pub fn dump(&mut self, port: Option<u16>, buffer: &mut [u8], part: &mut dyn FnMut(Vec<DiagListener>)) -> bool {
         let mut listeners = Vec::with_capacity(limits::DUMP_PART_LEN);
         let mut complete = true;
         for family in [libc::AF_INET, libc::AF_INET6] {
-            complete &= self.dump_family(family, buffer, &mut listeners, part).unwrap_or_else(|error| {
+            complete &= self.dump_family(family, port, buffer, &mut listeners, part).unwrap_or_else(|error| {
                 tracing::debug!(%error, family, "sock_diag dump given up");
                 false
             });
@@ -128,11 +129,15 @@ impl SockDiag {
     fn dump_family(
         &mut self,
         family: i32,
+        port: Option<u16>,
         buffer: &mut [u8],
         listeners: &mut Vec<DiagListener>,
         part: &mut dyn FnMut(Vec<DiagListener>),
     ) -> nix::Result<bool> {
-        let request = request(family, 1 << (SKMEMINFO - 1), 1 << TCP_LISTEN, &[0; 48]);
+        let mut id = [0; 48];
+        // 0 = any.
+        id[..2].copy_from_slice(&port.unwrap_or_default().to_be_bytes());
+        let request = request(family, 1 << (SKMEMINFO - 1), 1 << TCP_LISTEN, &id);
         let sequence = self.netlink.ask(BY_FAMILY, libc::NLM_F_DUMP, &request, buffer)?;
         let mut complete = true;
         loop {

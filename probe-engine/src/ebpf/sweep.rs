@@ -48,6 +48,8 @@ pub enum Question {
     Dump {
         /// Which.
         netns_cookie: u64,
+        /// Those at these ports alone; `None` = all.
+        ports: Option<Box<[u16]>>,
     },
 }
 
@@ -178,7 +180,7 @@ impl Sweep {
                 let place = self.place(&target);
                 told(Told::Placed { target, place });
             }
-            Question::Dump { netns_cookie } => self.dump(netns_cookie, now, told),
+            Question::Dump { netns_cookie, ports } => self.dump(netns_cookie, ports.as_deref(), now, told),
         }
         self.stats.namespaces.store(self.namespaces.len() as u64, Relaxed);
     }
@@ -441,22 +443,33 @@ impl Sweep {
 
     // Dumps.
 
-    fn dump(&mut self, netns_cookie: u64, now: Instant, told: &mut impl FnMut(Told)) {
+    fn dump(&mut self, netns_cookie: u64, ports: Option<&[u16]>, now: Instant, told: &mut impl FnMut(Told)) {
         let Some(namespace) = self.namespaces.get_mut(&netns_cookie) else {
             let listen_drops = ListenDrops::default();
             told(Told::Dumped { netns_cookie, complete: false, sk_lookup: false, listen_drops });
             return;
         };
         let Namespace { diag, netstat, listen_drops: recounted, .. } = namespace;
-        let complete = diag.dump(&mut self.buffer, &mut |listeners| {
-            recounted.list(&listeners);
+        let mut part = |listeners: Vec<DiagListener>| {
+            if ports.is_none() {
+                recounted.list(&listeners);
+            }
             told(Told::Part { netns_cookie, listeners });
-        });
-        // Not before the dump has ended.
-        let listen_drops = recounted.end_dump(now, || {
+        };
+        let complete = match ports {
+            None => diag.dump(None, &mut self.buffer, &mut part),
+            Some(ports) => ports.iter().fold(true, |complete, port| {
+                // Each of them, whatever became of the one before.
+                diag.dump(Some(*port), &mut self.buffer, &mut part) && complete
+            }),
+        };
+        let read = || {
             let read = netstat.as_ref()?.listen_drops(&mut self.buffer);
             read.inspect_err(|error| tracing::debug!(%error, "every drop of a listener counts as a lost request")).ok()
-        });
+        };
+        // Not before the dump has ended.
+        let listen_drops =
+            if ports.is_none() { recounted.end_dump(now, read) } else { recounted.end_partial_dump(read) };
         // Not to know is as bad as that there is one.
         let sk_lookup = (self.ask_sk_lookup)(namespace).unwrap_or_else(|errno| {
             self.notices.sk_lookup_refused(errno);
@@ -509,7 +522,7 @@ mod tests {
             sweep.ask_sk_lookup = answer;
             let placed = told(&mut sweep, Question::Place(Arc::clone(&target)));
             let [Told::Placed { place, .. }] = &placed[..] else { panic!("{placed:?}") };
-            let dumped = told(&mut sweep, Question::Dump { netns_cookie });
+            let dumped = told(&mut sweep, Question::Dump { netns_cookie, ports: None });
             let Some(Told::Dumped { sk_lookup, .. }) = dumped.last() else { panic!("{dumped:?}") };
             assert_eq!((place.as_ref().err().copied(), *sk_lookup), expected);
         }

@@ -2,7 +2,8 @@
 //! and [`Target`]s are told what they rest on.
 //!
 //! A **look** at the targets of a namespace: read their counters; dump the namespace's listeners; drain the ring buffer;
-//! then judge. The program submits an event before it moves the counter, so whoever has read a counter and then drained the
+//! then judge. A sweep looks at all of them; where something has changed since, it is looked at those ports alone, whose
+//! listeners are all that their targets depend on. The program submits an event before it moves the counter, so whoever has read a counter and then drained the
 //! ring has seen every event up to that value, or knows that some were lost. That order is in the API: [`Watch::begin_sweep`]
 //! and [`Watch::handle_timeout`] read the counters before they ask for a dump, [`Watch::handle_told`] only notes that it has
 //! ended, and [`Watch::finish_looks`] drains the ring itself before it takes in what was listed, and judges.
@@ -148,12 +149,14 @@ struct Namespace {
     /// Failed audits to be judged, by index of their target.
     audits: HashMap<usize, Audit>,
     look: Option<Look>,
-    /// When another look is wanted, beside those of the sweeps.
-    due: Option<Instant>,
+    /// When another look is wanted, beside those of the sweeps, and at what.
+    due: Option<(Instant, Scope)>,
     /// What that look waits for things to come to rest; doubles while they do not.
     wait: Duration,
     /// Of the last look: when it began, and how long it took.
     last: (Instant, Duration),
+    /// The last look at all ports found a transparent listener.
+    has_transparent: bool,
     /// Events were lost, and no dump has made up for it yet.
     is_lossy: bool,
 }
@@ -169,10 +172,20 @@ struct Audit {
     at: Instant,
 }
 
-/// A look being made at the targets of a namespace.
+/// What a look is at.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Scope {
+    /// All ports of the namespace.
+    All,
+    /// Where something changed: at most [`limits::LOOK_PORTS_MAX`] of them.
+    Ports(Vec<u16>),
+}
+
+/// A look being made at the targets of a namespace, or at those of some ports.
 #[derive(Debug)]
 struct Look {
     dump: Dump,
+    scope: Scope,
     /// What it listed, for [`Watch::finish_looks`]: events of these sockets may be in the ring buffer still.
     listed: Vec<DiagListener>,
     /// Sockets that stopped listening since it began: the dump may list them all the same.
@@ -280,7 +293,7 @@ impl Watch {
             self.no_room(has_targets, now);
         }
         if has_targets {
-            self.look_soon(event.netns_cookie, now);
+            self.look_soon(event.netns_cookie, event.port, now);
         }
     }
 
@@ -333,11 +346,14 @@ impl Watch {
     /// epoch before it. Judged at the next look.
     pub fn handle_audit_failed(&mut self, target: &Target, value: u64, epoch: u32, now: Instant) {
         let Some(index) = self.index_of(target) else { return };
-        let Some(netns_cookie) = self.group_of(index).map(|members| members.netns_cookie) else { return };
+        let Some((netns_cookie, port)) = self.group_of(index).map(|members| (members.netns_cookie, members.port))
+        else {
+            return;
+        };
         if let Some(namespace) = self.namespaces.get_mut(&netns_cookie) {
             namespace.audits.entry(index).or_insert(Audit { value, epoch, at: now });
         }
-        self.look_soon(netns_cookie, now);
+        self.look_soon(netns_cookie, port, now);
     }
 
     /// Makes the program report what we do ourselves. Until that has worked once, nothing is settled; when it fails, all
@@ -377,7 +393,8 @@ impl Watch {
     #[must_use]
     pub fn poll_timeout(&self) -> Instant {
         let idle = self.namespaces.values().filter(|namespace| namespace.look.is_none());
-        idle.filter_map(|namespace| namespace.due).fold(self.next_sweep, Instant::min)
+        let due = idle.filter_map(|namespace| namespace.due.as_ref().map(|(at, _)| *at));
+        due.fold(self.next_sweep, Instant::min)
     }
 
     /// Something for the sweep, oldest first.
@@ -459,6 +476,28 @@ impl Watch {
     }
 }
 
+impl Scope {
+    fn add(&mut self, other: Scope) {
+        let (Scope::Ports(ports), Scope::Ports(others)) = (&mut *self, other) else {
+            *self = Scope::All;
+            return;
+        };
+        let new: Vec<u16> = others.into_iter().filter(|port| !ports.contains(port)).collect();
+        ports.extend(new);
+        if ports.len() > limits::LOOK_PORTS_MAX {
+            *self = Scope::All;
+        }
+    }
+
+    /// `None` = all.
+    fn ports(&self) -> Option<&[u16]> {
+        match self {
+            Scope::All => None,
+            Scope::Ports(ports) => Some(ports),
+        }
+    }
+}
+
 impl Namespace {
     fn new(now: Instant) -> Self {
         Self {
@@ -468,6 +507,7 @@ impl Namespace {
             due: None,
             wait: limits::CONFIRM_WAIT_MIN,
             last: (now, Duration::ZERO),
+            has_transparent: false,
             is_lossy: false,
         }
     }

@@ -143,10 +143,10 @@ fn a_tentative_listener_that_no_dump_shows_never_came_to_be() {
     let mut listeners = Listeners::default();
     listeners.open(&event(true, 1, "10.0.0.1:80", at(10))).expect("room");
     let early = Dump { began: at(10) + limits::TENTATIVE_MAX / 2, ..dump(1) };
-    assert_eq!(listeners.end_dump(NETNS, early).len(), 0);
+    assert_eq!(listeners.end_dump(NETNS, None, early).len(), 0);
     assert!(is_unsettled(&listeners, 80, early));
     let late = Dump { began: at(10) + limits::TENTATIVE_MAX, ..dump(2) };
-    assert_eq!(listeners.end_dump(NETNS, late).len(), 1);
+    assert_eq!(listeners.end_dump(NETNS, None, late).len(), 1);
     assert!(!is_unsettled(&listeners, 80, late));
 }
 
@@ -154,12 +154,12 @@ fn a_tentative_listener_that_no_dump_shows_never_came_to_be() {
 fn a_listener_that_two_complete_dumps_do_not_show_is_gone() {
     let mut listeners = Listeners::default();
     listeners.learn(NETNS, &diag(1, "10.0.0.1:80"), dump(1)).expect("room");
-    assert_eq!(listeners.end_dump(NETNS, dump(1)).len(), 0);
-    assert_eq!(listeners.end_dump(NETNS, dump(2)).len(), 0);
+    assert_eq!(listeners.end_dump(NETNS, None, dump(1)).len(), 0);
+    assert_eq!(listeners.end_dump(NETNS, None, dump(2)).len(), 0);
     assert_ne!(listeners.show(NETNS, &diag(1, "10.0.0.1:80"), dump(3)), Shown::Unknown);
-    assert_eq!(listeners.end_dump(NETNS, dump(3)).len(), 0);
-    assert_eq!(listeners.end_dump(NETNS, dump(4)).len(), 0);
-    assert_eq!(listeners.end_dump(NETNS, dump(5)).len(), 1);
+    assert_eq!(listeners.end_dump(NETNS, None, dump(3)).len(), 0);
+    assert_eq!(listeners.end_dump(NETNS, None, dump(4)).len(), 0);
+    assert_eq!(listeners.end_dump(NETNS, None, dump(5)).len(), 1);
     assert!(listeners.is_empty());
 }
 
@@ -171,7 +171,7 @@ fn an_event_without_a_cookie_leaves_its_port_unsettled_for_a_while() {
     assert!(!is_unsettled(&listeners, 81, dump(10)));
     let late = Dump { began: at(10) + limits::TENTATIVE_MAX, ..dump(11) };
     assert!(!is_unsettled(&listeners, 80, late));
-    listeners.end_dump(NETNS, late);
+    listeners.end_dump(NETNS, None, late);
     assert_eq!(listeners.unclear_len, 0);
 }
 

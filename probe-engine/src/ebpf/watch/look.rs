@@ -1,6 +1,6 @@
 //! Looks: when they are made, and what is concluded from them.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -9,7 +9,7 @@ use probe_core::time::Instant;
 use tracing::{info, warn};
 
 use super::members::{Culprit, Members, Port};
-use super::{Audit, Feed, Look, Namespace, Notice, Watch};
+use super::{Audit, Feed, Look, Namespace, Notice, Scope, Watch};
 use crate::ebpf::answer::Why;
 use crate::ebpf::listen_drops::ListenDrops;
 use crate::ebpf::listeners::{Class, Dump, Listener, Listening, Shown};
@@ -32,6 +32,7 @@ struct Judgement {
 struct Scene {
     netns_cookie: u64,
     dump: Dump,
+    scope: Scope,
     trouble: Option<Why>,
     /// Every listener was shown, and is well: then they are not visited one by one.
     are_well: bool,
@@ -44,10 +45,17 @@ impl Watch {
         self.stats.sweeps.fetch_add(1, Relaxed);
         self.stats.listeners.store(self.listeners.len() as u64, Relaxed);
         self.next_sweep = now + limits::SWEEP_PERIOD;
-        let idle = self.namespaces.iter().filter(|(_, namespace)| namespace.look.is_none());
-        let idle: Vec<u64> = idle.map(|(netns_cookie, _)| *netns_cookie).collect();
+        let mut idle = Vec::new();
+        for (netns_cookie, namespace) in &mut self.namespaces {
+            match &namespace.look {
+                None => idle.push(*netns_cookie),
+                Some(Look { scope: Scope::All, .. }) => {}
+                // As soon as that one has ended.
+                Some(_) => namespace.due = Some((now, Scope::All)),
+            }
+        }
         for netns_cookie in idle {
-            self.begin_look(netns_cookie, now);
+            self.begin_look(netns_cookie, Scope::All, now);
         }
     }
 
@@ -56,11 +64,13 @@ impl Watch {
         if now >= self.next_sweep {
             self.begin_sweep(now);
         }
-        let is_due = |namespace: &Namespace| namespace.look.is_none() && namespace.due.is_some_and(|due| due <= now);
-        let due = self.namespaces.iter().filter(|(_, namespace)| is_due(namespace));
-        let due: Vec<u64> = due.map(|(netns_cookie, _)| *netns_cookie).collect();
-        for netns_cookie in due {
-            self.begin_look(netns_cookie, now);
+        let mut due = Vec::new();
+        for (netns_cookie, namespace) in self.namespaces.iter_mut().filter(|(_, namespace)| namespace.look.is_none()) {
+            let scope = namespace.due.take_if(|(at, _)| *at <= now).map(|(_, scope)| scope);
+            due.extend(scope.map(|scope| (*netns_cookie, scope)));
+        }
+        for (netns_cookie, scope) in due {
+            self.begin_look(netns_cookie, scope, now);
         }
     }
 
@@ -77,31 +87,33 @@ impl Watch {
         true
     }
 
-    /// Another look is wanted before the next sweep.
-    pub(super) fn look_soon(&mut self, netns_cookie: u64, now: Instant) {
+    /// A look at this port is wanted before the next sweep.
+    pub(super) fn look_soon(&mut self, netns_cookie: u64, port: u16, now: Instant) {
         let Some(namespace) = self.namespaces.get_mut(&netns_cookie) else { return };
         namespace.wait = limits::CONFIRM_WAIT_MIN;
-        namespace.want_look(now);
+        namespace.want_look(Scope::Ports(vec![port]), now);
     }
 
     /// The counters are read here, before the dump is asked for.
-    fn begin_look(&mut self, netns_cookie: u64, now: Instant) {
+    fn begin_look(&mut self, netns_cookie: u64, scope: Scope, now: Instant) {
         let Some(namespace) = self.namespaces.get_mut(&netns_cookie) else { return };
         let dump = Dump { id: self.next_dump_id, began: now, listen_drops: ListenDrops::default() };
         self.next_dump_id += 1;
-        namespace.due = None;
+        if scope == Scope::All {
+            namespace.due = None;
+        }
+        namespace.each_port(&scope, |_, port| port.look = Some((dump.id, self.counters.load(port.place.slot))));
+        let ports = scope.ports().map(Box::from);
         namespace.look = Some(Look {
             dump,
+            scope,
             listed: Vec::new(),
             closed: HashSet::new(),
             has_transparent: false,
             has_sk_lookup: false,
             is_spoiled: false,
         });
-        for port in namespace.ports.values_mut() {
-            port.look = Some((dump.id, self.counters.load(port.place.slot)));
-        }
-        self.questions.push_back(Question::Dump { netns_cookie });
+        self.questions.push_back(Question::Dump { netns_cookie, ports });
     }
 
     /// Some listeners of a dump, to be taken in once the ring buffer was drained after its end: those that an event told of,
@@ -131,18 +143,26 @@ impl Watch {
             return;
         }
         let unannounced = self.take_in(netns_cookie, &look);
-        let gone = self.listeners.end_dump(netns_cookie, look.dump);
+        let gone = self.listeners.end_dump(netns_cookie, look.scope.ports(), look.dump);
         // Nothing changes the table from here on.
-        self.regroup_changed(netns_cookie, unannounced.iter().map(|diag| diag.port).chain(gone));
+        self.regroup_changed(netns_cookie, &look.scope, unannounced.iter().map(|diag| diag.port).chain(gone));
         self.void_unannounced(netns_cookie, look.dump, &unannounced);
-        let trouble = match (self.feed, look.has_sk_lookup, look.has_transparent) {
+        let mut has_transparent = look.has_transparent;
+        if let Some(namespace) = self.namespaces.get_mut(&netns_cookie) {
+            match look.scope {
+                Scope::All => namespace.has_transparent = has_transparent,
+                // It has not seen the others.
+                Scope::Ports(_) => has_transparent |= namespace.has_transparent,
+            }
+        }
+        let trouble = match (self.feed, look.has_sk_lookup, has_transparent) {
             (None | Some(false), ..) => Some(Why::SelfTest),
             (_, true, _) => Some(Why::SkLookup),
             (_, _, true) => Some(Why::Transparent),
             _ => None,
         };
         let are_well = self.listeners.are_well(netns_cookie, look.dump);
-        self.publish(&Scene { netns_cookie, dump: look.dump, trouble, are_well }, now);
+        self.publish(&Scene { netns_cookie, dump: look.dump, scope: look.scope, trouble, are_well }, now);
         self.stats.looks.fetch_add(1, Relaxed);
         self.stats.stray_drops.store(self.listeners.stray_drops(), Relaxed);
     }
@@ -176,14 +196,14 @@ impl Watch {
         unannounced
     }
 
-    /// The ports where something may be other than at the last look: these, and those of which an event told.
-    fn regroup_changed(&mut self, netns_cookie: u64, ports: impl Iterator<Item = u16>) {
+    /// The ports of a look where something may be other than at the last one: these, and those of which an event told.
+    fn regroup_changed(&mut self, netns_cookie: u64, scope: &Scope, ports: impl Iterator<Item = u16>) {
         let Some(namespace) = self.namespaces.get_mut(&netns_cookie) else { return };
         for port in ports {
             namespace.ports.entry(port).and_modify(|port| port.is_changed = true);
         }
-        let changed = namespace.ports.iter().filter(|(_, port)| port.is_changed);
-        let changed: Vec<u16> = changed.map(|(port, _)| *port).collect();
+        let mut changed = Vec::new();
+        namespace.each_port(scope, |number, port| changed.extend(Some(number).filter(|_| port.is_changed)));
         for port in changed {
             self.regroup(netns_cookie, port);
         }
@@ -217,21 +237,21 @@ impl Watch {
     fn publish(&mut self, scene: &Scene, now: Instant) {
         let Some(namespace) = self.namespaces.get_mut(&scene.netns_cookie) else { return };
         let is_whole = scene.dump.began >= self.lost_at + limits::TENTATIVE_MAX;
-        if is_whole && std::mem::take(&mut namespace.is_lossy) {
+        if is_whole && scene.scope == Scope::All && std::mem::take(&mut namespace.is_lossy) {
             self.stats.reconciles.fetch_add(1, Relaxed);
         }
         let can_settle = is_whole && self.feed == Some(true);
-        let mut ports = std::mem::take(&mut namespace.ports);
-        let mut is_unsettled = false;
+        // Ports that wait for something to come to rest.
+        let mut unsettled: Option<Scope> = None;
         let mut queues = Vec::new();
         let (inside, groups) = (self.listeners.inside(scene.netns_cookie), &mut self.groups);
-        for (number, port) in &mut ports {
-            let Some((_, value)) = port.look.take_if(|(id, _)| *id == scene.dump.id) else { continue };
+        namespace.each_port(&scene.scope, |number, port| {
+            let Some((_, value)) = port.look.take_if(|(id, _)| *id == scene.dump.id) else { return };
             port.looked = Some((scene.dump.id, value));
-            let listening = inside.at(*number);
-            let is_tentative = !scene.are_well && (inside.is_unclear(*number, scene.dump) || listening.has_tentative());
+            let listening = inside.at(number);
+            let is_tentative = !scene.are_well && (inside.is_unclear(number, scene.dump) || listening.has_tentative());
             let settles = !is_tentative && can_settle && scene.dump.began >= port.settle_from;
-            is_unsettled |= is_tentative;
+            let mut is_unsettled = is_tentative;
             for (class, key) in port.groups() {
                 let judgement = judge(scene, listening, class);
                 is_unsettled |= judgement.is_doubtful;
@@ -241,20 +261,21 @@ impl Watch {
                     members.group.settle(value);
                 }
             }
+            if is_unsettled {
+                unsettled.get_or_insert_with(|| Scope::Ports(Vec::new())).add(Scope::Ports(vec![number]));
+            }
+        });
+        match unsettled {
+            Some(scope) => {
+                namespace.wait = (namespace.wait * 2).min(limits::SWEEP_PERIOD);
+                namespace.want_look(scope, now);
+            }
+            None => namespace.wait = limits::CONFIRM_WAIT_MIN,
         }
         for (key, queue) in queues {
             self.tell_queue(key, queue);
         }
-        let contradicted = self.contradicted(scene, &ports);
-        if let Some(namespace) = self.namespaces.get_mut(&scene.netns_cookie) {
-            namespace.ports = ports;
-            if is_unsettled {
-                namespace.wait = (namespace.wait * 2).min(limits::SWEEP_PERIOD);
-                namespace.want_look(now);
-            } else {
-                namespace.wait = limits::CONFIRM_WAIT_MIN;
-            }
-        }
+        let contradicted = self.contradicted(scene);
         for target in contradicted {
             self.contradict(scene.netns_cookie, target, now);
         }
@@ -262,14 +283,15 @@ impl Watch {
 
     /// Failed audits are judged by a look that began after them: the counter has not moved since before the connect, and no
     /// accept queue explains the failure.
-    fn contradicted(&mut self, scene: &Scene, ports: &HashMap<u16, Port>) -> Vec<Arc<Target>> {
-        let Some(namespace) = self.namespaces.get_mut(&scene.netns_cookie) else { return Vec::new() };
+    fn contradicted(&mut self, scene: &Scene) -> Vec<Arc<Target>> {
+        let Some(namespace) = self.namespaces.get(&scene.netns_cookie) else { return Vec::new() };
         let due = namespace.audits.iter().filter(|(_, audit)| audit.at <= scene.dump.began);
         let due: Vec<(usize, Audit)> = due.map(|(index, audit)| (*index, *audit)).collect();
         let mut contradicted = Vec::new();
         for (index, audit) in due {
             let Some(members) = self.group_of(index) else { continue };
-            let Some(port) = ports.get(&members.port) else { continue };
+            let ports = self.namespaces.get(&scene.netns_cookie).map(|namespace| &namespace.ports);
+            let Some(port) = ports.and_then(|ports| ports.get(&members.port)) else { continue };
             // Not of this look: the next one tells.
             let Some((_, value)) = port.looked.filter(|(id, _)| *id == scene.dump.id) else { continue };
             let target = self.targets[index].target.upgrade();
@@ -310,10 +332,30 @@ impl Watch {
 
 impl Namespace {
     /// Not so soon that dumps of this namespace take more than their share of the time.
-    fn want_look(&mut self, now: Instant) {
+    fn want_look(&mut self, scope: Scope, now: Instant) {
         let (began, took) = self.last;
         let at = (now + self.wait).max(began + took * limits::CONFIRM_SHARE);
-        self.due = Some(self.due.map_or(at, |due| due.min(at)));
+        match &mut self.due {
+            None => self.due = Some((at, scope)),
+            Some((due, wanted)) => {
+                *due = at.min(*due);
+                wanted.add(scope);
+            }
+        }
+    }
+
+    /// With targets.
+    fn each_port(&mut self, scope: &Scope, mut each: impl FnMut(u16, &mut Port)) {
+        match scope {
+            Scope::All => self.ports.iter_mut().for_each(|(number, port)| each(*number, port)),
+            Scope::Ports(ports) => {
+                for number in ports {
+                    if let Some(port) = self.ports.get_mut(number) {
+                        each(*number, port);
+                    }
+                }
+            }
+        }
     }
 }
 

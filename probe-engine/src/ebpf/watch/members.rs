@@ -163,7 +163,7 @@ impl Watch {
                     group.is_settled(self.counters.load(place.slot)) && group.look(now).is_ok()
                 });
                 if !is_known {
-                    self.look_soon(netns_cookie, now);
+                    self.look_soon(netns_cookie, port, now);
                 }
             }
             Err(why) => {

@@ -109,7 +109,8 @@ impl World {
         while let Some(question) = self.watch.poll_question() {
             match question {
                 Question::Place(target) => self.placed(&target),
-                Question::Dump { netns_cookie } => {
+                Question::Dump { netns_cookie, ports } => {
+                    self.kernel.ask(netns_cookie, ports);
                     let listeners = self.kernel.dump(netns_cookie, |_| true);
                     self.watch.handle_told(Told::Part { netns_cookie, listeners }, self.now);
                     self.dumped(netns_cookie, true);
@@ -340,7 +341,7 @@ fn a_listener_that_closed_while_it_was_listed_is_not_learned() {
     world.kernel.drop_events = false;
     world.advance(limits::SWEEP_PERIOD);
     world.watch.begin_sweep(world.now);
-    let Some(Question::Dump { netns_cookie }) = world.watch.poll_question() else { panic!("a dump") };
+    let Some(Question::Dump { netns_cookie, ports: None }) = world.watch.poll_question() else { panic!("a dump") };
     let listeners = world.kernel.dump(netns_cookie, |_| true);
     assert_eq!(listeners.len(), 1);
     world.kernel.close(socket);

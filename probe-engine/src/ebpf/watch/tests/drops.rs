@@ -169,7 +169,8 @@ impl Run {
         let world = &mut self.world;
         world.now = world.now.max(world.kernel.now);
         while let Some(question) = world.watch.poll_question() {
-            let Question::Dump { netns_cookie } = question else { panic!("{question:?}") };
+            let Question::Dump { netns_cookie, ports } = question else { panic!("{question:?}") };
+            world.kernel.ask(netns_cookie, ports);
             self.dumps.push_back(netns_cookie);
         }
         for (target, (netns_cookie, addr)) in self.targets.iter().zip(ADDRS) {
@@ -182,10 +183,11 @@ impl Run {
     fn part(&mut self) {
         let Some(&netns_cookie) = self.dumps.front() else { return };
         let listeners = self.world.kernel.dump(netns_cookie, |_| true);
-        self.world.watch.handle_told(Told::Part { netns_cookie, listeners }, self.world.now);
-        for loss in self.losses.iter_mut().filter(|loss| ADDRS[loss.socket].0 == netns_cookie) {
-            loss.is_listed = true;
+        for loss in self.losses.iter_mut() {
+            let is_listed = |diag: &DiagListener| diag.socket_cookie == self.sockets[loss.socket].0;
+            loss.is_listed |= listeners.iter().any(is_listed);
         }
+        self.world.watch.handle_told(Told::Part { netns_cookie, listeners }, self.world.now);
     }
 
     /// A sweep and a half, none of it spoiled.

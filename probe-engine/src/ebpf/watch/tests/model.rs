@@ -48,6 +48,8 @@ pub(super) struct Kernel {
     half_lost: Vec<(u64, Instant)>,
     /// The sweep's.
     recounted: BTreeMap<u64, Recounted>,
+    /// The dumps under way that are of some ports alone.
+    partial: BTreeMap<u64, Box<[u16]>>,
 }
 
 impl Kernel {
@@ -66,6 +68,7 @@ impl Kernel {
             listen_drops: BTreeMap::new(),
             half_lost: Vec::new(),
             recounted: BTreeMap::new(),
+            partial: BTreeMap::new(),
         }
     }
 
@@ -175,10 +178,21 @@ impl Kernel {
         self.slot(socket).transparent = true;
     }
 
+    /// The next dump of this namespace is of these ports.
+    pub(super) fn ask(&mut self, netns_cookie: u64, ports: Option<Box<[u16]>>) {
+        match ports {
+            Some(ports) => self.partial.insert(netns_cookie, ports),
+            None => self.partial.remove(&netns_cookie),
+        };
+    }
+
     pub(super) fn dump(&mut self, netns_cookie: u64, which: impl Fn(Socket) -> bool) -> Vec<DiagListener> {
         let mut listed = Vec::new();
+        let ports = self.partial.get(&netns_cookie);
         for (socket, slot) in &mut self.sockets {
-            if slot.state != State::Open || slot.netns_cookie != netns_cookie || !which(*socket) {
+            let is_of =
+                slot.netns_cookie == netns_cookie && ports.is_none_or(|ports| ports.contains(&slot.addr.port()));
+            if slot.state != State::Open || !is_of || !which(*socket) {
                 continue;
             }
             slot.has_cookie = true;
@@ -194,13 +208,19 @@ impl Kernel {
                 drops: slot.drops,
             });
         }
-        self.recounted.entry(netns_cookie).or_default().list(&listed);
+        if ports.is_none() {
+            self.recounted.entry(netns_cookie).or_default().list(&listed);
+        }
         listed
     }
 
     pub(super) fn end_dump(&mut self, netns_cookie: u64) -> ListenDrops {
         let recounted = self.recounted.entry(netns_cookie).or_default();
-        recounted.end_dump(self.now, || Some(self.listen_drops.get(&netns_cookie).copied().unwrap_or_default()))
+        let read = || Some(self.listen_drops.get(&netns_cookie).copied().unwrap_or_default());
+        match self.partial.remove(&netns_cookie) {
+            Some(_) => recounted.end_partial_dump(read),
+            None => recounted.end_dump(self.now, read),
+        }
     }
 
     pub(super) fn drops(&self) -> u64 {

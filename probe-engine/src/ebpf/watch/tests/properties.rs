@@ -178,7 +178,10 @@ impl Run {
         while let Some(question) = world.watch.poll_question() {
             match question {
                 Question::Place(target) => world.placed(&target),
-                Question::Dump { netns_cookie } => self.dumps.push_back(netns_cookie),
+                Question::Dump { netns_cookie, ports } => {
+                    world.kernel.ask(netns_cookie, ports);
+                    self.dumps.push_back(netns_cookie);
+                }
             }
         }
     }
