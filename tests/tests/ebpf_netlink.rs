@@ -741,6 +741,35 @@ fn a_link_event_over_ten_thousand_targets_takes_milliseconds() {
 }
 
 #[test]
+fn a_dump_of_some_ports_lists_all_their_listeners_and_no_others() {
+    if !usable("a_dump_of_some_ports_lists_all_their_listeners_and_no_others", &[]) {
+        return;
+    }
+    let mut node = Node::new();
+    let at = ["127.0.0.1:4001", "127.0.0.2:4001", "[::1]:4001", "127.0.0.1:4002", "127.0.0.1:4003", "[::1]:4004"];
+    let listeners = node.pod.run(|| at.map(|addr| TcpListener::bind(addr).expect("bind")));
+    let target = node.target(node.pod_ref(), addr("10.77.0.2:80"));
+    node.place(&target).expect("it is placed");
+    for (ports, expected) in
+        [(Some(&[4001][..]), &at[..3]), (Some(&[4003, 4004]), &at[4..]), (Some(&[4005]), &[]), (None, &at)]
+    {
+        let (mut listed, mut is_complete) = (Vec::new(), false);
+        let question = Question::Dump { netns_cookie: node.pod.cookie(), ports: ports.map(Box::from) };
+        node.sweep.ask(question, clock::now(), &mut |told| match told {
+            Told::Part { listeners, .. } => listed.extend(listeners),
+            Told::Dumped { complete, .. } => is_complete = complete,
+            other => panic!("{other:?}"),
+        });
+        let mut listed: Vec<_> = listed.iter().map(|diag| SocketAddr::new(diag.addr, diag.port)).collect();
+        listed.sort_unstable();
+        let mut expected: Vec<SocketAddr> = expected.iter().map(|at| addr(at)).collect();
+        expected.sort_unstable();
+        assert_eq!((listed, is_complete), (expected, true), "{ports:?}");
+    }
+    drop(listeners);
+}
+
+#[test]
 fn the_thread_answers_in_order_and_ends_with_its_handle() {
     if !usable("the_thread_answers_in_order_and_ends_with_its_handle", &[]) {
         return;

@@ -277,6 +277,89 @@ fn a_second_listener_is_confirmed_within_milliseconds() {
     assert_eq!(world.lease(&target), Ok(()));
 }
 
+/// The next question is a dump: of which ports.
+fn asked(world: &mut World) -> Option<Vec<u16>> {
+    world.watch.handle_timeout(world.now);
+    let question = world.watch.poll_question();
+    let Some(Question::Dump { netns_cookie, ports }) = question else { panic!("{question:?}") };
+    world.kernel.ask(netns_cookie, ports.clone());
+    let listeners = world.kernel.dump(netns_cookie, |_| true);
+    world.watch.handle_told(Told::Part { netns_cookie, listeners }, world.now);
+    world.dumped(netns_cookie, true);
+    world.finish();
+    ports.map(Vec::from)
+}
+
+#[test]
+fn between_two_sweeps_it_is_looked_at_what_has_changed_and_nothing_else() {
+    let mut world = World::new();
+    let ports: Vec<u16> = (80..90).collect();
+    let open = |port: &u16| world.leased(NETNS, &format!("10.0.0.1:{port}")).1;
+    let targets: Vec<_> = ports.iter().map(open).collect();
+    world.sweep();
+    let value = world.value(&targets[1]);
+    assert_eq!(world.held(&targets[1], value), Ok(()));
+    world.kernel.open(NETNS, "10.0.0.1:80");
+    world.pump();
+    assert!(!world.is_settled(&targets[0]) && world.is_settled(&targets[1]));
+    world.advance(limits::CONFIRM_WAIT_MIN);
+    assert_eq!(asked(&mut world), Some(vec![80]));
+    assert!(world.is_settled(&targets[0]), "the dump has shown both of its listeners");
+    // What the other ports rest on is as old as it was: nobody has looked.
+    world.advance(limits::LOOK_AGE_MAX - limits::SWEEP_PERIOD / 2);
+    assert_eq!((targets[0].look_found(), world.held(&targets[1], value)), (None, Err(Why::LookOld)));
+}
+
+#[test]
+fn where_many_ports_have_changed_it_is_looked_at_all() {
+    for (changed, is_all) in [(limits::LOOK_PORTS_MAX, false), (limits::LOOK_PORTS_MAX + 1, true)] {
+        let mut world = World::new();
+        for port in 80..90 {
+            world.leased(NETNS, &format!("10.0.0.1:{port}"));
+        }
+        world.sweep();
+        for port in 0..changed {
+            world.kernel.open(NETNS, &format!("10.0.0.1:{}", 80 + port));
+        }
+        world.pump();
+        world.advance(limits::CONFIRM_WAIT_MIN);
+        assert_eq!(asked(&mut world).is_none(), is_all, "{changed} ports");
+    }
+}
+
+#[test]
+fn a_look_at_one_port_does_not_forget_what_holds_for_the_namespace() {
+    let mut world = World::new();
+    let (_, target) = world.leased(NETNS, "10.0.0.1:80");
+    let elsewhere = world.kernel.open(NETNS, "10.0.0.1:99");
+    world.kernel.make_transparent(elsewhere);
+    world.sweep();
+    assert_eq!(target.look_found(), Some(Why::Transparent));
+    world.kernel.open(NETNS, "10.0.0.1:80");
+    world.pump();
+    world.advance(limits::CONFIRM_WAIT_MIN);
+    assert_eq!(asked(&mut world), Some(vec![80]));
+    assert_eq!(target.look_found(), Some(Why::Transparent));
+}
+
+#[test]
+fn a_sweep_that_finds_a_look_at_some_ports_under_way_is_made_up_for_at_its_end() {
+    let mut world = World::new();
+    world.leased(NETNS, "10.0.0.1:80");
+    world.sweep();
+    world.kernel.open(NETNS, "10.0.0.1:80");
+    world.pump();
+    world.advance(limits::CONFIRM_WAIT_MIN);
+    world.watch.handle_timeout(world.now);
+    let question = world.watch.poll_question();
+    assert!(matches!(question, Some(Question::Dump { ports: Some(_), .. })), "{question:?}");
+    world.watch.begin_sweep(world.now);
+    assert!(world.watch.poll_question().is_none(), "one dump of a namespace at a time");
+    world.dumped(NETNS, true);
+    world.finish();
+    assert_eq!(asked(&mut world), None);
+}
+
 #[test]
 fn a_listen_that_fails_settles_and_leaves_the_good_listener() {
     let mut world = World::new();
