@@ -1,16 +1,17 @@
 //! A hierarchical timing wheel over slab indices: one timer per index, O(1) insert and cancel, 1 ms ticks.
 //!
-//! Six levels of 64 slots; a slot of level `l` is 64^l ticks wide, so the levels span 2.1 years; a deadline beyond
-//! that waits in the farthest slot and is filed again when the wheel gets there.
+//! The first level has 4,096 slots of one tick, so that the timer of a probe with the usual period is filed once or twice. Four
+//! more have 64 slots each, of 4,096 * 64^(l-1) ticks: together they span 2.1 years; a deadline beyond that waits in the
+//! farthest slot and is filed again when the wheel gets there.
 //!
 //! The indices of a slot's timers lie in **chunks** of a cache line each, chained, so that a slot of hundreds is read as fast as
 //! memory gives them: in a list through the timers themselves each would have to arrive before the next is known. What is
 //! known of a timer lies in one array indexed like the caller's slab, with its place among the chunks. Nothing is allocated
 //! once both have grown to the slab's size, which is also the bound of the wheel.
 //!
-//! **Invariant:** every linked timer of level `l > 0` lies in another slot of that level than `elapsed`, every one
-//! of level 0 at or after `elapsed` in its block of 64. So the first occupied slot of the lowest occupied
-//! level is the earliest, and a jump of hours costs one visit per occupied slot, not one per tick.
+//! **Invariant:** every linked timer of the first level lies less than 4,096 ticks ahead of `elapsed`, every one of a level
+//! `l > 0` in another slot of that level than `elapsed` and less than 64 slots ahead. So the earliest occupied slot is found by
+//! a look at each level's bits, and a jump of hours costs one visit per occupied slot, not one per tick.
 //! **Invariant:** of a slot's chunks only the first may have room.
 //!
 //! (Varghese and Lauck, "Hashed and Hierarchical Timing Wheels", scheme 7.)
@@ -23,13 +24,22 @@ use crate::time::Instant;
 /// The wheel's resolution in nanoseconds: a timer fires up to this much after its deadline, never before.
 pub const TICK_NS: u64 = 1_000_000;
 
-const LEVELS_LEN: usize = 6;
-const SLOT_BITS: u32 = 6;
-const SLOTS_LEN: usize = 1 << SLOT_BITS;
-const SLOT_MASK: u64 = SLOTS_LEN as u64 - 1;
-const TOP_LEVEL: usize = LEVELS_LEN - 1;
-/// Farthest place ahead: 63 slots of the top level, so that a timer never lies in the slot of `elapsed` there.
-const SPAN_TICKS: u64 = SLOT_MASK << (SLOT_BITS * TOP_LEVEL as u32);
+/// Of the first level.
+const FINE_BITS: u32 = 12;
+const FINE_LEN: usize = 1 << FINE_BITS;
+/// Of each other level.
+const COARSE_BITS: u32 = 6;
+const COARSE_LEN: usize = 1 << COARSE_BITS;
+/// Levels but the first.
+const COARSE_LEVELS: usize = 4;
+const SLOTS_LEN: usize = FINE_LEN + COARSE_LEVELS * COARSE_LEN;
+/// Farthest place ahead: 63 slots of the last level, so that a timer never lies in the slot of `elapsed` there.
+const SPAN_TICKS: u64 = (COARSE_LEN as u64 - 1) << shift(COARSE_LEVELS - 1);
+
+/// Of a coarse level: bits of a tick below its slots.
+const fn shift(level: usize) -> u32 {
+    FINE_BITS + COARSE_BITS * level as u32
+}
 
 const NIL: u32 = u32::MAX;
 const UNLINKED: u16 = u16::MAX;
@@ -41,9 +51,12 @@ const CHUNK_LEN: usize = 15;
 pub struct Wheel {
     /// All earlier ticks have been handed out.
     elapsed: u64,
-    /// One bit per slot that holds a timer.
-    occupied: [u64; LEVELS_LEN],
-    /// `level * 64 + slot`
+    /// One bit per slot of the first level that holds a timer, and one per word of those that is not 0.
+    fine: Box<[u64; FINE_LEN / 64]>,
+    fine_words: u64,
+    /// One bit per slot of each coarse level.
+    coarse: [u64; COARSE_LEVELS],
+    /// Those of the first level, then those of each other.
     slots: Box<[List]>,
     chunks: Chunks,
     /// Indexed by the caller's indices.
@@ -51,7 +64,7 @@ pub struct Wheel {
     len: usize,
 }
 
-/// The chunks of a slot: the first one, and how many timers it has. All others are full.
+/// The chunks of a slot: the first one, and how many timers that one has. All others are full.
 #[derive(Clone, Copy)]
 struct List {
     first: u32,
@@ -89,6 +102,7 @@ struct Timer {
 #[derive(Clone, Copy)]
 struct Place(u32);
 
+const _: () = assert!(SLOTS_LEN < UNLINKED as usize);
 const _: () = assert!(size_of::<Timer>() == 12 && u64::MAX / TICK_NS < 1 << 48 && CHUNK_LEN < 16);
 
 impl Timer {
@@ -117,8 +131,10 @@ impl Wheel {
     pub fn new(now: Instant) -> Self {
         Self {
             elapsed: now.as_nanos() / TICK_NS,
-            occupied: [0; LEVELS_LEN],
-            slots: alloc::vec![EMPTY; LEVELS_LEN * SLOTS_LEN].into_boxed_slice(),
+            fine: Box::new([0; FINE_LEN / 64]),
+            fine_words: 0,
+            coarse: [0; COARSE_LEVELS],
+            slots: alloc::vec![EMPTY; SLOTS_LEN].into_boxed_slice(),
             chunks: Chunks { all: Vec::new(), free: NIL },
             timers: Vec::new(),
             len: 0,
@@ -169,12 +185,14 @@ impl Wheel {
     /// no order. A slot is emptied as a whole.
     pub fn advance(&mut self, now: Instant, mut fired: impl FnMut(u32)) {
         let now_tick = now.as_nanos() / TICK_NS;
-        while let Some((level, slot, start)) = self.first_slot().filter(|first| first.2 <= now_tick) {
+        while let Some((start, slot)) = self.first_slot().filter(|(start, _)| *start <= now_tick) {
             self.elapsed = start;
-            let mut list = self.take(slot);
+            let mut list = core::mem::replace(&mut self.slots[slot], EMPTY);
+            self.mark(slot, false);
+            let is_coarse = slot >= FINE_LEN;
             while let Some((indices, len)) = self.chunks.pop(&mut list) {
                 for &index in &indices[..len] {
-                    if level > 0 {
+                    if is_coarse {
                         // `elapsed` stands at the slot's start: it goes to a lower level, or ahead where it had been clamped to
                         // the span.
                         self.link(index);
@@ -183,17 +201,17 @@ impl Wheel {
                     self.timers[index as usize].slot = UNLINKED;
                     fired(index);
                 }
-                self.len -= if level > 0 { 0 } else { len };
+                self.len -= if is_coarse { 0 } else { len };
             }
         }
         self.elapsed = self.elapsed.max(now_tick);
     }
 
     /// When the wheel wants to be moved next: never after the earliest timer's tick. It may be before it, where
-    /// that timer still lies in a wide slot; moving the wheel there makes the next answer finer, at most five times.
+    /// that timer still lies in a wide slot; moving the wheel there makes the next answer finer, at most four times.
     #[must_use]
     pub fn next_expiry(&self) -> Option<Instant> {
-        self.first_slot().map(|(_, _, start)| Instant::from_nanos(start.saturating_mul(TICK_NS)))
+        self.first_slot().map(|(start, _)| Instant::from_nanos(start.saturating_mul(TICK_NS)))
     }
 
     fn grow(&mut self, len: usize) {
@@ -202,32 +220,82 @@ impl Wheel {
         }
     }
 
-    /// Level, position in `slots` and first tick of the earliest occupied slot.
-    fn first_slot(&self) -> Option<(usize, usize, u64)> {
-        let level = self.occupied.iter().position(|bits| *bits != 0)?;
-        let shift = SLOT_BITS * level as u32;
-        let current = self.elapsed >> shift;
-        let ahead = self.occupied[level].rotate_right((current & SLOT_MASK) as u32).trailing_zeros();
-        let wanted = current + u64::from(ahead);
-        Some((level, level * SLOTS_LEN + (wanted & SLOT_MASK) as usize, wanted << shift))
+    /// First tick and position of the earliest occupied slot; of two that begin at the same tick the wider one, whose timers
+    /// may belong into the other.
+    fn first_slot(&self) -> Option<(u64, usize)> {
+        let coarse = (0..COARSE_LEVELS).rev().filter_map(|level| self.first_coarse(level));
+        coarse.chain(self.first_fine()).min_by_key(|(start, _)| *start)
     }
 
-    /// Empties a slot: what was in it.
-    fn take(&mut self, slot: usize) -> List {
-        self.occupied[slot / SLOTS_LEN] &= !(1 << (slot % SLOTS_LEN));
-        core::mem::replace(&mut self.slots[slot], EMPTY)
+    fn first_fine(&self) -> Option<(u64, usize)> {
+        if self.fine_words == 0 {
+            return None;
+        }
+        let at = self.elapsed as usize % FINE_LEN;
+        let (word, bit) = (at / 64, at % 64);
+        let ahead_here = self.fine[word] & (u64::MAX << bit);
+        let (word, bits) = if ahead_here != 0 {
+            (word, ahead_here)
+        } else {
+            // The others in turn; the bits of this one that lie behind are the farthest.
+            let next = (word + 1) % 64;
+            let other = (next + self.fine_words.rotate_right(next as u32).trailing_zeros() as usize) % 64;
+            (other, self.fine[other])
+        };
+        let slot = word * 64 + bits.trailing_zeros() as usize;
+        let ahead = (slot + FINE_LEN - at) % FINE_LEN;
+        Some((self.elapsed + ahead as u64, slot))
+    }
+
+    fn first_coarse(&self, level: usize) -> Option<(u64, usize)> {
+        let bits = self.coarse[level];
+        if bits == 0 {
+            return None;
+        }
+        let current = self.elapsed >> shift(level);
+        let wanted = current + u64::from(bits.rotate_right((current % COARSE_LEN as u64) as u32).trailing_zeros());
+        Some((wanted << shift(level), Self::coarse_slot(level, wanted)))
+    }
+
+    /// Position of the slot with this number, in ticks of its level.
+    fn coarse_slot(level: usize, number: u64) -> usize {
+        FINE_LEN + level * COARSE_LEN + (number % COARSE_LEN as u64) as usize
+    }
+
+    /// Notes whether a slot holds a timer.
+    fn mark(&mut self, slot: usize, is_occupied: bool) {
+        let set = |bits: &mut u64, bit: usize| {
+            *bits = *bits & !(1 << bit) | u64::from(is_occupied) << bit;
+        };
+        match slot.checked_sub(FINE_LEN) {
+            Some(coarse) => set(&mut self.coarse[coarse / COARSE_LEN], coarse % COARSE_LEN),
+            None => {
+                let (word, bit) = (slot / 64, slot % 64);
+                set(&mut self.fine[word], bit);
+                if is_occupied || self.fine[word] == 0 {
+                    set(&mut self.fine_words, word);
+                }
+            }
+        }
     }
 
     fn link(&mut self, index: u32) {
         let timer = &mut self.timers[index as usize];
         let tick = timer.tick().clamp(self.elapsed, self.elapsed + SPAN_TICKS);
-        let differing = (self.elapsed ^ tick) | SLOT_MASK;
-        let level = (((u64::BITS - 1 - differing.leading_zeros()) / SLOT_BITS) as usize).min(TOP_LEVEL);
-        let in_level = (tick >> (SLOT_BITS * level as u32) & SLOT_MASK) as usize;
-        let slot = level * SLOTS_LEN + in_level;
+        let slots_ahead = |level: &usize| (tick >> shift(*level)) - (self.elapsed >> shift(*level));
+        let slot = if tick - self.elapsed < FINE_LEN as u64 {
+            tick as usize % FINE_LEN
+        } else {
+            let level = (0..COARSE_LEVELS).find(|level| slots_ahead(level) < COARSE_LEN as u64);
+            let level = level.unwrap_or(COARSE_LEVELS - 1);
+            Self::coarse_slot(level, tick >> shift(level))
+        };
         timer.slot = slot as u16;
+        let is_first = self.slots[slot].first == NIL;
         timer.chunk = self.chunks.push(&mut self.slots[slot], index);
-        self.occupied[level] |= 1 << in_level;
+        if is_first {
+            self.mark(slot, true);
+        }
     }
 
     /// The newest of its slot takes its place.
@@ -240,7 +308,7 @@ impl Wheel {
         }
         self.timers[index as usize].slot = UNLINKED;
         if self.slots[slot].first == NIL {
-            self.occupied[slot / SLOTS_LEN] &= !(1 << (slot % SLOTS_LEN));
+            self.mark(slot, false);
         }
     }
 }
