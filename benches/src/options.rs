@@ -42,6 +42,9 @@ pub struct Options {
     /// Small numbers, no floors and baselines: does everything work, is everything true?
     #[arg(long)]
     pub smoke: bool,
+    /// Busy loops beside the daemon and its targets while it runs, as important as they are (in scenarios at a steady rate)
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub busy_loops: usize,
     /// Seed of what is closed when
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
@@ -110,6 +113,7 @@ impl Options {
         option("close", Some(value_name(self.close)));
         option("passive-max-age", Some(self.passive_max_age.to_string()));
         option("peer", self.peer.map(value_name));
+        option("busy-loops", Some(self.busy_loops.to_string()));
         option("seed", Some(self.seed.to_string()));
         option("daemon", Some(self.daemon.display().to_string()));
         for flag in &self.daemon_flags {

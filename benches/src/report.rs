@@ -27,6 +27,14 @@ const TARGET_BUSY_MAX: f64 = 0.8;
 /// Sockets in SYN_SENT beside those of targets that drop SYNs.
 const SYN_SENT_EXTRA_MAX: usize = 16;
 
+/// Processes beside the daemon that did nothing, all the time.
+pub struct BusyLoops {
+    /// How many.
+    pub count: usize,
+    /// Cores that they have taken, all together.
+    pub cores: f64,
+}
+
 /// All of it.
 pub struct Report {
     /// Which.
@@ -59,6 +67,8 @@ pub struct Report {
     pub whole_life: WholeLife,
     /// What it warned of.
     pub warnings: Vec<String>,
+    /// `None` = there were none.
+    pub busy_loops: Option<BusyLoops>,
     /// What it is compared with.
     pub beside: Beside,
     /// Why it failed.
@@ -146,6 +156,7 @@ impl Report {
             "passive_max_age_s": self.is_passive.then_some(self.passive_max_age_s),
             "shards": self.shards,
             "load_s": self.load_s,
+            "busy_loops": self.busy_loops.as_ref().map(|loops| json!({"count": loops.count, "cores": loops.cores})),
         })
     }
 
@@ -172,7 +183,8 @@ impl Report {
             rates.threads.iter().map(|(name, cores)| (name.clone(), json!(us(*cores)))).collect::<Map<_, _>>();
         json!({
             "cpu_us_per_attempt": us(rates.daemon),
-            "machine_cpu_us_per_attempt": us(machine),
+            // The loops' time would be in it.
+            "machine_cpu_us_per_attempt": self.busy_loops.is_none().then(|| us(machine)),
             "children_cpu_us_per_attempt": us(rates.children),
             "threads_us_per_attempt": threads,
             "daemon_cores": rates.daemon,

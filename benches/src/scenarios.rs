@@ -10,6 +10,7 @@ use crate::scenario::Scenario;
 pub mod churn;
 pub mod cold_start;
 pub mod life;
+mod loops;
 pub mod memory;
 pub mod starved;
 pub mod steady;

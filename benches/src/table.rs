@@ -58,6 +58,10 @@ pub fn print(report: &Value) {
         figure(&report["machine_cpu_us_per_attempt"]),
         figure(&report["children_cpu_us_per_attempt"]),
     );
+    if report["busy_loops"].is_object() {
+        let loops = &report["busy_loops"];
+        println!("    beside {} busy loops, which took {} cores", loops["count"], figure(&loops["cores"]));
+    }
     if let Some(split) = report.get("split") {
         println!(
             "    of that: {} us for {} renewals/s, {} us sweep and watch, {} us the rest",

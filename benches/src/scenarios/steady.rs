@@ -7,6 +7,7 @@ use std::time::Duration;
 use std::{fs, iter};
 
 use super::life::{SETTLE, WholeLife, daemon_args, say, sleep_until, wait_until_scheduled};
+use super::loops::Loops;
 use crate::beside::{self, Beside};
 use crate::daemon::Daemon;
 use crate::flips::Flips;
@@ -14,7 +15,7 @@ use crate::handler::Handler;
 use crate::kernel::{self, Tcp};
 use crate::load::{Load, PROBES_PER_POD};
 use crate::options::Options;
-use crate::report::Report;
+use crate::report::{BusyLoops, Report};
 use crate::scenario::{Numbers, Scenario};
 use crate::targets::Targets;
 use crate::truth::{Log, Truth};
@@ -37,11 +38,14 @@ pub struct Conditions {
     pub targets_nice: i32,
     /// A change of a target is noticed within so many periods, and the timeout.
     pub noticed_periods: u32,
+    /// Processes that take what they can of the cores, from the daemon's start until it has been measured.
+    pub busy_loops: usize,
 }
 
 /// Runs a scenario; the process is in its network namespace already.
 pub fn run(scenario: Scenario, options: &Options, short: bool) -> anyhow::Result<Report> {
-    run_under(&Conditions { targets_nice: 0, noticed_periods: 1 }, scenario, options, short)
+    let conditions = Conditions { targets_nice: 0, noticed_periods: 1, busy_loops: options.busy_loops };
+    run_under(&conditions, scenario, options, short)
 }
 
 /// The same, elsewhere than on a machine of its own.
@@ -61,6 +65,7 @@ pub fn run_under(
     fs::create_dir(&manifests)?;
     let mut rest = parts(load.pods.len());
     load.write(&manifests, "pods", rest.next().unwrap_or_default())?;
+    let loops = Loops::start(conditions.busy_loops)?;
     let taken_before = Tcp::read()?.passive_opens;
     let started = now();
     let daemon = Daemon::start(&options.daemon, folder.path(), &manifests, &daemon_args(scenario, options))?;
@@ -79,6 +84,9 @@ pub fn run_under(
     let flipping = duration.saturating_sub(noticed_later);
     let mut flips = Flips::plan(&load, &targets, flipping, period, with_dropping, options.seed)?;
     let window = window::measure(&daemon, &mut targets, numbers.duration_s, &mut flips)?;
+    let busy_loops = (conditions.busy_loops > 0).then(|| loops.cores()).transpose()?;
+    let busy_loops = busy_loops.map(|cores| BusyLoops { count: conditions.busy_loops, cores });
+    drop(loops);
     std::thread::sleep(SETTLE);
     let log = Log::read(daemon.log())?;
     let truth = Truth::of(flips.done(), &log, period + noticed_later);
@@ -106,6 +114,7 @@ pub fn run_under(
         truth,
         whole_life,
         warnings: log.warnings,
+        busy_loops,
         beside,
         complaints: Vec::new(),
     }
