@@ -50,7 +50,7 @@ fn dump(netns: &TestNetns) -> (bool, Vec<Vec<DiagListener>>) {
     netns.run(|| {
         let mut parts = Vec::new();
         let mut buffer = vec![0; limits::NETLINK_MESSAGE_BYTES_MAX];
-        let complete = SockDiag::open().expect("sock_diag").dump(&mut buffer, &mut |part| parts.push(part));
+        let complete = SockDiag::open().expect("sock_diag").dump(None, &mut buffer, &mut |part| parts.push(part));
         (complete, parts)
     })
 }

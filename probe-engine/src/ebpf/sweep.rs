@@ -458,10 +458,12 @@ impl Sweep {
         };
         let complete = match ports {
             None => diag.dump(None, &mut self.buffer, &mut part),
-            Some(ports) => ports.iter().fold(true, |complete, port| {
+            Some(ports) => {
                 // Each of them, whatever became of the one before.
-                diag.dump(Some(*port), &mut self.buffer, &mut part) && complete
-            }),
+                let complete: Vec<bool> =
+                    ports.iter().map(|port| diag.dump(Some(*port), &mut self.buffer, &mut part)).collect();
+                !complete.contains(&false)
+            }
         };
         let read = || {
             let read = netstat.as_ref()?.listen_drops(&mut self.buffer);
