@@ -306,17 +306,16 @@ fn between_two_sweeps_it_is_looked_at_what_has_changed_and_nothing_else() {
     assert_eq!(asked(&mut world), Some(vec![80]));
     assert!(world.is_settled(&targets[0]), "the dump has shown both of its listeners");
     // What the other ports rest on is as old as it was: nobody has looked.
-    world.advance(limits::LOOK_AGE_MAX - limits::SWEEP_PERIOD / 2);
-    assert_eq!((targets[0].look_found(), world.held(&targets[1], value)), (None, Err(Why::LookOld)));
+    world.advance(limits::LOOK_AGE_MAX - limits::CONFIRM_WAIT_MIN);
+    assert_eq!(targets[0].group().expect("it is placed").look(world.now), Ok(()));
+    assert_eq!(world.held(&targets[1], value), Err(Why::LookOld));
 }
 
 #[test]
 fn where_many_ports_have_changed_it_is_looked_at_all() {
     for (changed, is_all) in [(limits::LOOK_PORTS_MAX, false), (limits::LOOK_PORTS_MAX + 1, true)] {
         let mut world = World::new();
-        for port in 80..90 {
-            world.leased(NETNS, &format!("10.0.0.1:{port}"));
-        }
+        let _held: Vec<_> = (80..90).map(|port| world.leased(NETNS, &format!("10.0.0.1:{port}"))).collect();
         world.sweep();
         for port in 0..changed {
             world.kernel.open(NETNS, &format!("10.0.0.1:{}", 80 + port));
@@ -345,7 +344,7 @@ fn a_look_at_one_port_does_not_forget_what_holds_for_the_namespace() {
 #[test]
 fn a_sweep_that_finds_a_look_at_some_ports_under_way_is_made_up_for_at_its_end() {
     let mut world = World::new();
-    world.leased(NETNS, "10.0.0.1:80");
+    let _held = world.leased(NETNS, "10.0.0.1:80");
     world.sweep();
     world.kernel.open(NETNS, "10.0.0.1:80");
     world.pump();
