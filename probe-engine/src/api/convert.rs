@@ -254,7 +254,7 @@ fn probe(of: &ProbeRecord, spec: &ProbeSpec, max_age: Duration) -> v1::Probe {
         verdict: verdict(of.verdict).into(),
         verdict_since: of.verdict_since().map(timestamp),
         run: stats.run(),
-        threshold: stats.threshold(),
+        threshold: stats.threshold(spec),
         last: last.into(),
         last_message,
         last_at,
