@@ -2,6 +2,8 @@
 //!
 //! Source: `pkg/kubelet/prober/prober_manager.go`, `UpdatePodStatus` and `isContainerStarted`.
 
+use alloc::boxed::Box;
+use core::ops::{Deref, DerefMut};
 use core::time::Duration;
 
 use crate::action::WorkerIndex;
@@ -97,6 +99,43 @@ pub(crate) struct Container {
     status_index: u16,
     /// `started` of the cached status; `None` before it was generated for this instance.
     pub(crate) started: Option<bool>,
+}
+
+/// Those of a pod. Nearly every pod has one or two, which take no allocation of their own.
+#[derive(Clone, Debug)]
+pub(crate) enum Containers {
+    Few(u8, [Container; 2]),
+    Many(Box<[Container]>),
+}
+
+impl Containers {
+    /// So many of which nothing is known.
+    pub(crate) fn new(len: usize) -> Self {
+        match len {
+            0..=2 => Self::Few(len as u8, [Container::default(); 2]),
+            _ => Self::Many(alloc::vec![Container::default(); len].into_boxed_slice()),
+        }
+    }
+}
+
+impl Deref for Containers {
+    type Target = [Container];
+
+    fn deref(&self) -> &[Container] {
+        match self {
+            Self::Few(len, all) => &all[..usize::from(*len)],
+            Self::Many(all) => all,
+        }
+    }
+}
+
+impl DerefMut for Containers {
+    fn deref_mut(&mut self) -> &mut [Container] {
+        match self {
+            Self::Few(len, all) => &mut all[..usize::from(*len)],
+            Self::Many(all) => all,
+        }
+    }
 }
 
 const NO_WORKER: u32 = u32::MAX;
