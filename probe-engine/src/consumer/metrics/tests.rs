@@ -79,7 +79,8 @@ fn shard_counts() -> ShardMetrics {
 
 async fn stats(bench: &Bench, probe_type: ProbeType) -> Arc<ProbeStats> {
     let read = move |node: &Node| {
-        let probe = node.pods[&PodUid::from("uid-1")].containers[0].probe(probe_type).expect("it has it");
+        let probe =
+            node.pods[&PodUid::from("uid-1")].container_at(0).and_then(|of| of.probe(probe_type)).expect("it has it");
         Arc::clone(&probe.stats)
     };
     bench.results.read(read).await.expect("the stage runs")
@@ -154,7 +155,7 @@ async fn many(pods: usize, probes: &[ProbeType]) -> (Bench, Metrics, Arc<ProbeSt
         let pod = simple_pod(&format!("pod-{index}"), probes);
         bench.add(&pod, Some(running(&pod, "fake://1"))).await;
     }
-    let read = |node: &Node| Arc::clone(&node.pods[&PodUid::from("pod-0")].containers[0].probes[0].stats);
+    let read = |node: &Node| Arc::clone(&node.pods[&PodUid::from("pod-0")].probes[0].stats);
     let stats = bench.results.read(read).await.expect("the stage runs");
     let metrics = Metrics::new(bench.results.clone(), facts());
     (bench, metrics, stats)
