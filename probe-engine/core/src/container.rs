@@ -172,6 +172,8 @@ impl Container {
 
 #[cfg(test)]
 mod tests {
+    use alloc::vec::Vec;
+
     use super::*;
     use crate::fixture::{container_status, running, terminated};
 
@@ -190,6 +192,19 @@ mod tests {
 
     fn running_since(seconds: u64) -> ContainerStatus {
         container_status("c", "test://1", running(Instant::from_secs(seconds)))
+    }
+
+    #[test]
+    fn a_pod_has_a_place_for_each_of_its_containers() {
+        for len in 0..5 {
+            let mut containers = Containers::new(len);
+            assert_eq!(containers.len(), len);
+            for (at, container) in containers.iter_mut().enumerate() {
+                container.set_worker(ProbeType::Liveness, Some(WorkerIndex(at as u32)));
+            }
+            let workers: Vec<_> = containers.iter().flat_map(Container::workers).collect();
+            assert_eq!(workers, (0..len as u32).map(WorkerIndex).collect::<Vec<_>>());
+        }
     }
 
     #[test]
