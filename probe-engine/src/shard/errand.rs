@@ -61,7 +61,7 @@ impl Errand {
     pub(super) fn keep(self) -> Option<Kept> {
         // Without an address it never gets here; without its request it is no good.
         let is_whole = !self.request.is_empty() && self.addr.is_some();
-        is_whole.then(|| Kept { pod_ip: self.pod_ip, request: self.request })
+        is_whole.then_some(Kept { pod_ip: self.pod_ip, request: self.request })
     }
 
     /// Where it connects to; `None` where a name has to be resolved first.
