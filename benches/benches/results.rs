@@ -120,7 +120,7 @@ fn updates(c: &mut Criterion) {
     group.bench_function("reports_of_failures", |b| b.iter(|| world.batch(Named::report)));
     group.throughput(Throughput::Elements(1));
     let stats = ProbeStats::default();
-    group.bench_function("counts_of_a_success", |b| b.iter(|| stats.record(true, black_box(150_000), 1, 2, 1)));
+    group.bench_function("counts_of_a_success", |b| b.iter(|| stats.record(true, black_box(150_000), 1, 2)));
     group.finish();
 }
 

@@ -10,9 +10,9 @@
 //! waits for lifecycle, which sends to the manager: what lifecycle has no place for is kept, at most one `Add`
 //! and one `Remove` per pod.
 
-use std::borrow::Borrow;
+mod pods;
+
 use std::collections::{HashMap, HashSet, VecDeque};
-use std::hash::{Hash, Hasher};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -23,6 +23,7 @@ use probe_core::time::Instant;
 use tokio::sync::mpsc;
 use tracing::{debug, info, warn};
 
+use self::pods::{Managed, Pods};
 use crate::clock;
 use crate::consumer::lifecycle::LifecycleInput;
 use crate::ebpf::settings;
@@ -105,52 +106,6 @@ pub fn slots_of(pod: &Pod) -> Box<[ProbeSlot]> {
 /// The results stage has ended: there is nothing left to manage for.
 struct ResultsGone;
 
-/// A pod that is known, by its UID. There may be hundreds of thousands: it is kept small.
-struct Managed {
-    pod: Arc<Pod>,
-    /// Where its workers live; `None` for a pod without probes, of which no shard hears.
-    shard: Option<u16>,
-    /// Lifecycle is ending it.
-    terminating: bool,
-}
-
-impl Borrow<PodUid> for Managed {
-    fn borrow(&self) -> &PodUid {
-        &self.pod.uid
-    }
-}
-
-impl PartialEq for Managed {
-    fn eq(&self, other: &Self) -> bool {
-        self.pod.uid == other.pod.uid
-    }
-}
-
-impl Eq for Managed {}
-
-impl Hash for Managed {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        self.pod.uid.hash(state);
-    }
-}
-
-/// A pod by its namespace and name.
-struct Named(Arc<Pod>);
-
-impl PartialEq for Named {
-    fn eq(&self, other: &Self) -> bool {
-        name_of(&self.0) == name_of(&other.0)
-    }
-}
-
-impl Eq for Named {}
-
-impl Hash for Named {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        name_of(&self.0).hash(state);
-    }
-}
-
 /// How many workers a pod has.
 fn workers_len(pod: &Pod) -> usize {
     pod.probed_containers().map(|container| container.probes.count()).sum()
@@ -170,8 +125,7 @@ struct Manager {
     /// What lifecycle has no place for yet, oldest first.
     lifecycle_backlog: VecDeque<LifecycleInput>,
     runtime: RuntimeFacts,
-    pods: HashSet<Managed>,
-    names: HashSet<Named>,
+    pods: Pods,
     /// Pods that wait for the end of another: who waits, for whom.
     successors: HashMap<PodUid, PodUid>,
     /// Who waits for this pod: added under the same name or UID while it terminates, they come in afterwards. No two
@@ -192,8 +146,7 @@ impl Manager {
             lifecycle: config.lifecycle.filter(|_| config.runtime.manages_containers),
             lifecycle_backlog: VecDeque::new(),
             runtime: config.runtime,
-            pods: HashSet::new(),
-            names: HashSet::new(),
+            pods: Pods::default(),
             successors: HashMap::new(),
             waiting: HashMap::new(),
             is_each_told: true,
@@ -277,10 +230,8 @@ impl Manager {
     /// Rule 2.1. A known UID changes nothing; a name that another pod holds is refused, unless that one is
     /// terminating: then the new one waits for its end.
     async fn add_pod(&mut self, pod: Arc<Pod>) -> Result<(), ResultsGone> {
-        let named = Named(Arc::clone(&pod));
-        let holder = self.names.get(&named).map(|holder| &holder.0.uid);
-        let holder = holder.or_else(|| self.pods.get(&pod.uid).map(|managed| &managed.pod.uid));
-        if let Some(holder) = holder.cloned() {
+        let holder = self.pods.namesake(&pod).or_else(|| self.pods.get(&pod.uid));
+        if let Some(holder) = holder.map(|holder| holder.pod.uid.clone()) {
             self.add_successor(&holder, pod);
             return Ok(());
         }
@@ -299,7 +250,6 @@ impl Manager {
             status: status.clone(),
         };
         self.tell_results(added).await?;
-        self.names.insert(named);
         self.pods.insert(Managed { pod: Arc::clone(&pod), shard, terminating: false });
         if let Some(shard) = shard {
             let shard = &mut self.shards[usize::from(shard)];
@@ -351,7 +301,7 @@ impl Manager {
                 return Ok(());
             }
         }
-        let Some(managed) = self.pods.get(uid) else {
+        let Some(managed) = self.pods.get_mut(uid) else {
             debug!(%uid, "unknown pod is not removed");
             return Ok(());
         };
@@ -361,9 +311,8 @@ impl Manager {
         if managed.terminating {
             return Ok(());
         }
+        managed.terminating = true;
         tell!(self, pod = %label(&managed.pod), %uid, "pod is being ended");
-        let ending = Managed { pod: Arc::clone(&managed.pod), shard: managed.shard, terminating: true };
-        self.pods.replace(ending);
         self.tell_results(Input::Deleting(uid.clone())).await?;
         self.tell_lifecycle(LifecycleInput::Remove(uid.clone()));
         Ok(())
@@ -380,7 +329,7 @@ impl Manager {
     }
 
     async fn handle_status(&mut self, uid: PodUid, status: Arc<PodStatus>) -> Result<(), ResultsGone> {
-        if !self.pods.contains(&uid) {
+        if self.pods.get(&uid).is_none() {
             debug!(%uid, "status of an unknown pod");
             return Ok(());
         }
@@ -395,8 +344,6 @@ impl Manager {
         let Some(managed) = self.pods.take(uid) else {
             return Ok(());
         };
-        let named = Named(Arc::clone(&managed.pod));
-        self.names.remove(&named);
         if let Some(shard) = managed.shard {
             self.shards[usize::from(shard)].workers_len -= workers_len(&managed.pod);
         }

@@ -28,7 +28,8 @@ use tokio::sync::Notify;
 pub use handle::{Inbox, Input, PendingReport, ResultsError, ResultsHandle, ResultsSender, channel};
 pub(crate) use node::cut;
 pub use node::{
-    CONDITIONS_LEN, ContainerRecord, Gate, LastReport, LocalTrouble, Node, PodRecord, ProbeRecord, StuckProbe, WallNs,
+    CONDITIONS_LEN, ContainerRecord, ContainerView, Gate, LastReport, LocalTrouble, Node, PodRecord, ProbeRecord,
+    StuckProbe, WallNs,
 };
 pub use pods::Pods;
 pub use series::{SeriesLevel, SeriesLevels};

@@ -2,6 +2,8 @@
 //!
 //! Source: `pkg/kubelet/prober/prober_manager.go`, `UpdatePodStatus` and `isContainerStarted`.
 
+use alloc::boxed::Box;
+use core::ops::{Deref, DerefMut};
 use core::time::Duration;
 
 use crate::action::WorkerIndex;
@@ -99,6 +101,43 @@ pub(crate) struct Container {
     pub(crate) started: Option<bool>,
 }
 
+/// Those of a pod. Nearly every pod has one or two, which take no allocation of their own.
+#[derive(Clone, Debug)]
+pub(crate) enum Containers {
+    Few(u8, [Container; 2]),
+    Many(Box<[Container]>),
+}
+
+impl Containers {
+    /// So many of which nothing is known.
+    pub(crate) fn new(len: usize) -> Self {
+        match len {
+            0..=2 => Self::Few(len as u8, [Container::default(); 2]),
+            _ => Self::Many(alloc::vec![Container::default(); len].into_boxed_slice()),
+        }
+    }
+}
+
+impl Deref for Containers {
+    type Target = [Container];
+
+    fn deref(&self) -> &[Container] {
+        match self {
+            Self::Few(len, all) => &all[..usize::from(*len)],
+            Self::Many(all) => all,
+        }
+    }
+}
+
+impl DerefMut for Containers {
+    fn deref_mut(&mut self) -> &mut [Container] {
+        match self {
+            Self::Few(len, all) => &mut all[..usize::from(*len)],
+            Self::Many(all) => all,
+        }
+    }
+}
+
 const NO_WORKER: u32 = u32::MAX;
 const NO_STATUS: u16 = u16::MAX;
 
@@ -133,6 +172,8 @@ impl Container {
 
 #[cfg(test)]
 mod tests {
+    use alloc::vec::Vec;
+
     use super::*;
     use crate::fixture::{container_status, running, terminated};
 
@@ -151,6 +192,19 @@ mod tests {
 
     fn running_since(seconds: u64) -> ContainerStatus {
         container_status("c", "test://1", running(Instant::from_secs(seconds)))
+    }
+
+    #[test]
+    fn a_pod_has_a_place_for_each_of_its_containers() {
+        for len in 0..5 {
+            let mut containers = Containers::new(len);
+            assert_eq!(containers.len(), len);
+            for (at, container) in containers.iter_mut().enumerate() {
+                container.set_worker(ProbeType::Liveness, Some(WorkerIndex(at as u32)));
+            }
+            let workers: Vec<_> = containers.iter().flat_map(Container::workers).collect();
+            assert_eq!(workers, (0..len as u32).map(WorkerIndex).collect::<Vec<_>>());
+        }
     }
 
     #[test]

@@ -438,7 +438,7 @@ impl<'a> PodView<'a> {
     /// The live workers of the pod with their containers and types.
     pub fn workers(&self) -> impl Iterator<Item = (WorkerIndex, &'a ContainerName, ProbeType)> {
         let entry = self.entry;
-        entry.pod.all_containers().zip(&entry.containers).flat_map(|(spec, container)| {
+        entry.pod.all_containers().zip(entry.containers.iter()).flat_map(|(spec, container)| {
             let of_type = |t: ProbeType| container.worker(t).map(|worker| (worker, &spec.name, t));
             ProbeType::ALL.into_iter().filter_map(of_type)
         })

@@ -15,7 +15,7 @@ use crate::clock;
 use crate::consumer::events::{Event, EventType};
 use crate::consumer::status::conditions;
 use crate::ebpf::{Answer, PassiveSettings, Why};
-use crate::results::{ContainerRecord, PodRecord, ProbeRecord};
+use crate::results::{ContainerView, PodRecord, ProbeRecord};
 use crate::shard::metrics::OutcomeKind;
 use crate::source::control::Triggered;
 
@@ -49,7 +49,7 @@ pub fn pod(record: &PodRecord, passive: Option<&PassiveSettings>) -> v1::Pod {
         conditions: conditions(record).iter().map(|(condition_of, since)| condition(condition_of, *since)).collect(),
         containers: record
             .containers()
-            .map(|(spec, c)| container(spec, c, record.container_status(c), max_age))
+            .map(|(spec, c)| container(spec, c, record.container_status(&c), max_age))
             .collect(),
         ignored_fields: pod.ignored_fields.iter().map(ToString::to_string).collect(),
     }
@@ -200,7 +200,7 @@ fn max_age(pod: &Pod, passive: Option<&PassiveSettings>) -> Duration {
 
 fn probes<'a>(
     container: &'a Container,
-    record: &'a ContainerRecord,
+    record: ContainerView<'a>,
     max_age: Duration,
 ) -> impl Iterator<Item = v1::Probe> + 'a {
     record.probes.iter().filter_map(move |of| {
@@ -211,7 +211,7 @@ fn probes<'a>(
 
 fn container(
     of: &Container,
-    record: &ContainerRecord,
+    record: ContainerView<'_>,
     status: Option<&ContainerStatus>,
     max_age: Duration,
 ) -> v1::Container {
@@ -254,7 +254,7 @@ fn probe(of: &ProbeRecord, spec: &ProbeSpec, max_age: Duration) -> v1::Probe {
         verdict: verdict(of.verdict).into(),
         verdict_since: of.verdict_since().map(timestamp),
         run: stats.run(),
-        threshold: stats.threshold(),
+        threshold: stats.threshold(spec),
         last: last.into(),
         last_message,
         last_at,
@@ -468,7 +468,7 @@ mod tests {
         let of = container("c", ContainerKind::Regular, &[ProbeType::Liveness]);
         let pod = pod("u1", "web", [of]);
         let record = PodRecord::new(Arc::clone(&pod), &slots_of(&pod), None, clock::wall());
-        let stats = &record.containers[0].probe(ProbeType::Liveness).expect("it has one").stats;
+        let stats = &record.probes[0].stats;
         (0..2).for_each(|_| stats.note_answer(Answer::Real(Why::TakenBy(15_006))));
         (0..3).for_each(|_| stats.note_answer(Answer::Passive));
         let row = probe_rows(&record, None).next().expect("one").probe.expect("said");

@@ -16,7 +16,7 @@ use probe_core::spec::ContainerKind;
 use probe_core::status::{ContainerStatus, PodStatus};
 use probe_core::time::Instant;
 
-use crate::results::{CONDITIONS_LEN, ContainerRecord, Gate, PodRecord};
+use crate::results::{CONDITIONS_LEN, ContainerView, Gate, PodRecord};
 
 /// Takes over the runtime's newest word. Returns how many restarts it tells of that were not known before.
 pub fn accept(record: &mut PodRecord, status: Arc<PodStatus>) -> u64 {
@@ -28,7 +28,7 @@ pub fn accept(record: &mut PodRecord, status: Arc<PodStatus>) -> u64 {
         if known.and_then(|k| k.id.as_ref()) != newest.and_then(|n| n.id.as_ref()) {
             container.started = false;
             let (before, newest) = (known.and_then(|k| k.id.as_ref()), newest.and_then(|n| n.id.as_ref()));
-            container.probes.iter_mut().for_each(|probe| probe.replace_newest(before, newest));
+            record.probes[container.probes()].iter_mut().for_each(|probe| probe.replace_newest(before, newest));
         }
         if let (Some(known), Some(newest)) = (known, newest) {
             restarts += u64::from(newest.restart_count.saturating_sub(known.restart_count));
@@ -49,7 +49,9 @@ pub fn refresh(record: &mut PodRecord, manager_start: Instant, now: Timestamp) -
     let mut changed = false;
     for (container, spec) in record.containers.iter_mut().zip(pod.all_containers()) {
         let status = container.status_of(record.status.as_deref());
-        let flags = status.map(|status| flags(container, status, spec.kind, manager_start, was_ready));
+        let flags = status.map(|status| {
+            flags(ContainerView::new(container, &record.probes), status, spec.kind, manager_start, was_ready)
+        });
         let flags = flags.unwrap_or_default();
         changed |= flags != Flags { started: container.started, ready: container.ready };
         (container.started, container.ready) = (flags.started, flags.ready);
@@ -76,7 +78,7 @@ pub fn conditions(record: &PodRecord) -> Vec<(Condition, Timestamp)> {
 
 fn computed(record: &PodRecord) -> [Condition; CONDITIONS_LEN] {
     let flags_of = |name: &ContainerName| {
-        let flags = |c: &ContainerRecord| Flags { started: c.started, ready: c.ready };
+        let flags = |c: ContainerView<'_>| Flags { started: c.started, ready: c.ready };
         record.container(name).map(flags).unwrap_or_default()
     };
     let gate_of = |wanted: &str| {
@@ -99,7 +101,7 @@ pub fn set_gate(record: &mut PodRecord, wanted: &Arc<str>, status: Option<Condit
 }
 
 fn flags(
-    container: &ContainerRecord,
+    container: ContainerView<'_>,
     status: &ContainerStatus,
     kind: ContainerKind,
     manager_start: Instant,

@@ -289,6 +289,13 @@ impl Target {
         shorter
     }
 
+    /// Something made the lease that stands shorter than it was granted. An attempt that is made while it stands makes that
+    /// history ([`Target::forget_end`]).
+    #[must_use]
+    pub fn is_cut(&self) -> bool {
+        Answer::from_bits(self.ended_by.load(SeqCst)).why().is_some()
+    }
+
     /// A lease is written down; whether it still stands is told by [`Target::held`].
     #[must_use]
     pub fn lease_until(&self) -> Option<Instant> {

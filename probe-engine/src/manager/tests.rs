@@ -426,6 +426,6 @@ async fn a_batch_is_told_in_its_order_and_what_results_has_no_room_for_waits() {
     let taken = bench.taken();
     assert!(taken.iter().take(len).enumerate().all(|(i, word)| *word == format!("add p{i} 3")));
     assert_eq!(taken[len..], ["remove p7"]);
-    assert_eq!((bench.manager.pods.len(), bench.manager.names.len()), (len - 1, len - 1));
+    assert_eq!((bench.manager.pods.len(), bench.manager.pods.names_len()), (len - 1, len - 1));
     assert_eq!(bench.manager.shards[0].workers_len, (len - 1) * 3);
 }

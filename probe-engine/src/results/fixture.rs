@@ -166,8 +166,10 @@ impl Bench {
 
     pub(crate) async fn verdict(&self, uid: &str, probe_type: ProbeType) -> Option<Verdict> {
         let uid = PodUid::from(uid);
-        let read =
-            move |node: &super::Node| node.pods[&uid].containers[0].probe(probe_type).expect("it has it").verdict;
+        let read = move |node: &super::Node| {
+            let container = node.pods[&uid].container_at(0).expect("it has one");
+            container.probe(probe_type).expect("it has it").verdict
+        };
         self.results.read(read).await.expect("the stage runs")
     }
 

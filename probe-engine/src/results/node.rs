@@ -3,6 +3,7 @@
 //! There are up to a million [`ProbeRecord`]s, so they hold only what most probes have; the rest stands in a box.
 
 use std::collections::HashSet;
+use std::ops::{Deref, Range};
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -61,8 +62,7 @@ impl Node {
     /// The probe of this key.
     #[must_use]
     pub fn probe(&self, key: &ProbeKey) -> Option<&ProbeRecord> {
-        let pod = self.pods.get(&key.pod)?;
-        pod.container(&key.container)?.probe(key.probe_type)
+        self.pods.get(&key.pod)?.container(&key.container)?.probe(key.probe_type)
     }
 
     /// Sources that have not been read once yet.
@@ -194,7 +194,9 @@ pub struct PodRecord {
     /// Last flips of Initialized, ContainersReady and Ready; see [`crate::consumer::status::conditions`].
     pub since: [WallNs; CONDITIONS_LEN],
     /// One per container, in the order of `Pod::all_containers`.
-    pub containers: Box<[ContainerRecord]>,
+    pub(crate) containers: Box<[ContainerRecord]>,
+    /// Those of the first container, in the order of `ProbeType::ALL`, then of the next: one list takes less than many.
+    pub(crate) probes: Box<[ProbeRecord]>,
     /// Conditions set from outside.
     pub gates: Box<[Gate]>,
     /// Where its workers live: nobody else's word on it counts.
@@ -211,8 +213,12 @@ impl PodRecord {
     /// A pod of which nothing is known but what it asks for.
     #[must_use]
     pub fn new(pod: Arc<Pod>, slots: &[ProbeSlot], shard: Option<usize>, now: Timestamp) -> Self {
-        let containers = pod.all_containers().map(|container| ContainerRecord::new(&container.name, slots)).collect();
+        let mut probes = Vec::with_capacity(slots.len());
+        let containers =
+            pod.all_containers().map(|container| ContainerRecord::new(&container.name, slots, &mut probes));
+        let containers = containers.collect();
         Self {
+            probes: probes.into(),
             status: None,
             added_at: now.into(),
             since: [now.into(); CONDITIONS_LEN],
@@ -228,13 +234,21 @@ impl PodRecord {
 
     /// The container of this name.
     #[must_use]
-    pub fn container(&self, name: &ContainerName) -> Option<&ContainerRecord> {
-        self.containers.get(self.position(name)?)
+    pub fn container(&self, name: &ContainerName) -> Option<ContainerView<'_>> {
+        self.container_at(self.position(name)?)
+    }
+
+    /// The container in this place of `Pod::all_containers`.
+    #[must_use]
+    pub fn container_at(&self, position: usize) -> Option<ContainerView<'_>> {
+        let record = self.containers.get(position)?;
+        Some(ContainerView::new(record, &self.probes))
     }
 
     /// The containers with what they were asked to be.
-    pub fn containers(&self) -> impl Iterator<Item = (&Container, &ContainerRecord)> {
-        self.pod.all_containers().zip(&self.containers)
+    pub fn containers(&self) -> impl Iterator<Item = (&Container, ContainerView<'_>)> {
+        let views = self.containers.iter().map(|record| ContainerView::new(record, &self.probes));
+        self.pod.all_containers().zip(views)
     }
 
     /// The runtime's newest word on a container of this pod; `None` where it has none.
@@ -250,9 +264,10 @@ impl PodRecord {
         probe_type: ProbeType,
     ) -> Option<(&mut ProbeRecord, Option<&ContainerId>)> {
         let position = self.position(container)?;
-        let container = self.containers.get_mut(position)?;
+        let container = self.containers.get(position)?;
         let newest = container.status_of(self.status.as_deref()).and_then(|status| status.id.as_ref());
-        let probe = container.probes.iter_mut().find(|probe| probe.probe_type == probe_type)?;
+        let mut probes = self.probes[container.probes()].iter_mut();
+        let probe = probes.find(|probe| probe.probe_type == probe_type)?;
         Some((probe, newest))
     }
 
@@ -281,7 +296,7 @@ impl PodRecord {
     }
 
     pub(super) fn probes_len(&self) -> usize {
-        self.containers.iter().map(|container| container.probes.len()).sum()
+        self.probes.len()
     }
 
     fn position(&self, name: &ContainerName) -> Option<usize> {
@@ -292,8 +307,9 @@ impl PodRecord {
 /// One container of a pod.
 #[derive(Clone, Debug)]
 pub struct ContainerRecord {
-    /// Its probes, in the order of `ProbeType::ALL`; only those that it has.
-    pub probes: Box<[ProbeRecord]>,
+    /// Place of its first probe in `PodRecord::probes`.
+    first_probe: u16,
+    probes_len: u8,
     /// Where in `PodRecord::status` its entry is; see [`PodRecord::container_status`].
     pub status_index: Option<u16>,
     /// Rule 5.1.
@@ -303,25 +319,60 @@ pub struct ContainerRecord {
 }
 
 impl ContainerRecord {
-    fn new(name: &ContainerName, slots: &[ProbeSlot]) -> Self {
-        let probe = |probe_type: ProbeType| {
-            let slot = slots.iter().find(|slot| slot.container == *name && slot.probe_type == probe_type)?;
-            Some(ProbeRecord::new(probe_type, Arc::clone(&slot.stats)))
-        };
-        let probes = ProbeType::ALL.into_iter().filter_map(probe).collect();
-        Self { probes, status_index: None, started: false, ready: false }
+    /// `probes`: the pod's so far, behind which its own are put. A container beyond the 65,535th probe of its pod counts as one
+    /// without (a manifest file's size allows no such pod).
+    fn new(name: &ContainerName, slots: &[ProbeSlot], probes: &mut Vec<ProbeRecord>) -> Self {
+        let mut container = Self { first_probe: 0, probes_len: 0, status_index: None, started: false, ready: false };
+        let Ok(first_probe) = u16::try_from(probes.len()) else { return container };
+        container.first_probe = first_probe;
+        for probe_type in ProbeType::ALL {
+            if let Some(slot) = slots.iter().find(|slot| slot.container == *name && slot.probe_type == probe_type) {
+                probes.push(ProbeRecord::new(probe_type, Arc::clone(&slot.stats)));
+                container.probes_len += 1;
+            }
+        }
+        container
     }
 
-    /// Its probe of this type.
-    #[must_use]
-    pub fn probe(&self, probe_type: ProbeType) -> Option<&ProbeRecord> {
-        self.probes.iter().find(|probe| probe.probe_type == probe_type)
+    /// Where its probes are in `PodRecord::probes`.
+    pub(crate) fn probes(&self) -> Range<usize> {
+        let first = usize::from(self.first_probe);
+        first..first + usize::from(self.probes_len)
     }
 
     /// Its entry in the pod's status.
     #[must_use]
     pub fn status_of<'a>(&self, status: Option<&'a PodStatus>) -> Option<&'a ContainerStatus> {
         status?.containers.get(usize::from(self.status_index?))
+    }
+}
+
+/// One container of a pod, with its probes.
+#[derive(Clone, Copy, Debug)]
+pub struct ContainerView<'a> {
+    record: &'a ContainerRecord,
+    /// In the order of `ProbeType::ALL`; only those that it has.
+    pub probes: &'a [ProbeRecord],
+}
+
+impl<'a> ContainerView<'a> {
+    /// `all`: the probes of its pod.
+    pub(crate) fn new(record: &'a ContainerRecord, all: &'a [ProbeRecord]) -> Self {
+        Self { record, probes: &all[record.probes()] }
+    }
+
+    /// Its probe of this type.
+    #[must_use]
+    pub fn probe(&self, probe_type: ProbeType) -> Option<&'a ProbeRecord> {
+        self.probes.iter().find(|probe| probe.probe_type == probe_type)
+    }
+}
+
+impl Deref for ContainerView<'_> {
+    type Target = ContainerRecord;
+
+    fn deref(&self) -> &ContainerRecord {
+        self.record
     }
 }
 
@@ -518,8 +569,8 @@ mod tests {
 
     #[test]
     fn the_records_of_a_node_stay_small() {
-        assert!(size_of::<PodRecord>() <= 104, "{}", size_of::<PodRecord>());
-        assert!(size_of::<ContainerRecord>() <= 24, "{}", size_of::<ContainerRecord>());
+        assert!(size_of::<PodRecord>() <= 112, "{}", size_of::<PodRecord>());
+        assert!(size_of::<ContainerRecord>() <= 12, "{}", size_of::<ContainerRecord>());
         assert!(size_of::<ProbeRecord>() <= 32, "{}", size_of::<ProbeRecord>());
     }
 }

@@ -1,15 +1,17 @@
 //! The counts of one probe: written by the shard that has its worker, read by anyone.
 //!
 //! There is one for every probe of the node, and a passive success writes little else, so the layout is kept on purpose:
-//! what such a success touches stands in the first 32 bytes, the whole in 72 (88 with the counts of the `Arc`, which is a
-//! size that malloc hands out without a rest). Durations above the first bucket get a box of their own with the first
-//! one that is seen.
+//! what such a success touches stands in the first 32 bytes, the whole in 56 (72 with the counts of the `Arc`, which is a
+//! size that malloc hands out without a rest). Failures, and durations above the first bucket, get a box of their own with
+//! the first one that is seen.
 //!
 //! **Invariant:** one thread writes: the shard's. So each write is a load and a store, relaxed, and no
 //! read-modify-write. A reader may see the fields of two attempts at once, never a torn number.
 
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use once_cell::race::OnceBox;
+use probe_core::spec::ProbeSpec;
 
 use crate::ebpf::Answer;
 
@@ -25,6 +27,8 @@ const PASSIVE: u32 = 1 << 31;
 const ENDED: u32 = 1 << 30;
 /// In `answers`: the newest call was a passive success, over within one look at the clock.
 const INSTANT: u32 = 1 << 29;
+/// In `answers`: the newest call was a failure.
+const FAILED: u32 = 1 << 28;
 /// In `answers`: [`Answer::to_bits`] of the newest attempt that was not answered passively.
 const ANSWER: u32 = (1 << 24) - 1;
 
@@ -42,11 +46,16 @@ pub struct ProbeStats {
     // From here on: not touched by steady passive successes.
     duration_sum_ns: AtomicU64,
     last_duration_us: AtomicU32,
-    threshold: AtomicU32,
-    failed: AtomicU32,
     real: AtomicU32,
+    rare: OnceBox<Rare>,
+}
+
+/// What a probe that is well does not have.
+#[derive(Debug, Default)]
+struct Rare {
+    failed: AtomicU32,
     /// Successes per bucket of [`DURATION_BUCKETS_S`] but the first (not cumulative), the last for what is longer.
-    slow: OnceLock<Box<[AtomicU32; DURATION_BUCKETS_S.len()]>>,
+    slow: [AtomicU32; DURATION_BUCKETS_S.len()],
 }
 
 /// What `prober_probe_duration_seconds` shows of one probe, or of several.
@@ -69,15 +78,15 @@ impl Durations {
 /// What the shard writes.
 impl ProbeStats {
     /// Counts one call of the prober that was not discarded and ended at `at_ns` (CLOCK_MONOTONIC): a result `run` times in a
-    /// row, of `threshold` that make the verdict. Durations count only of successes (rule 7.1).
-    pub fn record(&self, success: bool, duration_ns: u64, at_ns: u64, run: u32, threshold: u32) {
+    /// row. Durations count only of successes (rule 7.1).
+    pub fn record(&self, success: bool, duration_ns: u64, at_ns: u64, run: u32) {
         set_u64(&self.last_at_ns, at_ns);
         set(&self.run, run);
-        set(&self.threshold, threshold);
         set(&self.last_duration_us, u32::try_from(duration_ns.div_ceil(1_000)).unwrap_or(u32::MAX));
-        set(&self.answers, load(&self.answers) & !INSTANT);
+        let failed = if success { 0 } else { FAILED };
+        set(&self.answers, load(&self.answers) & !(INSTANT | FAILED) | failed);
         if !success {
-            count(&self.failed);
+            count(&self.rare().failed);
             return;
         }
         count(&self.successful);
@@ -85,11 +94,15 @@ impl ProbeStats {
         if duration_ns > FIRST_BUCKET_NS {
             let seconds = duration_ns as f64 / 1e9;
             let bucket = DURATION_BUCKETS_S[1..].iter().position(|le| seconds <= *le);
-            count(&self.slow.get_or_init(Box::default)[bucket.unwrap_or(DURATION_BUCKETS_S.len() - 1)]);
+            count(&self.rare().slow[bucket.unwrap_or(DURATION_BUCKETS_S.len() - 1)]);
         }
     }
 
-    /// Counts one steady success from kernel state (`run` is above the threshold, which stays) and the next due time. Does
+    fn rare(&self) -> &Rare {
+        self.rare.get_or_init(Box::default)
+    }
+
+    /// Counts one steady success from kernel state and the next due time. Does
     /// what [`ProbeStats::record`], [`ProbeStats::note_answer`] and [`ProbeStats::set_due`] would. It took less than the
     /// turn's clock can tell: it counts in the first bucket of the durations and adds nothing to their sum.
     pub fn record_passive(&self, at_ns: u64, run: u32, due_ns: u64) {
@@ -98,7 +111,7 @@ impl ProbeStats {
         count(&self.successful);
         count(&self.passive);
         set(&self.run, run);
-        set(&self.answers, load(&self.answers) | PASSIVE | INSTANT);
+        set(&self.answers, load(&self.answers) & !FAILED | PASSIVE | INSTANT);
     }
 
     /// How the newest attempt was answered; trouble of our own is no answer.
@@ -135,7 +148,7 @@ impl ProbeStats {
     /// `prober_probe_total{result="failed"}`
     #[must_use]
     pub fn failed(&self) -> u64 {
-        load(&self.failed).into()
+        self.rare.get().map_or(0, |rare| load(&rare.failed).into())
     }
 
     /// Answers of a tcpSocket probe from kernel state.
@@ -169,10 +182,14 @@ impl ProbeStats {
         load(&self.run)
     }
 
-    /// How many in a row make the verdict, as of that call.
+    /// How many in a row make the verdict, as of that call: a failure's threshold or a success's. 0 before the first.
     #[must_use]
-    pub fn threshold(&self) -> u32 {
-        load(&self.threshold)
+    pub fn threshold(&self, spec: &ProbeSpec) -> u32 {
+        match (self.run(), load(&self.answers) & FAILED) {
+            (0, _) => 0,
+            (_, 0) => spec.success_threshold,
+            _ => spec.failure_threshold,
+        }
     }
 
     /// The worker's next due time (CLOCK_MONOTONIC), 0 = none.
@@ -205,8 +222,8 @@ impl ProbeStats {
         let mut counts = [0; DURATION_BUCKETS_S.len() + 1];
         // Before the sum of all: what is counted meanwhile is then missing in the buckets that are read already, and
         // the first, which is what the others leave, is too large by it until the next look.
-        if let Some(slow) = self.slow.get() {
-            counts[1..].iter_mut().zip(slow.iter()).for_each(|(count, slow)| *count = load(slow).into());
+        if let Some(rare) = self.rare.get() {
+            counts[1..].iter_mut().zip(&rare.slow).for_each(|(count, slow)| *count = load(slow).into());
         }
         counts[0] = self.successful().saturating_sub(counts[1..].iter().sum());
         Durations { counts, sum_ns: load_u64(&self.duration_sum_ns) }
@@ -237,12 +254,16 @@ fn count(place: &AtomicU32) {
 mod tests {
     use std::mem::offset_of;
 
+    use probe_core::id::ProbeType;
+    use probe_core::spec::ContainerKind;
+
+    use super::super::fixture::container;
     use super::*;
     use crate::ebpf::Why;
 
     #[test]
     fn a_probes_counts_stay_small_and_passive_successes_touch_their_start() {
-        assert!(size_of::<ProbeStats>() <= 72, "{}", size_of::<ProbeStats>());
+        assert!(size_of::<ProbeStats>() <= 56, "{}", size_of::<ProbeStats>());
         assert!(offset_of!(ProbeStats, answers) < 32 && offset_of!(ProbeStats, duration_sum_ns) == 32);
     }
 
@@ -250,28 +271,43 @@ mod tests {
     fn a_success_counts_in_the_bucket_of_its_duration_and_a_failure_in_none() {
         let stats = ProbeStats::default();
         for duration_ns in [1, 5_000_000, 5_000_001, 10_000_000, 10_000_000_000, 10_000_000_001] {
-            stats.record(true, duration_ns, 7, 1, 1);
+            stats.record(true, duration_ns, 7, 1);
         }
-        stats.record(false, 3_000_000, 8, 1, 3);
+        stats.record(false, 3_000_000, 8, 1);
         let durations = stats.durations();
         assert_eq!(durations.counts, [2, 2, 0, 0, 0, 0, 0, 0, 0, 0, 1, 1]);
         assert_eq!(durations.sum_ns, 20_020_000_003);
         assert_eq!((stats.successful(), stats.failed(), stats.last_duration_ns()), (6, 1, 3_000_000));
-        assert_eq!((stats.last_at_ns(), stats.run(), stats.threshold()), (8, 1, 3));
+        assert_eq!((stats.last_at_ns(), stats.run()), (8, 1));
     }
 
     #[test]
     fn a_steady_passive_success_is_a_success_that_took_no_time() {
         let stats = ProbeStats::default();
         stats.note_answer(Answer::Real(Why::First));
-        stats.record(true, 40_000, 1, 1, 1);
+        stats.record(true, 40_000, 1, 1);
         stats.record_passive(9, 2, 19);
         assert_eq!((stats.successful(), stats.passive(), stats.real()), (2, 1, 1));
-        assert_eq!((stats.last_at_ns(), stats.run(), stats.threshold(), stats.due_ns()), (9, 2, 1, 19));
+        assert_eq!((stats.last_at_ns(), stats.run(), stats.due_ns()), (9, 2, 19));
         assert_eq!((stats.last_duration_ns(), stats.durations().counts[0]), (0, 2));
         assert_eq!((stats.answer(), stats.answer_real()), (Answer::Passive, Answer::Real(Why::First)));
-        stats.record(false, 50_000, 10, 1, 3);
+        stats.record(false, 50_000, 10, 1);
         assert_eq!(stats.last_duration_ns(), 50_000);
+    }
+
+    #[test]
+    fn the_threshold_is_that_of_the_newest_results_kind() {
+        let container = container("c", ContainerKind::Regular, &[ProbeType::Readiness]);
+        let spec = container.probes.readiness.expect("it has one");
+        let stats = ProbeStats::default();
+        assert_eq!(stats.threshold(&spec), 0);
+        stats.record(false, 1, 1, 1);
+        assert_eq!(stats.threshold(&spec), spec.failure_threshold);
+        stats.record(true, 1, 2, 1);
+        assert_eq!(stats.threshold(&spec), spec.success_threshold);
+        stats.record(false, 1, 3, 1);
+        stats.record_passive(4, 1, 5);
+        assert_eq!(stats.threshold(&spec), spec.success_threshold);
     }
 
     #[test]

@@ -197,7 +197,7 @@ async fn local_trouble_makes_an_event_only_when_it_lasts_and_is_over_with_the_ne
     assert_eq!(bench.results.read(stuck).await, Ok(1));
     let stats = |node: &super::Node| node.probe(&key(ProbeType::Liveness)).map(|p| Arc::clone(&p.stats));
     let stats = bench.results.read(stats).await.expect("the stage runs").expect("it has it");
-    stats.record(true, 1, clock::now().as_nanos(), 1, 1);
+    stats.record(true, 1, clock::now().as_nanos(), 1);
     assert_eq!(bench.results.read(stuck).await, Ok(0));
 }
 

@@ -36,11 +36,7 @@ impl Errand {
     }
 
     /// As [`Errand::new`], with the request of an earlier attempt where that is the same.
-    pub(super) fn with(
-        spec: &Arc<ProbeSpec>,
-        pod_ip: Option<IpAddr>,
-        kept: Option<Box<Kept>>,
-    ) -> Result<Self, Outcome> {
+    pub(super) fn with(spec: &Arc<ProbeSpec>, pod_ip: Option<IpAddr>, kept: Option<Kept>) -> Result<Self, Outcome> {
         let (addr, port, request) = match &spec.handler {
             Handler::TcpSocket(tcp) => {
                 let port = tcp::port(tcp).map_err(|text| Outcome::Error(text.into()))?;
@@ -62,10 +58,10 @@ impl Errand {
     }
 
     /// What the next attempt of the same probe can use of it.
-    pub(super) fn keep(self) -> Option<Box<Kept>> {
+    pub(super) fn keep(self) -> Option<Kept> {
         // Without an address it never gets here; without its request it is no good.
         let is_whole = !self.request.is_empty() && self.addr.is_some();
-        is_whole.then(|| Box::new(Kept { pod_ip: self.pod_ip, request: self.request }))
+        is_whole.then_some(Kept { pod_ip: self.pod_ip, request: self.request })
     }
 
     /// Where it connects to; `None` where a name has to be resolved first.

@@ -14,6 +14,7 @@ pub(super) mod tests;
 use std::hash::{BuildHasher, RandomState};
 use std::hint::black_box;
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -35,7 +36,18 @@ use crate::limits;
 
 /// A lease's place. Given away again when its last probe lets go of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct LeaseIndex(u32);
+pub(super) struct LeaseIndex(NonZeroU32);
+
+impl LeaseIndex {
+    /// The place plus 1 is kept: a probe that has no lease takes no room to say so. Places are below the bound of workers.
+    fn new(place: u32) -> Self {
+        Self(NonZeroU32::MIN.saturating_add(place))
+    }
+
+    fn place(self) -> usize {
+        self.0.get() as usize - 1
+    }
+}
 
 /// How an attempt is answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -112,9 +124,11 @@ enum State {
     Failing,
     /// There is none: what ended it, or why it was not granted.
     Without(Why),
-    /// Granted: in which group, at which value of the change counter, and how long it was to last.
-    Granted { group: Arc<Group>, value: u64, until: Instant },
+    /// Granted: in which group, and at which value of the change counter.
+    Granted { group: Arc<Group>, value: u64 },
 }
+
+const _: () = assert!(size_of::<Lease>() <= 48, "there is one for every container with a tcpSocket probe");
 
 impl Leases {
     /// `passive`: `Err` where there is none, with the reason that every attempt then gives. `shards`: how many share the
@@ -163,7 +177,7 @@ impl Leases {
         addr: SocketAddr,
     ) -> LeaseIndex {
         if let Some(index) = held {
-            if self.leases[index.0 as usize].is_for(target, addr) {
+            if self.leases[index.place()].is_for(target, addr) {
                 return index;
             }
             self.let_go(index);
@@ -177,27 +191,27 @@ impl Leases {
         };
         if let Some(&index) = self.by_instance.find(hash, is_it) {
             self.leases[index as usize].probes += 1;
-            return LeaseIndex(index);
+            return LeaseIndex::new(index);
         }
         let index = self.leases.vacant_key() as u32;
         let lease = self.new_lease(index, target, addr);
         self.leases.insert(lease);
         let (hasher, leases) = (&self.hasher, &self.leases);
         self.by_instance.insert_unique(hash, index, |index| leases[*index as usize].hash(hasher));
-        LeaseIndex(index)
+        LeaseIndex::new(index)
     }
 
     /// A probe has ended, or asks elsewhere now. The last one ends the lease, and with it the watch's interest.
     pub(super) fn let_go(&mut self, index: LeaseIndex) {
-        let lease = &mut self.leases[index.0 as usize];
+        let lease = &mut self.leases[index.place()];
         lease.probes -= 1;
         if lease.probes > 0 {
             return;
         }
-        let lease = self.leases.remove(index.0 as usize);
+        let lease = self.leases.remove(index.place());
         lease.target.release();
         let hash = lease.hash(&self.hasher);
-        if let Ok(entry) = self.by_instance.find_entry(hash, |other| *other == index.0) {
+        if let Ok(entry) = self.by_instance.find_entry(hash, |other| *other as usize == index.place()) {
             entry.remove();
         }
     }
@@ -207,22 +221,22 @@ impl Leases {
         // As `new_lease` made the id.
         let index = target as u32;
         let lease = self.leases.get(index as usize).filter(|lease| lease.target.id == target)?;
-        Some((LeaseIndex(index), &lease.target))
+        Some((LeaseIndex::new(index), &lease.target))
     }
 
     /// The newest attempt failed.
     pub(super) fn is_failing(&self, index: LeaseIndex) -> bool {
-        matches!(self.leases[index.0 as usize].state, State::Failing)
+        matches!(self.leases[index.place()].state, State::Failing)
     }
 
     /// What the lease is about.
     pub(super) fn target(&self, index: LeaseIndex) -> &Arc<Target> {
-        &self.leases[index.0 as usize].target
+        &self.leases[index.place()].target
     }
 
     /// Reads a part of what [`Leases::decide`] will, and forgets it: it is in the cache then.
     pub(super) fn read_ahead(&self, index: LeaseIndex, part: Part) {
-        let (Some(lease), Ok(passive)) = (self.leases.get(index.0 as usize), &self.passive) else { return };
+        let (Some(lease), Ok(passive)) = (self.leases.get(index.place()), &self.passive) else { return };
         let State::Granted { group, .. } = &lease.state else { return };
         match part {
             Part::Lease => _ = black_box(lease.probes),
@@ -234,8 +248,8 @@ impl Leases {
     /// Answers an attempt that is due now from kernel state, if that needs no other decision: the lease stands, and no audit is
     /// due. Otherwise nothing has happened, and [`Leases::decide`] decides.
     pub(super) fn answer(&mut self, index: LeaseIndex, now: Instant, counts: &mut PassiveCounts) -> bool {
-        let (Ok(passive), Some(lease)) = (&self.passive, self.leases.get(index.0 as usize)) else { return false };
-        let State::Granted { group, value, .. } = &lease.state else { return false };
+        let (Ok(passive), Some(lease)) = (&self.passive, self.leases.get(index.place())) else { return false };
+        let State::Granted { group, value } = &lease.state else { return false };
         if self.audits.is_due_next(now) || lease.target.held(&passive.counters, group, *value, now).is_err() {
             return false;
         }
@@ -254,13 +268,13 @@ impl Leases {
         counts: &mut PassiveCounts,
     ) -> Decision {
         let Ok(passive) = &self.passive else { return Decision::Real(self.why_none()) };
-        let lease = &mut self.leases[index.0 as usize];
+        let lease = &mut self.leases[index.place()];
         let why = match &lease.state {
             State::Off => return Decision::Real(Why::Off),
             State::First => Why::First,
             State::Failing => Why::Failing,
             State::Without(why) => *why,
-            State::Granted { group, value, .. } => match lease.target.held(&passive.counters, group, *value, now) {
+            State::Granted { group, value } => match lease.target.held(&passive.counters, group, *value, now) {
                 Ok(()) => match must_connect {
                     Some(why) => return Decision::Real(why),
                     None if self.audits.take(now) => return Decision::Real(Why::Audited),
@@ -284,7 +298,7 @@ impl Leases {
     /// For a real attempt. To be called before its connect is submitted: a change of the listeners from here on, and any void
     /// or cut, is one that its grant will notice.
     pub(super) fn ticket(&mut self, index: LeaseIndex, why: Why) -> Ticket {
-        let lease = &self.leases[index.0 as usize];
+        let lease = &self.leases[index.place()];
         let before = match &self.passive {
             Ok(passive) if !matches!(lease.state, State::Off) => {
                 lease.target.forget_end();
@@ -318,12 +332,12 @@ impl Leases {
         if ticket.why == Why::Audited {
             counts.audits[audit.index()] += 1;
         }
-        let failures = self.leases[index.0 as usize].failures;
+        let failures = self.leases[index.place()].failures;
         match audit {
             AuditResult::Agreed if ticket.failures != failures => {}
             AuditResult::Agreed => {
                 let granted = self.grant(index, ticket, taken, now);
-                let lease = &mut self.leases[index.0 as usize];
+                let lease = &mut self.leases[index.place()];
                 match granted {
                     Ok(state) => {
                         lease.state = state;
@@ -359,11 +373,11 @@ impl Leases {
             self.counted = if self.counted + 1 < end { self.counted + 1 } else { 0 };
             let Some(Lease { target, state, .. }) = self.leases.get(self.counted) else { continue };
             seen += 1;
-            if let State::Granted { group, value, until } = state
+            if let State::Granted { group, value } = state
                 && target.held(&passive.counters, group, *value, now).is_ok()
             {
                 held += 1;
-                cut += u64::from(target.lease_until().is_some_and(|cut| cut < *until));
+                cut += u64::from(target.is_cut());
             }
             if seen == limits::LEASES_COUNTED_MAX {
                 break;
@@ -389,18 +403,18 @@ impl Leases {
     }
 
     fn grant(&mut self, index: LeaseIndex, ticket: Ticket, taken: Result<(), Why>, now: Instant) -> Result<State, Why> {
-        let target = &self.leases[index.0 as usize].target;
+        let target = &self.leases[index.place()].target;
         let passive = self.passive.as_ref().map_err(|why| *why)?;
         // Not placed yet, or never: the watch says so where it would say what its look found.
         let before = ticket.before.ok_or_else(|| target.look_found().unwrap_or(Why::LookOld))?;
         taken?;
         let until = now + length(passive.settings.passive_max_age, ticket.why, &mut self.draw);
         let group = target.grant(&passive.counters, before, until, now)?;
-        Ok(State::Granted { group, value: before.value(), until })
+        Ok(State::Granted { group, value: before.value() })
     }
 
     fn failed(&mut self, index: LeaseIndex, ticket: Ticket, counts: &mut PassiveCounts) {
-        let lease = &mut self.leases[index.0 as usize];
+        let lease = &mut self.leases[index.place()];
         lease.failures = lease.failures.wrapping_add(1);
         if !matches!(lease.state, State::Off) {
             lease.end(State::Failing, Why::Failing, counts);

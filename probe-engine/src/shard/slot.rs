@@ -17,7 +17,7 @@ use crate::ebpf::Why;
 use crate::prober::tcp;
 use crate::results::ProbeStats;
 
-/// No attempt.
+/// No attempt, or no request.
 const NONE: u32 = u32::MAX;
 
 /// Of every worker, by its index, with the attempts that were asked for. Bound: one of each per worker.
@@ -25,13 +25,14 @@ const NONE: u32 = u32::MAX;
 pub(super) struct Slots {
     slots: Vec<Option<Slot>>,
     currents: Slab<Current>,
+    kept: Slab<Kept>,
 }
 
 /// Of one worker. Small: a due time that is answered passively touches nothing else here.
 pub(super) struct Slot {
     pub(super) stats: Arc<ProbeStats>,
-    /// httpGet: the request of an earlier attempt.
-    kept: Option<Box<Kept>>,
+    /// httpGet: place of the request of an earlier attempt.
+    kept: u32,
     /// tcpSocket: what its newest attempt asked, or could have.
     pub(super) lease: Option<LeaseIndex>,
     /// Place of the attempt that was asked for last, until it ends.
@@ -45,7 +46,7 @@ pub(super) struct Slot {
     pub(super) must_connect: bool,
 }
 
-const _: () = assert!(size_of::<Option<Slot>>() <= 32, "half a cache line");
+const _: () = assert!(size_of::<Option<Slot>>() <= 24, "there is one for every probe");
 
 /// An attempt from when it was asked for until it ends.
 pub(super) struct Current {
@@ -73,6 +74,7 @@ impl Slots {
     pub(super) fn remove(&mut self, worker: WorkerIndex) -> Option<Slot> {
         let slot = self.slots.get_mut(worker.0 as usize)?.take()?;
         self.currents.try_remove(slot.current as usize);
+        self.kept.try_remove(slot.kept as usize);
         Some(slot)
     }
 
@@ -113,6 +115,25 @@ impl Slots {
         let place = std::mem::replace(&mut slot.current, NONE);
         self.currents.try_remove(place as usize)
     }
+
+    /// What an attempt does that is about to be made. `None` where its worker has ended.
+    pub(super) fn errand(
+        &mut self,
+        worker: WorkerIndex,
+        spec: &Arc<ProbeSpec>,
+        pod_ip: Option<IpAddr>,
+    ) -> Option<Result<Errand, Outcome>> {
+        let slot = self.slots.get_mut(worker.0 as usize)?.as_mut()?;
+        let place = std::mem::replace(&mut slot.kept, NONE);
+        Some(Errand::with(spec, pod_ip, self.kept.try_remove(place as usize)))
+    }
+
+    /// The attempt is over: what the next one can use.
+    pub(super) fn keep(&mut self, worker: WorkerIndex, errand: Option<Errand>) {
+        let Some(slot) = self.slots.get_mut(worker.0 as usize).and_then(Option::as_mut) else { return };
+        self.kept.try_remove(slot.kept as usize);
+        slot.kept = errand.and_then(Errand::keep).map_or(NONE, |kept| self.kept.insert(kept) as u32);
+    }
 }
 
 impl Slot {
@@ -131,7 +152,7 @@ impl Slot {
         };
         Self {
             stats,
-            kept: None,
+            kept: NONE,
             lease: None,
             current: NONE,
             lane,
@@ -146,16 +167,6 @@ impl Slot {
         self.lane.handler()
     }
 
-    /// What an attempt does that is about to be made.
-    pub(super) fn errand(&mut self, spec: &Arc<ProbeSpec>, pod_ip: Option<IpAddr>) -> Result<Errand, Outcome> {
-        Errand::with(spec, pod_ip, self.kept.take())
-    }
-
-    /// The attempt is over: what the next one can use.
-    pub(super) fn keep(&mut self, errand: Option<Errand>) {
-        self.kept = errand.and_then(Errand::keep);
-    }
-
     /// An attempt counted: whatever it was, local trouble alone does not keep the probe any more. 1 where it did.
     pub(super) fn unstick(&mut self) -> u64 {
         u64::from(std::mem::take(&mut self.stuck))
@@ -164,11 +175,11 @@ impl Slot {
     /// Counts a call of the prober that was not discarded.
     pub(super) fn record(&self, report: &Report) {
         let success = !matches!(report.outcome, Outcome::Failure(_));
-        self.stats.record(success, report.duration_ns, report.at.as_nanos(), report.run, report.threshold);
+        self.stats.record(success, report.duration_ns, report.at.as_nanos(), report.run);
     }
 
     /// The same of one that there is nothing more to tell of.
     pub(super) fn record_passed(&self, passed: &Passed) {
-        self.stats.record(true, passed.duration_ns, passed.at.as_nanos(), passed.run, passed.threshold);
+        self.stats.record(true, passed.duration_ns, passed.at.as_nanos(), passed.run);
     }
 }

@@ -439,9 +439,9 @@ impl<K: Kernel> Shard<K> {
             return;
         }
         let Some(target) = self.scheduler.target(attempt.worker) else { return };
-        let Some(slot) = self.slots.find_mut(attempt.worker) else { return };
         let timeout = target.spec.timeout();
-        let errand = match slot.errand(target.spec, target.pod_ip) {
+        let Some(errand) = self.slots.errand(attempt.worker, target.spec, target.pod_ip) else { return };
+        let errand = match errand {
             Ok(errand) => errand,
             Err(outcome) => {
                 self.started(attempt, now);
@@ -457,6 +457,7 @@ impl<K: Kernel> Shard<K> {
             }
             // A name after all (an address with a zone, say): whoever resolves names makes the attempt.
             None => {
+                let Some(slot) = self.slots.find_mut(attempt.worker) else { return };
                 let handler = slot.handler();
                 slot.lane = Lane::Pool(handler);
                 if let Some(job) = self.job(attempt, handler)
@@ -522,10 +523,8 @@ impl<K: Kernel> Shard<K> {
     fn land(&mut self, landed: Landed, now: Instant) {
         let Landed { attempt, errand, started, phases, end, taken } = landed;
         tracing::trace!(?attempt, ?phases, ?end, "attempt ended");
-        if self.slots.current(attempt).is_some()
-            && let Some(slot) = self.slots.find_mut(attempt.worker)
-        {
-            slot.keep(errand);
+        if self.slots.current(attempt).is_some() {
+            self.slots.keep(attempt.worker, errand);
         }
         match end {
             End::Outcome(outcome) => {

@@ -10,7 +10,7 @@ use probe_core::outcome::Verdict;
 use probe_core::spec::Container;
 
 use super::{PodUpdate, PodUpdateSender};
-use crate::results::{ContainerRecord, Node, PodRecord, ResultsError, ResultsHandle};
+use crate::results::{ContainerView, Node, PodRecord, ResultsError, ResultsHandle};
 
 /// Names shown in an error at most.
 const NAMES_SHOWN_MAX: usize = 10;
@@ -139,7 +139,7 @@ fn find(
 }
 
 /// A container with what it was asked to be.
-type Found<'a> = (&'a Container, &'a ContainerRecord);
+type Found<'a> = (&'a Container, ContainerView<'a>);
 
 fn named_container<'a>(record: &'a PodRecord, name: &str) -> Result<Found<'a>, ControlError> {
     record.containers().find(|(spec, _)| spec.name.as_str() == name).ok_or_else(|| ControlError::UnknownContainer {

@@ -1,12 +1,11 @@
 //! The pods' slab: what a step looks at, and the generation of container statuses.
 
-use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use super::{Place, Scheduler};
 use crate::action::WorkerIndex;
-use crate::container::{Container, Facts, Flags, Probed, flags, is_before_manager};
+use crate::container::{Container, Containers, Facts, Flags, Probed, flags, is_before_manager};
 use crate::id::{ContainerId, ProbeType};
 use crate::outcome::Verdict;
 use crate::restart;
@@ -20,10 +19,12 @@ pub(super) struct PodEntry {
     pub(super) pod: Arc<Pod>,
     pub(super) status: Option<Arc<PodStatus>>,
     /// In the order of `Pod::all_containers`.
-    pub(super) containers: Box<[Container]>,
+    pub(super) containers: Containers,
     /// Gone once its last worker has ended.
     pub(super) removed: bool,
 }
+
+const _: () = assert!(size_of::<Option<PodEntry>>() <= 64, "one cache line");
 
 /// Positions in `Pod::all_containers` of the containers that may have probes, in the order in which the
 /// kubelet makes their workers.
@@ -113,7 +114,7 @@ impl PodEntry {
 
 impl Scheduler {
     pub(super) fn insert_pod(&mut self, pod: Arc<Pod>) -> u32 {
-        let containers = pod.all_containers().map(|_| Container::default()).collect();
+        let containers = Containers::new(pod.all_containers().count());
         let uid = pod.uid.clone();
         let entry = PodEntry { pod, status: None, containers, removed: false };
         let index = match self.pods_free.pop() {

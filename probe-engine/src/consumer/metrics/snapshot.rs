@@ -140,7 +140,7 @@ fn pod(record: &PodRecord, level: SeriesLevel, with_containers: bool) -> PodSnap
     };
     let containers = record.containers().filter(|(spec, _)| with_containers && spec.kind == ContainerKind::Regular);
     let regular = containers.map(|(spec, container)| {
-        let restarts = record.container_status(container).map_or(0, |status| status.restart_count);
+        let restarts = record.container_status(&container).map_or(0, |status| status.restart_count);
         (spec.name.clone(), container.ready, restarts)
     });
     PodSnapshot { pod: Arc::clone(&record.pod), ready: record.ready(), containers: regular.collect(), probes }
@@ -156,7 +156,7 @@ fn each(record: &PodRecord) -> Vec<(ContainerName, ProbeType, Arc<ProbeStats>)> 
 
 fn sums(record: &PodRecord) -> Sums {
     let mut sums = Sums::default();
-    for probe in record.containers.iter().flat_map(|container| &container.probes) {
+    for probe in &record.probes {
         sums.successful += probe.stats.successful();
         sums.failed += probe.stats.failed();
         sums.durations.add(&probe.stats.durations());

@@ -38,9 +38,9 @@ async fn small_node() -> (Bench, Metrics) {
     bench.add(&pod, Some(status)).await;
     bench.push(publish("uid-1", ProbeType::Readiness, "fake://1", Some(Verdict::Success)));
     let liveness = stats(&bench, ProbeType::Liveness).await;
-    liveness.record(true, 4_000_000, 1, 1, 1);
-    liveness.record(true, 30_000_000, 2, 2, 1);
-    liveness.record(false, 1_000_000_000, 3, 1, 3);
+    liveness.record(true, 4_000_000, 1, 1);
+    liveness.record(true, 30_000_000, 2, 2);
+    liveness.record(false, 1_000_000_000, 3, 1);
     bench.push(Update::Metrics(Box::new(shard_counts())));
     let pool: PoolView = Arc::new(|_| PoolLane { queued: 3, in_flight: 2 });
     let facts = Facts { io: vec!["io_uring"], pool: Some(pool), ebpf: Some(ebpf()), ..facts() };
@@ -79,7 +79,8 @@ fn shard_counts() -> ShardMetrics {
 
 async fn stats(bench: &Bench, probe_type: ProbeType) -> Arc<ProbeStats> {
     let read = move |node: &Node| {
-        let probe = node.pods[&PodUid::from("uid-1")].containers[0].probe(probe_type).expect("it has it");
+        let probe =
+            node.pods[&PodUid::from("uid-1")].container_at(0).and_then(|of| of.probe(probe_type)).expect("it has it");
         Arc::clone(&probe.stats)
     };
     bench.results.read(read).await.expect("the stage runs")
@@ -154,7 +155,7 @@ async fn many(pods: usize, probes: &[ProbeType]) -> (Bench, Metrics, Arc<ProbeSt
         let pod = simple_pod(&format!("pod-{index}"), probes);
         bench.add(&pod, Some(running(&pod, "fake://1"))).await;
     }
-    let read = |node: &Node| Arc::clone(&node.pods[&PodUid::from("pod-0")].containers[0].probes[0].stats);
+    let read = |node: &Node| Arc::clone(&node.pods[&PodUid::from("pod-0")].probes[0].stats);
     let stats = bench.results.read(read).await.expect("the stage runs");
     let metrics = Metrics::new(bench.results.clone(), facts());
     (bench, metrics, stats)
@@ -164,8 +165,8 @@ async fn many(pods: usize, probes: &[ProbeType]) -> (Bench, Metrics, Arc<ProbeSt
 async fn beyond_the_limit_of_probes_series_are_kept_per_pod() {
     let probes = [ProbeType::Readiness, ProbeType::Liveness];
     let (_bench, metrics, stats) = many(limits::METRIC_PROBES_MAX / 2 + 1, &probes).await;
-    stats.record(true, 4_000_000, 1, 1, 1);
-    stats.record(false, 1, 2, 1, 3);
+    stats.record(true, 4_000_000, 1, 1);
+    stats.record(false, 1, 2, 1);
     // What has ended stays in the sum, so that it only grows.
     stats.end();
     let text = metrics.all().await.expect("the stage runs");

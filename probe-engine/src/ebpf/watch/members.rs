@@ -29,11 +29,16 @@ use crate::limits;
 pub(super) struct Watched {
     /// Its shard holds it, and the sweep for a moment.
     pub(super) target: Weak<Target>,
-    /// Index in [`Watch::groups`], while it can be answered passively.
-    group: Option<u32>,
+    /// Index in [`Watch::groups`], while it can be answered passively; else [`NONE`].
+    group: u32,
     /// Index in that group's members.
     member: u32,
 }
+
+/// No group.
+const NONE: u32 = u32::MAX;
+
+const _: () = assert!(size_of::<Watched>() <= 16, "there are half a million");
 
 /// A group, as it is watched.
 #[derive(Debug)]
@@ -81,7 +86,13 @@ pub(super) struct Port {
 
 impl Watched {
     pub(super) fn new(target: &Arc<Target>) -> Self {
-        Self { target: Arc::downgrade(target), group: None, member: 0 }
+        Self { target: Arc::downgrade(target), group: NONE, member: 0 }
+    }
+
+    /// Takes it out of its group: which one that was, and where in it.
+    fn take_place(&mut self) -> Option<(usize, usize)> {
+        let group = std::mem::replace(&mut self.group, NONE);
+        (group != NONE).then_some((group as usize, self.member as usize))
     }
 }
 
@@ -126,7 +137,7 @@ impl Watch {
 
     /// The group of a target, while it can be answered passively.
     pub(super) fn group_of(&self, index: usize) -> Option<&Members> {
-        self.groups.get(self.targets.get(index)?.group? as usize)
+        self.groups.get(self.targets.get(index)?.group as usize)
     }
 
     /// Cookies of the listeners that looks at a target's group are looks at.
@@ -200,11 +211,12 @@ impl Watch {
             }
         };
         let watched = &mut self.targets[index];
-        if watched.group == Some(key as u32) {
+        if watched.group == key as u32 {
             return false;
         }
         let members = &mut self.groups[key];
-        let old = watched.group.replace(key as u32).map(|old| (old as usize, watched.member as usize));
+        let old = watched.take_place();
+        watched.group = key as u32;
         watched.member = members.members.len() as u32;
         members.members.push((index as u32, hash_of(target.addr().ip())));
         let is_void = target.join(&members.group, Why::Changed);
@@ -220,13 +232,12 @@ impl Watch {
 
     /// The target is in no group from now on.
     pub(super) fn leave(&mut self, index: usize) {
-        let watched = &mut self.targets[index];
-        let (member, Some(group)) = (watched.member as usize, watched.group.take()) else { return };
-        let netns_cookie = self.groups[group as usize].netns_cookie;
+        let Some((group, member)) = self.targets[index].take_place() else { return };
+        let netns_cookie = self.groups[group].netns_cookie;
         if let Some(namespace) = self.namespaces.get_mut(&netns_cookie) {
             namespace.audits.remove(&index);
         }
-        self.detach(group as usize, member);
+        self.detach(group, member);
     }
 
     fn detach(&mut self, key: usize, member: usize) {

@@ -191,7 +191,7 @@ fn every_failure_is_told() {
     bench.run(ms(35_000));
     assert_eq!(bench.outcomes().len(), 4);
     assert_eq!(stats.failed(), 4);
-    assert_eq!(stats.threshold(), 3);
+    assert_eq!(stats.threshold(&super::spec(tcp_socket(80))), 3);
 }
 
 #[test]
