@@ -230,7 +230,7 @@ impl Manager {
     /// Rule 2.1. A known UID changes nothing; a name that another pod holds is refused, unless that one is
     /// terminating: then the new one waits for its end.
     async fn add_pod(&mut self, pod: Arc<Pod>) -> Result<(), ResultsGone> {
-        let holder = self.pods.namesake(&pod).or_else(|| self.pods.get(&pod.uid));
+        let holder = self.pods.namesake(&pod).or_else(|| self.pods.find(&pod.uid));
         if let Some(holder) = holder.map(|holder| holder.pod.uid.clone()) {
             self.add_successor(&holder, pod);
             return Ok(());
@@ -263,7 +263,7 @@ impl Manager {
     }
 
     fn add_successor(&mut self, holder: &PodUid, pod: Arc<Pod>) {
-        let Some(managed) = self.pods.get(holder) else { return };
+        let Some(managed) = self.pods.find(holder) else { return };
         if !managed.terminating {
             if managed.pod.uid == pod.uid {
                 warn!(pod = %label(&pod), uid = %pod.uid, "pod is known already; nothing changed");
@@ -301,7 +301,7 @@ impl Manager {
                 return Ok(());
             }
         }
-        let Some(managed) = self.pods.get_mut(uid) else {
+        let Some(managed) = self.pods.find_mut(uid) else {
             debug!(%uid, "unknown pod is not removed");
             return Ok(());
         };
@@ -329,7 +329,7 @@ impl Manager {
     }
 
     async fn handle_status(&mut self, uid: PodUid, status: Arc<PodStatus>) -> Result<(), ResultsGone> {
-        if self.pods.get(&uid).is_none() {
+        if self.pods.find(&uid).is_none() {
             debug!(%uid, "status of an unknown pod");
             return Ok(());
         }
@@ -367,7 +367,7 @@ impl Manager {
 
     /// Sends to the pod's shard, behind what waits for it; a pod without probes has none.
     fn command(&mut self, uid: &PodUid, command: Command) {
-        let Some(managed) = self.pods.get(uid) else {
+        let Some(managed) = self.pods.find(uid) else {
             debug!(%uid, "command for an unknown pod");
             return;
         };

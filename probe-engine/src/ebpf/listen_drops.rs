@@ -12,7 +12,7 @@
 //! The kernel counts the drop first, `ListenDrops` after it. So a drop that a dump shows, and the one of the listener's
 //! last sample did not, is not in [`ListenDrops::before`] of that sample. It is in [`ListenDrops::after`] of the dump that
 //! shows it, unless a processor is between the two counts at that moment: therefore a sample remembers that its new drops
-//! were held to be stray, and `after` moving past that sample's makes them lost ones. Up to then, [`RECOUNT_FOR`], it
+//! were held to be stray, and `after` moving past that sample's makes them lost ones. Up to then, `RECOUNT_FOR`, it
 //! is read after every dump. (A processor that stands still there for longer hides that request from passive answers.)
 //! Both are absolute numbers that are compared with a listener's own last sample: a dump that nobody could use takes nothing
 //! with it.

@@ -38,11 +38,11 @@ impl Pods {
         self.pods.len()
     }
 
-    pub(super) fn get(&self, uid: &PodUid) -> Option<&Managed> {
+    pub(super) fn find(&self, uid: &PodUid) -> Option<&Managed> {
         self.pods.get(self.place(uid)?)
     }
 
-    pub(super) fn get_mut(&mut self, uid: &PodUid) -> Option<&mut Managed> {
+    pub(super) fn find_mut(&mut self, uid: &PodUid) -> Option<&mut Managed> {
         let place = self.place(uid)?;
         self.pods.get_mut(place)
     }
