@@ -7,6 +7,10 @@ use anyhow::{Context, bail};
 use nix::sched::{CloneFlags, unshare};
 use nix::unistd::{Uid, getgid, getuid};
 
+/// `net.core.somaxconn` of the namespace: the longest queue of a listener. Of one that is tens of thousands of targets: all that
+/// connect while its process has no core of its own, as the kernel drops what is beyond.
+pub const SOMAXCONN: i32 = 65_535;
+
 /// What the namespace is told: room for every listener's queue, and ports of connections above those of listeners.
 const SETTINGS: [(&str, &str); 2] =
     [("/proc/sys/net/core/somaxconn", "65535"), ("/proc/sys/net/ipv4/ip_local_port_range", "32000 65535")];

@@ -29,6 +29,7 @@ use crate::daemon::Daemon;
 use crate::kernel::{self, Tcp};
 use crate::listeners::wall_ns;
 use crate::load::{Load, PROBES_PER_POD, Place, address_of};
+use crate::netns::SOMAXCONN;
 use crate::options::{Options, value_name};
 use crate::quantile::{median, quantile};
 use crate::report::failed;
@@ -65,10 +66,6 @@ const LATER_ONE_MAX_MS: f64 = 500.0;
 
 /// Port of those; see `load`: below those of all other targets.
 const LATER_PORT: u16 = 1_401;
-
-/// Connections of those that wait to be accepted: all at once, as the kernel drops what is beyond (the bound is
-/// `net.core.somaxconn` of the namespace).
-const BACKLOG: i32 = 65_535;
 
 /// Runs it; the process is in its network namespace already.
 pub fn run(options: &Options, short: bool) -> anyhow::Result<Value> {
@@ -399,7 +396,7 @@ fn add(
 fn listen() -> anyhow::Result<TcpListener> {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
     socket.bind(&SocketAddr::from((Ipv4Addr::UNSPECIFIED, LATER_PORT)).into())?;
-    socket.listen(BACKLOG)?;
+    socket.listen(SOMAXCONN)?;
     Ok(socket.into())
 }
 

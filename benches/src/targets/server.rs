@@ -16,13 +16,10 @@ use socket2::{Domain, Socket, Type};
 
 use super::{Done, Order, Orders, tls};
 use crate::handler::Handler;
+use crate::netns::SOMAXCONN;
 
-/// Connections that wait to be accepted, per listener.
+/// Connections that wait to be accepted, per listener; of a wildcard as many as the namespace allows.
 pub(super) const BACKLOG: i32 = 1_024;
-
-/// The same of a wildcard, which is tens of thousands of targets: what connects while its process has no core of its own. It
-/// is `net.core.somaxconn` of the namespace.
-const BACKLOG_SHARED: i32 = 65_535;
 
 /// What an httpGet probe gets.
 const RESPONSE: &[u8] =
@@ -126,7 +123,7 @@ impl Server<'_> {
 
     fn open(&mut self, place: usize) -> anyhow::Result<()> {
         let socket = self.bound(place)?;
-        socket.listen(if self.addresses[place].ip().is_unspecified() { BACKLOG_SHARED } else { BACKLOG })?;
+        socket.listen(if self.addresses[place].ip().is_unspecified() { SOMAXCONN } else { BACKLOG })?;
         self.epoll.add(&socket, EpollEvent::new(EpollFlags::EPOLLIN, place as u64))?;
         self.listeners[place] = Some(Listener { socket, _held: None });
         Ok(())

@@ -113,9 +113,7 @@ pub struct Quick {
 /// [`Scheduler::handle_passed`] is most of the cost.
 pub trait AnswerAtOnce {
     /// The timers of these workers have fired, in this order, and each may be asked for now.
-    fn ahead(&mut self, fired: &[WorkerIndex]) {
-        let _ = fired;
-    }
+    fn ahead(&mut self, _fired: &[WorkerIndex]) {}
 
     /// True = the attempt was made and has succeeded. Otherwise the worker is asked for by [`Action::Start`].
     fn answer(&mut self, quick: &Quick) -> bool;

@@ -460,9 +460,11 @@ impl Sweep {
             None => diag.dump(None, &mut self.buffer, &mut part),
             Some(ports) => {
                 // Each of them, whatever became of the one before.
-                let complete: Vec<bool> =
-                    ports.iter().map(|port| diag.dump(Some(*port), &mut self.buffer, &mut part)).collect();
-                !complete.contains(&false)
+                let mut complete = true;
+                for port in ports {
+                    complete &= diag.dump(Some(*port), &mut self.buffer, &mut part);
+                }
+                complete
             }
         };
         let read = || {

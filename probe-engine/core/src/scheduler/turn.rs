@@ -246,8 +246,6 @@ impl Scheduler {
         }
         let (run, threshold) = counted.as_ref().map_or((0, 0), |counted| (counted.run, counted.threshold));
         let change = counted.and_then(|counted| counted.change);
-        let busy = busies.of(occupant);
-        let duration_ns = now.as_nanos().saturating_sub(busy.call.started_at.as_nanos());
         let is_quiet = matches!(outcome, Outcome::Success(_)) && run > threshold && change.is_none();
         if is_quiet {
             occupant.set(Flag::Quiet);
@@ -255,6 +253,7 @@ impl Scheduler {
             occupant.clear(Flag::Quiet);
         }
         let busy = busies.of(occupant);
+        let duration_ns = now.as_nanos().saturating_sub(busy.call.started_at.as_nanos());
         if is_quiet && !busy.asked {
             return Some(Passed { worker, run, threshold, duration_ns, at: now });
         }
