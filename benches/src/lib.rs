@@ -27,6 +27,7 @@ pub mod netns;
 pub mod options;
 pub mod passive;
 pub mod quantile;
+pub mod repeat;
 pub mod report;
 pub mod scenario;
 pub mod scenarios;

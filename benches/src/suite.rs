@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use crate::options::Options;
 use crate::scenario::Scenario;
 use crate::scenarios;
-use crate::{compare, netns, table};
+use crate::{compare, netns, repeat, table};
 
 /// What to run.
 #[derive(clap::Args, Clone, Debug)]
@@ -22,6 +22,9 @@ pub struct Args {
     #[command(flatten)]
     /// Of each.
     pub options: Options,
+    /// Run each so many times, and show the median of every figure
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=99))]
+    pub repeat: u16,
     /// Write the figures here as JSON
     #[arg(long, value_name = "PATH")]
     pub json: Option<PathBuf>,
@@ -57,7 +60,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     let chosen = if short { &Scenario::ALL[..] } else { &args.scenarios[..] };
     let mut results = Vec::new();
     for scenario in chosen {
-        let mut result = one(*scenario, args, short)?;
+        let mut result = several(*scenario, args, short)?;
         if args.options.smoke
             && let Some(failed) = result.get("failed")
         {
@@ -94,6 +97,20 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
 
 fn name(result: &Value) -> &str {
     result["scenario"].as_str().unwrap_or_default()
+}
+
+/// As often as asked for; a run that gives no figures is the last.
+fn several(scenario: Scenario, args: &Args, short: bool) -> anyhow::Result<Value> {
+    let mut reports = Vec::new();
+    for _ in 0..args.repeat {
+        let report = one(scenario, args, short)?;
+        let has_figures = report.get("failed").is_none() && report.get("skipped").is_none();
+        reports.push(report);
+        if !has_figures {
+            break;
+        }
+    }
+    Ok(repeat::merge(reports))
 }
 
 fn one(scenario: Scenario, args: &Args, short: bool) -> anyhow::Result<Value> {

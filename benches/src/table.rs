@@ -21,6 +21,9 @@ pub fn print(report: &Value) {
         }
         return;
     }
+    if let Some(runs) = report["runs"].as_u64() {
+        println!("{name}: the median of {runs} runs of each figure");
+    }
     match name {
         "memory" => return memory::print(report),
         "churn" => return churn::print(report),

@@ -53,6 +53,12 @@ pub(crate) struct Args {
     /// Small numbers, no floors and baselines: does everything work, is everything true?
     #[arg(long)]
     smoke: bool,
+    /// Busy loops beside the daemon, in scenarios at a steady rate [default: 0]
+    #[arg(long, value_name = "N")]
+    busy_loops: Option<usize>,
+    /// Run each so many times, and show the median of every figure [default: 1]
+    #[arg(long, value_name = "N")]
+    repeat: Option<u16>,
     /// Seed of what is closed when
     #[arg(long)]
     seed: Option<u64>,
@@ -85,6 +91,8 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     option("warmup", args.warmup.map(|value| value.to_string()));
     option("shards", args.shards.map(|value| value.to_string()));
     option("passive-max-age", args.passive_max_age.map(|value| value.to_string()));
+    option("busy-loops", args.busy_loops.map(|value| value.to_string()));
+    option("repeat", args.repeat.map(|value| value.to_string()));
     option("seed", args.seed.map(|value| value.to_string()));
     option("io", args.io.clone());
     option("ebpf", args.ebpf.clone());
