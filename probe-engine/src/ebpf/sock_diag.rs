@@ -73,6 +73,8 @@ impl DiagSocket {
 
 /// `SOCK_DIAG_BY_FAMILY`
 const BY_FAMILY: u16 = 20;
+/// `TCPDIAG_GETSOCK`: sock_diag's first request, which the kernel takes to be of AF_UNSPEC (`inet_diag_dump_compat`).
+const TCP_BOTH_FAMILIES: u16 = 18;
 /// `TCP_LISTEN` of `include/net/tcp_states.h`
 const TCP_LISTEN: u8 = 10;
 const TCP_TIME_WAIT: u8 = 6;
@@ -113,32 +115,27 @@ impl SockDiag {
     /// listeners close meanwhile, one of the same hash bucket may be passed over.
     pub fn dump(&mut self, port: Option<u16>, buffer: &mut [u8], part: &mut dyn FnMut(Vec<DiagListener>)) -> bool {
         let mut listeners = Vec::with_capacity(limits::DUMP_PART_LEN);
-        let mut complete = true;
-        for family in [libc::AF_INET, libc::AF_INET6] {
-            complete &= self.dump_family(family, port, buffer, &mut listeners, part).unwrap_or_else(|error| {
-                tracing::debug!(%error, family, "sock_diag dump given up");
-                false
-            });
-        }
+        let complete = self.dump_both(port, buffer, &mut listeners, part).unwrap_or_else(|error| {
+            tracing::debug!(%error, "sock_diag dump given up");
+            false
+        });
         if !listeners.is_empty() {
             part(listeners);
         }
         complete
     }
 
-    fn dump_family(
+    /// The walk visits the listeners of the whole node, those of other families and namespaces too, and of a cold one the
+    /// visit is what costs: so it is made once for both, which only the older request can ask for.
+    fn dump_both(
         &mut self,
-        family: i32,
         port: Option<u16>,
         buffer: &mut [u8],
         listeners: &mut Vec<DiagListener>,
         part: &mut dyn FnMut(Vec<DiagListener>),
     ) -> nix::Result<bool> {
-        let mut id = [0; 48];
-        // 0 = any.
-        id[..2].copy_from_slice(&port.unwrap_or_default().to_be_bytes());
-        let request = request(family, 1 << (SKMEMINFO - 1), 1 << TCP_LISTEN, &id);
-        let sequence = self.netlink.ask(BY_FAMILY, libc::NLM_F_DUMP, &request, buffer)?;
+        let request = dump_request(port);
+        let sequence = self.netlink.ask(TCP_BOTH_FAMILIES, libc::NLM_F_DUMP, &request, buffer)?;
         let mut complete = true;
         loop {
             for message in messages(self.netlink.receive(buffer)?) {
@@ -167,7 +164,7 @@ impl SockDiag {
     pub fn exact(&mut self, local: SocketAddr, remote: SocketAddr) -> nix::Result<Option<DiagSocket>> {
         let (local, remote) = (canonical(local), canonical(remote));
         let family = if local.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
-        let request = request(family, 0, u32::MAX, &socket_id(local, remote));
+        let request = exact_request(family, &socket_id(local, remote));
         let mut buffer = [0; ANSWER_BYTES_MAX];
         let sequence = self.netlink.ask(BY_FAMILY, 0, &request, &mut buffer)?;
         loop {
@@ -234,11 +231,25 @@ fn canonical(addr: SocketAddr) -> SocketAddr {
     SocketAddr::new(addr.ip().to_canonical(), addr.port())
 }
 
-/// `struct inet_diag_req_v2`
-fn request(family: i32, extensions: u8, states: u32, id: &[u8; 48]) -> Vec<u8> {
-    let mut request = vec![family as u8, libc::IPPROTO_TCP as u8, extensions, 0];
-    request.extend_from_slice(&states.to_ne_bytes());
+/// `struct inet_diag_req_v2`: the socket of any state.
+fn exact_request(family: i32, id: &[u8; 48]) -> Vec<u8> {
+    let mut request = vec![family as u8, libc::IPPROTO_TCP as u8, 0, 0];
+    request.extend_from_slice(&u32::MAX.to_ne_bytes());
     request.extend_from_slice(id);
+    request
+}
+
+/// `struct inet_diag_req`: all listeners, or those at a port, with their drops.
+fn dump_request(port: Option<u16>) -> Vec<u8> {
+    // No prefixes.
+    let mut request = vec![libc::AF_UNSPEC as u8, 0, 0, 1 << (SKMEMINFO - 1)];
+    let mut id = [0; 48];
+    // 0 = any.
+    id[..2].copy_from_slice(&port.unwrap_or_default().to_be_bytes());
+    request.extend_from_slice(&id);
+    request.extend_from_slice(&(1_u32 << TCP_LISTEN).to_ne_bytes());
+    // `idiag_dbs`
+    request.extend_from_slice(&0_u32.to_ne_bytes());
     request
 }
 
