@@ -103,7 +103,7 @@ pub struct Inbox {
     shared: Arc<Shared>,
 }
 
-/// Everybody else's end. Each thing sent ends the shard's wait.
+/// Everybody else's end. Each thing sent ends the shard's wait, but for [`PoolReply::Started`].
 #[derive(Clone, Debug)]
 pub struct ShardSender {
     shared: Arc<Shared>,
@@ -142,14 +142,20 @@ impl ShardSender {
 
     /// Hands over a reply of the pool. Never lost while the shard lives: the queue has room for two replies of every
     /// attempt that the pool can hold, and should it be full all the same, this waits for the shard.
+    ///
+    /// That an attempt has started is no reason to wake it: it says itself when that was, and the shard sees it before
+    /// anything that it decides next, with the attempt's end at the latest.
     pub fn reply(&self, reply: PoolReply) {
+        let wakes = matches!(reply, PoolReply::Done { .. });
         let mut refused = Err(reply);
         while let Err(reply) = refused {
             if self.is_closed() {
                 return;
             }
             refused = self.shared.replies.push(reply);
-            self.shared.waker.wake();
+            if wakes || refused.is_err() {
+                self.shared.waker.wake();
+            }
             if refused.is_err() {
                 thread::yield_now();
             }
@@ -197,6 +203,10 @@ impl Drop for Inbox {
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::AsFd;
+
+    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
     use super::*;
 
     #[test]
@@ -208,6 +218,23 @@ mod tests {
         assert!(sender.send(Command::Shutdown).is_err());
         assert!(inbox.pop_command().is_some());
         assert!(sender.send(Command::Shutdown).is_ok());
+    }
+
+    #[test]
+    fn an_attempts_end_wakes_the_shard_and_its_start_does_not() {
+        let waker = Waker::new().expect("an eventfd");
+        let (sender, inbox) = inbox(waker.clone());
+        let is_woken = || {
+            let mut fds = [PollFd::new(waker.fd().as_fd(), PollFlags::POLLIN)];
+            poll(&mut fds, PollTimeout::ZERO).expect("an eventfd can be polled") == 1
+        };
+        let attempt = AttemptId { worker: probe_core::action::WorkerIndex(0), generation: 0 };
+        sender.reply(PoolReply::Started { attempt, at: Instant::ZERO });
+        assert!(!is_woken());
+        assert!(!inbox.is_empty(), "a shard that is awake does not sleep over it");
+        sender.reply(PoolReply::Done { attempt, outcome: Outcome::Success("".into()), latency_ns: 1 });
+        assert!(is_woken());
+        assert!(matches!(inbox.pop_reply(), Some(PoolReply::Started { .. })), "in the order in which they came");
     }
 
     #[test]
