@@ -7,10 +7,12 @@
 //!
 //! Invariant: the group is signalled only while its first process is not reaped, so its number is not reused.
 
+use std::fs::File;
 use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::process::{Command, ExitStatus, Stdio};
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -75,7 +77,7 @@ enum NotRun {
 async fn run_for_status(mut command: Command, limit: Option<Duration>) -> Result<Ended, NotRun> {
     let (mut stdout, stdout_writer) = Captured::pipe()?;
     let (mut stderr, stderr_writer) = Captured::pipe()?;
-    command.stdin(Stdio::null()).stdout(stdout_writer).stderr(stderr_writer);
+    command.stdin(nothing()).stdout(stdout_writer).stderr(stderr_writer);
     std::os::unix::process::CommandExt::process_group(&mut command, 0);
     let mut child = {
         // The command holds the writing ends: it must go, or the pipes never end.
@@ -128,6 +130,13 @@ async fn run_for_status(mut command: Command, limit: Option<Duration>) -> Result
             Ok(Ended::TimedOut { after })
         }
     }
+}
+
+/// `/dev/null`, which std would open anew for every process.
+fn nothing() -> Stdio {
+    static NOTHING: LazyLock<Option<File>> = LazyLock::new(|| File::open("/dev/null").ok());
+    let copy = NOTHING.as_ref().and_then(|nothing| nothing.try_clone().ok());
+    copy.map_or_else(Stdio::null, Stdio::from)
 }
 
 fn not_run(error: &io::Error, program: &Path, directory: Option<&Path>) -> NotRun {
