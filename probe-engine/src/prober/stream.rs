@@ -7,6 +7,7 @@ use std::io;
 use std::net::SocketAddr;
 
 use probe_core::time::Instant;
+use socket2::SockRef;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -55,6 +56,12 @@ impl Stream {
     /// See [`StreamError`]. After one it is not known how much was written.
     pub async fn write_all(&mut self, bytes: &[u8], deadline: Instant) -> Result<(), StreamError> {
         flatten(timeout(clock::until(deadline), self.stream.write_all(bytes)).await)
+    }
+
+    /// Sends the last bytes, as far as there is room for them now, and closes: they go out in one segment with the FIN
+    /// (`tcp_send_fin` puts it on what MSG_MORE has kept back).
+    pub fn end_with(self, last: &[u8]) {
+        let _ = SockRef::from(&self.stream).send_with_flags(last, libc::MSG_MORE | libc::MSG_NOSIGNAL);
     }
 
     /// `127.0.0.1:1->127.0.0.1:2`: how Go shows a connection in its errors.

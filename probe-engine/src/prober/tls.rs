@@ -189,7 +189,7 @@ async fn exchange(
     {
         SESSIONS.keep(peer, &gained, proven_at, clock::now());
     }
-    wire.close(deadline).await;
+    wire.close();
     result
 }
 

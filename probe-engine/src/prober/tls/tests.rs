@@ -18,6 +18,8 @@ struct Server {
     addr: SocketAddr,
     requests: Arc<Mutex<Vec<String>>>,
     accepted: Arc<AtomicUsize>,
+    /// https: connections that the client closed with a `close_notify`.
+    goodbyes: Arc<AtomicUsize>,
     closing: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
@@ -45,7 +47,8 @@ impl Server {
             }
         });
         let requests = Arc::default();
-        Server { addr, requests, accepted, closing, thread: Some(thread) }
+        let goodbyes = Arc::default();
+        Server { addr, requests, accepted, goodbyes, closing, thread: Some(thread) }
     }
 
     /// Reads one request per connection and writes what `answer` makes of it.
@@ -76,14 +79,18 @@ impl Server {
                 .with_single_cert(vec![certificate], key)
                 .expect("a usable certificate");
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
-        let config = Arc::new(config);
-        Server::raw(move |stream| {
+        let (config, goodbyes) = (Arc::new(config), Arc::new(AtomicUsize::new(0)));
+        let count = Arc::clone(&goodbyes);
+        let mut server = Server::raw(move |stream| {
             let tls = rustls::ServerConnection::new(Arc::clone(&config)).expect("a session");
             let mut stream = rustls::StreamOwned::new(tls, stream);
             let _ = read_request(&mut stream);
             let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
-            linger(&mut stream);
-        })
+            // An end without a goodbye of TLS is an error.
+            count.fetch_add(usize::from(read_to_the_end(&mut stream).is_ok()), Ordering::SeqCst);
+        });
+        server.goodbyes = goodbyes;
+        server
     }
 
     fn requests(&self) -> Vec<String> {
@@ -117,8 +124,13 @@ fn read_request(stream: &mut impl Read) -> String {
 
 /// Waits until the other end has closed, so that no reset overtakes what was written.
 fn linger(stream: &mut impl Read) {
+    let _ = read_to_the_end(stream);
+}
+
+fn read_to_the_end(stream: &mut impl Read) -> std::io::Result<()> {
     let mut rest = [0; 1_024];
-    while matches!(stream.read(&mut rest), Ok(len) if len > 0) {}
+    while stream.read(&mut rest)? > 0 {}
+    Ok(())
 }
 
 fn ok(body: &str) -> Vec<u8> {
@@ -441,6 +453,18 @@ fn h38_certificates_are_not_verified() {
         assert_eq!(attempted.outcome, Outcome::Success("ok".into()));
         assert!(attempted.phases.resolve.is_some() && attempted.phases.tls.is_some());
     }
+}
+
+#[test]
+fn a_server_hears_the_goodbye_of_tls() {
+    let server = Server::https(params(&["localhost"]));
+    let goodbyes = Arc::clone(&server.goodbyes);
+    for _ in 0..3 {
+        assert_eq!(https(&server), Outcome::Success("ok".into()));
+    }
+    // Its threads have ended.
+    drop(server);
+    assert_eq!(goodbyes.load(Ordering::SeqCst), 3);
 }
 
 #[test]

@@ -6,7 +6,6 @@
 use std::io::{self, Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::{Arc, LazyLock};
-use std::time::Duration;
 
 use probe_core::outcome::LocalCause;
 use probe_core::time::Instant;
@@ -28,9 +27,6 @@ use super::session::Store;
 
 /// Bytes that one read asks for: a whole TLS record fits.
 const READ_BYTES: usize = 17 * 1024;
-
-/// How long the goodbye of TLS may wait for room in the socket's buffer.
-const CLOSE_NOTIFY_MAX: Duration = Duration::from_millis(50);
 
 /// Shared by all attempts; [`config`] adds the session store of one.
 static CONFIG: LazyLock<ClientConfig> = LazyLock::new(|| {
@@ -156,7 +152,12 @@ impl Wire {
                 self.decrypt(tls, until).await?;
                 continue;
             }
-            first.append(&mut self.raw);
+            if first.is_empty() {
+                // As a rule that is all, and the large buffer is the one to go on with.
+                std::mem::swap(&mut self.raw, &mut first);
+            } else {
+                first.append(&mut self.raw);
+            }
             if first.len() >= 5 {
                 match first[0] {
                     b'H' if first.starts_with(b"HTTP/") => return Err(Broken::PlainHttp),
@@ -214,13 +215,17 @@ impl Wire {
         Ok(())
     }
 
-    /// Says goodbye where TLS wants one; whoever does not hear it misses nothing.
-    pub(super) async fn close(&mut self, deadline: Instant) {
-        if let Some(mut tls) = self.tls.take() {
-            tls.send_close_notify();
-            let until = deadline.min(clock::now() + CLOSE_NOTIFY_MAX);
-            let _ = self.flush(&mut tls, until).await;
+    /// Closes the connection, with a goodbye where TLS wants one; whoever does not hear it misses nothing.
+    pub(super) fn close(mut self) {
+        let Some(mut tls) = self.tls.take() else { return };
+        tls.send_close_notify();
+        self.out.clear();
+        while tls.wants_write() {
+            if tls.write_tls(&mut self.out).is_err() {
+                return;
+            }
         }
+        self.stream.end_with(&self.out);
     }
 
     /// Hands what was read to TLS and its content to `plain`; true = the peer said goodbye.
