@@ -16,9 +16,10 @@ mod ready;
 #[cfg(test)]
 mod tests;
 mod turn;
+mod uids;
 
 use alloc::boxed::Box;
-use alloc::collections::{BTreeMap, VecDeque};
+use alloc::collections::VecDeque;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::time::Duration;
@@ -26,6 +27,7 @@ use core::time::Duration;
 use self::occupant::{Busies, Due, Flag, Occupant, Place};
 use self::pods::PodEntry;
 use self::ready::Ready;
+use self::uids::Uids;
 use crate::action::{Action, AttemptId, LocalTooLong, Passed, Publish, Report, Start, WorkerIndex};
 use crate::container::Flags;
 use crate::id::{ContainerId, ContainerName, PodUid, ProbeType};
@@ -137,7 +139,7 @@ pub struct Scheduler {
     workers_len: usize,
     pods: Vec<Option<PodEntry>>,
     pods_free: Vec<u32>,
-    pods_by_uid: BTreeMap<PodUid, u32>,
+    pods_by_uid: Uids,
     /// Workers that have something due. An entry whose generation is not its place's is stale.
     ready: Ready,
     /// What a turn of the wheel gave; the same memory again.
@@ -149,6 +151,7 @@ impl Scheduler {
     /// An empty scheduler at `now`.
     #[must_use]
     pub fn new(config: Config, now: Instant) -> Self {
+        let seed = config.seed;
         Self {
             config,
             wheel: Wheel::new(now),
@@ -158,7 +161,7 @@ impl Scheduler {
             workers_len: 0,
             pods: Vec::new(),
             pods_free: Vec::new(),
-            pods_by_uid: BTreeMap::new(),
+            pods_by_uid: Uids::new(seed),
             ready: Ready::default(),
             fired: Vec::new(),
             actions: VecDeque::new(),
@@ -180,13 +183,13 @@ impl Scheduler {
         now: Instant,
         made: &mut dyn FnMut(WorkerIndex, &ContainerName, ProbeType),
     ) {
-        if let Some(&known) = self.pods_by_uid.get(&pod.uid)
+        if let Some(known) = self.pods_by_uid.find(&self.pods, &pod.uid)
             && self.pods[known as usize].as_ref().is_some_and(|entry| entry.removed)
         {
             self.pod_workers(known).into_iter().for_each(|worker| self.end(worker, now));
         }
-        let pod_index = match self.pods_by_uid.get(&pod.uid) {
-            Some(&known) => known,
+        let pod_index = match self.pods_by_uid.find(&self.pods, &pod.uid) {
+            Some(known) => known,
             None => self.insert_pod(pod),
         };
         let Some(entry) = &mut self.pods[pod_index as usize] else { return };
@@ -211,7 +214,7 @@ impl Scheduler {
 
     /// Stops all workers of the pod (rule 2.9); those with an attempt in flight end when it does. Unknown pods are ignored.
     pub fn remove_pod(&mut self, uid: &PodUid, now: Instant) {
-        let Some(&pod_index) = self.pods_by_uid.get(uid) else { return };
+        let Some(pod_index) = self.pods_by_uid.find(&self.pods, uid) else { return };
         if let Some(entry) = &mut self.pods[pod_index as usize] {
             entry.removed = true;
         }
@@ -221,13 +224,14 @@ impl Scheduler {
 
     /// Removes every pod that is not desired (rule 2.9, housekeeping).
     pub fn cleanup_pods(&mut self, desired: &dyn Fn(&PodUid) -> bool, now: Instant) {
-        let undesired: Vec<PodUid> = self.pods_by_uid.keys().filter(|uid| !desired(uid)).cloned().collect();
+        let known = self.pods.iter().flatten().map(|entry| &entry.pod.uid);
+        let undesired: Vec<PodUid> = known.filter(|uid| !desired(uid)).cloned().collect();
         undesired.iter().for_each(|uid| self.remove_pod(uid, now));
     }
 
     /// The pod's newest state. Unknown pods are ignored.
     pub fn handle_status(&mut self, uid: &PodUid, status: Arc<PodStatus>, now: Instant) {
-        let Some(&pod_index) = self.pods_by_uid.get(uid) else { return };
+        let Some(pod_index) = self.pods_by_uid.find(&self.pods, uid) else { return };
         let Some(entry) = self.pods[pod_index as usize].as_mut().filter(|entry| !entry.removed) else { return };
         entry.set_status(status);
         self.unsteady(pod_index, None);
@@ -236,7 +240,7 @@ impl Scheduler {
 
     /// Pod termination begins (rule 2.9): liveness and startup workers of the pod end, sidecars' too; readiness goes on.
     pub fn stop_liveness_and_startup(&mut self, uid: &PodUid, now: Instant) {
-        let Some(&pod_index) = self.pods_by_uid.get(uid) else { return };
+        let Some(pod_index) = self.pods_by_uid.find(&self.pods, uid) else { return };
         for worker in self.pod_workers(pod_index) {
             let probe_type = self.occupant(worker).map(|occupant| occupant.worker.probe_type());
             if probe_type != Some(ProbeType::Readiness) {
@@ -384,7 +388,7 @@ impl Scheduler {
     /// The worker of this key.
     #[must_use]
     pub fn worker_index(&self, uid: &PodUid, container: &ContainerName, probe_type: ProbeType) -> Option<WorkerIndex> {
-        let entry = self.pods[*self.pods_by_uid.get(uid)? as usize].as_ref()?;
+        let entry = self.pods[self.pods_by_uid.find(&self.pods, uid)? as usize].as_ref()?;
         let position = entry.pod.all_containers().position(|c| c.name == *container)?;
         entry.containers[position].worker(probe_type)
     }
@@ -392,7 +396,7 @@ impl Scheduler {
     /// How a pod stands; `None` if unknown.
     #[must_use]
     pub fn pod(&self, uid: &PodUid) -> Option<PodView<'_>> {
-        let entry = self.pods[*self.pods_by_uid.get(uid)? as usize].as_ref()?;
+        let entry = self.pods[self.pods_by_uid.find(&self.pods, uid)? as usize].as_ref()?;
         Some(PodView { entry, places: &self.places, manager_start: self.config.manager_start })
     }
 

@@ -115,7 +115,6 @@ impl PodEntry {
 impl Scheduler {
     pub(super) fn insert_pod(&mut self, pod: Arc<Pod>) -> u32 {
         let containers = Containers::new(pod.all_containers().count());
-        let uid = pod.uid.clone();
         let entry = PodEntry { pod, status: None, containers, removed: false };
         let index = match self.pods_free.pop() {
             Some(free) => {
@@ -127,7 +126,7 @@ impl Scheduler {
                 self.pods.len() as u32 - 1
             }
         };
-        self.pods_by_uid.insert(uid, index);
+        self.pods_by_uid.insert(&self.pods, index);
         index
     }
 
@@ -137,11 +136,11 @@ impl Scheduler {
     }
 
     pub(super) fn forget_pod_without_workers(&mut self, pod_index: u32) {
-        let place = &mut self.pods[pod_index as usize];
-        let done =
-            |entry: &mut PodEntry| entry.removed && entry.containers.iter().all(|c| c.workers().next().is_none());
-        if let Some(entry) = place.take_if(done) {
-            self.pods_by_uid.remove(&entry.pod.uid);
+        let done = |entry: &&PodEntry| entry.removed && entry.containers.iter().all(|c| c.workers().next().is_none());
+        let uid = self.pods[pod_index as usize].as_ref().filter(done).map(|entry| entry.pod.uid.clone());
+        if let Some(uid) = uid {
+            self.pods_by_uid.remove(&self.pods, &uid);
+            self.pods[pod_index as usize] = None;
             self.pods_free.push(pod_index);
         }
     }

@@ -1,6 +1,7 @@
 //! Rows of the manager, results and worker tables at the level of one scheduler, and what is the scheduler's own:
 //! grid, triggers, retries, local trouble, ends.
 
+use alloc::collections::BTreeMap;
 use alloc::vec;
 
 use super::*;
