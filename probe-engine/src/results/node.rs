@@ -165,6 +165,26 @@ impl From<WallNs> for Timestamp {
     }
 }
 
+/// The same in hundredths of a second, which is all that a reader of times makes of it (the API's have whole seconds): five
+/// bytes, so that a probe's record is three words. Years 1970 to 2318; what lies beyond counts as the end of it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct WallCentis([u8; 5]);
+
+impl From<Timestamp> for WallCentis {
+    fn from(at: Timestamp) -> Self {
+        let centis = u64::try_from(at.as_millisecond() / 10).unwrap_or_default().min((1 << 40) - 1);
+        let [a, b, c, d, e, ..] = centis.to_le_bytes();
+        Self([a, b, c, d, e])
+    }
+}
+
+impl From<WallCentis> for Timestamp {
+    fn from(WallCentis([a, b, c, d, e]): WallCentis) -> Self {
+        let centis = u64::from_le_bytes([a, b, c, d, e, 0, 0, 0]);
+        i64::try_from(centis * 10).ok().and_then(|ms| Timestamp::from_millisecond(ms).ok()).unwrap_or_default()
+    }
+}
+
 /// The conditions that every pod has, in the order in which `probe_core::pod::conditions` gives them.
 pub const CONDITIONS_LEN: usize = 3;
 
@@ -393,7 +413,7 @@ enum About {
 pub struct ProbeRecord {
     /// Counts, written by the shard.
     pub stats: Arc<ProbeStats>,
-    since: WallNs,
+    since: WallCentis,
     rare: Option<Box<Rare>>,
     /// Which.
     pub probe_type: ProbeType,
@@ -418,7 +438,7 @@ impl Rare {
 
 impl ProbeRecord {
     fn new(probe_type: ProbeType, stats: Arc<ProbeStats>) -> Self {
-        Self { stats, since: WallNs::default(), rare: None, probe_type, verdict: None, about: About::Nothing }
+        Self { stats, since: WallCentis::default(), rare: None, probe_type, verdict: None, about: About::Nothing }
     }
 
     /// When the verdict was last set to another value; `None` without one.
@@ -571,6 +591,15 @@ mod tests {
     fn the_records_of_a_node_stay_small() {
         assert!(size_of::<PodRecord>() <= 112, "{}", size_of::<PodRecord>());
         assert!(size_of::<ContainerRecord>() <= 12, "{}", size_of::<ContainerRecord>());
-        assert!(size_of::<ProbeRecord>() <= 32, "{}", size_of::<ProbeRecord>());
+        assert!(size_of::<ProbeRecord>() <= 24, "{}", size_of::<ProbeRecord>());
+    }
+
+    #[test]
+    fn a_time_in_hundredths_is_the_one_before_and_never_wraps() {
+        let centis = |at: Timestamp| Timestamp::from(WallCentis::from(at)).as_millisecond();
+        let at = |ms| Timestamp::from_millisecond(ms).expect("in range");
+        assert_eq!(centis(at(1_795_791_599_987)), 1_795_791_599_980);
+        assert_eq!([centis(at(0)), centis(at(-5_000))], [0, 0]);
+        assert_eq!(centis(Timestamp::MAX), ((1 << 40) - 1) * 10);
     }
 }
