@@ -133,8 +133,8 @@ struct Manager {
     waiting: HashMap<PodUid, Vec<Arc<Pod>>>,
     /// Pods of the present batch are logged at INFO one by one.
     is_each_told: bool,
-    /// Container instances that were named because no runtime does.
-    instances_len: u64,
+    /// Pods whose containers were named because no runtime does.
+    stays_len: u64,
 }
 
 impl Manager {
@@ -150,7 +150,7 @@ impl Manager {
             successors: HashMap::new(),
             waiting: HashMap::new(),
             is_each_told: true,
-            instances_len: 0,
+            stays_len: 0,
         }
     }
 
@@ -419,12 +419,13 @@ impl Manager {
     /// The state of a pod whose containers are run by others: started when it was added.
     fn status_without_runtime(&mut self, pod: &Pod) -> PodStatus {
         let started_at = clock::now();
-        let containers = pod.all_containers().map(|container| {
-            // A number is enough to tell instances apart, and short: there is one for every container of the node.
-            let id = ContainerId::new(format!("none://{}", self.instances_len));
-            self.instances_len += 1;
-            container_without_runtime(&container.name, container.kind, id, started_at)
-        });
+        // All that an ID must do is to differ from those of other instances of the same container: a number does, it is
+        // short, and one for each pod's stay is enough, of which there may be a quarter of a million.
+        let id = ContainerId::new(format!("none://{}", self.stays_len));
+        self.stays_len += 1;
+        let containers = pod
+            .all_containers()
+            .map(|container| container_without_runtime(&container.name, container.kind, id.clone(), started_at));
         PodStatus {
             phase: PodPhase::Running,
             deleting: false,
