@@ -235,7 +235,7 @@ fn only_a_network_namespace_can_be_opened_and_a_reused_inode_has_another_cookie(
     if !usable("only_a_network_namespace_can_be_opened_and_a_reused_inode_has_another_cookie", &[]) {
         return;
     }
-    let open = |path: &str| Namespace::open(&NetnsRef::Path(Arc::from(path)));
+    let open = |path: &str| Namespace::open(&NetnsRef::at(path));
     assert!(matches!(open("/proc/self/ns/none"), Err(NetnsError::Open { .. })));
     assert!(matches!(open("/proc/self/ns/uts"), Err(NetnsError::NotNetns { .. })));
     assert!(matches!(open("/dev/null"), Err(NetnsError::NotNetns { .. })));
@@ -289,7 +289,7 @@ impl Node {
     }
 
     fn pod_ref(&self) -> NetnsRef {
-        NetnsRef::Path(Arc::from(self.pod.path()))
+        NetnsRef::at(self.pod.path())
     }
 
     /// Asks where a target is.
@@ -387,9 +387,9 @@ fn a_target_is_placed_where_its_address_is_local_and_nowhere_else() {
         return;
     }
     let mut node = Node::new();
-    let host_path = NetnsRef::Path(Arc::from(node.host.path()));
+    let host_path = NetnsRef::at(node.host.path());
     let (own, pod) = (node.host.cookie(), node.pod.cookie());
-    let nowhere = NetnsRef::Path(Arc::from("/proc/self/ns/nowhere"));
+    let nowhere = NetnsRef::at("/proc/self/ns/nowhere");
     for (netns, at, expected) in [
         (NetnsRef::Own, "127.0.0.1:80", Ok(own)),
         (NetnsRef::Own, "127.8.0.9:80", Ok(own)),
@@ -421,7 +421,7 @@ fn a_namespace_that_comes_later_is_found_then() {
     let mut node = Node::new();
     let folder = tempfile::tempdir().expect("a directory");
     let link = folder.path().join("netns");
-    let later = NetnsRef::Path(Arc::from(link.to_str().expect("UTF-8")));
+    let later = NetnsRef::at(link.to_str().expect("UTF-8"));
     let target = node.target(later, addr("10.77.0.2:80"));
     assert_eq!(node.place(&target).expect_err("not there yet"), Why::NetnsUnknown);
     node.sweep.prune(clock::now(), &mut |told| panic!("{told:?}"));
@@ -470,7 +470,7 @@ fn links_that_a_path_rests_on_void_it_whichever_end_goes_down() {
     let second = TestNetns::new();
     let second_veth = second.connect(&node.host, "10.78.0.1/24", "10.78.0.2/24");
     let target = node.leased(node.pod_ref(), addr("10.77.0.2:80"));
-    let elsewhere = node.leased(NetnsRef::Path(Arc::from(second.path())), addr("10.78.0.2:80"));
+    let elsewhere = node.leased(NetnsRef::at(second.path()), addr("10.78.0.2:80"));
     let own = node.leased(NetnsRef::Own, addr("127.0.0.1:80"));
     let Veth { host: host_end, pod: pod_end } = node.veth.clone();
 
@@ -504,7 +504,7 @@ fn an_ipv6_path_is_followed_like_one_of_ipv4() {
     let mut node = Node::new();
     let six = TestNetns::new();
     let veth = six.connect(&node.host, "fd00:77::1/64", "fd00:77::2/64");
-    let netns = NetnsRef::Path(Arc::from(six.path()));
+    let netns = NetnsRef::at(six.path());
     let target = node.leased(netns.clone(), addr("[fd00:77::2]:80"));
     let four = node.leased(node.pod_ref(), addr("10.77.0.2:80"));
     node.expect_untouched(&four, &target, Lease::Cut, |node| {
@@ -546,7 +546,7 @@ fn behind_a_bridge_the_port_of_the_pod_counts_and_the_others_do_not() {
         })
         .collect();
     let [first, second] = [0, 1].map(|index| {
-        let netns = NetnsRef::Path(Arc::from(pods[index].path()));
+        let netns = NetnsRef::at(pods[index].path());
         node.leased(netns, addr(&format!("10.79.0.{}:80", index + 2)))
     });
     node.expect_untouched(&second, &first, Lease::Void, |node| {
@@ -632,7 +632,7 @@ fn a_new_nftables_generation_cuts_the_paths_through_its_namespace() {
         return skip(test, &format!("{error}; the kernel needs nf_tables and its nat"));
     }
     let target = node.leased(node.pod_ref(), addr("10.77.0.2:80"));
-    let elsewhere = node.leased(NetnsRef::Path(Arc::from(second.path())), addr("10.78.0.2:80"));
+    let elsewhere = node.leased(NetnsRef::at(second.path()), addr("10.78.0.2:80"));
     node.expect_untouched(&elsewhere, &target, Lease::Cut, |node| {
         node.pod.command("iptables-nft", &rule);
     });
@@ -719,7 +719,7 @@ fn a_link_event_over_ten_thousand_targets_takes_milliseconds() {
     for (index, pod) in pods.iter().enumerate() {
         let veth = pod.connect(&node.host, &format!("10.90.{index}.1/24"), &format!("10.90.{index}.2/24"));
         first_veth.get_or_insert(veth);
-        let netns = NetnsRef::Path(Arc::from(pod.path()));
+        let netns = NetnsRef::at(pod.path());
         for port in 1..=500 {
             targets.push(node.leased(netns.clone(), SocketAddr::new(ip(&format!("10.90.{index}.2")), port)));
         }

@@ -29,8 +29,9 @@ use super::sock_diag::{ChildLookups, SockDiag};
 pub enum NetnsRef {
     /// The daemon's own namespace.
     Own,
-    /// The one that this path opens, as the runtime says.
-    Path(Arc<str>),
+    /// The one that this path opens, as the runtime says. (In a box it is one word: there is one in every target, and few have a
+    /// path.)
+    Path(Box<Arc<str>>),
 }
 
 /// A namespace that is held open, with the sockets in it. Dropping it lets the namespace end.
@@ -123,6 +124,12 @@ sockopt_impl!(
 );
 
 impl NetnsRef {
+    /// The one that this path opens.
+    #[must_use]
+    pub fn at(path: impl Into<Arc<str>>) -> Self {
+        Self::Path(Box::new(path.into()))
+    }
+
     /// As in messages.
     #[must_use]
     pub fn path(&self) -> Arc<str> {

@@ -44,7 +44,7 @@ pub enum Found {
     Unknown,
 }
 
-/// See the module. There are as many as tcpSocket probes at half a million pods' containers: 112 bytes, and a test that
+/// See the module. There are as many as tcpSocket probes at half a million pods' containers: 104 bytes, and a test that
 /// holds it to that.
 #[derive(Debug)]
 pub struct Target {
@@ -359,8 +359,8 @@ mod tests {
     }
 
     #[test]
-    fn a_target_takes_at_most_128_bytes_with_its_counts() {
-        // An `Arc` adds two counts.
-        assert!(size_of::<Target>() + 16 <= 128, "{} bytes", size_of::<Target>());
+    fn a_target_is_small_enough_for_a_block_of_128_bytes() {
+        // An `Arc` adds two counts, malloc a header of eight bytes.
+        assert!(size_of::<Target>() + 16 + 8 <= 128, "{} bytes", size_of::<Target>());
     }
 }

@@ -395,7 +395,7 @@ impl Leases {
         // Where to find it, and what tells it from others that were there before, on this shard and elsewhere.
         self.serial = self.serial.wrapping_add(1);
         let id = (self.shard as u64) << 48 | u64::from(self.serial) << 32 | u64::from(index);
-        let netns = target.netns.map_or(NetnsRef::Own, |path| NetnsRef::Path(Arc::clone(path)));
+        let netns = target.netns.map_or(NetnsRef::Own, |path| NetnsRef::at(Arc::clone(path)));
         let (pod, container_id) = (Arc::clone(target.pod), target.container_id.clone());
         let new = Target::new(id, self.shard, pod, target.container, container_id, netns, addr);
         let state = if is_on { State::First } else { State::Off };

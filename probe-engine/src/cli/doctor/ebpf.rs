@@ -2,7 +2,6 @@
 //! test and gone again.
 
 use std::path::Path;
-use std::sync::Arc;
 
 use nix::errno::Errno;
 
@@ -189,7 +188,7 @@ fn nftables(refused: Option<Errno>) -> Check {
 
 /// As the daemon enters a pod's, but our own by its path: setns(2) judges it like any other.
 fn enter_another() -> Result<(), NetnsError> {
-    Namespace::open(&NetnsRef::Path(Arc::from("/proc/self/ns/net"))).map(drop)
+    Namespace::open(&NetnsRef::at("/proc/self/ns/net")).map(drop)
 }
 
 fn other_namespaces(entered: Result<(), NetnsError>) -> Check {
@@ -270,6 +269,8 @@ fn status_field<'a>(status: &'a str, name: &str) -> Option<&'a str> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
 
     #[test]

@@ -84,12 +84,11 @@ const fn nftables_cause(errno: Errno) -> &'static str {
 #[cfg(test)]
 mod tests {
     use std::io;
-    use std::sync::Arc;
 
     use super::*;
 
     fn named(number: usize) -> NetnsRef {
-        NetnsRef::Path(Arc::from(format!("/run/netns/{number}")))
+        NetnsRef::at(format!("/run/netns/{number}"))
     }
 
     fn error(netns: &NetnsRef) -> NetnsError {

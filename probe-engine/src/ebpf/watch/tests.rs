@@ -97,7 +97,7 @@ impl World {
             pod("uid", "web", [container("c", ContainerKind::Regular, &[])]),
             &ContainerName::from("c"),
             ContainerId::from("c-1"),
-            NetnsRef::Path(netns_cookie.to_string().into()),
+            NetnsRef::at(netns_cookie.to_string()),
             addr.parse().expect("an address"),
         ));
         self.watch.register(Arc::clone(&target));

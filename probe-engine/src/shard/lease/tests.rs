@@ -385,7 +385,7 @@ fn a_new_instance_and_another_namespace_begin_with_a_real_attempt() {
     assert_eq!(Arc::strong_count(&old), 1, "the old one is let go of");
     node.netns = Some("/run/netns/pod".into());
     assert_eq!(node.attempt(), Answer::Real(Why::First));
-    assert_eq!(node.target().netns, NetnsRef::Path("/run/netns/pod".into()));
+    assert_eq!(node.target().netns, NetnsRef::at("/run/netns/pod"));
 }
 
 #[test]
