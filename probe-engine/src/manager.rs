@@ -429,7 +429,7 @@ impl Manager {
         PodStatus {
             phase: PodPhase::Running,
             deleting: false,
-            pod_ip: pod.pod_ip.or(self.runtime.pod_ip),
+            pod_ip: pod.pod_ip.get().or(self.runtime.pod_ip),
             netns: settings::annotation(pod, settings::ANNOTATION_NETNS).map(Into::into),
             containers: containers.collect(),
         }

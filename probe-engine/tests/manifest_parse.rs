@@ -83,7 +83,7 @@ status: {podIP: "::1"}
     assert_eq!((&*pod.namespace, &*pod.name), ("default", "web"));
     let labels: Vec<_> = pod.labels.iter().map(|(k, v)| (&**k, &**v)).collect();
     assert_eq!(labels, [("a", "1"), ("b", "2")]);
-    assert_eq!(pod.pod_ip, Some(IpAddr::from([0, 0, 0, 0, 0, 0, 0, 1u16])));
+    assert_eq!(pod.pod_ip.get(), Some(IpAddr::from([0, 0, 0, 0, 0, 0, 0, 1u16])));
     assert_eq!(pod.restart_policy, RestartPolicy::OnFailure);
     assert_eq!(pod.termination_grace_period_seconds, 30);
     assert!(pod.host_network);
@@ -434,7 +434,7 @@ fn pods_of_a_deployment_share_all_but_what_is_their_own() {
     let (a, b) = (one(&deployed(1, "/"), &interner), one(&deployed(2, "/"), &interner));
     assert!(Arc::ptr_eq(&a.containers, &b.containers) && Arc::ptr_eq(&a.labels, &b.labels));
     assert!(Arc::ptr_eq(&a.namespace, &b.namespace));
-    assert_eq!((&*b.name, b.uid.as_str(), b.pod_ip), ("web-2", "uid-2", "10.0.0.2".parse().ok()));
+    assert_eq!((&*b.name, b.uid.as_str(), b.pod_ip.get()), ("web-2", "uid-2", "10.0.0.2".parse().ok()));
     // Another path makes another probe; what it holds besides is shared.
     let c = one(&deployed(3, "/c"), &interner);
     assert!(!Arc::ptr_eq(&a.containers, &c.containers) && Arc::ptr_eq(&a.labels, &c.labels));

@@ -55,7 +55,7 @@ pub(crate) fn running(since: Instant) -> Arc<PodStatus> {
     Arc::new(PodStatus {
         phase: PodPhase::Running,
         deleting: false,
-        pod_ip: Some(IpAddr::from([127, 0, 0, 1])),
+        pod_ip: IpAddr::from([127, 0, 0, 1]).into(),
         netns: None,
         containers: Box::new([container]),
     })

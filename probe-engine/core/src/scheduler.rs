@@ -361,7 +361,7 @@ impl Scheduler {
             probe_type: occupant.worker.probe_type(),
             spec: &occupant.spec,
             container_id: occupant.worker.container_id()?,
-            pod_ip: reported.or(entry.pod.pod_ip),
+            pod_ip: reported.or(entry.pod.pod_ip.get()),
             netns: entry.status.as_ref().and_then(|status| status.netns.as_ref()),
         })
     }

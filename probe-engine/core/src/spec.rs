@@ -4,6 +4,7 @@
 
 use alloc::boxed::Box;
 use alloc::sync::Arc;
+use core::fmt;
 use core::net::IpAddr;
 use core::ops::{Deref, DerefMut};
 use core::time::Duration;
@@ -231,10 +232,56 @@ pub struct Pod {
     /// `metadata.annotations`, sorted by key.
     pub annotations: Arc<[(Arc<str>, Arc<str>)]>,
     /// `status.podIP` of the manifest; `None` = the runtime says.
-    pub pod_ip: Option<IpAddr>,
+    pub pod_ip: PodIp,
     /// `spec`
     pub spec: Arc<PodSpec>,
 }
+
+/// An address, or none, in 16 bytes: an `Option<IpAddr>` takes 17, and with that byte every pod would take a larger block of
+/// memory. A v4-mapped address is the IPv4 address that it stands for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct PodIp([u8; 16]);
+
+impl PodIp {
+    /// No host has it (`ff00::/8` is multicast, with this scope reserved: RFC 4291, 2.7).
+    const NONE: Self = Self([0xFF; 16]);
+
+    /// The address.
+    #[must_use]
+    pub fn get(self) -> Option<IpAddr> {
+        (self != Self::NONE).then(|| IpAddr::from(self.0).to_canonical())
+    }
+}
+
+impl Default for PodIp {
+    fn default() -> Self {
+        Self::NONE
+    }
+}
+
+impl From<IpAddr> for PodIp {
+    fn from(ip: IpAddr) -> Self {
+        match ip {
+            IpAddr::V4(ip) => Self(ip.to_ipv6_mapped().octets()),
+            IpAddr::V6(ip) => Self(ip.octets()),
+        }
+    }
+}
+
+impl From<Option<IpAddr>> for PodIp {
+    fn from(ip: Option<IpAddr>) -> Self {
+        ip.map_or(Self::NONE, Self::from)
+    }
+}
+
+impl fmt::Debug for PodIp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.get().fmt(f)
+    }
+}
+
+const _: () =
+    assert!(size_of::<Pod>() + 16 + 8 <= 128, "with the counts of its `Arc` and malloc's header: a block of 128 bytes");
 
 /// `spec` of a pod.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -265,7 +312,7 @@ impl Pod {
             name: name.into(),
             labels: Arc::default(),
             annotations: Arc::default(),
-            pod_ip: None,
+            pod_ip: PodIp::default(),
             spec: Arc::new(PodSpec::new(containers)),
         }
     }
@@ -375,4 +422,19 @@ pub struct Process {
     pub memory_limit_bytes: Option<u64>,
     /// `lifecycle.stopSignal`, e.g. `SIGUSR1`; `None` = SIGTERM.
     pub stop_signal: Option<Box<str>>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_in_16_bytes_is_the_one_that_went_in() {
+        let ip = |text: &str| text.parse::<IpAddr>().expect("an address");
+        for text in ["10.1.2.3", "0.0.0.0", "255.255.255.255", "::", "::1", "fd00::7", "ff02::1"] {
+            assert_eq!(PodIp::from(ip(text)).get(), Some(ip(text)));
+        }
+        assert_eq!(PodIp::from(ip("::ffff:10.1.2.3")).get(), Some(ip("10.1.2.3")));
+        assert_eq!((PodIp::default().get(), PodIp::from(None).get()), (None, None));
+    }
 }

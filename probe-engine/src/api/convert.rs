@@ -31,7 +31,7 @@ const DUE_PAST_MAX: Duration = Duration::from_secs(1);
 pub fn pod(record: &PodRecord, passive: Option<&PassiveSettings>) -> v1::Pod {
     let max_age = max_age(&record.pod, passive);
     let pod = &record.pod;
-    let ip = record.status.as_ref().and_then(|status| status.pod_ip).or(pod.pod_ip);
+    let ip = record.status.as_ref().and_then(|status| status.pod_ip).or(pod.pod_ip.get());
     v1::Pod {
         uid: pod.uid.to_string(),
         namespace: pod.namespace.to_string(),

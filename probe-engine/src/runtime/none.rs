@@ -52,7 +52,7 @@ impl ContainerRuntime for NoneRuntime {
     }
 
     fn pod_ip(&self, pod: &Pod) -> Option<IpAddr> {
-        pod.pod_ip.or(Some(self.pod_ip))
+        pod.pod_ip.get().or(Some(self.pod_ip))
     }
 
     /// Starts nothing; the id is the same at every call with the same `restart_count`.

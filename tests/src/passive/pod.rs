@@ -50,7 +50,7 @@ pub fn running(addr: SocketAddr, netns: Option<Arc<str>>, instance: u32, started
     Arc::new(PodStatus {
         phase: PodPhase::Running,
         deleting: false,
-        pod_ip: Some(addr.ip()),
+        pod_ip: addr.ip().into(),
         netns,
         containers: Box::new([ContainerStatus {
             name: ContainerName::from(CONTAINER),

@@ -205,7 +205,7 @@ impl Pods {
         Arc::new(PodStatus {
             phase: PodPhase::Running,
             deleting: false,
-            pod_ip: pod.pod_ip,
+            pod_ip: pod.pod_ip.get(),
             netns: None,
             containers: containers.collect(),
         })
@@ -545,5 +545,5 @@ fn container_of(name: ContainerName, probes: Probes) -> Container {
 }
 
 fn pod_of(uid: PodUid, name: &str, ip: Ipv4Addr, containers: Vec<Container>) -> Pod {
-    Pod { pod_ip: Some(IpAddr::V4(ip)), ..Pod::new(uid, "default", name, containers) }
+    Pod { pod_ip: IpAddr::V4(ip).into(), ..Pod::new(uid, "default", name, containers) }
 }

@@ -189,7 +189,7 @@ impl ContainerRuntime for ProcessRuntime {
     }
 
     fn pod_ip(&self, pod: &Pod) -> Option<IpAddr> {
-        pod.pod_ip.or(Some(self.inner.config.pod_ip))
+        pod.pod_ip.get().or(Some(self.inner.config.pod_ip))
     }
 
     fn start<'a>(

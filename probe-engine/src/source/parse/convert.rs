@@ -38,7 +38,7 @@ pub(super) fn pod(
         name: name.into(),
         labels: pairs(meta.labels.as_ref(), tables),
         annotations: pairs(meta.annotations.as_ref(), tables),
-        pod_ip,
+        pod_ip: pod_ip.into(),
         spec: ours,
     }
 }
