@@ -165,14 +165,15 @@ impl From<WallNs> for Timestamp {
     }
 }
 
-/// The same in hundredths of a second, which is all that a reader of times makes of it (the API's have whole seconds): five
-/// bytes, so that a probe's record is three words. Years 1970 to 2318; what lies beyond counts as the end of it.
+/// The same in hundredths of a second: five bytes, so that a probe's record is three words. The next one, so that a change is
+/// never told to be older than what it came of. Years 1970 to 2318; what lies beyond counts as the end of it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct WallCentis([u8; 5]);
 
 impl From<Timestamp> for WallCentis {
     fn from(at: Timestamp) -> Self {
-        let centis = u64::try_from(at.as_millisecond() / 10).unwrap_or_default().min((1 << 40) - 1);
+        let nanos = u128::try_from(at.as_nanosecond()).unwrap_or_default();
+        let centis = u64::try_from(nanos.div_ceil(10_000_000)).unwrap_or(u64::MAX).min((1 << 40) - 1);
         let [a, b, c, d, e, ..] = centis.to_le_bytes();
         Self([a, b, c, d, e])
     }
@@ -595,10 +596,10 @@ mod tests {
     }
 
     #[test]
-    fn a_time_in_hundredths_is_the_one_before_and_never_wraps() {
+    fn a_time_in_hundredths_is_never_before_the_one_that_went_in_and_never_wraps() {
         let centis = |at: Timestamp| Timestamp::from(WallCentis::from(at)).as_millisecond();
         let at = |ms| Timestamp::from_millisecond(ms).expect("in range");
-        assert_eq!(centis(at(1_795_791_599_987)), 1_795_791_599_980);
+        assert_eq!([1_795_791_599_981, 1_795_791_599_990].map(|ms| centis(at(ms))), [1_795_791_599_990; 2]);
         assert_eq!([centis(at(0)), centis(at(-5_000))], [0, 0]);
         assert_eq!(centis(Timestamp::MAX), ((1 << 40) - 1) * 10);
     }
