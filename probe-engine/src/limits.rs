@@ -48,8 +48,12 @@ pub const RING_COMPLETIONS: u32 = 2 * FLIGHTS_PER_SHARD_MAX as u32;
 pub const POOL_REPLIES_LEN_MAX: usize =
     2 * (3 * POOL_QUEUE_LEN_MAX + POOL_HTTPS_CONCURRENT_MAX + POOL_GRPC_CONCURRENT_MAX + POOL_EXEC_CONCURRENT_MAX);
 
-/// How soon a shard offers its waiting attempts to a full pool again. A reply of the pool makes it sooner.
+/// How soon a shard offers its waiting attempts to a full pool again. An attempt that ends there makes it sooner.
 pub const POOL_RETRY: Duration = Duration::from_millis(10);
+
+/// So long at most an attempt that has ended on the pool waits for a turn that its shard makes anyway; it wakes a shard that
+/// means to sleep longer. On a shard with 100 attempts a second hardly a due time is further away.
+pub const POOL_REPLY_WAIT_MAX: Duration = probe_core::schedule::GRID;
 
 /// Bytes of a buffer that responses are read into, one per httpGet in flight that waits for its response.
 pub const RECV_BUFFER_BYTES: usize = 4 * 1024;
@@ -126,6 +130,7 @@ pub const EVENT_WATCH_LAG_MAX: usize = 1_024;
 
 /// Pods. More: the source's update is refused with an error.
 pub const PODS_MAX: usize = 500_000;
+const _: () = assert!(PODS_MAX <= probe_core::scheduler::PODS_MAX);
 
 /// Bytes of one container log file before it is rotated.
 pub const LOG_FILE_BYTES_MAX: u64 = 10 * 1024 * 1024;

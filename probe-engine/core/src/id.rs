@@ -48,7 +48,8 @@ string_id! {
     PodUid
 }
 string_id! {
-    /// `<runtime>://<id>`: one instance of a container; changes at each (re)start.
+    /// `<runtime>://<id>`: one instance of a container; changes at each (re)start. Without a runtime the containers of a pod
+    /// share one: it tells instances of one container apart, not containers.
     ContainerId
 }
 string_id! {

@@ -128,6 +128,9 @@ impl AnswerAtOnce for () {
     }
 }
 
+/// So many pods at most may be known at a time; the caller keeps to it.
+pub const PODS_MAX: usize = uids::PLACES_MAX;
+
 /// See the module.
 pub struct Scheduler {
     config: Config,
@@ -183,12 +186,14 @@ impl Scheduler {
         now: Instant,
         made: &mut dyn FnMut(WorkerIndex, &ContainerName, ProbeType),
     ) {
-        if let Some(known) = self.pods_by_uid.find(&self.pods, &pod.uid)
-            && self.pods[known as usize].as_ref().is_some_and(|entry| entry.removed)
+        let mut known = self.pods_by_uid.find(&self.pods, &pod.uid);
+        if let Some(ending) = known
+            && self.pods[ending as usize].as_ref().is_some_and(|entry| entry.removed)
         {
-            self.pod_workers(known).into_iter().for_each(|worker| self.end(worker, now));
+            self.pod_workers(ending).into_iter().for_each(|worker| self.end(worker, now));
+            known = self.pods_by_uid.find(&self.pods, &pod.uid);
         }
-        let pod_index = match self.pods_by_uid.find(&self.pods, &pod.uid) {
+        let pod_index = match known {
             Some(known) => known,
             None => self.insert_pod(pod),
         };

@@ -231,7 +231,7 @@ pub struct Pod {
     pub labels: Arc<[(Arc<str>, Arc<str>)]>,
     /// `metadata.annotations`, sorted by key.
     pub annotations: Arc<[(Arc<str>, Arc<str>)]>,
-    /// `status.podIP` of the manifest; `None` = the runtime says.
+    /// `status.podIP` of the manifest; none = the runtime says.
     pub pod_ip: PodIp,
     /// `spec`
     pub spec: Arc<PodSpec>,
