@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 use crate::quantile::median;
 
 /// One report of reports of the same scenario, with how many they are in `runs`. One that failed or was skipped stands for
-/// all.
+/// all, and what made a run invalid makes them all so.
 #[must_use]
 pub fn merge(reports: Vec<Value>) -> Value {
     let is_other = |report: &&Value| report.get("failed").is_some() || report.get("skipped").is_some();
@@ -21,25 +21,45 @@ pub fn merge(reports: Vec<Value>) -> Value {
         && let Some(report) = merged.as_object_mut()
     {
         report.insert("runs".to_owned(), json!(runs));
+        if reports.iter().any(|report| report["valid"] == false) {
+            report.insert("valid".to_owned(), json!(false));
+        }
     }
     merged
 }
 
-/// Of numbers the median, of objects that of each key which all have; what is neither is the first run's.
+/// Of numbers the median, of objects that of each key, of truths whether one is true, of lists what is in any. What is
+/// neither is the first run's that has it.
 fn of(values: &[&Value]) -> Value {
-    let Some(first) = values.first() else { return Value::Null };
-    if let Value::Object(object) = first {
-        let of_key = |key: &String| {
-            let all: Option<Vec<&Value>> = values.iter().map(|value| value.get(key)).collect();
-            all.map(|all| (key.clone(), of(&all)))
-        };
-        return Value::Object(object.keys().filter_map(of_key).collect::<Map<_, _>>());
+    let there: Vec<&Value> = values.iter().copied().filter(|value| !value.is_null()).collect();
+    match there.first() {
+        None => Value::Null,
+        Some(Value::Object(_)) => {
+            let keys = there.iter().filter_map(|value| value.as_object()).flat_map(Map::keys);
+            let of_key = |key: &String| (key.clone(), of(&there.iter().map(|value| &value[key]).collect::<Vec<_>>()));
+            Value::Object(keys.map(of_key).collect())
+        }
+        Some(Value::Bool(_)) => json!(there.iter().any(|value| **value == true)),
+        Some(Value::Array(first)) if first.iter().all(Value::is_string) => {
+            let mut all: Vec<&Value> = Vec::new();
+            for item in there.iter().filter_map(|value| value.as_array()).flatten() {
+                if !all.contains(&item) {
+                    all.push(item);
+                }
+            }
+            json!(all)
+        }
+        Some(first) => {
+            let numbers: Option<Vec<f64>> = there.iter().map(|value| value.as_f64()).collect();
+            let median = numbers.and_then(|numbers| median(&numbers));
+            // As it was written: a count stays one.
+            there
+                .iter()
+                .find(|value| median.is_some() && value.as_f64() == median)
+                .map_or(*first, |value| *value)
+                .clone()
+        }
     }
-    let numbers: Option<Vec<f64>> = values.iter().map(|value| value.as_f64()).collect();
-    let Some(median) = numbers.and_then(|numbers| median(&numbers)) else { return (*first).clone() };
-    // As it was written: a count stays one.
-    let is_it = |value: &&&Value| value.as_f64() == Some(median);
-    values.iter().find(is_it).map_or_else(|| json!(median), |value| (**value).clone())
 }
 
 #[cfg(test)]
@@ -55,6 +75,13 @@ mod tests {
         });
         assert_eq!(merged, expected);
         assert_eq!(merge(vec![run(3.0, 0, 1.5)]), run(3.0, 0, 1.5));
+        let valid = |valid: bool, why: Value, missing: Value| json!({"valid": valid, "why": why, "missing": missing});
+        let merged = merge(vec![
+            valid(true, Value::Null, json!(["a"])),
+            valid(false, json!("window"), json!(["a", "b"])),
+            valid(true, Value::Null, json!([])),
+        ]);
+        assert_eq!(merged, json!({"valid": false, "why": "window", "missing": ["a", "b"], "runs": 3}));
         let failed = json!({"scenario": "http", "failed": ["why"]});
         assert_eq!(merge(vec![run(1.0, 0, 1.0), failed.clone(), run(1.0, 0, 1.0)]), failed);
     }

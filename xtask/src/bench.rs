@@ -56,7 +56,7 @@ pub(crate) struct Args {
     /// Busy loops beside the daemon, in scenarios at a steady rate [default: 0]
     #[arg(long, value_name = "N")]
     busy_loops: Option<usize>,
-    /// Run each so many times, and show the median of every figure [default: 1]
+    /// Run each so many times (1, 3, 5 ..), and show the median of every figure [default: 1]
     #[arg(long, value_name = "N")]
     repeat: Option<u16>,
     /// Seed of what is closed when
