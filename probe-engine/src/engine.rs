@@ -154,7 +154,7 @@ struct Replies(Vec<ShardSender>);
 impl ReplySink for Replies {
     fn reply(&self, shard: usize, reply: PoolReply) {
         if let Some(sender) = self.0.get(shard) {
-            sender.reply(reply);
+            sender.reply(reply, clock::now());
         }
     }
 }

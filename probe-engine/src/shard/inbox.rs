@@ -1,7 +1,7 @@
 //! What reaches a shard from outside: commands of the manager, answers of the pool.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 
 use crossbeam::queue::ArrayQueue;
@@ -103,7 +103,7 @@ pub struct Inbox {
     shared: Arc<Shared>,
 }
 
-/// Everybody else's end. Each thing sent ends the shard's wait, but for [`PoolReply::Started`].
+/// Everybody else's end. Each command ends the shard's wait; for replies see [`ShardSender::reply`].
 #[derive(Clone, Debug)]
 pub struct ShardSender {
     shared: Arc<Shared>,
@@ -114,6 +114,8 @@ struct Shared {
     commands: ArrayQueue<Command>,
     replies: ArrayQueue<PoolReply>,
     closed: AtomicBool,
+    /// When the shard meant to wake up when it last went to sleep, on the monotonic clock in nanoseconds.
+    asleep_until_ns: AtomicU64,
     waker: Waker,
 }
 
@@ -124,6 +126,7 @@ pub fn inbox(waker: Waker) -> (ShardSender, Inbox) {
         commands: ArrayQueue::new(limits::SHARD_INBOX_LEN_MAX),
         replies: ArrayQueue::new(limits::POOL_REPLIES_LEN_MAX),
         closed: AtomicBool::new(false),
+        asleep_until_ns: AtomicU64::new(u64::MAX),
         waker,
     });
     (ShardSender { shared: Arc::clone(&shared) }, Inbox { shared })
@@ -143,23 +146,30 @@ impl ShardSender {
     /// Hands over a reply of the pool. Never lost while the shard lives: the queue has room for two replies of every
     /// attempt that the pool can hold, and should it be full all the same, this waits for the shard.
     ///
-    /// That an attempt has started is no reason to wake it: it says itself when that was, and the shard sees it before
-    /// anything that it decides next, with the attempt's end at the latest.
-    pub fn reply(&self, reply: PoolReply) {
-        let wakes = matches!(reply, PoolReply::Done { .. });
+    /// To wake a shard costs more than a turn. So that an attempt has ended does so only where the shard means to sleep for more
+    /// than [`limits::POOL_REPLY_WAIT_MAX`] from `now`; and that one has started never does: it says itself when that was, and
+    /// the shard takes it in before a timer of its next turn fires, with the attempt's end at the latest. Returns whether the
+    /// shard was woken.
+    pub fn reply(&self, reply: PoolReply, now: Instant) -> bool {
+        let is_end = matches!(reply, PoolReply::Done { .. });
         let mut refused = Err(reply);
+        let mut wakes = false;
         while let Err(reply) = refused {
             if self.is_closed() {
-                return;
+                return false;
             }
             refused = self.shared.replies.push(reply);
-            if wakes || refused.is_err() {
+            // After the push: either this sees until when the shard is about to sleep, or the shard sees the reply.
+            let asleep_until = Instant::from_nanos(self.shared.asleep_until_ns.load(Ordering::SeqCst));
+            wakes = refused.is_err() || (is_end && asleep_until > now + limits::POOL_REPLY_WAIT_MAX);
+            if wakes {
                 self.shared.waker.wake();
             }
             if refused.is_err() {
                 thread::yield_now();
             }
         }
+        wakes
     }
 
     /// The shard has ended: nothing is taken any more.
@@ -186,6 +196,13 @@ impl Inbox {
     #[must_use]
     pub fn pop_reply(&self) -> Option<PoolReply> {
         self.shared.replies.pop()
+    }
+
+    /// The shard is about to sleep until then, if nothing wakes it. False: something has come, and it must not.
+    #[must_use]
+    pub fn may_sleep_until(&self, at: Instant) -> bool {
+        self.shared.asleep_until_ns.store(at.as_nanos(), Ordering::SeqCst);
+        self.is_empty()
     }
 
     /// Nothing waits.
@@ -221,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn an_attempts_end_wakes_the_shard_and_its_start_does_not() {
+    fn an_attempts_end_wakes_a_shard_that_would_sleep_on_and_its_start_does_not() {
         let waker = Waker::new().expect("an eventfd");
         let (sender, inbox) = inbox(waker.clone());
         let is_woken = || {
@@ -229,12 +246,17 @@ mod tests {
             poll(&mut fds, PollTimeout::ZERO).expect("an eventfd can be polled") == 1
         };
         let attempt = AttemptId { worker: probe_core::action::WorkerIndex(0), generation: 0 };
-        sender.reply(PoolReply::Started { attempt, at: Instant::ZERO });
-        assert!(!is_woken());
-        assert!(!inbox.is_empty(), "a shard that is awake does not sleep over it");
-        sender.reply(PoolReply::Done { attempt, outcome: Outcome::Success("".into()), latency_ns: 1 });
-        assert!(is_woken());
+        let done = || PoolReply::Done { attempt, outcome: Outcome::Success("".into()), latency_ns: 1 };
+        let now = Instant::from_secs(7);
+        assert!(inbox.may_sleep_until(now + limits::POOL_REPLY_WAIT_MAX));
+        assert!(!sender.reply(PoolReply::Started { attempt, at: now }, now));
+        assert!(!inbox.may_sleep_until(now + limits::POOL_REPLY_WAIT_MAX), "it has come in time");
+        assert!(!sender.reply(done(), now) && !is_woken());
         assert!(matches!(inbox.pop_reply(), Some(PoolReply::Started { .. })), "in the order in which they came");
+        assert!(matches!(inbox.pop_reply(), Some(PoolReply::Done { .. })));
+        assert!(inbox.may_sleep_until(now + limits::POOL_REPLY_WAIT_MAX * 2));
+        assert!(!sender.reply(PoolReply::Started { attempt, at: now }, now) && !is_woken());
+        assert!(sender.reply(done(), now) && is_woken());
     }
 
     #[test]
@@ -244,6 +266,6 @@ mod tests {
         assert!(sender.send(Command::Shutdown).is_err());
         let worker = probe_core::action::WorkerIndex(0);
         let attempt = AttemptId { worker, generation: 0 };
-        sender.reply(PoolReply::Started { attempt, at: Instant::ZERO });
+        sender.reply(PoolReply::Started { attempt, at: Instant::ZERO }, Instant::ZERO);
     }
 }

@@ -177,6 +177,7 @@ impl Leases {
         addr: SocketAddr,
     ) -> LeaseIndex {
         if let Some(index) = held {
+            // Of the same container: the probe holds it, and does not outlive its worker.
             if self.leases[index.place()].is_for(target, addr) {
                 return index;
             }

@@ -189,7 +189,7 @@ impl<K: Kernel> Shard<K> {
             (self.outbox.is_waiting() || !self.waiting.is_pool_empty()).then(|| now + limits::POOL_RETRY),
         ];
         let next = times.into_iter().flatten().min()?;
-        (next > now).then(|| next - now)
+        (next > now && self.inbox.may_sleep_until(next)).then(|| next - now)
     }
 
     /// An attempt waits that has a place: the turn before had started as many as it may.

@@ -438,8 +438,7 @@ impl World {
             }
         };
         self.note(26, || format!("the pool on pod {pod}, {attempt:?}: {reply:?}"));
-        self.pods.sender.reply(reply);
-        self.rung = true;
+        self.rung |= self.pods.sender.reply(reply, self.now);
     }
 }
 

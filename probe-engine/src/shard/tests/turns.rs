@@ -282,11 +282,32 @@ fn a_full_pool_makes_attempts_wait_and_misses_their_due_times() {
     let job = bench.pool.jobs.borrow_mut().pop().expect("a job");
     assert_eq!(job.shard, 3);
     let at = bench.world.now();
-    bench.sender.reply(PoolReply::Started { attempt: job.attempt, at });
+    bench.sender.reply(PoolReply::Started { attempt: job.attempt, at }, at);
     let outcome = Outcome::Success("".into());
-    bench.sender.reply(PoolReply::Done { attempt: job.attempt, outcome, latency_ns: 5_000_000 });
+    bench.sender.reply(PoolReply::Done { attempt: job.attempt, outcome, latency_ns: 5_000_000 }, bench.world.now());
     bench.run(ms(20));
     assert_eq!(bench.verdicts().last(), Some(&Some(Verdict::Success)));
+}
+
+#[test]
+fn an_attempt_that_began_in_time_is_not_late_because_its_shard_slept() {
+    let mut bench = Bench::new();
+    bench.pool.room.set(1);
+    bench.add("pod", exec());
+    bench.run(ms(20));
+    let job = bench.pool.jobs.borrow_mut().pop().expect("a job");
+    let at = bench.world.now();
+    bench.sender.reply(PoolReply::Started { attempt: job.attempt, at }, at);
+    // Nothing wakes it, and its next due time comes and goes.
+    bench.world.pass(ms(10_500));
+    bench.run(ms(2_000));
+    let outcome = Outcome::Success("".into());
+    bench.sender.reply(PoolReply::Done { attempt: job.attempt, outcome, latency_ns: 5_000_000 }, bench.world.now());
+    bench.run(ms(2_000));
+    assert_eq!(bench.verdicts().last(), Some(&Some(Verdict::Success)));
+    assert_eq!(bench.count(|metrics| metrics.missed), 0);
+    let lateness = |metrics: &ShardMetrics| metrics.lateness().map(hdrhistogram::Histogram::max).max().unwrap_or(0);
+    assert!((15_000..25_000).contains(&bench.count(lateness)), "{} us", bench.count(lateness));
 }
 
 #[test]
@@ -303,7 +324,9 @@ fn a_followed_redirect_goes_to_the_pool_with_its_deadline() {
     assert!(job.resume.is_some());
     assert_eq!(bench.outcomes(), []);
     let outcome = Outcome::Failure("HTTP probe failed with statuscode: 500".into());
-    bench.sender.reply(PoolReply::Done { attempt: job.attempt, outcome: outcome.clone(), latency_ns: 1 });
+    bench
+        .sender
+        .reply(PoolReply::Done { attempt: job.attempt, outcome: outcome.clone(), latency_ns: 1 }, bench.world.now());
     bench.run(ms(20));
     assert_eq!(bench.outcomes(), [outcome]);
 }
