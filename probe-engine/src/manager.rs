@@ -420,7 +420,7 @@ impl Manager {
     fn status_without_runtime(&mut self, pod: &Pod) -> PodStatus {
         let started_at = clock::now();
         // All that an ID must do is to differ from those of other instances of the same container: a number does, it is
-        // short, and one for each pod's stay is enough, of which there may be a quarter of a million.
+        // short, and one for each pod's stay is enough, of which there may be hundreds of thousands.
         let id = ContainerId::new(format!("none://{}", self.stays_len));
         self.stays_len += 1;
         let containers = pod

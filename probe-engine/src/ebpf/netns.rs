@@ -29,8 +29,8 @@ use super::sock_diag::{ChildLookups, SockDiag};
 pub enum NetnsRef {
     /// The daemon's own namespace.
     Own,
-    /// The one that this path opens, as the runtime says. (In a box it is one word: there is one in every target, and few have a
-    /// path.)
+    /// The one that this path opens, as the runtime says. (In a box it is one word, as there is one in every target; those
+    /// with a path are in the few namespaces that can be held open at a time.)
     Path(Box<Arc<str>>),
 }
 

@@ -73,8 +73,8 @@ impl DiagSocket {
 
 /// `SOCK_DIAG_BY_FAMILY`
 const BY_FAMILY: u16 = 20;
-/// `TCPDIAG_GETSOCK`: sock_diag's first request, which the kernel takes to be of AF_UNSPEC (`inet_diag_dump_compat`).
-const TCP_BOTH_FAMILIES: u16 = 18;
+/// sock_diag's first request, which the kernel takes to be of AF_UNSPEC (`inet_diag_dump_compat`).
+const TCPDIAG_GETSOCK: u16 = 18;
 /// `TCP_LISTEN` of `include/net/tcp_states.h`
 const TCP_LISTEN: u8 = 10;
 const TCP_TIME_WAIT: u8 = 6;
@@ -135,7 +135,7 @@ impl SockDiag {
         part: &mut dyn FnMut(Vec<DiagListener>),
     ) -> nix::Result<bool> {
         let request = dump_request(port);
-        let sequence = self.netlink.ask(TCP_BOTH_FAMILIES, libc::NLM_F_DUMP, &request, buffer)?;
+        let sequence = self.netlink.ask(TCPDIAG_GETSOCK, libc::NLM_F_DUMP, &request, buffer)?;
         let mut complete = true;
         loop {
             for message in messages(self.netlink.receive(buffer)?) {
