@@ -219,13 +219,9 @@ impl Wire {
     pub(super) fn close(mut self) {
         let Some(mut tls) = self.tls.take() else { return };
         tls.send_close_notify();
-        self.out.clear();
-        while tls.wants_write() {
-            if tls.write_tls(&mut self.out).is_err() {
-                return;
-            }
+        if take_out(&mut tls, &mut self.out).is_ok() {
+            self.stream.end_with(&self.out);
         }
-        self.stream.end_with(&self.out);
     }
 
     /// Hands what was read to TLS and its content to `plain`; true = the peer said goodbye.
@@ -264,10 +260,7 @@ impl Wire {
 
     async fn flush(&mut self, tls: &mut ClientConnection, deadline: Instant) -> Result<(), Broken> {
         let mut out = std::mem::take(&mut self.out);
-        out.clear();
-        while tls.wants_write() {
-            tls.write_tls(&mut out).map_err(|source| self.io_error("write", source))?;
-        }
+        take_out(tls, &mut out).map_err(|source| self.io_error("write", source))?;
         let written = if out.is_empty() { Ok(()) } else { self.write(&out, deadline).await };
         self.out = out;
         written
@@ -302,6 +295,15 @@ impl Wire {
         let route = self.stream.route();
         Broken::Io { call, route, source }
     }
+}
+
+/// What TLS wants to send, instead of what `out` had.
+fn take_out(tls: &mut ClientConnection, out: &mut Vec<u8>) -> io::Result<()> {
+    out.clear();
+    while tls.wants_write() {
+        tls.write_tls(out)?;
+    }
+    Ok(())
 }
 
 /// Moves decrypted bytes to `plain`; true = the peer said goodbye.
