@@ -166,9 +166,18 @@ impl Truth {
         }
         let in_time = failures.values().filter(|at| **at <= closed.after_ns + within).count();
         self.flips_noticed += usize::from(in_time == PROBES_PER_POD);
-        self.noticed_ms.extend(failures.values().map(|at| at.saturating_sub(closed.after_ns) as f64 / 1e6));
-        for _ in in_time..PROBES_PER_POD {
-            self.wrong_verdicts.push(format!("pod {}: Success of a target that is closed", flip.pod));
+        for ((container, probe), at) in &failures {
+            let noticed_ms = at.saturating_sub(closed.after_ns) as f64 / 1e6;
+            self.noticed_ms.push(noticed_ms);
+            if *at > closed.after_ns + within {
+                self.wrong_verdicts.push(format!(
+                    "pod {}, {container}, {probe:?}: Success of a target that is closed, until {noticed_ms:.1} ms after",
+                    flip.pod
+                ));
+            }
+        }
+        for _ in failures.len()..PROBES_PER_POD {
+            self.wrong_verdicts.push(format!("pod {}: Success of a target that is closed, to the end", flip.pod));
         }
         let ready_again = recovered
             .iter()
