@@ -1,7 +1,7 @@
 //! tcp, http and https targets: one thread, one epoll, nothing between it and the system calls, so that a target costs
 //! less than what probes it.
 
-use std::io::{BufRead, Read, Write};
+use std::io::{BufRead, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
@@ -20,6 +20,9 @@ use crate::netns::SOMAXCONN;
 
 /// Connections that wait to be accepted, per listener; of a wildcard as many as the namespace allows.
 pub(super) const BACKLOG: i32 = 1_024;
+
+/// A SYN that has no answer by then was dropped: on loopback the kernel answers within the call.
+const ANSWERED_WITHIN: Duration = Duration::from_millis(100);
 
 /// What an httpGet probe gets.
 const RESPONSE: &[u8] =
@@ -79,8 +82,15 @@ pub(super) fn serve(handler: Handler, addresses: &[SocketAddr]) -> anyhow::Resul
 /// What listens at a place.
 struct Listener {
     socket: Socket,
-    /// The connection that fills the queue of one that drops.
-    _held: Option<TcpStream>,
+    kind: Kind,
+}
+
+enum Kind {
+    Serving,
+    /// Its queue is full, and nothing is ever taken out; the connection that fills it, unless a probe was quicker.
+    Full {
+        _held: Option<TcpStream>,
+    },
 }
 
 /// An accepted connection whose request is not complete yet.
@@ -125,16 +135,15 @@ impl Server<'_> {
         let socket = self.bound(place)?;
         socket.listen(if self.addresses[place].ip().is_unspecified() { SOMAXCONN } else { BACKLOG })?;
         self.epoll.add(&socket, EpollEvent::new(EpollFlags::EPOLLIN, place as u64))?;
-        self.listeners[place] = Some(Listener { socket, _held: None });
+        self.listeners[place] = Some(Listener { socket, kind: Kind::Serving });
         Ok(())
     }
 
-    /// A backlog of 0 holds one connection; once it is there, further SYNs are dropped.
     fn open_full(&mut self, place: usize) -> anyhow::Result<()> {
         let socket = self.bound(place)?;
         socket.listen(0)?;
-        let held = TcpStream::connect_timeout(&self.addresses[place], Duration::from_secs(1))?;
-        self.listeners[place] = Some(Listener { socket, _held: Some(held) });
+        let held = fill(&self.addresses[place])?;
+        self.listeners[place] = Some(Listener { socket, kind: Kind::Full { _held: held } });
         Ok(())
     }
 
@@ -148,7 +157,8 @@ impl Server<'_> {
     }
 
     fn accept(&mut self, place: usize) -> anyhow::Result<()> {
-        while let Some(Some(listener)) = self.listeners.get(place) {
+        // An event of this round may be of the listener that was here before this one.
+        while let Some(Some(listener @ Listener { kind: Kind::Serving, .. })) = self.listeners.get(place) {
             let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
             let Ok(socket) = rustix::net::accept_with(&listener.socket, flags) else { return Ok(()) };
             if self.handler != Handler::Tcp {
@@ -183,6 +193,15 @@ impl Server<'_> {
     }
 }
 
+/// A backlog of 0 holds one connection; once it is there, further SYNs are dropped. `None`: a probe's came first.
+fn fill(address: &SocketAddr) -> std::io::Result<Option<TcpStream>> {
+    match TcpStream::connect_timeout(address, ANSWERED_WITHIN) {
+        Ok(held) => Ok(Some(held)),
+        Err(error) if error.kind() == ErrorKind::TimedOut => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
 impl Connection {
     /// Reads what is there and answers once the request is complete.
     fn serve(&mut self) -> Next {
@@ -206,7 +225,7 @@ fn serve_plain(socket: &mut TcpStream, request: &mut Vec<u8>) -> Next {
             }
             if request.len() > REQUEST_BYTES_MAX { Next::Close } else { Next::Wait }
         }
-        Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => Next::Wait,
+        Err(error) if error.kind() == ErrorKind::WouldBlock => Next::Wait,
         Err(_) => Next::Close,
     }
 }
@@ -221,7 +240,7 @@ fn serve_tls(socket: &mut TcpStream, tls: &mut ServerConnection, request: &mut V
     match tls.read_tls(socket) {
         Ok(0) => return Next::Close,
         Ok(_) => {}
-        Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return Next::Wait,
+        Err(error) if error.kind() == ErrorKind::WouldBlock => return Next::Wait,
         Err(_) => return Next::Close,
     }
     let valid = tls.process_new_packets().is_ok();
@@ -240,4 +259,55 @@ fn serve_tls(socket: &mut TcpStream, tls: &mut ServerConnection, request: &mut V
         }
     }
     if complete || !valid || request.len() > REQUEST_BYTES_MAX { Next::Close } else { Next::Wait }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn server(addresses: &[SocketAddr]) -> Server<'_> {
+        Server {
+            addresses,
+            handler: Handler::Tcp,
+            config: None,
+            epoll: Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).expect("an epoll"),
+            listeners: vec![None],
+            connections: Vec::new(),
+            free: Vec::new(),
+        }
+    }
+
+    fn address() -> SocketAddr {
+        let socket = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+        socket.local_addr().expect("its address")
+    }
+
+    fn is_answered(address: SocketAddr) -> bool {
+        fill(&address).expect("an answer, or none").is_some()
+    }
+
+    #[test]
+    fn what_drops_goes_on_dropping_after_an_event_of_the_listener_before_it() {
+        let addresses = [address()];
+        let mut server = server(&addresses);
+        server.open(0).expect("it listens");
+        assert!(is_answered(addresses[0]));
+        // The event of that connection is read, but another one of the same round is an order.
+        server.obey(&Orders { order: Order::Drop, places: vec![0] }).expect("it drops");
+        server.accept(0).expect("nothing to accept");
+        assert!(!is_answered(addresses[0]));
+        server.obey(&Orders { order: Order::Open, places: vec![0] }).expect("it serves again");
+        assert!(is_answered(addresses[0]));
+    }
+    #[test]
+    fn whoever_comes_first_fills_a_queue() {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+        socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).expect("an address");
+        socket.listen(0).expect("it listens");
+        let address = socket.local_addr().expect("its address").as_socket().expect("of IPv4");
+        let probe = TcpStream::connect(address).expect("an empty queue takes it");
+        assert!(fill(&address).expect("no answer").is_none());
+        drop(probe);
+        assert!(fill(&address).expect("no answer").is_none());
+    }
 }
