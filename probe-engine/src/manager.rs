@@ -220,6 +220,7 @@ impl Manager {
                 self.command(&uid.clone(), Command::Trigger { uid, container, probe_type });
                 Ok(())
             }
+            PodUpdate::Gate(uid, gate, status) => self.tell_results(Input::Gate(uid, gate, status)).await,
             PodUpdate::Synced(source) => {
                 info!(source, "source has been read");
                 self.tell_results(Input::Synced(source)).await

@@ -168,6 +168,9 @@ fn the_process_runtime_needs_a_command_but_no_image() {
         ]
     );
     assert!(read(&with("command: [app]"), &PROCESS).is_ok());
+    let init = with("command: [app]").replace("spec:", "spec:\n  initContainers: [{name: i, image: a}]");
+    let errors = read(&init, &PROCESS).unwrap_err();
+    assert!(errors[0].contains("spec.initContainers[0].command: Required value"), "{errors:?}");
 }
 
 #[test]
@@ -193,11 +196,10 @@ env: [{name: A, valueFrom: {fieldRef: {fieldPath: status.podIP}}}]
 lifecycle: {preStop: {exec: {command: [x]}}}
 resources: {limits: {memory: 1Gi, cpu: 1}, requests: {cpu: 100m}}",
     )
-    .replace("spec:", "spec:\n  hostPID: true\n  tolerations: []\n  initContainers: [{name: i}]");
+    .replace("spec:", "spec:\n  hostPID: true\n  tolerations: []\n  initContainers: [{name: i, command: [app]}]");
     let expected = [
         ("spec.hostPID", true),
         ("spec.tolerations", false),
-        ("spec.initContainers[0]", true),
         ("spec.containers[0].securityContext.runAsNonRoot", true),
         ("spec.containers[0].securityContext.privileged", true),
         ("spec.containers[0].securityContext.capabilities.add", true),

@@ -29,6 +29,7 @@ pub mod scheduler;
 pub mod action;
 
 pub mod backoff;
+pub mod order;
 pub mod pod;
 pub mod restart;
 

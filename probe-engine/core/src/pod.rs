@@ -239,11 +239,12 @@ impl Census {
         match (&status.state, &status.last_termination) {
             (ContainerState::Running { .. }, _) => self.running = true,
             (ContainerState::Waiting(_), None) => self.waiting = true,
-            (ContainerState::Waiting(_), Some(_)) => {
+            (ContainerState::Waiting(_), Some(end)) => {
                 // It waits for a restart, whatever its exit code was.
                 self.stopped = true;
                 self.failed = true;
-                self.restarting |= spec.restart_policy.unwrap_or(pod.restart_policy) != RestartPolicy::Never;
+                let policy = spec.restart_policy.unwrap_or(pod.restart_policy);
+                self.restarting |= policy != RestartPolicy::Never || will_restart(pod, spec, end.exit_code);
             }
             (ContainerState::Terminated(end), _) => {
                 self.stopped = true;
@@ -273,17 +274,19 @@ fn init_progress(pod: &Pod, statuses: &[ContainerStatus]) -> (bool, bool) {
 }
 
 fn any_regular_started(pod: &Pod, statuses: &[ContainerStatus]) -> bool {
-    pod.containers
-        .iter()
-        .filter_map(|spec| status_of(statuses, spec))
-        .any(|status| !matches!(status.state, ContainerState::Waiting(_)) || status.last_termination.is_some())
+    pod.containers.iter().filter_map(|spec| status_of(statuses, spec)).any(has_run)
+}
+
+/// Runs now, or ran before.
+pub(crate) fn has_run(status: &ContainerStatus) -> bool {
+    !matches!(status.state, ContainerState::Waiting(_)) || status.last_termination.is_some()
 }
 
 fn known_containers(status: Option<&PodStatus>) -> &[ContainerStatus] {
     status.map_or(&[], |status| &status.containers)
 }
 
-fn status_of<'a>(statuses: &'a [ContainerStatus], spec: &Container) -> Option<&'a ContainerStatus> {
+pub(crate) fn status_of<'a>(statuses: &'a [ContainerStatus], spec: &Container) -> Option<&'a ContainerStatus> {
     statuses.iter().find(|status| status.name == spec.name)
 }
 

@@ -101,10 +101,13 @@ pub fn last_exit(status: &ContainerStatus) -> Option<Instant> {
 }
 
 /// May a terminated container be started again, so that its workers go on (rule 2.6)? Sidecars always; others
-/// by their own `restartPolicy` and exit code where they have one, else unless the pod's is Never (with
-/// OnFailure even after exit code 0, until the pod's phase is Succeeded).
+/// by their own `restartPolicyRules` and `restartPolicy` and the exit code where they have some, else unless the pod's policy
+/// is Never (with OnFailure even after exit code 0, until the pod's phase is Succeeded).
 #[must_use]
 pub fn may_restart(pod: &Pod, container: &Container, exit_code: i32) -> bool {
+    if has_rule(container, exit_code) {
+        return true;
+    }
     match (container.kind, container.restart_policy) {
         (ContainerKind::Sidecar, _) | (_, Some(RestartPolicy::Always)) => true,
         (_, Some(RestartPolicy::OnFailure)) => exit_code != 0,
@@ -113,15 +116,23 @@ pub fn may_restart(pod: &Pod, container: &Container, exit_code: i32) -> bool {
     }
 }
 
-/// Will an ended container be started again (rule 6.4)? Ordinary init containers never after exit code 0.
+/// Will an ended container be started again (rules 2.6 and 6.4)? Ordinary init containers never after exit code 0.
 #[must_use]
 pub fn will_restart(pod: &Pod, container: &Container, exit_code: i32) -> bool {
+    let has_completed = container.kind == ContainerKind::Init && exit_code == 0;
+    if has_rule(container, exit_code) && !has_completed {
+        return true;
+    }
     let policy = container.restart_policy.unwrap_or(pod.restart_policy);
     match (container.kind, policy) {
         (ContainerKind::Sidecar, _) | (ContainerKind::Regular, RestartPolicy::Always) => true,
         (_, RestartPolicy::Never) => false,
         (ContainerKind::Init, RestartPolicy::Always) | (_, RestartPolicy::OnFailure) => exit_code != 0,
     }
+}
+
+fn has_rule(container: &Container, exit_code: i32) -> bool {
+    container.restart_rules.iter().any(|rule| rule.matches(exit_code))
 }
 
 /// Seconds between the stop signal (or the preStop hook) and SIGKILL (rule 6.2, steps 1 and 3).
@@ -214,7 +225,7 @@ mod tests {
 
     use super::*;
     use crate::fixture::{container, container_status, pod, running, spec, termination, waiting, with_probe};
-    use crate::spec::ProbeSpec;
+    use crate::spec::{ProbeSpec, RestartRule};
 
     const NOW: Instant = Instant::from_secs(1000);
 
@@ -383,6 +394,35 @@ mod tests {
         assert!(!may_restart(&pod, &pod.containers[0], 0));
         pod.restart_policy = RestartPolicy::Never;
         assert!(may_restart(&pod, &pod.init_containers[0], 0), "w14");
+    }
+
+    #[test]
+    fn an_exit_code_that_a_rule_names_restarts_whatever_the_policies_say() {
+        let mut pod = pod_with(RestartPolicy::Never);
+        let rules = |rules: &[RestartRule]| rules.into();
+        let with = |pod: &mut Pod, rule: RestartRule| {
+            for container in alloc::sync::Arc::make_mut(&mut pod.containers) {
+                container.restart_rules = rules(core::slice::from_ref(&rule));
+                container.restart_policy = Some(RestartPolicy::Never);
+            }
+        };
+        let restarts = |pod: &Pod, exit_code| {
+            let container = &pod.containers[0];
+            let both = [may_restart(pod, container, exit_code), will_restart(pod, container, exit_code)];
+            assert_eq!(both[0], both[1], "{exit_code}");
+            both[0]
+        };
+        with(&mut pod, RestartRule::In([3, 42].into()));
+        assert_eq!([0, 3, 41, 42].map(|code| restarts(&pod, code)), [false, true, false, true]);
+        with(&mut pod, RestartRule::NotIn([0, 42].into()));
+        assert_eq!([0, 3, 42].map(|code| restarts(&pod, code)), [false, true, false]);
+        // A kill by a probe asks no rule.
+        let status = container_status("r", "test://1", running(Instant::ZERO));
+        let decision = decide(&facts(&pod, &pod.containers[0], Some(&status), FAILED, None), NOW);
+        assert_eq!(decision, killed("Container r failed liveness probe", KillReason::Liveness, false));
+        let mut init = container("i", ContainerKind::Init);
+        init.restart_rules = rules(&[RestartRule::NotIn([1].into())]);
+        assert!(!will_restart(&pod, &init, 0), "an init container that has completed has");
     }
 
     #[test]

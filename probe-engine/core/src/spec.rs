@@ -203,6 +203,26 @@ impl RestartPolicy {
     }
 }
 
+/// One of `restartPolicyRules`, with the action `Restart`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum RestartRule {
+    /// `exitCodes.operator: In`: after one of these.
+    In(Box<[i32]>),
+    /// `exitCodes.operator: NotIn`: after any other.
+    NotIn(Box<[i32]>),
+}
+
+impl RestartRule {
+    /// Whether it applies to this exit code.
+    #[must_use]
+    pub fn matches(&self, exit_code: i32) -> bool {
+        match self {
+            RestartRule::In(exit_codes) => exit_codes.contains(&exit_code),
+            RestartRule::NotIn(exit_codes) => !exit_codes.contains(&exit_code),
+        }
+    }
+}
+
 /// Where in the pod a container stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ContainerKind {
@@ -377,6 +397,9 @@ pub struct Container {
     pub image: Arc<str>,
     /// The container's own `restartPolicy`, which overrides the pod's.
     pub restart_policy: Option<RestartPolicy>,
+    /// `restartPolicyRules`: exit codes after which it is started again whatever the policies say. The first that matches decides;
+    /// as all of them have the action `Restart`, any does.
+    pub restart_rules: Box<[RestartRule]>,
     /// Its probes.
     pub probes: Probes,
     /// How to start it.
@@ -394,6 +417,7 @@ impl Container {
             kind,
             image: "".into(),
             restart_policy: (kind == ContainerKind::Sidecar).then_some(RestartPolicy::Always),
+            restart_rules: Box::default(),
             probes,
             process: Arc::default(),
             spec_hash: 0,

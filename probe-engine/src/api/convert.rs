@@ -91,6 +91,20 @@ pub const fn probe_type_from(of: v1::ProbeType) -> Option<ProbeType> {
     }
 }
 
+/// A condition's status, from the wire; `None` where it was not said.
+///
+/// # Errors
+/// The number, where it is none of ours.
+pub fn condition_status_from(of: i32) -> Result<Option<ConditionStatus>, i32> {
+    match v1::ConditionStatus::try_from(of) {
+        Ok(v1::ConditionStatus::Unspecified) => Ok(None),
+        Ok(v1::ConditionStatus::True) => Ok(Some(ConditionStatus::True)),
+        Ok(v1::ConditionStatus::False) => Ok(Some(ConditionStatus::False)),
+        Ok(v1::ConditionStatus::Unknown) => Ok(Some(ConditionStatus::Unknown)),
+        Err(_) => Err(of),
+    }
+}
+
 /// A stored verdict, on the wire.
 #[must_use]
 pub const fn verdict(of: Option<Verdict>) -> v1::Verdict {

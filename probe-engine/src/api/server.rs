@@ -47,6 +47,9 @@ const DEFAULT_NAMESPACE: &str = "default";
 const VERDICT_WAIT: Duration = Duration::from_secs(1);
 const VERDICT_LOOK_EVERY: Duration = Duration::from_millis(10);
 
+/// How long a pod may take to show a readiness gate that was set: the manager and results have it to take in.
+const GATE_WAIT: Duration = Duration::from_secs(10);
+
 /// The stages that the API reads from and writes to; cheap to clone.
 #[derive(Clone)]
 pub struct Backend {
@@ -238,6 +241,21 @@ impl ControlApi for Service {
             .map_err(|error| control_error(&error))?;
         triggered.after = self.verdict_after(&triggered).await?;
         Ok(Response::new(convert::triggered(&triggered)))
+    }
+
+    async fn set_readiness_gate(
+        &self,
+        request: Request<v1::SetReadinessGateRequest>,
+    ) -> Result<Response<v1::SetReadinessGateResponse>, Status> {
+        let request = request.into_inner();
+        let status = convert::condition_status_from(request.status)
+            .map_err(|value| Status::invalid_argument(format!("status: unknown value {value}")))?;
+        let namespace = namespace_or_default(request.namespace);
+        let (control, pod, gate) = (&self.backend.control, &request.pod, &request.condition_type);
+        let set = control.set_gate(&namespace, pod, gate, status, GATE_WAIT).await;
+        let record = set.map_err(|error| control_error(&error))?;
+        let pod = convert::pod(&record, self.passive().as_deref());
+        Ok(Response::new(v1::SetReadinessGateResponse { pod: Some(pod) }))
     }
 
     type WatchEventsStream = Parts<v1::WatchEventsResponse>;
@@ -538,9 +556,11 @@ fn namespace_or_default(namespace: String) -> String {
 fn control_error(error: &ControlError) -> Status {
     let text = error.to_string();
     match error {
-        ControlError::UnknownPod { .. } | ControlError::UnknownContainer { .. } | ControlError::UnknownProbe { .. } => {
-            Status::not_found(text)
-        }
+        ControlError::UnknownPod { .. }
+        | ControlError::UnknownContainer { .. }
+        | ControlError::UnknownProbe { .. }
+        | ControlError::UnknownGate { .. } => Status::not_found(text),
+        ControlError::NotShown { .. } => Status::deadline_exceeded(text),
         ControlError::AmbiguousContainer { .. } => Status::invalid_argument(text),
         ControlError::Results(ResultsError::NoReport(_)) => Status::deadline_exceeded(text),
         ControlError::Results(ResultsError::Removed) => Status::not_found(text),

@@ -25,6 +25,7 @@ pub mod probes;
 pub mod reference;
 pub mod run;
 pub mod serve;
+pub mod set;
 pub mod table;
 pub mod validate;
 pub mod version;
@@ -87,6 +88,8 @@ pub enum Command {
     Events(events::EventsArgs),
     /// Make one attempt: of a probe given here, or of a running pod's
     Probe(probe::ProbeArgs),
+    /// Set a readiness gate of a pod
+    Set(set::SetArgs),
     /// Say what this kernel and these privileges allow
     Doctor(doctor::DoctorArgs),
     /// Run the daemon on embedded examples, and tell what happens
@@ -178,6 +181,7 @@ pub fn dispatch(cli: &Cli) -> ExitCode {
         Command::Logs(args) => logs::run(args, globals),
         Command::Events(args) => events::run(args, globals),
         Command::Probe(args) => probe::run(args, globals),
+        Command::Set(args) => set::run(args, globals),
         Command::Doctor(args) => doctor::run(args),
         Command::Completions(args) => completions::run(args),
         Command::Man(args) => man::run(args),

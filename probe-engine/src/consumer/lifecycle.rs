@@ -45,6 +45,15 @@ pub enum LifecycleInput {
         /// Liveness or startup.
         probe_type: ProbeType,
     },
+    /// A startup probe's verdict became Success: what waits for a sidecar may come.
+    Started {
+        /// The pod.
+        pod: PodUid,
+        /// The container.
+        container: ContainerName,
+        /// The instance that is started.
+        container_id: ContainerId,
+    },
     /// The daemon ends: so do all pods, and then the stage.
     Shutdown {
         /// Kill at once instead of waiting for the grace periods.
@@ -168,6 +177,9 @@ impl Router {
             LifecycleInput::Remove(uid) => self.remove(&uid, Message::End { now: false }).await,
             LifecycleInput::Failed { pod, container, container_id, probe_type } => {
                 self.tell(&pod, Message::Failed { container, container_id, probe_type }).await;
+            }
+            LifecycleInput::Started { pod, container, container_id } => {
+                self.tell(&pod, Message::Started { container, container_id }).await;
             }
             LifecycleInput::Shutdown { now } => self.shut_down(now).await,
         }

@@ -41,7 +41,7 @@ pub struct Config {
     pub wake: Arc<Notify>,
     /// Where events go.
     pub events: EventSender,
-    /// Where failures of liveness and startup probes go; `None` where nothing is restarted by us.
+    /// Where the verdicts of liveness and startup probes go; `None` where nothing is restarted by us.
     pub lifecycle: Option<mpsc::Sender<LifecycleInput>>,
 }
 
@@ -50,10 +50,10 @@ pub struct Stage {
     node: Node,
     config: Config,
     inbox: Inbox,
-    /// Failures that lifecycle has no place for yet, the latest per container and probe.
-    failures: HashMap<ProbeKey, LifecycleInput>,
-    /// In which order they go; a key without a failure is passed over.
-    failures_order: VecDeque<ProbeKey>,
+    /// Verdicts that lifecycle has no place for yet, the latest per container and probe.
+    untold: HashMap<ProbeKey, LifecycleInput>,
+    /// In which order they go; a key without one is passed over.
+    untold_order: VecDeque<ProbeKey>,
     /// Who waits for a probe's next report.
     waiters: Vec<(ProbeKey, oneshot::Sender<Result<Report, ResultsError>>)>,
     shards_ended: usize,
@@ -69,8 +69,8 @@ impl Stage {
             node,
             config,
             inbox,
-            failures: HashMap::new(),
-            failures_order: VecDeque::new(),
+            untold: HashMap::new(),
+            untold_order: VecDeque::new(),
             waiters: Vec::new(),
             shards_ended: 0,
         }
@@ -89,7 +89,7 @@ impl Stage {
                 },
                 Some(ask) = self.inbox.asks.recv() => self.handle_ask(ask),
                 () = wake.notified() => self.drain(),
-                () = room(lifecycle.as_ref()), if !self.failures.is_empty() => self.flush_failures(),
+                () = room(lifecycle.as_ref()), if !self.untold.is_empty() => self.tell_untold(),
                 () = tokio::time::sleep(ENDED_LOOK), if manager_gone => {}
             }
             self.publish_revision();
@@ -193,9 +193,9 @@ impl Stage {
 
     fn remove(&mut self, uid: &PodUid) {
         let Some(record) = self.node.remove(uid) else { return };
-        if !self.failures.is_empty() {
+        if !self.untold.is_empty() {
             for key in record.keys() {
-                self.failures.remove(&key);
+                self.untold.remove(&key);
             }
         }
         for (_, waiter) in self.waiters.extract_if(.., |(key, _)| key.pod == *uid) {
@@ -252,52 +252,52 @@ impl Stage {
         self.tell_lifecycle(publish);
     }
 
-    /// Only what attempts have shown can kill; a container that does not run needs no killing (section 4).
+    /// What attempts have shown can kill (a container that does not run needs no killing: section 4), or lets those come that
+    /// wait for a sidecar.
     fn tell_lifecycle(&mut self, publish: &Publish) {
-        let kills = publish.probe_type != ProbeType::Readiness
-            && publish.verdict == Some(Verdict::Failure)
-            && publish.cause == PublishCause::Threshold;
+        let shown = publish.verdict.filter(|_| publish.cause == PublishCause::Threshold);
+        let kills = publish.probe_type != ProbeType::Readiness && shown == Some(Verdict::Failure);
+        let starts = publish.probe_type == ProbeType::Startup && shown == Some(Verdict::Success);
         self.node.restarts_asked[publish.probe_type.index()] += u64::from(kills);
-        if self.config.lifecycle.is_none() || (!kills && self.failures.is_empty()) {
+        if self.config.lifecycle.is_none() || (!kills && !starts && self.untold.is_empty()) {
             return;
         }
-        let key =
-            ProbeKey { pod: publish.pod.clone(), container: publish.container.clone(), probe_type: publish.probe_type };
-        if !kills {
-            self.failures.remove(&key);
-            return;
-        }
-        let failure = LifecycleInput::Failed {
-            pod: publish.pod.clone(),
-            container: publish.container.clone(),
-            container_id: publish.container_id.clone(),
-            probe_type: publish.probe_type,
-        };
-        if self.failures.insert(key.clone(), failure).is_none() {
-            if self.failures_order.len() > 2 * self.failures.len() + limits::LIFECYCLE_INPUTS_LEN_MAX {
-                self.failures_order.retain(|key| self.failures.contains_key(key));
+        let (pod, container) = (publish.pod.clone(), publish.container.clone());
+        let key = ProbeKey { pod: pod.clone(), container: container.clone(), probe_type: publish.probe_type };
+        let container_id = publish.container_id.clone();
+        let input = match (kills, starts) {
+            (true, _) => LifecycleInput::Failed { pod, container, container_id, probe_type: publish.probe_type },
+            (false, true) => LifecycleInput::Started { pod, container, container_id },
+            (false, false) => {
+                self.untold.remove(&key);
+                return;
             }
-            self.failures_order.push_back(key);
+        };
+        if self.untold.insert(key.clone(), input).is_none() {
+            if self.untold_order.len() > 2 * self.untold.len() + limits::LIFECYCLE_INPUTS_LEN_MAX {
+                self.untold_order.retain(|key| self.untold.contains_key(key));
+            }
+            self.untold_order.push_back(key);
         }
-        self.flush_failures();
+        self.tell_untold();
     }
 
-    fn flush_failures(&mut self) {
+    fn tell_untold(&mut self) {
         let Some(lifecycle) = &self.config.lifecycle else { return };
-        while let Some(key) = self.failures_order.pop_front() {
-            let Some(failure) = self.failures.remove(&key) else { continue };
-            match lifecycle.try_send(failure) {
+        while let Some(key) = self.untold_order.pop_front() {
+            let Some(input) = self.untold.remove(&key) else { continue };
+            match lifecycle.try_send(input) {
                 Ok(()) => {}
-                Err(mpsc::error::TrySendError::Full(failure)) => {
-                    self.failures.insert(key.clone(), failure);
-                    self.failures_order.push_front(key);
+                Err(mpsc::error::TrySendError::Full(input)) => {
+                    self.untold.insert(key.clone(), input);
+                    self.untold_order.push_front(key);
                     return;
                 }
                 Err(mpsc::error::TrySendError::Closed(_)) => {
                     warn!("lifecycle has ended: failed containers are not restarted any more");
                     self.config.lifecycle = None;
-                    self.failures.clear();
-                    self.failures_order.clear();
+                    self.untold.clear();
+                    self.untold_order.clear();
                     return;
                 }
             }

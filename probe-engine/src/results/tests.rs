@@ -214,6 +214,17 @@ async fn lifecycle_hears_of_liveness_failures_by_attempts_and_of_nothing_else() 
 }
 
 #[tokio::test]
+async fn lifecycle_hears_when_a_startup_probe_has_succeeded() {
+    let mut bench = bench_of(&ProbeType::ALL).await;
+    bench.push(publish_because("a", ProbeType::Startup, ID, Some(Verdict::Unknown), PublishCause::Initial));
+    bench.push(publish("a", ProbeType::Readiness, ID, Some(Verdict::Success)));
+    bench.push(publish("a", ProbeType::Startup, ID, Some(Verdict::Success)));
+    let heard = bench.failure().await;
+    assert!(matches!(&heard, LifecycleInput::Started { container_id, .. } if container_id.as_str() == ID), "{heard:?}");
+    assert!(bench.lifecycle.try_recv().is_err());
+}
+
+#[tokio::test]
 async fn failures_wait_for_a_full_lifecycle_and_none_is_lost() {
     let mut bench = Bench::start(16, 1);
     let uids: Vec<String> = (0..20).map(|index| format!("pod-{index}")).collect();

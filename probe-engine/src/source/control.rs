@@ -2,11 +2,13 @@
 //!
 //! **Invariant:** the API never touches a shard: it reads results, and writes here.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use probe_core::action::Report;
-use probe_core::id::{ContainerName, ProbeKey, ProbeType};
+use probe_core::id::{ContainerName, PodUid, ProbeKey, ProbeType};
 use probe_core::outcome::Verdict;
+use probe_core::pod::ConditionStatus;
 use probe_core::spec::Container;
 
 use super::{PodUpdate, PodUpdateSender};
@@ -59,6 +61,22 @@ pub enum ControlError {
         probe_type: ProbeType,
         /// Probes that it has.
         there: Vec<String>,
+    },
+    /// The pod has no such readiness gate.
+    #[error("pod {pod} has no readiness gate {gate:?}{}", hint(" (it has: {})", .there))]
+    UnknownGate {
+        /// `namespace/name`
+        pod: String,
+        /// As asked.
+        gate: String,
+        /// Its gates.
+        there: Vec<String>,
+    },
+    /// The gate was set, and the pod does not show it.
+    #[error("readiness gate {gate} was set, but the pod does not show it yet: the daemon is very busy")]
+    NotShown {
+        /// As asked.
+        gate: String,
     },
     /// Results did not answer, or no attempt ended in time.
     #[error(transparent)]
@@ -119,6 +137,54 @@ impl Control {
         let after = self.results.read(move |node| node.probe(&key).and_then(|probe| probe.verdict)).await?;
         Ok(Triggered { container, before, report, after })
     }
+
+    /// Sets the condition of a pod's readiness gate (`None`: takes it away) and waits until the pod shows it, at most
+    /// `timeout`; gives back how it is then. Whoever sets it again meanwhile may have the last word.
+    pub async fn set_gate(
+        &self,
+        namespace: &str,
+        pod: &str,
+        gate: &str,
+        status: Option<ConditionStatus>,
+        timeout: Duration,
+    ) -> Result<PodRecord, ControlError> {
+        let asked = (namespace.to_owned(), pod.to_owned(), gate.to_owned());
+        let (uid, gate) = self.results.read(move |node| find_gate(node, &asked.0, &asked.1, &asked.2)).await??;
+        let mut changes = self.results.changes();
+        let update = PodUpdate::Gate(uid.clone(), Arc::clone(&gate), status);
+        self.updates.send(update).await.map_err(|_| ControlError::Ended)?;
+        let is_shown = |record: &PodRecord| {
+            let set = record.gates.iter().find(|set| set.condition_type == gate);
+            set.map(|set| set.status) == status
+        };
+        let waiting = async {
+            loop {
+                changes.borrow_and_update();
+                let asked = uid.clone();
+                let record = self.results.read(move |node| node.pods.get(&asked).cloned()).await?;
+                let record = record.ok_or(ResultsError::Removed)?;
+                if is_shown(&record) {
+                    return Ok(record);
+                }
+                changes.changed().await.map_err(|_| ResultsError::Ended)?;
+            }
+        };
+        match tokio::time::timeout(timeout, waiting).await {
+            Ok(shown) => shown,
+            Err(_) => Err(ControlError::NotShown { gate: gate.to_string() }),
+        }
+    }
+}
+
+fn find_gate(node: &Node, namespace: &str, name: &str, gate: &str) -> Result<(PodUid, Arc<str>), ControlError> {
+    let record = node.pod_by_name(namespace, name).ok_or_else(|| unknown_pod(node, namespace, name))?;
+    let gates = &record.pod.readiness_gates;
+    let found = gates.iter().find(|known| &***known == gate).ok_or_else(|| ControlError::UnknownGate {
+        pod: label(record),
+        gate: gate.to_owned(),
+        there: shown(gates.iter().map(|gate| &**gate)),
+    })?;
+    Ok((record.pod.uid.clone(), Arc::clone(found)))
 }
 
 fn find(
@@ -193,13 +259,12 @@ fn hint(text: &str, names: &[String]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use probe_core::outcome::Outcome;
     use probe_core::spec::ContainerKind;
     use tokio::sync::mpsc;
 
     use super::*;
+    use crate::results::Input;
     use crate::results::fixture::{Bench, SOON, container, pod, publish, report};
 
     async fn control(probes_of_second: &[ProbeType]) -> (Bench, Control, mpsc::Receiver<PodUpdate>) {
@@ -233,6 +298,30 @@ mod tests {
         assert_eq!(triggered.report.outcome, Outcome::Failure("no".into()));
         assert_eq!(triggered.after, Some(Verdict::Failure));
         shard.await.expect("no panic");
+    }
+
+    #[tokio::test]
+    async fn a_gate_is_set_through_the_manager_and_told_once_the_pod_shows_it() {
+        let bench = Bench::start(16, 16);
+        let mut gated = pod("uid", "web", [container("c", ContainerKind::Regular, &[])]);
+        std::sync::Arc::make_mut(&mut gated).readiness_gates = ["example.com/a".into(), "example.com/b".into()].into();
+        bench.add(&gated, None).await;
+        let (updates, mut taken) = mpsc::channel(1);
+        let control = Control::new(updates, bench.results.clone());
+        let inputs = bench.inputs.clone();
+        let manager = tokio::spawn(async move {
+            while let Some(PodUpdate::Gate(uid, gate, status)) = taken.recv().await {
+                inputs.send(Input::Gate(uid, gate, status)).await.expect("the stage runs");
+            }
+        });
+        for status in [Some(ConditionStatus::False), Some(ConditionStatus::True), None] {
+            let record = control.set_gate("default", "web", "example.com/b", status, SOON).await.expect("it is shown");
+            assert_eq!(record.gates.iter().map(|gate| gate.status).next(), status);
+        }
+        let unknown = control.set_gate("default", "web", "x", None, SOON).await.expect_err("there is none").to_string();
+        assert_eq!(unknown, "pod default/web has no readiness gate \"x\" (it has: example.com/a, example.com/b)");
+        drop(control);
+        manager.await.expect("no panic");
     }
 
     #[tokio::test]

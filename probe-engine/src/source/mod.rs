@@ -8,6 +8,7 @@ pub mod runtime;
 use std::sync::Arc;
 
 use probe_core::id::{ContainerName, PodUid, ProbeType};
+use probe_core::pod::ConditionStatus;
 use probe_core::spec::Pod;
 use probe_core::status::PodStatus;
 
@@ -28,6 +29,8 @@ pub enum PodUpdate {
     Terminated(PodUid),
     /// Probe now (control API).
     Trigger(PodUid, ContainerName, ProbeType),
+    /// A readiness gate's condition was set (control API); `None` = taken away.
+    Gate(PodUid, Arc<str>, Option<ConditionStatus>),
     /// This source has been read once in whole.
     Synced(&'static str),
 }

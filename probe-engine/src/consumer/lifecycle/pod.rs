@@ -1,8 +1,8 @@
 //! One pod, from its addition to the end of its last container.
 //!
-//! Starts are made one after the other in the manifest's order (`kuberuntime_manager.go`, `SyncPod`); kills go
-//! on beside them. Invariant: a container has at most one instance, and the next one is started only after
-//! `Exited` of the one before it.
+//! Whose turn it is says `probe_core::order`. Starts are made one after the other in the manifest's order
+//! (`kuberuntime_manager.go`, `SyncPod`); kills go on beside them. Invariant: a container has at most one instance, and the
+//! next one is started only after `Exited` of the one before it.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -11,9 +11,10 @@ use std::time::Duration;
 use probe_core::backoff::{self, Backoff};
 use probe_core::container::Flags;
 use probe_core::id::{ContainerId, ContainerName, ProbeType};
+use probe_core::order;
 use probe_core::outcome::Verdict;
 use probe_core::restart::{self, Decision, Facts, KillReason};
-use probe_core::spec::{Container, ContainerKind, Pod};
+use probe_core::spec::{Container, Pod};
 use probe_core::status::{ContainerState, ContainerStatus, PodStatus, Termination};
 use probe_core::time::Instant;
 use tokio::sync::mpsc;
@@ -35,6 +36,8 @@ pub(super) enum Message {
     End { now: bool },
     /// A liveness or startup probe failed.
     Failed { container: ContainerName, container_id: ContainerId, probe_type: ProbeType },
+    /// A startup probe succeeded.
+    Started { container: ContainerName, container_id: ContainerId },
     /// An instance has ended.
     Exited { container: ContainerName, id: ContainerId, termination: Termination },
 }
@@ -48,6 +51,8 @@ pub(super) struct PodWorker {
     start_queue: VecDeque<usize>,
     starting: bool,
     ending: bool,
+    /// Nothing remains to be kept or started: whatever still runs is stopped, and nothing is started any more.
+    over: bool,
     /// Without grace.
     end_now: bool,
     calls: JoinSet<Called>,
@@ -62,6 +67,8 @@ struct Slot {
     backoff: Backoff,
     /// Instances that were started, or tried to: the number of the next one.
     instances: u32,
+    /// The newest instance has no startup probe, or that has succeeded.
+    is_started: bool,
     phase: SlotPhase,
 }
 
@@ -75,6 +82,8 @@ enum SlotPhase {
     WaitingUntil(Instant),
     /// It is being killed for a probe; `before` is the status that this was decided from.
     Killing { restart: bool, before: ContainerStatus },
+    /// It is being killed with its pod, since then; its stop signal may have to wait for its turn.
+    Ending { since: Instant, grace_seconds: u64, is_stopped: bool },
 }
 
 /// A call of the runtime has returned.
@@ -85,7 +94,8 @@ enum Called {
 
 impl PodWorker {
     pub(super) fn new(pod: Arc<Pod>, context: Context) -> Self {
-        let slots = startable(&pod).map(|container| Slot::new(container.name.clone())).collect();
+        let reason = if pod.init_containers.is_empty() { "ContainerCreating" } else { "PodInitializing" };
+        let slots = pod.all_containers().map(|container| Slot::new(container.name.clone(), reason)).collect();
         Self {
             pod,
             context,
@@ -93,6 +103,7 @@ impl PodWorker {
             start_queue: VecDeque::new(),
             starting: false,
             ending: false,
+            over: false,
             end_now: false,
             calls: JoinSet::new(),
             reported: None,
@@ -100,9 +111,9 @@ impl PodWorker {
     }
 
     pub(super) async fn run(mut self, mut inbox: mpsc::Receiver<Message>) {
-        (0..self.slots.len()).for_each(|index| self.queue_start(index));
+        self.settle();
         self.report(false);
-        while !self.is_over() {
+        while !self.has_ended() {
             let due = self.next_due();
             let clock = self.context.clock;
             tokio::select! {
@@ -112,8 +123,9 @@ impl PodWorker {
                     Ok(Called::Stop) => {}
                     Err(e) => tracing::error!(uid = %self.pod.uid, error = %e, "a call of the runtime panicked"),
                 },
-                () = clock.sleep_until(due.unwrap_or_default()), if due.is_some() => self.start_due(),
+                () = clock.sleep_until(due.unwrap_or_default()), if due.is_some() => self.handle_due(),
             }
+            self.settle();
             self.report(false);
         }
         inbox.close();
@@ -132,6 +144,13 @@ impl PodWorker {
                     self.probe_failed(index, &container_id, probe_type);
                 }
             }
+            Message::Started { container, container_id } => {
+                if let Some(index) = self.index_of(&container)
+                    && self.slots[index].status.id.as_ref() == Some(&container_id)
+                {
+                    self.slots[index].is_started = true;
+                }
+            }
             Message::Exited { container, id, termination } => {
                 if let Some(index) = self.index_of(&container) {
                     self.exited(index, id, termination);
@@ -140,23 +159,33 @@ impl PodWorker {
         }
     }
 
-    /// Rule 6.3: all containers in parallel, each with the pod's grace period.
+    /// After whatever has happened: starts those whose turn has come, or ends what is left where nothing remains to be kept.
+    fn settle(&mut self) {
+        if self.ending || self.over {
+            return;
+        }
+        let statuses = self.statuses();
+        if order::is_over(&self.pod, &statuses) {
+            tracing::info!(pod = %self.pod.name, "all containers of the pod have ended for good");
+            self.over = true;
+            self.stop_all();
+            return;
+        }
+        let turns = order::turns_len(&self.pod, &statuses, &|name| self.flags(name));
+        for index in 0..turns {
+            if self.slots[index].is_new() {
+                self.queue_start(index);
+            }
+        }
+    }
+
+    /// Rule 6.3: all containers in parallel, each with the pod's grace period, and sidecars after the others.
     fn end(&mut self, now: bool) {
         self.end_now |= now;
         if !self.ending {
             self.ending = true;
             self.context.reports.stop_liveness_and_startup(&self.pod.uid);
-            // What has been asked to start is stopped once it has.
-            self.start_queue.truncate(usize::from(self.starting));
-            for index in 0..self.slots.len() {
-                let asked = self.starting && self.start_queue.front() == Some(&index);
-                if !asked && !matches!(self.slots[index].phase, SlotPhase::Killing { .. }) {
-                    self.slots[index].phase = SlotPhase::Idle;
-                }
-                if self.slots[index].is_running() {
-                    self.stop_for_end(index);
-                }
-            }
+            self.stop_all();
         } else if now {
             for index in 0..self.slots.len() {
                 self.stop(index, Duration::ZERO);
@@ -164,21 +193,57 @@ impl PodWorker {
         }
     }
 
+    fn stop_all(&mut self) {
+        // What has been asked to start is stopped once it has.
+        self.start_queue.truncate(usize::from(self.starting));
+        let asked = self.start_queue.front().copied();
+        for index in 0..self.slots.len() {
+            match self.slots[index].phase {
+                // As it has been asked to, without a second event.
+                SlotPhase::Ending { .. } => {}
+                _ if self.slots[index].is_running() => self.stop_for_end(index),
+                _ if asked == Some(index) => {}
+                _ => self.slots[index].phase = SlotPhase::Idle,
+            }
+        }
+        self.stop_next();
+    }
+
+    /// Of a running container: the event comes first, the stop signal when its turn has come ([`Self::stop_next`]).
     fn stop_for_end(&mut self, index: usize) {
-        let grace = restart::deletion_grace_seconds(&self.pod, None, None);
-        let container = self.container(index);
-        let grace = restart::grace_seconds(&self.pod, container, KillReason::Other, Some(grace), None);
+        let deletion = self.ending.then(|| restart::deletion_grace_seconds(&self.pod, None, None));
+        let grace_seconds = restart::grace_seconds(&self.pod, self.container(index), KillReason::Other, deletion, None);
         let text = format!("Stopping container {}", self.slots[index].name);
         self.event(index, EventType::Normal, "Killing", text, None);
-        let forced = self.end_now.then_some(0);
-        self.stop(index, Duration::from_secs(restart::remaining_grace_seconds(grace, 0, forced)));
+        let since = self.context.clock.now();
+        self.slots[index].phase = SlotPhase::Ending { since, grace_seconds, is_stopped: false };
+    }
+
+    /// Stops those whose turn has come, or who have waited for it as long as their grace period: what they have waited is taken
+    /// off it (rule 6.2, steps 5 and 6).
+    fn stop_next(&mut self) {
+        let now = self.context.clock.now();
+        for index in 0..self.slots.len() {
+            let SlotPhase::Ending { since, grace_seconds, is_stopped: false } = self.slots[index].phase else {
+                continue;
+            };
+            let is_due = now >= since + Duration::from_secs(grace_seconds);
+            let is_there = |other: usize| self.slots[other].is_running();
+            if self.end_now || is_due || order::may_stop(&self.pod, index, is_there) {
+                self.slots[index].phase = SlotPhase::Ending { since, grace_seconds, is_stopped: true };
+                let forced = self.end_now.then_some(0);
+                let used_seconds = now.saturating_since(since).as_secs();
+                let grace = restart::remaining_grace_seconds(grace_seconds, used_seconds, forced);
+                self.stop(index, Duration::from_secs(grace));
+            }
+        }
     }
 
     fn probe_failed(&mut self, index: usize, id: &ContainerId, probe_type: ProbeType) {
         let slot = &self.slots[index];
         // A verdict on an instance that has ended meanwhile, or is being killed already, is too late.
         let is_its_own = slot.status.id.as_ref() == Some(id) && matches!(slot.phase, SlotPhase::Idle);
-        if self.ending || !slot.is_running() || !is_its_own {
+        if self.ending || self.over || !slot.is_running() || !is_its_own {
             return;
         }
         let failed = Some(Verdict::Failure);
@@ -212,7 +277,8 @@ impl PodWorker {
         );
         slot.status.state = ContainerState::Terminated(Box::new(termination));
         let phase = std::mem::replace(&mut slot.phase, SlotPhase::Idle);
-        if self.ending {
+        if self.ending || self.over {
+            self.stop_next();
             return;
         }
         match phase {
@@ -269,7 +335,8 @@ impl PodWorker {
         self.event(index, EventType::Warning, "BackOff", text, None);
     }
 
-    fn start_due(&mut self) {
+    fn handle_due(&mut self) {
+        self.stop_next();
         let now = self.context.clock.now();
         for index in 0..self.slots.len() {
             if matches!(self.slots[index].phase, SlotPhase::WaitingUntil(until) if until <= now) {
@@ -306,10 +373,12 @@ impl PodWorker {
     }
 
     fn runs(&mut self, index: usize, started: Started) {
+        let is_started = self.container(index).probes.startup.is_none();
         let slot = &mut self.slots[index];
         let phase = std::mem::replace(&mut slot.phase, SlotPhase::Idle);
         let name = slot.name.clone();
         slot.new_instance();
+        slot.is_started = is_started;
         slot.status.id = Some(started.id.clone());
         slot.status.state = ContainerState::Running { started_at: started.started_at };
         tracing::info!(pod = %self.pod.name, container = %name, id = %started.id, pid = started.pid, "container started");
@@ -320,8 +389,9 @@ impl PodWorker {
         {
             self.report(false);
             self.exited(index, id, termination);
-        } else if self.ending {
+        } else if self.ending || self.over {
             self.stop_for_end(index);
+            self.stop_next();
         }
     }
 
@@ -344,12 +414,12 @@ impl PodWorker {
                 finished_at: now,
             }));
             self.event(index, EventType::Normal, "Created", format!("Created container: {name}"), None);
-        } else if !self.ending {
+        } else if !(self.ending || self.over) {
             slot.set_waiting("CreateContainerError", error.to_string());
             slot.phase = SlotPhase::WaitingUntil(now + RETRY);
         }
         self.event(index, EventType::Warning, "Failed", format!("Error: {error}"), None);
-        if is_program && !self.ending {
+        if is_program && !(self.ending || self.over) {
             self.decide(index);
         }
     }
@@ -372,14 +442,9 @@ impl PodWorker {
 
     /// Tells the pod's state; `terminal`: its last one.
     fn report(&mut self, terminal: bool) {
-        let mut containers: Vec<ContainerStatus> = self.slots.iter().map(|slot| slot.status.clone()).collect();
-        containers.extend(self.pod.init_containers.iter().filter(|c| !is_startable(c)).map(skipped));
-        let flags = |name: &ContainerName| {
-            let running = self.slots.iter().any(|slot| slot.name == *name && slot.is_running());
-            Flags { started: running, ready: false }
-        };
+        let containers = self.statuses();
         let status = PodStatus {
-            phase: probe_core::pod::phase(&self.pod, &containers, &flags, terminal),
+            phase: probe_core::pod::phase(&self.pod, &containers, &|name| self.flags(name), terminal),
             deleting: self.ending,
             pod_ip: self.context.runtime.pod_ip(&self.pod),
             // Processes of this host live in the daemon's own.
@@ -391,6 +456,16 @@ impl PodWorker {
             self.context.reports.status(&self.pod.uid, Arc::clone(&status));
             self.reported = Some(status);
         }
+    }
+
+    fn statuses(&self) -> Vec<ContainerStatus> {
+        self.slots.iter().map(|slot| slot.status.clone()).collect()
+    }
+
+    /// `ready` is for the stages behind this one to know.
+    fn flags(&self, name: &ContainerName) -> Flags {
+        let started = self.slots.iter().any(|slot| slot.name == *name && slot.is_running() && slot.is_started);
+        Flags { started, ready: false }
     }
 
     fn event(
@@ -446,21 +521,31 @@ impl PodWorker {
             .iter()
             .filter_map(|slot| match slot.phase {
                 SlotPhase::WaitingUntil(until) => Some(until),
+                SlotPhase::Ending { since, grace_seconds, is_stopped: false } => {
+                    Some(since + Duration::from_secs(grace_seconds))
+                }
                 _ => None,
             })
             .min()
     }
 
-    fn is_over(&self) -> bool {
+    fn has_ended(&self) -> bool {
         self.ending && self.calls.is_empty() && !self.slots.iter().any(Slot::is_running)
     }
 }
 
 impl Slot {
-    fn new(name: ContainerName) -> Self {
-        let state = ContainerState::waiting("ContainerCreating", "");
+    fn new(name: ContainerName, reason: &str) -> Self {
+        let state = ContainerState::waiting(reason, "");
         let status = ContainerStatus { name: name.clone(), id: None, state, last_termination: None, restart_count: 0 };
-        Self { name, status, backoff: Backoff::new(), instances: 0, phase: SlotPhase::Idle }
+        Self { name, status, backoff: Backoff::new(), instances: 0, is_started: false, phase: SlotPhase::Idle }
+    }
+
+    /// Nobody has tried to start it yet.
+    fn is_new(&self) -> bool {
+        let is_untouched =
+            matches!(self.status.state, ContainerState::Waiting(_)) && self.status.last_termination.is_none();
+        is_untouched && matches!(self.phase, SlotPhase::Idle)
     }
 
     fn is_running(&self) -> bool {
@@ -483,33 +568,5 @@ impl Slot {
         if let ContainerState::Terminated(end) = &self.status.state {
             self.status.last_termination = Some(end.clone());
         }
-    }
-}
-
-/// Sidecars before regular containers.
-fn startable(pod: &Pod) -> impl Iterator<Item = &Container> {
-    pod.all_containers().filter(|container| is_startable(container))
-}
-
-fn is_startable(container: &Container) -> bool {
-    container.kind != ContainerKind::Init
-}
-
-/// Ordinary init containers are not run: the parser refuses them, or the operator chose to ignore that.
-fn skipped(container: &Container) -> ContainerStatus {
-    let end = Termination {
-        exit_code: 0,
-        signal: 0,
-        reason: "Completed".into(),
-        message: "not run: init containers are not supported".into(),
-        started_at: Instant::ZERO,
-        finished_at: Instant::ZERO,
-    };
-    ContainerStatus {
-        name: container.name.clone(),
-        id: None,
-        state: ContainerState::Terminated(Box::new(end)),
-        last_termination: None,
-        restart_count: 0,
     }
 }

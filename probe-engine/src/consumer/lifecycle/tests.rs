@@ -1,5 +1,7 @@
 //! The state machine over a runtime that starts nothing, in virtual time.
 
+mod order;
+
 use std::collections::HashSet;
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -256,7 +258,7 @@ fn running(state: &ContainerState) -> bool {
 }
 
 fn waiting(state: &ContainerState) -> bool {
-    matches!(state, ContainerState::Waiting(why) if &*why.reason != "ContainerCreating")
+    matches!(state, ContainerState::Waiting(why) if !matches!(&*why.reason, "ContainerCreating" | "PodInitializing"))
 }
 
 fn ended(state: &ContainerState) -> bool {

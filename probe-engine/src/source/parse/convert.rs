@@ -10,7 +10,7 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use probe_core::id::{ContainerName, PodUid};
 use probe_core::spec::{
     Container, ContainerKind, Exec, Grpc, Handler, HttpGet, HttpHeader, Pod, PodSpec, Port, ProbeSpec, Probes, Process,
-    RestartPolicy, Scheme, TcpSocket,
+    RestartPolicy, RestartRule, Scheme, TcpSocket,
 };
 
 use super::defaults::GRACE_SECONDS;
@@ -105,9 +105,20 @@ fn container(from: &k8s::Container, kind: ContainerKind, defaults: &Process, tab
         kind,
         image: tables.texts.share(from.image.as_deref().unwrap_or_default()),
         restart_policy: from.restart_policy.as_deref().and_then(restart_policy),
+        restart_rules: from.restart_policy_rules.iter().flatten().filter_map(restart_rule).collect(),
         probes,
         process: tables.processes.share(process(from, &literal, defaults)),
         spec_hash: identity::container_hash(from),
+    }
+}
+
+fn restart_rule(from: &k8s::ContainerRestartRule) -> Option<RestartRule> {
+    let on = from.exit_codes.as_ref()?;
+    let exit_codes = on.values.iter().flatten().copied().collect();
+    match &*on.operator {
+        "In" => Some(RestartRule::In(exit_codes)),
+        "NotIn" => Some(RestartRule::NotIn(exit_codes)),
+        _ => None,
     }
 }
 

@@ -67,6 +67,7 @@ pub(super) enum Kind {
     Forbidden,
     Duplicate,
     TooLong,
+    TooMany,
 }
 
 /// One field error: where, and the text behind the path.
@@ -129,6 +130,12 @@ impl Errors {
     pub(super) fn too_long(&mut self, path: &Path<'_>, bytes_max: usize) {
         let text = format!("Too long: may not be more than {bytes_max} bytes");
         self.push(path, Kind::TooLong, text);
+    }
+
+    /// `Too many: <n>: must have at most <m> items`
+    pub(super) fn too_many(&mut self, path: &Path<'_>, len: usize, len_max: usize) {
+        let text = format!("Too many: {len}: must have at most {len_max} items");
+        self.push(path, Kind::TooMany, text);
     }
 
     pub(super) fn is_empty(&self) -> bool {

@@ -38,10 +38,14 @@ impl std::fmt::Display for Unsupported {
 
 /// What the `process` runtime cannot do without: there is no image to take a command from.
 pub(super) fn require_commands(spec: &PodSpec, path: &Path<'_>, errors: &mut Errors) {
-    let path = path.child("containers");
-    for (i, container) in spec.containers.iter().enumerate() {
-        if container.command.as_deref().unwrap_or_default().is_empty() {
-            errors.required(&path.index(i).child("command"), "the process runtime has no image to take a command from");
+    let init = spec.init_containers.as_deref().unwrap_or_default();
+    for (list, containers) in [("initContainers", init), ("containers", &spec.containers[..])] {
+        let list = path.child(list);
+        for (i, container) in containers.iter().enumerate() {
+            if container.command.as_deref().unwrap_or_default().is_empty() {
+                let (path, why) = (list.index(i), "the process runtime has no image to take a command from");
+                errors.required(&path.child("command"), why);
+            }
         }
     }
 }
@@ -159,11 +163,6 @@ fn of_pod(spec: &PodSpec, path: &Path<'_>, found: &mut Found) {
     ] {
         found.harmless(is_set, &path.child(field), what);
     }
-    let init = spec.init_containers.as_deref().unwrap_or_default();
-    for i in 0..init.len() {
-        let path = path.child("initContainers");
-        found.harmful(true, &path.index(i), "init containers are not run yet");
-    }
 }
 
 fn of_container(container: &Container, pod: &PodSpec, path: &Path<'_>, found: &mut Found) {
@@ -187,11 +186,6 @@ fn of_container(container: &Container, pod: &PodSpec, path: &Path<'_>, found: &m
         found.harmful(lifecycle.post_start.is_some(), &path.child("postStart"), NOT_YET);
         found.harmful(lifecycle.pre_stop.is_some(), &path.child("preStop"), NOT_YET);
     }
-    found.harmful(
-        container.restart_policy_rules.is_some(),
-        &path.child("restartPolicyRules"),
-        "restart rules are not applied",
-    );
     resources(container, path, found);
     for (field, is_set, what) in [
         ("imagePullPolicy", container.image_pull_policy.is_some(), "images are not pulled"),

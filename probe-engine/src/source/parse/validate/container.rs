@@ -8,6 +8,12 @@ use super::super::field::{Errors, Path};
 use super::super::names::{self, PORT_RANGE};
 use super::{ALWAYS, NEVER, ON_FAILURE, Rules, probe, user_or_group};
 
+/// `restartPolicyRules` of a container.
+const RESTART_RULES_LEN_MAX: usize = 20;
+
+/// `exitCodes.values` of a rule.
+const EXIT_CODES_LEN_MAX: usize = 255;
+
 /// What holds for containers of every kind.
 pub(super) fn common(container: &Container, rules: Rules, path: &Path<'_>, errors: &mut Errors) {
     name(&container.name, path, errors);
@@ -33,6 +39,49 @@ pub(super) fn common(container: &Container, rules: Rules, path: &Path<'_>, error
     {
         let supported = [ALWAYS, NEVER, ON_FAILURE];
         errors.not_supported(&path.child("restartPolicy"), policy, &supported);
+    }
+    restart_rules(container, path, errors);
+}
+
+/// `validateContainerRestartPolicy`
+fn restart_rules(container: &Container, path: &Path<'_>, errors: &mut Errors) {
+    let rules = container.restart_policy_rules.as_deref().unwrap_or_default();
+    if container.restart_policy.is_none() {
+        if !rules.is_empty() {
+            errors.required(&path.child("restartPolicy"), "must specify restartPolicy when restart rules are used");
+        }
+        return;
+    }
+    let path = path.child("restartPolicyRules");
+    if rules.len() > RESTART_RULES_LEN_MAX {
+        errors.too_many(&path, rules.len(), RESTART_RULES_LEN_MAX);
+    }
+    for (i, rule) in rules.iter().enumerate() {
+        let path = path.index(i);
+        if rule.action != "Restart" {
+            errors.not_supported(&path.child("action"), &rule.action, &["Restart"]);
+        }
+        let path = path.child("exitCodes");
+        let Some(on) = &rule.exit_codes else {
+            errors.required(&path, "must be specified");
+            continue;
+        };
+        if !matches!(&*on.operator, "In" | "NotIn") {
+            errors.not_supported(&path.child("operator"), &on.operator, &["In", "NotIn"]);
+        }
+        let (values, path) = (on.values.as_deref().unwrap_or_default(), path.child("values"));
+        if values.is_empty() {
+            errors.required(&path, "must specify at least one exit code");
+        }
+        if values.len() > EXIT_CODES_LEN_MAX {
+            errors.too_many(&path, values.len(), EXIT_CODES_LEN_MAX);
+        }
+        let mut seen = HashSet::new();
+        for (i, value) in values.iter().enumerate() {
+            if !seen.insert(value) {
+                errors.duplicate(&path.index(i), &value.to_string());
+            }
+        }
     }
 }
 

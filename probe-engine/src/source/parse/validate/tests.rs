@@ -329,6 +329,41 @@ fn v39_a_sleep_may_be_zero_and_as_long_as_the_grace_period() {
 }
 
 #[test]
+fn restart_rules_need_a_policy_an_action_and_exit_codes() {
+    let errors_of = |policy: Value, rules: Value| {
+        let container = json!({ "name": "app", "image": "app", "restartPolicy": policy, "restartPolicyRules": rules });
+        errors_of_spec(json!({ "containers": [container] }))
+    };
+    let rule = |action: &str, operator: &str, values: &[i32]| json!({ "action": action, "exitCodes": { "operator": operator, "values": values } });
+    assert_eq!(
+        errors_of(json!("Never"), json!([rule("Restart", "In", &[42]), rule("Restart", "NotIn", &[0, 1])])),
+        [""; 0]
+    );
+    assert_eq!(
+        errors_of(Value::Null, json!([rule("Restart", "In", &[42])])),
+        ["spec.containers[0].restartPolicy: Required value: must specify restartPolicy when restart rules are used"]
+    );
+    let path = "spec.containers[0].restartPolicyRules";
+    assert_eq!(
+        errors_of(
+            json!("Never"),
+            json!([rule("Stop", "Is", &[]), { "action": "Restart" }, rule("Restart", "In", &[1, 1])])
+        ),
+        [
+            format!(r#"{path}[0].action: Unsupported value: "Stop": supported values: "Restart""#),
+            format!(r#"{path}[0].exitCodes.operator: Unsupported value: "Is": supported values: "In", "NotIn""#),
+            format!("{path}[0].exitCodes.values: Required value: must specify at least one exit code"),
+            format!("{path}[1].exitCodes: Required value: must be specified"),
+            format!(r#"{path}[2].exitCodes.values[1]: Duplicate value: "1""#),
+        ]
+    );
+    let many: Vec<i32> = (0..256).collect();
+    let too_many = errors_of(json!("Never"), vec![rule("Restart", "In", &many); 21].into());
+    assert_eq!(too_many[0], format!("{path}: Too many: 21: must have at most 20 items"));
+    assert_eq!(too_many[1], format!("{path}[0].exitCodes.values: Too many: 256: must have at most 255 items"));
+}
+
+#[test]
 fn names_of_containers_are_required_labels_and_unique() {
     let container = |name: &str| json!({ "name": name, "image": "i" });
     let errors = errors_of_spec(json!({
