@@ -299,6 +299,7 @@ mod tests {
         server.obey(&Orders { order: Order::Open, places: vec![0] }).expect("it serves again");
         assert!(is_answered(addresses[0]));
     }
+
     #[test]
     fn whoever_comes_first_fills_a_queue() {
         let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");

@@ -60,7 +60,7 @@ pub type GateOf<'a> = &'a dyn Fn(&str) -> Option<ConditionStatus>;
 #[must_use]
 pub fn phase(pod: &Pod, containers: &[ContainerStatus], flags: FlagsOf<'_>, terminal: bool) -> PodPhase {
     let (init_failed, init_pending) = init_progress(pod, containers);
-    if init_failed && pod.restart_policy == RestartPolicy::Never {
+    if init_failed {
         return PodPhase::Failed;
     }
     let census = Census::of(pod, containers, flags);
@@ -255,7 +255,7 @@ impl Census {
     }
 }
 
-/// Whether an ordinary init container failed, and whether one has still to complete.
+/// Whether an ordinary init container failed for good, and whether one has still to complete.
 fn init_progress(pod: &Pod, statuses: &[ContainerStatus]) -> (bool, bool) {
     let (mut failed, mut pending) = (false, false);
     for spec in pod.init_containers.iter().filter(|container| container.kind == ContainerKind::Init) {
@@ -267,7 +267,9 @@ fn init_progress(pod: &Pod, statuses: &[ContainerStatus]) -> (bool, bool) {
         });
         match ended {
             None => pending = true,
-            Some(end) => failed |= end.exit_code != 0,
+            Some(end) if end.exit_code == 0 => {}
+            Some(end) if will_restart(pod, spec, end.exit_code) => pending = true,
+            Some(_) => failed = true,
         }
     }
     (failed, pending)
@@ -314,6 +316,7 @@ mod tests {
 
     use super::*;
     use crate::fixture::{container, container_status, pod, pod_status, running, terminated, termination, waiting};
+    use crate::spec::RestartRule;
     use crate::time::Instant;
 
     const ON: Flags = Flags { started: true, ready: true };
@@ -392,6 +395,26 @@ mod tests {
         let containers = [end("i", 1), wait("s", None), wait("a", None), wait("b", None)];
         assert_eq!(phase_of(RestartPolicy::Never, &containers), PodPhase::Failed);
         assert_eq!(phase_of(RestartPolicy::OnFailure, &containers), PodPhase::Pending);
+    }
+
+    #[test]
+    fn an_init_containers_own_policy_and_rules_say_whether_it_failed_for_good() {
+        let with = |policy, own, rules: &[RestartRule]| {
+            let mut pod = full(policy);
+            let init = &mut Arc::make_mut(&mut pod.init_containers)[0];
+            (init.restart_policy, init.restart_rules) = (own, rules.into());
+            move |containers: &[ContainerStatus]| phase(&pod, containers, &|_| ON, false)
+        };
+        let rest = [wait("s", None), wait("a", None), wait("b", None)];
+        let after = |i: ContainerStatus| [&[i][..], &rest].concat();
+        let never = with(RestartPolicy::Always, Some(RestartPolicy::Never), &[]);
+        assert_eq!(never(&after(end("i", 1))), PodPhase::Failed);
+        let rules = [RestartRule::In([42].into())];
+        let ruled = with(RestartPolicy::Never, Some(RestartPolicy::Never), &rules);
+        assert_eq!(ruled(&after(end("i", 42))), PodPhase::Pending);
+        assert_eq!(ruled(&after(end("i", 1))), PodPhase::Failed);
+        let on_failure = with(RestartPolicy::Never, Some(RestartPolicy::OnFailure), &[]);
+        assert_eq!(on_failure(&after(wait("i", Some(1)))), PodPhase::Pending);
     }
 
     #[test]

@@ -62,7 +62,9 @@ fn parse(text: &str) -> Result<(&str, v1::ConditionStatus), CliError> {
             "False" => v1::ConditionStatus::False,
             "Unknown" => v1::ConditionStatus::Unknown,
             _ => {
-                return Err(CliError::usage(format!("{text:?}: {status:?} is no status; it is True, False or Unknown")));
+                return Err(CliError::usage(format!(
+                    "{text:?}: {status:?} is no status; it is True, False or Unknown"
+                )));
             }
         };
         return Ok((condition_type, status));

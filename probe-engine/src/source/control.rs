@@ -152,12 +152,12 @@ impl Control {
         let (uid, gate) = self.results.read(move |node| find_gate(node, &asked.0, &asked.1, &asked.2)).await??;
         let mut changes = self.results.changes();
         let update = PodUpdate::Gate(uid.clone(), Arc::clone(&gate), status);
-        self.updates.send(update).await.map_err(|_| ControlError::Ended)?;
         let is_shown = |record: &PodRecord| {
             let set = record.gates.iter().find(|set| set.condition_type == gate);
             set.map(|set| set.status) == status
         };
         let waiting = async {
+            self.updates.send(update).await.map_err(|_| ControlError::Ended)?;
             loop {
                 changes.borrow_and_update();
                 let asked = uid.clone();

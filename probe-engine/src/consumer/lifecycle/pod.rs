@@ -186,7 +186,8 @@ impl PodWorker {
             self.ending = true;
             self.context.reports.stop_liveness_and_startup(&self.pod.uid);
             self.stop_all();
-        } else if now {
+        }
+        if now {
             for index in 0..self.slots.len() {
                 self.stop(index, Duration::ZERO);
             }
@@ -228,7 +229,11 @@ impl PodWorker {
                 continue;
             };
             let is_due = now >= since + Duration::from_secs(grace_seconds);
-            let is_there = |other: usize| self.slots[other].is_running();
+            // What is being started is stopped once it has.
+            let is_there = |other: usize| {
+                let slot = &self.slots[other];
+                slot.is_running() || matches!(slot.phase, SlotPhase::Starting { .. })
+            };
             if self.end_now || is_due || order::may_stop(&self.pod, index, is_there) {
                 self.slots[index].phase = SlotPhase::Ending { since, grace_seconds, is_stopped: true };
                 let forced = self.end_now.then_some(0);
@@ -295,6 +300,8 @@ impl PodWorker {
             Decision::StartNow => {
                 let limits = self.context.config.backoff;
                 self.slots[index].backoff.advance(restart::last_exit(before), &limits, now);
+                // Whatever its exit code is, it has not ended for good.
+                self.slots[index].set_waiting("ContainerCreating", String::new());
                 self.queue_start(index);
             }
             _ => self.decide(index),
@@ -341,7 +348,10 @@ impl PodWorker {
         for index in 0..self.slots.len() {
             if matches!(self.slots[index].phase, SlotPhase::WaitingUntil(until) if until <= now) {
                 self.slots[index].phase = SlotPhase::Idle;
-                self.decide(index);
+                // One that has never run waits for its turn again: the sidecar before it may have ended meanwhile.
+                if !self.slots[index].is_new() {
+                    self.decide(index);
+                }
             }
         }
     }
@@ -419,7 +429,9 @@ impl PodWorker {
             slot.phase = SlotPhase::WaitingUntil(now + RETRY);
         }
         self.event(index, EventType::Warning, "Failed", format!("Error: {error}"), None);
-        if is_program && !(self.ending || self.over) {
+        if self.ending || self.over {
+            self.stop_next();
+        } else if is_program {
             self.decide(index);
         }
     }
@@ -541,7 +553,7 @@ impl Slot {
         Self { name, status, backoff: Backoff::new(), instances: 0, is_started: false, phase: SlotPhase::Idle }
     }
 
-    /// Nobody has tried to start it yet.
+    /// It has never run, and nothing is under way with it.
     fn is_new(&self) -> bool {
         let is_untouched =
             matches!(self.status.state, ContainerState::Waiting(_)) && self.status.last_termination.is_none();

@@ -34,6 +34,8 @@ struct Fake {
     refused: Mutex<HashSet<&'static str>>,
     /// Containers that end as soon as they are started, before the start is known.
     hasty: Mutex<HashSet<&'static str>>,
+    /// Containers that end well when they are stopped.
+    polite: Mutex<HashSet<&'static str>>,
     /// Containers that ignore the stop signal.
     stubborn: Mutex<HashSet<&'static str>>,
 }
@@ -113,7 +115,13 @@ impl ContainerRuntime for Fake {
             let takes = if stubborn { grace } else { Duration::from_millis(1).min(grace) };
             // tidy: what the container takes to end, in paused time
             tokio::time::sleep(takes).await;
-            self.exit(&"uid-1".into(), id, if stubborn { 137 } else { 143 }).await;
+            let polite = self.polite.lock().unwrap().contains(container);
+            let exit_code = match (stubborn, polite) {
+                (true, _) => 137,
+                (false, true) => 0,
+                (false, false) => 143,
+            };
+            self.exit(&"uid-1".into(), id, exit_code).await;
             Ok(())
         })
     }

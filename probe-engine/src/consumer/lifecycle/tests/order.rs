@@ -184,3 +184,63 @@ async fn a_second_shutdown_waits_for_nobodys_turn() {
     world.status(|s| s.containers.iter().all(|c| ended(&c.state))).await;
     assert_eq!(world.clock.now(), asked_at);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_failed_probe_restarts_a_container_that_ends_well_under_on_failure() {
+    let mut world = World::new();
+    world.runtime.polite.lock().unwrap().insert("a");
+    world.add(&pod(&["a"], RestartPolicy::OnFailure)).await;
+    world.instance(0).await;
+    world.fail("a", "fake://a.0", ProbeType::Liveness).await;
+    let status = world.instance(1).await;
+    assert_eq!(
+        (status.phase, status.containers[0].last_termination.as_ref().unwrap().exit_code),
+        (PodPhase::Running, 0)
+    );
+    world.fail("a", "fake://a.1", ProbeType::Liveness).await;
+    // Once it has ended by itself, it has.
+    world.instance(2).await;
+    world.exit("fake://a.2", 0).await;
+    assert_eq!(world.has_ended("a").await.phase, PodPhase::Succeeded);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_init_container_that_has_failed_for_good_ends_the_sidecars() {
+    let mut world = World::new();
+    let init = vec![of_kind("s", ContainerKind::Sidecar), of_kind("i", ContainerKind::Init)];
+    world.add(&Arc::new(with_init(init, RestartPolicy::Never))).await;
+    world.runs("i").await;
+    world.exit("fake://i.0", 1).await;
+    let status = world.has_ended("s").await;
+    assert_eq!(status.phase, PodPhase::Failed);
+    assert_eq!(world.asked(), ["start s 0", "start i 0", "stop fake://s.0 30s"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_sidecar_waits_for_the_end_of_what_is_still_being_started() {
+    let mut world = World::new();
+    world.add(&Arc::new(with_init(vec![of_kind("s", ContainerKind::Sidecar)], RestartPolicy::Always))).await;
+    world.runs("s").await;
+    world.send(LifecycleInput::Remove("uid-1".into())).await;
+    world.update(|update| matches!(update, PodUpdate::Terminated(_))).await;
+    let stops: Vec<String> = world.asked().into_iter().filter(|asked| asked.starts_with("stop")).collect();
+    assert_eq!(stops, ["stop fake://a.0 30s", "stop fake://s.0 30s"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_could_not_be_made_waits_for_its_turn_again() {
+    let mut world = World::new();
+    world.runtime.refused.lock().unwrap().insert("i");
+    let init = vec![of_kind("s", ContainerKind::Sidecar), of_kind("i", ContainerKind::Init)];
+    world.add(&Arc::new(with_init(init, RestartPolicy::Always))).await;
+    world.status(|s| waiting(&s.containers[1].state)).await;
+    world.runtime.refused.lock().unwrap().clear();
+    world.exit("fake://s.0", 1).await;
+    world.instance(1).await;
+    // tidy: how long the instance lives, in paused time: its next start comes after the retry of `i`
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    world.exit("fake://s.1", 1).await;
+    world.instance(2).await;
+    world.runs("i").await;
+    assert_eq!(world.asked(), ["start s 0", "start i 0", "start s 1", "start s 2", "start i 0"]);
+}

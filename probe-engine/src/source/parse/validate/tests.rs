@@ -347,10 +347,10 @@ fn restart_rules_need_a_policy_an_action_and_exit_codes() {
     assert_eq!(
         errors_of(
             json!("Never"),
-            json!([rule("Stop", "Is", &[]), { "action": "Restart" }, rule("Restart", "In", &[1, 1])])
+            json!([rule("RestartAllContainers", "Is", &[]), { "action": "Restart" }, rule("Restart", "In", &[1, 1])])
         ),
         [
-            format!(r#"{path}[0].action: Unsupported value: "Stop": supported values: "Restart""#),
+            format!(r#"{path}[0].action: Unsupported value: "RestartAllContainers": supported values: "Restart""#),
             format!(r#"{path}[0].exitCodes.operator: Unsupported value: "Is": supported values: "In", "NotIn""#),
             format!("{path}[0].exitCodes.values: Required value: must specify at least one exit code"),
             format!("{path}[1].exitCodes: Required value: must be specified"),
