@@ -360,15 +360,8 @@ pub const TARGETS_MAX: usize = 1_048_576;
 /// Targets that one sweep visits at least, to see whether anybody holds them still.
 pub const TARGETS_VISITED_MIN: usize = 4_096;
 
-/// Sweeps in which every target is visited once, where there are many. One that nobody holds stays in the tables so long, or
-/// until the next sweep where many are gone.
+/// Sweeps in which every target is visited once, where there are many. One that nobody holds stays in the tables so long.
 pub const TARGETS_VISIT_SWEEPS: usize = 32;
-
-/// Whether a sweep that has found so many gone of those that it visited goes on to the next: so pods that come and go by the
-/// thousand do not fill the tables, and a single one costs no visit to all.
-pub(crate) const fn are_more_gone(gone: usize, visited: usize) -> bool {
-    gone > visited / TARGETS_VISITED_MIN
-}
 
 /// Of so many targets, how many one sweep visits.
 pub(crate) const fn targets_visited(len: usize) -> usize {

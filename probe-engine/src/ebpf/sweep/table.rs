@@ -152,22 +152,12 @@ impl Table {
 
     /// Forgets targets that nobody holds any more, of so many as one sweep visits, and addresses without targets.
     pub(super) fn prune(&mut self) {
-        let (at_once, end) = (limits::targets_visited(self.targets.len()), self.targets.capacity());
+        let (visits, end) = (limits::targets_visited(self.targets.len()), self.targets.capacity());
         let mut is_path_free = false;
-        let mut left = end;
-        while left > 0 {
-            let visits = at_once.min(left);
-            left -= visits;
-            let mut gone = 0;
-            for _ in 0..visits {
-                self.visited = if self.visited + 1 < end { self.visited + 1 } else { 0 };
-                if self.targets.get(self.visited).is_some_and(|followed| followed.target.strong_count() == 0) {
-                    is_path_free |= self.forget(self.visited);
-                    gone += 1;
-                }
-            }
-            if !limits::are_more_gone(gone, visits) {
-                break;
+        for _ in 0..visits.min(end) {
+            self.visited = if self.visited + 1 < end { self.visited + 1 } else { 0 };
+            if self.targets.get(self.visited).is_some_and(|followed| followed.target.strong_count() == 0) {
+                is_path_free |= self.forget(self.visited);
             }
         }
         if is_path_free {

@@ -309,23 +309,14 @@ impl Watch {
 
     /// Targets that nobody holds any more are forgotten: of so many as one sweep visits.
     pub(super) fn let_go(&mut self) {
-        let (end, at_once) = (self.targets.capacity(), limits::targets_visited(self.targets.len()));
-        let mut left = end;
-        while left > 0 {
-            let visits = at_once.min(left);
-            left -= visits;
-            let mut gone = 0;
-            for _ in 0..visits {
-                self.visited = if self.visited + 1 < end { self.visited + 1 } else { 0 };
-                let is_gone = |watched: &Watched| watched.target.strong_count() == 0;
-                if self.targets.get(self.visited).is_some_and(is_gone) {
-                    self.leave(self.visited);
-                    self.targets.remove(self.visited);
-                    gone += 1;
-                }
-            }
-            if !limits::are_more_gone(gone, visits) {
-                break;
+        let visits = limits::targets_visited(self.targets.len());
+        let end = self.targets.capacity();
+        for _ in 0..visits.min(end) {
+            self.visited = if self.visited + 1 < end { self.visited + 1 } else { 0 };
+            let is_gone = |watched: &Watched| watched.target.strong_count() == 0;
+            if self.targets.get(self.visited).is_some_and(is_gone) {
+                self.leave(self.visited);
+                self.targets.remove(self.visited);
             }
         }
         self.stats.targets.store(self.targets.len() as u64, Relaxed);

@@ -210,14 +210,10 @@ fn a_healthy_sweep_visits_groups_and_no_targets() {
     world.sweep();
     assert_eq!(targets.iter().map(|target| target.epoch()).sum::<u32>(), epochs);
     assert_eq!(group.look(now + limits::LOOK_AGE_MAX), Ok(()));
-    // Those that nobody holds go at once where they are many, else in the course of some sweeps.
-    let mut targets = targets;
-    targets.pop();
+    // Those that nobody holds go in the course of some sweeps.
+    drop(targets);
     for _ in 0..10_000_usize.div_ceil(limits::TARGETS_VISITED_MIN) + 2 {
         world.sweep();
     }
-    assert_eq!(world.watch.targets_len(), 9_999);
-    drop(targets);
-    world.sweep();
     assert_eq!((world.watch.targets_len(), world.watch.groups.len(), world.watch.namespaces.len()), (0, 0, 0));
 }
