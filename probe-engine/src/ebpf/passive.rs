@@ -15,6 +15,8 @@ use crate::shard::kernel::Waker;
 pub enum ToWatch {
     /// Watch this target until nobody else holds it.
     Register(Arc<Target>),
+    /// The shard has let go of it: it need not be found to be gone.
+    LetGo(Arc<Target>),
     /// An audit's connect failed while its lease stood.
     AuditFailed {
         /// Whose.
@@ -48,6 +50,12 @@ impl WatchSender {
         self.queue.push(message)?;
         self.waker.wake();
         Ok(())
+    }
+
+    /// Tells when it next wakes that nobody holds this target any more. No room: it finds out by itself, in the course of
+    /// [`limits::TARGETS_VISIT_SWEEPS`] sweeps.
+    pub fn let_go(&self, target: Arc<Target>) {
+        let _ = self.queue.push(ToWatch::LetGo(target));
     }
 }
 

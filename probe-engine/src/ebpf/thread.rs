@@ -222,6 +222,7 @@ impl Body {
             match self.inbox.pop() {
                 None => break,
                 Some(ToWatch::Register(target)) => self.watch.register(target),
+                Some(ToWatch::LetGo(target)) => self.watch.forget(&target),
                 Some(ToWatch::AuditFailed { target, value, epoch }) => {
                     self.watch.handle_audit_failed(&target, value, epoch, clock::now());
                 }

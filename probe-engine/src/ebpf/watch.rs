@@ -257,6 +257,14 @@ impl Watch {
         self.stats.targets.store(self.targets.len() as u64, Relaxed);
     }
 
+    /// Nobody will ask for this target any more. What its shard has no room to say, [`Watch::begin_sweep`] finds.
+    pub fn forget(&mut self, target: &Target) {
+        let Some(index) = self.index_of(target) else { return };
+        self.leave(index);
+        self.targets.remove(index);
+        self.stats.targets.store(self.targets.len() as u64, Relaxed);
+    }
+
     /// A listener opened or closed.
     pub fn handle_event(&mut self, event: &ListenerEvent, now: Instant) {
         self.stats.events.fetch_add(1, Relaxed);

@@ -211,6 +211,9 @@ impl Leases {
         }
         let lease = self.leases.remove(index.place());
         lease.target.release();
+        if let (true, Ok(passive)) = (lease.registered, &self.passive) {
+            passive.watch.let_go(Arc::clone(&lease.target));
+        }
         let hash = lease.hash(&self.hasher);
         if let Ok(entry) = self.by_instance.find_entry(hash, |other| *other as usize == index.place()) {
             entry.remove();

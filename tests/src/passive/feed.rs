@@ -135,6 +135,7 @@ impl Feed {
             while let Some(message) = self.inbox.pop() {
                 match message {
                     ToWatch::Register(target) => self.watch.register(target),
+                    ToWatch::LetGo(target) => self.watch.forget(&target),
                     ToWatch::AuditFailed { target, value, epoch } => {
                         self.watch.handle_audit_failed(&target, value, epoch, now);
                     }

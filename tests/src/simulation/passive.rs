@@ -115,6 +115,8 @@ impl World {
                     target.join(&group, Why::Changed);
                     watch.targets.push((target, group, index));
                 }
+                // Found to be gone below.
+                ToWatch::LetGo(_) => {}
                 ToWatch::AuditFailed { target, .. } => {
                     target.void(Why::Contradicted);
                 }

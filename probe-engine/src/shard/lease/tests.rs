@@ -157,7 +157,8 @@ impl Node {
 
     /// A sweep that finds everything well.
     fn watch(&mut self) {
-        while let Some(ToWatch::Register(target)) = self.queue.pop() {
+        while let Some(message) = self.queue.pop() {
+            let ToWatch::Register(target) = message else { continue };
             let place = Place { netns_cookie: 1, slot: SLOT, lookup: Arc::new(Everybody) };
             target.join(&Arc::new(Group::new(place)), Why::Changed);
         }
@@ -372,6 +373,7 @@ fn probes_of_an_instance_share_a_lease_until_the_last_lets_go() {
     assert!(node.leases.find(target.id).is_none());
     assert_eq!(target.lease_until(), None);
     assert_eq!((node.leases.by_instance.len(), node.leases.leases.len()), (0, 0));
+    assert!(matches!(node.queue.pop(), Some(ToWatch::LetGo(gone)) if gone.id == target.id), "the watch is told");
     assert_eq!(Arc::strong_count(&target), 1, "nobody but this test holds it");
 }
 
@@ -382,6 +384,7 @@ fn a_new_instance_and_another_namespace_begin_with_a_real_attempt() {
     node.container_id = "test://2".into();
     assert_eq!(node.attempt(), Answer::Real(Why::First));
     assert_ne!(node.target().id, old.id);
+    while node.queue.pop().is_some() {}
     assert_eq!(Arc::strong_count(&old), 1, "the old one is let go of");
     node.netns = Some("/run/netns/pod".into());
     assert_eq!(node.attempt(), Answer::Real(Why::First));

@@ -233,6 +233,7 @@ fn a_shard_that_ends_lets_go_of_its_targets() {
     let target = watch.targets.remove(0);
     bench.sender.send(Command::RemovePod { uid: "pod".into() }).expect("room");
     bench.run(ms(20));
+    assert!(matches!(watch.queue.pop(), Some(ToWatch::LetGo(gone)) if gone.id == target.id), "the watch is told");
     assert_eq!(Arc::strong_count(&target), 1);
     bench.add_spec("another", every_second(80));
     periods(&mut bench, &mut watch, 3);

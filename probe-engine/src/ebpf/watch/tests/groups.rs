@@ -210,7 +210,11 @@ fn a_healthy_sweep_visits_groups_and_no_targets() {
     world.sweep();
     assert_eq!(targets.iter().map(|target| target.epoch()).sum::<u32>(), epochs);
     assert_eq!(group.look(now + limits::LOOK_AGE_MAX), Ok(()));
-    // Those that nobody holds go in the course of some sweeps.
+    // One that its shard has let go of goes at once, others that nobody holds in the course of some sweeps.
+    world.watch.forget(&targets[0]);
+    assert_eq!((world.watch.targets_len(), world.watch.groups.len()), (9_999, 1));
+    world.watch.forget(&targets[0]);
+    assert_eq!(world.watch.targets_len(), 9_999);
     drop(targets);
     for _ in 0..10_000_usize.div_ceil(limits::TARGETS_VISITED_MIN) + 2 {
         world.sweep();
