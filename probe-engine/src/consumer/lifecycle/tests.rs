@@ -251,6 +251,18 @@ fn container(name: &str) -> Container {
     Container::new(name.into(), ContainerKind::Regular, Probes::default())
 }
 
+fn exec_probe(termination_grace_period_seconds: Option<u64>) -> Option<Arc<ProbeSpec>> {
+    Some(Arc::new(ProbeSpec {
+        handler: Handler::Exec(Exec { command: Box::default() }),
+        initial_delay_seconds: 0,
+        timeout_seconds: 1,
+        period_seconds: 1,
+        success_threshold: 1,
+        failure_threshold: 1,
+        termination_grace_period_seconds,
+    }))
+}
+
 fn pod_of(containers: impl IntoIterator<Item = Container>) -> Pod {
     Pod::new("uid-1".into(), "shop", "web", containers.into_iter().collect::<Vec<_>>())
 }
@@ -402,17 +414,8 @@ async fn after_a_kill_the_end_before_it_sets_the_back_off() {
 
 #[tokio::test(start_paused = true)]
 async fn a_startup_failure_kills_with_the_probes_own_grace() {
-    let spec = ProbeSpec {
-        handler: Handler::Exec(Exec { command: Box::default() }),
-        initial_delay_seconds: 0,
-        timeout_seconds: 1,
-        period_seconds: 1,
-        success_threshold: 1,
-        failure_threshold: 1,
-        termination_grace_period_seconds: Some(5),
-    };
     let mut slow = container("a");
-    slow.probes.startup = Some(Arc::new(spec));
+    slow.probes.startup = exec_probe(Some(5));
     let mut world = World::new();
     world.add(&Arc::new(pod_of([slow]))).await;
     world.instance(0).await;

@@ -14,18 +14,6 @@ fn with_init(init: Vec<Container>, restart_policy: RestartPolicy) -> Pod {
     pod
 }
 
-fn exec_probe() -> Option<Arc<ProbeSpec>> {
-    Some(Arc::new(ProbeSpec {
-        handler: Handler::Exec(Exec { command: Box::default() }),
-        initial_delay_seconds: 0,
-        timeout_seconds: 1,
-        period_seconds: 1,
-        success_threshold: 1,
-        failure_threshold: 1,
-        termination_grace_period_seconds: None,
-    }))
-}
-
 impl World {
     async fn say_started(&self, container: &str, id: &str) {
         let started =
@@ -86,7 +74,7 @@ async fn a_failed_init_container_is_started_again_unless_the_policy_is_never() {
 async fn a_sidecar_holds_the_others_back_until_its_startup_probe_has_succeeded() {
     let mut world = World::new();
     let mut slow = of_kind("s", ContainerKind::Sidecar);
-    slow.probes.startup = exec_probe();
+    slow.probes.startup = exec_probe(None);
     let init = vec![slow, of_kind("t", ContainerKind::Sidecar)];
     world.add(&Arc::new(with_init(init, RestartPolicy::Always))).await;
     world.runs("s").await;
