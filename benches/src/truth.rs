@@ -164,18 +164,20 @@ impl Truth {
                 recovered.entry(&change.probe).or_insert(at);
             }
         }
-        let in_time = failures.values().filter(|at| **at <= closed.after_ns + within).count();
-        self.flips_noticed += usize::from(in_time == PROBES_PER_POD);
+        let mut in_time = 0;
         for ((container, probe), at) in &failures {
             let noticed_ms = at.saturating_sub(closed.after_ns) as f64 / 1e6;
             self.noticed_ms.push(noticed_ms);
-            if *at > closed.after_ns + within {
+            if *at <= closed.after_ns + within {
+                in_time += 1;
+            } else {
                 self.wrong_verdicts.push(format!(
                     "pod {}, {container}, {probe:?}: Success of a target that is closed, until {noticed_ms:.1} ms after",
                     flip.pod
                 ));
             }
         }
+        self.flips_noticed += usize::from(in_time == PROBES_PER_POD);
         for _ in failures.len()..PROBES_PER_POD {
             self.wrong_verdicts.push(format!("pod {}: Success of a target that is closed, to the end", flip.pod));
         }

@@ -2,12 +2,11 @@
 //! specification (`tests/data/transcripts/README.md`).
 #![cfg(feature = "engine")]
 
-use std::collections::VecDeque;
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 
 use jiff::Timestamp;
@@ -121,10 +120,7 @@ impl Events {
 
     /// The next event as a transcript has it, and how long after the one before it came, in seconds.
     fn next(&mut self) -> Option<(String, f64)> {
-        let event = match self.lines.recv_timeout(PATIENCE) {
-            Ok(event) => event,
-            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => return None,
-        };
+        let event = self.lines.recv_timeout(PATIENCE).ok()?;
         let text = |key: &str| event[key].as_str().unwrap_or_default().to_owned();
         let message = text("message").replace(&text("podUID"), "UID");
         let at: Timestamp = text("lastTimestamp").parse().expect("a time");
@@ -173,15 +169,15 @@ fn shown(pod: &Value, step: &Step) -> Option<Step> {
 
 fn play(name: &str) {
     let read = |ending: &str| fs::read_to_string(folder().join(format!("{name}.{ending}"))).expect("a scenario");
-    let mut steps: VecDeque<Step> = parse(&read("txt")).expect("a transcript").into();
+    let steps = parse(&read("txt")).expect("a transcript");
     let mut daemon = Daemon::start("process", &[]);
     let directory = daemon.folder.path().join("scenario");
     fs::create_dir(&directory).expect("a directory");
     let manifest = read("yaml").replace("DIR", directory.to_str().expect("UTF-8"));
     let mut events = Events::watch(&daemon);
     let mut pause_s = 0.0;
-    while let Some(step) = steps.pop_front() {
-        match &step {
+    for step in &steps {
+        match step {
             Step::Start => daemon.manifest("web.yaml", &manifest),
             Step::Remove => daemon.remove_manifest("web.yaml"),
             Step::Set(gate) => drop(daemon.says(&["set", "gate", POD, gate])),

@@ -56,7 +56,7 @@ pub struct Facts {
 pub fn flags(status: &ContainerStatus, facts: &Facts) -> Flags {
     let started = started(status, facts);
     let ready = match facts.kind {
-        ContainerKind::Init => matches!(&status.state, ContainerState::Terminated(end) if end.exit_code == 0),
+        ContainerKind::Init => status.has_completed(),
         ContainerKind::Regular | ContainerKind::Sidecar => started && ready(status, facts),
     };
     Flags { started, ready }

@@ -6,7 +6,7 @@
 //!
 //! Containers are counted in the order of [`PodSpec::all_containers`](crate::spec::PodSpec::all_containers).
 
-use crate::pod::{FlagsOf, has_run, status_of};
+use crate::pod::{FlagsOf, any_regular_started, status_of};
 use crate::restart::will_restart;
 use crate::spec::{Container, ContainerKind, Pod};
 use crate::status::{ContainerState, ContainerStatus};
@@ -21,13 +21,13 @@ use crate::status::{ContainerState, ContainerStatus};
 pub fn turns_len(pod: &Pod, statuses: &[ContainerStatus], flags: FlagsOf<'_>) -> usize {
     let init = &pod.init_containers;
     let all = init.len() + pod.containers.len();
-    let has_begun = |spec: &Container| status_of(statuses, spec).is_some_and(has_run);
-    if init.is_empty() || pod.containers.iter().any(has_begun) {
+    if init.is_empty() || any_regular_started(pod, statuses) {
         return all;
     }
+    let has_begun = |spec: &Container| status_of(statuses, spec).is_some_and(ContainerStatus::has_run);
     let Some(newest) = init.iter().rposition(has_begun) else { return 1 };
     let is_done = match init[newest].kind {
-        ContainerKind::Init => status_of(statuses, &init[newest]).is_some_and(has_completed),
+        ContainerKind::Init => status_of(statuses, &init[newest]).is_some_and(ContainerStatus::has_completed),
         ContainerKind::Sidecar | ContainerKind::Regular => flags(&init[newest].name).started,
     };
     let turns = newest + 1 + usize::from(is_done);
@@ -60,10 +60,6 @@ pub fn may_stop(pod: &Pod, index: usize, is_there: impl Fn(usize) -> bool) -> bo
         ContainerKind::Init => false,
     });
     !before.any(|(other, _)| is_there(other))
-}
-
-fn has_completed(status: &ContainerStatus) -> bool {
-    matches!(&status.state, ContainerState::Terminated(end) if end.exit_code == 0)
 }
 
 #[cfg(test)]

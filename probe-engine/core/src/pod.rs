@@ -275,13 +275,8 @@ fn init_progress(pod: &Pod, statuses: &[ContainerStatus]) -> (bool, bool) {
     (failed, pending)
 }
 
-fn any_regular_started(pod: &Pod, statuses: &[ContainerStatus]) -> bool {
-    pod.containers.iter().filter_map(|spec| status_of(statuses, spec)).any(has_run)
-}
-
-/// Runs now, or ran before.
-pub(crate) fn has_run(status: &ContainerStatus) -> bool {
-    !matches!(status.state, ContainerState::Waiting(_)) || status.last_termination.is_some()
+pub(crate) fn any_regular_started(pod: &Pod, statuses: &[ContainerStatus]) -> bool {
+    pod.containers.iter().filter_map(|spec| status_of(statuses, spec)).any(ContainerStatus::has_run)
 }
 
 fn known_containers(status: Option<&PodStatus>) -> &[ContainerStatus] {

@@ -81,6 +81,20 @@ pub struct ContainerStatus {
     pub restart_count: u32,
 }
 
+impl ContainerStatus {
+    /// Runs now, or ran before.
+    #[must_use]
+    pub fn has_run(&self) -> bool {
+        !matches!(self.state, ContainerState::Waiting(_)) || self.last_termination.is_some()
+    }
+
+    /// Has ended with exit code 0: an ordinary init container has done its work.
+    #[must_use]
+    pub fn has_completed(&self) -> bool {
+        matches!(&self.state, ContainerState::Terminated(end) if end.exit_code == 0)
+    }
+}
+
 /// `status.containerStatuses[].state`
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ContainerState {

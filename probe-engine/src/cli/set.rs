@@ -3,7 +3,7 @@
 use super::client::{self, Link, error_of};
 use super::get::DEFAULT_NAMESPACE;
 use super::reference::Reference;
-use super::{CliError, Exit, Globals, output};
+use super::{CliError, Exit, Globals, output, pod_list};
 use crate::api::v1;
 
 /// Arguments of `set`.
@@ -75,10 +75,8 @@ fn parse(text: &str) -> Result<(&str, v1::ConditionStatus), CliError> {
 
 fn line(pod: &v1::Pod, condition_type: &str, status: v1::ConditionStatus) -> String {
     let word = |status| match status {
-        v1::ConditionStatus::True => "True",
-        v1::ConditionStatus::False => "False",
-        v1::ConditionStatus::Unknown => "Unknown",
         v1::ConditionStatus::Unspecified => "<none>",
+        known => pod_list::condition_status(known),
     };
     let ready = pod.conditions.iter().find(|condition| condition.r#type == "Ready");
     let ready = ready.map_or(v1::ConditionStatus::Unspecified, v1::Condition::status);

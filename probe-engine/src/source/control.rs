@@ -304,7 +304,7 @@ mod tests {
     async fn a_gate_is_set_through_the_manager_and_told_once_the_pod_shows_it() {
         let bench = Bench::start(16, 16);
         let mut gated = pod("uid", "web", [container("c", ContainerKind::Regular, &[])]);
-        std::sync::Arc::make_mut(&mut gated).readiness_gates = ["example.com/a".into(), "example.com/b".into()].into();
+        Arc::make_mut(&mut gated).readiness_gates = ["example.com/a".into(), "example.com/b".into()].into();
         bench.add(&gated, None).await;
         let (updates, mut taken) = mpsc::channel(1);
         let control = Control::new(updates, bench.results.clone());

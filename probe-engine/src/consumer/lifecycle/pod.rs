@@ -161,7 +161,7 @@ impl PodWorker {
 
     /// After whatever has happened: starts those whose turn has come, or ends what is left where nothing remains to be kept.
     fn settle(&mut self) {
-        if self.ending || self.over {
+        if self.is_closing() {
             return;
         }
         let statuses = self.statuses();
@@ -248,7 +248,7 @@ impl PodWorker {
         let slot = &self.slots[index];
         // A verdict on an instance that has ended meanwhile, or is being killed already, is too late.
         let is_its_own = slot.status.id.as_ref() == Some(id) && matches!(slot.phase, SlotPhase::Idle);
-        if self.ending || self.over || !slot.is_running() || !is_its_own {
+        if self.is_closing() || !slot.is_running() || !is_its_own {
             return;
         }
         let failed = Some(Verdict::Failure);
@@ -282,7 +282,7 @@ impl PodWorker {
         );
         slot.status.state = ContainerState::Terminated(Box::new(termination));
         let phase = std::mem::replace(&mut slot.phase, SlotPhase::Idle);
-        if self.ending || self.over {
+        if self.is_closing() {
             self.stop_next();
             return;
         }
@@ -399,7 +399,7 @@ impl PodWorker {
         {
             self.report(false);
             self.exited(index, id, termination);
-        } else if self.ending || self.over {
+        } else if self.is_closing() {
             self.stop_for_end(index);
             self.stop_next();
         }
@@ -407,7 +407,7 @@ impl PodWorker {
 
     /// A program that cannot be run counts as an instance that ended; trouble before that is tried again.
     fn not_started(&mut self, index: usize, error: &RuntimeError) {
-        let now = self.context.clock.now();
+        let (now, is_closing) = (self.context.clock.now(), self.is_closing());
         let slot = &mut self.slots[index];
         let name = slot.name.clone();
         slot.phase = SlotPhase::Idle;
@@ -424,12 +424,12 @@ impl PodWorker {
                 finished_at: now,
             }));
             self.event(index, EventType::Normal, "Created", format!("Created container: {name}"), None);
-        } else if !(self.ending || self.over) {
+        } else if !is_closing {
             slot.set_waiting("CreateContainerError", error.to_string());
             slot.phase = SlotPhase::WaitingUntil(now + RETRY);
         }
         self.event(index, EventType::Warning, "Failed", format!("Error: {error}"), None);
-        if self.ending || self.over {
+        if is_closing {
             self.stop_next();
         } else if is_program {
             self.decide(index);
@@ -541,6 +541,11 @@ impl PodWorker {
             .min()
     }
 
+    /// Nothing is started any more, and what runs is being stopped.
+    fn is_closing(&self) -> bool {
+        self.ending || self.over
+    }
+
     fn has_ended(&self) -> bool {
         self.ending && self.calls.is_empty() && !self.slots.iter().any(Slot::is_running)
     }
@@ -555,9 +560,7 @@ impl Slot {
 
     /// It has never run, and nothing is under way with it.
     fn is_new(&self) -> bool {
-        let is_untouched =
-            matches!(self.status.state, ContainerState::Waiting(_)) && self.status.last_termination.is_none();
-        is_untouched && matches!(self.phase, SlotPhase::Idle)
+        !self.status.has_run() && matches!(self.phase, SlotPhase::Idle)
     }
 
     fn is_running(&self) -> bool {

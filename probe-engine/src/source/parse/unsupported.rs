@@ -36,11 +36,15 @@ impl std::fmt::Display for Unsupported {
     }
 }
 
+/// The containers that are run, with the fields that they stand in.
+fn lists(spec: &PodSpec) -> [(&'static str, &[Container]); 2] {
+    [("initContainers", spec.init_containers.as_deref().unwrap_or_default()), ("containers", &spec.containers)]
+}
+
 /// What the `process` runtime cannot do without: there is no image to take a command from.
 pub(super) fn require_commands(spec: &PodSpec, path: &Path<'_>, errors: &mut Errors) {
-    let init = spec.init_containers.as_deref().unwrap_or_default();
-    for (list, containers) in [("initContainers", init), ("containers", &spec.containers[..])] {
-        let list = path.child(list);
+    for (field, containers) in lists(spec) {
+        let list = path.child(field);
         for (i, container) in containers.iter().enumerate() {
             if container.command.as_deref().unwrap_or_default().is_empty() {
                 let (path, why) = (list.index(i), "the process runtime has no image to take a command from");
@@ -52,9 +56,8 @@ pub(super) fn require_commands(spec: &PodSpec, path: &Path<'_>, errors: &mut Err
 
 /// What the `none` runtime cannot do: run a command inside a container. (`--host-exec`: then it is run on this host.)
 pub(super) fn refuse_exec_probes(spec: &PodSpec, path: &Path<'_>, errors: &mut Errors) {
-    let init = spec.init_containers.as_deref().unwrap_or_default();
-    for (list, containers) in [("containers", &spec.containers[..]), ("initContainers", init)] {
-        let list = path.child(list);
+    for (field, containers) in lists(spec).into_iter().rev() {
+        let list = path.child(field);
         for (i, container) in containers.iter().enumerate() {
             let path = list.index(i);
             for (field, probe) in [
@@ -85,9 +88,7 @@ pub(super) fn by_process(meta: &ObjectMeta, spec: &PodSpec, root: &Path<'_>) -> 
         "processes of this runtime are in the daemon's own network namespace",
     );
     of_pod(spec, path, &mut found);
-    let lists =
-        [("initContainers", spec.init_containers.as_deref().unwrap_or_default()), ("containers", &spec.containers[..])];
-    for (field, containers) in lists {
+    for (field, containers) in lists(spec) {
         let list = path.child(field);
         for (i, container) in containers.iter().enumerate() {
             of_container(container, spec, &list.index(i), &mut found);
