@@ -347,6 +347,18 @@ pub const MANIFEST_POLL: Duration = Duration::from_secs(10);
 /// Problems of one manifest file that are kept for /readyz and logged. More: only counted.
 pub const MANIFEST_PROBLEMS_LEN_MAX: usize = 100;
 
+/// Errors of one document that are told one by one, and as many warnings. More: only counted.
+pub const DOCUMENT_PROBLEMS_LEN_MAX: usize = 1_000;
+
+/// Bytes of the field path of one problem with a manifest. More: cut.
+pub const PROBLEM_PATH_BYTES_MAX: usize = 1_024;
+
+/// Bytes of the text of one problem with a manifest. More: cut.
+pub const PROBLEM_MESSAGE_BYTES_MAX: usize = 4_096;
+
+/// Bytes of a manifest's value that the text of a problem shows. More: cut.
+pub const PROBLEM_VALUE_BYTES_MAX: usize = 1_024;
+
 /// Messages waiting for the lifecycle. Full: the manager and the results stage keep theirs, the latest per pod and probe.
 pub const LIFECYCLE_INPUTS_LEN_MAX: usize = 1_024;
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use probe_engine::core::id::ProbeType;
 use probe_engine::core::spec::{ContainerKind, Handler, Pod, Port, RestartPolicy, Scheme};
+use probe_engine::limits::{DOCUMENT_PROBLEMS_LEN_MAX, PROBLEM_MESSAGE_BYTES_MAX, PROBLEM_PATH_BYTES_MAX};
 use probe_engine::source::parse::{
     self, Interner, Options, Parsed, Problem, RuntimeKind, Severity, Strictness, UnsupportedKind,
 };
@@ -351,6 +352,36 @@ fn deep_and_exploding_documents_are_refused() {
         let problems: Vec<_> = documents.into_iter().flat_map(parse::check).collect();
         assert!(!problems.is_empty(), "{}", &text[..10]);
         assert!(problems[0].severity == Severity::Error, "{problems:?}");
+    }
+}
+
+#[test]
+fn what_is_said_about_a_document_is_bounded() {
+    let key = "k".repeat(100_000);
+    let duplicates = format!("? {key}\n:\n{}", "  a: 1\n".repeat(3_000));
+    let unknown = with(&(0..3_000).map(|i| format!("f{i}: 1\n")).collect::<String>());
+    let mistyped = with(&format!("args: [{}]", "1,".repeat(3_000)));
+    let invalid = with(&format!("env: [{}]", "{name: =, value: a},".repeat(3_000)));
+    for text in [&duplicates, &unknown, &mistyped, &invalid] {
+        let problems = parse::check(parse::parse_documents("x", text.as_bytes()).remove(0));
+        assert_eq!(problems.len(), DOCUMENT_PROBLEMS_LEN_MAX + 1);
+        let last = &problems.last().unwrap().message;
+        assert!(last.starts_with("more errors than are listed: "), "{last}");
+    }
+    // Warnings neither refuse a pod nor hide why it is refused.
+    let refused = read(&unknown, &PROCESS).unwrap_err();
+    assert!(refused.iter().any(|problem| problem.contains("containers[0].command: Required")));
+    let taken = read(&(unknown + "    command: [x]\n"), &PROCESS).unwrap();
+    assert_eq!(taken.warnings.last().unwrap().to_string(), "pod.yaml:1: warning: more warnings than are listed: 2000");
+    let name = with("").replace("web", &key);
+    let label = with("").replace("web", &format!("web, labels: {{? {key} : '-'}}"));
+    let unknown = with("").replace("web", &format!("web, ? {key} : 1"));
+    let tag = format!("a: !!int {key}");
+    for text in [duplicates, name, label, unknown, tag] {
+        let problems = parse::check(parse::parse_documents("x", text.as_bytes()).remove(0));
+        for problem in problems {
+            assert!(problem.path.len() <= PROBLEM_PATH_BYTES_MAX && problem.message.len() <= PROBLEM_MESSAGE_BYTES_MAX);
+        }
     }
 }
 

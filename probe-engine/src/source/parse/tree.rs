@@ -8,6 +8,7 @@ use std::collections::{HashMap, HashSet};
 
 use granit_parser::{Event, Marker, ScalarStyle, ScanError, Span, Tag};
 
+use super::field::cut;
 use super::scalar;
 use crate::limits;
 
@@ -184,6 +185,8 @@ pub(super) struct Builder<'t> {
     anchored: HashMap<usize, Node<'t>>,
     copied_nodes: usize,
     flaws: Vec<Flaw>,
+    /// How many did not go in there.
+    flaws_more: usize,
 }
 
 /// A list or map whose end has not come yet.
@@ -228,10 +231,11 @@ impl<'t> Builder<'t> {
         }
     }
 
-    /// The finished tree, and what is wrong with it all the same.
-    pub(super) fn finish(mut self) -> (Option<Node<'t>>, Vec<Flaw>) {
+    /// The finished tree, and what is wrong with it all the same: at most `limits::DOCUMENT_PROBLEMS_LEN_MAX`
+    /// flaws, and how many more there are.
+    pub(super) fn finish(mut self) -> (Option<Node<'t>>, Vec<Flaw>, usize) {
         self.flaws.sort_by_key(|flaw| (flaw.at.line, flaw.at.column));
-        (self.root, self.flaws)
+        (self.root, self.flaws, self.flaws_more)
     }
 
     fn open(&mut self, at: Position, anchor: usize, body: Body<'t>) -> Result<(), Flaw> {
@@ -350,12 +354,16 @@ impl<'t> Builder<'t> {
         let mut dead = vec![false; entries.len()];
         for (earlier, later) in duplicates {
             dead[earlier] = true;
+            if self.flaws.len() >= limits::DOCUMENT_PROBLEMS_LEN_MAX {
+                self.flaws_more += 1;
+                continue;
+            }
             let what = format!("duplicate field, already set at line {}", entries[earlier].at.line);
             let mut flaw = self.flaw(entries[later].at, what);
             if !flaw.path.is_empty() {
                 flaw.path.push('.');
             }
-            flaw.path.push_str(&entries[later].key);
+            flaw.path.push_str(&cut(&entries[later].key, limits::PROBLEM_PATH_BYTES_MAX));
             self.flaws.push(flaw);
         }
         let mut dead = dead.into_iter();
@@ -416,10 +424,13 @@ impl<'t> Builder<'t> {
         Flaw { at, path: self.path(), what }
     }
 
-    /// The path of what is being read.
+    /// The path of what is being read, as far as errors show it.
     fn path(&self) -> String {
         let mut path = String::new();
         for open in &self.open {
+            if path.len() > limits::PROBLEM_PATH_BYTES_MAX {
+                break;
+            }
             match &open.body {
                 Body::List(items) => path.push_str(&format!("[{}]", items.len())),
                 Body::Map { key, .. } => {
@@ -427,7 +438,7 @@ impl<'t> Builder<'t> {
                         if !path.is_empty() {
                             path.push('.');
                         }
-                        path.push_str(name);
+                        path.push_str(&cut(name, limits::PROBLEM_PATH_BYTES_MAX));
                     }
                 }
             }
