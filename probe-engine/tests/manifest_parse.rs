@@ -356,6 +356,37 @@ fn deep_and_exploding_documents_are_refused() {
 }
 
 #[test]
+fn references_that_stand_for_too_much_are_refused() {
+    let doubling = |count: usize| -> String {
+        let entry = |i: usize| format!("- {{name: A{}, value: $(A{i})$(A{i})}}\n", i + 1);
+        (0..count).map(entry).fold("command: [x]\nenv:\n- {name: A0, value: x}\n".to_owned(), |all, one| all + &one)
+    };
+    let app = |text: &str| read(&with(text), &PROCESS).map(|parsed| parsed.pod.containers[0].process.clone());
+    assert_eq!(app(&doubling(19)).unwrap().env[19].1.len(), 1 << 19);
+    let refused = |text: &str| {
+        let errors = app(text).unwrap_err();
+        assert_eq!(errors.len(), 1, "{errors:?}");
+        errors[0].clone()
+    };
+    let why = "Forbidden: $(VAR) references stand for more than 1048576 bytes in this pod";
+    for count in [20, 64, 3_000] {
+        assert!(refused(&doubling(count)).ends_with(&format!(" spec.containers[0].env[20].value: {why}")));
+    }
+    let long = |field: &str| format!("env: [{{name: A, value: {}}}]\n{field}", "x".repeat(64 * 1024));
+    let many = ["$(A)"; 17].join(",");
+    for (field, path) in [
+        (format!("command: [{many}]"), "command[16]"),
+        (format!("command: [x]\nargs: [{many}]"), "args[16]"),
+        (format!("command: [x]\nlivenessProbe: {{exec: {{command: [{many}]}}}}"), "livenessProbe.exec.command[16]"),
+    ] {
+        assert!(refused(&long(&field)).ends_with(&format!(" spec.containers[0].{path}: {why}")), "{path}");
+    }
+    // Without references there is no such bound.
+    let plain = format!("command: [x, {}]", "x".repeat(2 << 20));
+    assert!(app(&plain).is_ok());
+}
+
+#[test]
 fn what_is_said_about_a_document_is_bounded() {
     let key = "k".repeat(100_000);
     let duplicates = format!("? {key}\n:\n{}", "  a: 1\n".repeat(3_000));
