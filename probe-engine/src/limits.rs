@@ -317,6 +317,9 @@ pub const MANIFEST_DEPTH_MAX: usize = 64;
 /// Values of one document that anchors hold and aliases and merge keys copy. More: the document is refused with an error.
 pub const MANIFEST_ALIAS_NODES_MAX: usize = 100_000;
 
+/// Bytes of the texts among them. More: as above.
+pub const MANIFEST_ALIAS_BYTES_MAX: usize = 4 * 1024 * 1024;
+
 /// Bytes of all texts of a pod in which `$(VAR)` references stand, after these are replaced: an entry of `env` may refer to those
 /// before it, and so on, which doubles with each. Linux takes 128 KiB a text. More: the pod is refused with an error.
 pub const EXPANDED_BYTES_MAX: usize = 1024 * 1024;

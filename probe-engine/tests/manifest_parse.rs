@@ -347,7 +347,8 @@ fn deep_and_exploding_documents_are_refused() {
         writeln!(bomb, "a{i}: &a{i} [{list}]").unwrap();
     }
     let itself = "a: &a [*a]";
-    for text in [&*deep, &*nested, &*bomb, itself] {
+    let long = format!("- &a \"{}\"\n{}", "x".repeat(8_192), "- *a\n".repeat(1_024));
+    for text in [&*deep, &*nested, &*bomb, itself, &*long] {
         let documents = parse::parse_documents("x", text.as_bytes());
         let problems: Vec<_> = documents.into_iter().flat_map(parse::check).collect();
         assert!(!problems.is_empty(), "{}", &text[..10]);
@@ -463,6 +464,10 @@ fn a_file_of_thousands_of_pods_is_read_in_linear_time() {
     let read = parse::documents("x", text.as_bytes()).map(|d| parse::pod(d, &NONE).unwrap().pod);
     let uids: std::collections::HashSet<_> = read.map(|pod| pod.uid).collect();
     assert_eq!(uids.len(), 3_000);
+    // Maps that are merged into one of as many fields.
+    let fields: String = (0..30_000).map(|i| format!("f{i}: 1\n<<: {{g{i}: 1}}\n")).collect();
+    let problems = parse::check(parse::parse_documents("x", (fields + "g0: 1\ng0: 1").as_bytes()).remove(0));
+    assert!(problems[0].message.contains("already set at line 60001"));
     // An object of as many fields, which is hashed.
     let fields: String = (0..100_000).map(|i| format!("f{i}: 1\n")).collect();
     let problems = parse::check(parse::parse_documents("x", (fields + "f0: 1").as_bytes()).remove(0));

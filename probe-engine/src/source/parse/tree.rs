@@ -1,7 +1,7 @@
 //! A document as a tree in which every key and value knows its line and column.
 //!
-//! Bounds: `limits::MANIFEST_DEPTH_MAX` levels, `limits::MANIFEST_ALIAS_NODES_MAX` nodes copied by aliases and
-//! merge keys. Strings borrow from the text where they can.
+//! Bounds: `limits::MANIFEST_DEPTH_MAX` levels, `limits::MANIFEST_ALIAS_NODES_MAX` nodes with
+//! `limits::MANIFEST_ALIAS_BYTES_MAX` bytes of text copied by aliases and merge keys. Strings borrow from the text where they can.
 
 use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
@@ -109,11 +109,17 @@ impl<'t> Node<'t> {
         at
     }
 
-    fn len(&self) -> usize {
-        1 + match &self.value {
-            Value::List(items) => items.iter().map(Node::len).sum(),
-            Value::Map(entries) => entries.iter().map(|e| e.node.len()).sum(),
-            _ => 0,
+    /// How many values it is made of, and how many bytes of text they have.
+    fn size(&self) -> (usize, usize) {
+        let add = |(nodes, bytes): (usize, usize), (more, text): (usize, usize)| (nodes + more, bytes + text);
+        match &self.value {
+            Value::List(items) => items.iter().map(Node::size).fold((1, 0), add),
+            Value::Map(entries) => {
+                let sizes = entries.iter().map(|e| add((0, e.key.len()), e.node.size()));
+                sizes.fold((1, 0), add)
+            }
+            Value::String(text) => (1, text.len()),
+            Value::Null | Value::Bool(_) | Value::Int(_) | Value::Float(_) => (1, 0),
         }
     }
 }
@@ -184,6 +190,7 @@ pub(super) struct Builder<'t> {
     root: Option<Node<'t>>,
     anchored: HashMap<usize, Node<'t>>,
     copied_nodes: usize,
+    copied_bytes: usize,
     flaws: Vec<Flaw>,
     /// How many did not go in there.
     flaws_more: usize,
@@ -258,9 +265,7 @@ impl<'t> Builder<'t> {
             Body::List(items) => Value::List(items),
             Body::Map { mut entries, merges, .. } => {
                 self.drop_duplicates(&mut entries);
-                for merged in merges {
-                    self.merge(&mut entries, merged)?;
-                }
+                self.merge(&mut entries, merges)?;
                 Value::Map(entries)
             }
         };
@@ -390,29 +395,36 @@ impl<'t> Builder<'t> {
     }
 
     fn count_copied(&mut self, node: &Node<'t>) -> Result<(), Flaw> {
-        self.copied_nodes += node.len();
-        if self.copied_nodes > limits::MANIFEST_ALIAS_NODES_MAX {
-            let max = limits::MANIFEST_ALIAS_NODES_MAX;
-            let what = format!("anchors and aliases stand for more than {max} values");
-            return Err(self.flaw(node.at, what));
-        }
-        Ok(())
+        let (nodes, bytes) = node.size();
+        self.copied_nodes += nodes;
+        self.copied_bytes += bytes;
+        let (max, what) = if self.copied_nodes > limits::MANIFEST_ALIAS_NODES_MAX {
+            (limits::MANIFEST_ALIAS_NODES_MAX, "values")
+        } else if self.copied_bytes > limits::MANIFEST_ALIAS_BYTES_MAX {
+            (limits::MANIFEST_ALIAS_BYTES_MAX, "bytes of text")
+        } else {
+            return Ok(());
+        };
+        Err(self.flaw(node.at, format!("anchors and aliases stand for more than {max} {what}")))
     }
 
     /// `<<: *a` or `<<: [*a, *b]`: fields that are not there yet; earlier ones win (YAML 1.1 merge type).
-    fn merge(&self, entries: &mut Vec<Entry<'t>>, merged: Node<'t>) -> Result<(), Flaw> {
-        let maps = match merged.value {
+    fn merge(&self, entries: &mut Vec<Entry<'t>>, merges: Vec<Node<'t>>) -> Result<(), Flaw> {
+        if merges.is_empty() {
+            return Ok(());
+        }
+        let mut present: HashSet<Cow<'t, str>> = entries.iter().map(|e| e.key.clone()).collect();
+        let maps = merges.into_iter().flat_map(|merged| match merged.value {
             Value::List(items) => items,
             _ => vec![merged],
-        };
-        let mut present: HashSet<String> = entries.iter().map(|e| e.key.to_string()).collect();
+        });
         for map in maps {
             let Value::Map(fields) = map.value else {
                 let what = "a merge key (<<) takes a map or a list of maps".to_owned();
                 return Err(self.flaw(map.at, what));
             };
             for field in fields {
-                if present.insert(field.key.to_string()) {
+                if present.insert(field.key.clone()) {
                     entries.push(field);
                 }
             }
