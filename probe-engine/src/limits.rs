@@ -89,6 +89,9 @@ pub const HTTP_INTERIM_MAX: usize = 5;
 /// Requests of one httpGet attempt, redirects included (net/http's default). More: the attempt fails.
 pub const HTTP_REQUESTS_MAX: usize = 10;
 
+/// Bytes of the URL that a redirect leads to: a relative one, escaped, grows with each. More: the attempt fails.
+pub const HTTP_URL_BYTES_MAX: usize = 16 * 1024;
+
 /// Bytes of an exec probe's output that are kept. More: dropped, no error.
 pub const EXEC_OUTPUT_BYTES_MAX: usize = 10 * 1024;
 
