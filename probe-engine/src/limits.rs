@@ -92,6 +92,10 @@ pub const HTTP_REQUESTS_MAX: usize = 10;
 /// Bytes of an exec probe's output that are kept. More: dropped, no error.
 pub const EXEC_OUTPUT_BYTES_MAX: usize = 10 * 1024;
 
+/// How long the request of a lifecycle hook may take. The kubelet sets no limit: a preStop hook is waited for only as long as the
+/// grace period is, a postStart hook until its container ends.
+pub const HOOK_REQUEST_MAX: Duration = Duration::from_hours(24);
+
 /// Threads of the worker pool.
 pub const POOL_THREADS: usize = 2;
 

@@ -28,6 +28,7 @@ impl Server {
             runs_pods: false,
             io: vec!["epoll"],
             in_flight_max: 8,
+            lifecycle: None,
             pool: None,
             ebpf: None,
         };
