@@ -30,7 +30,7 @@ use crate::api::server::{self, Backend, ShardFacts, SourceFacts};
 use crate::api::socket::{Socket, SocketError};
 use crate::config::{Config, RuntimeChoice};
 use crate::consumer::events::{self, EventSender, EventsHandle};
-use crate::consumer::lifecycle::{Lifecycle, LifecycleConfig, LifecycleInput};
+use crate::consumer::lifecycle::{Lifecycle, LifecycleConfig, LifecycleInput, LifecycleStats};
 use crate::consumer::metrics::{Facts, Metrics, PoolLane};
 use crate::ebpf::thread::Outputs;
 use crate::manager::{self, CommandSink, RuntimeFacts};
@@ -226,7 +226,8 @@ impl Engine {
         let mut stages = Vec::new();
         stages.push(tokio::spawn(events::run(events_inbox)));
         let (updates, updates_in) = mpsc::channel(limits::POD_UPDATES_LEN_MAX);
-        let lifecycle = start_lifecycle(&config, &runtime, &updates, &event_sender);
+        let lifecycle_stats = Arc::new(LifecycleStats::default());
+        let lifecycle = start_lifecycle(&config, &runtime, &updates, &event_sender, &lifecycle_stats);
         let to_lifecycle = lifecycle.as_ref().map(|(sender, _)| sender.clone());
         let (results_sender, results, results_inbox) = results::channel();
         let stage = results::Config {
@@ -256,7 +257,7 @@ impl Engine {
             stages,
         };
         let manifests = engine.read_manifests(&config, choice, memory_limits);
-        engine.serve_admin(admin, &results);
+        engine.serve_admin(admin, &results, lifecycle_stats);
         engine.serve_api(&config, socket, manager_start, manifests, &results, &events);
         engine.tell_started(&config);
         Ok(engine)
@@ -309,7 +310,7 @@ impl Engine {
         self.servers.push(tokio::spawn(told("control API", api)));
     }
 
-    fn serve_admin(&mut self, listener: Option<TcpListener>, results: &ResultsHandle) {
+    fn serve_admin(&mut self, listener: Option<TcpListener>, results: &ResultsHandle, lifecycle: Arc<LifecycleStats>) {
         let pool = self.pool.handle();
         let lane = move |handler| PoolLane { queued: pool.queue_len(handler), in_flight: pool.in_flight(handler) };
         let facts = Facts {
@@ -318,6 +319,7 @@ impl Engine {
             runs_pods: self.runtime.manages_containers(),
             io: self.shards.iter().map(|shard| shard.kernel).collect(),
             in_flight_max: flights_max(self.shards.len()),
+            lifecycle: self.runtime.manages_containers().then_some(lifecycle),
             pool: Some(Arc::new(lane)),
             ebpf: self.ebpf.facts.clone(),
         };
@@ -486,6 +488,7 @@ fn start_lifecycle(
     runtime: &Arc<dyn ContainerRuntime>,
     updates: &PodUpdateSender,
     events: &EventSender,
+    stats: &Arc<LifecycleStats>,
 ) -> Option<(mpsc::Sender<LifecycleInput>, JoinHandle<()>)> {
     if !runtime.manages_containers() {
         return None;
@@ -493,7 +496,7 @@ fn start_lifecycle(
     let max = Duration::from_secs(u64::from(config.crash_loop_back_off_max_seconds));
     let settings = LifecycleConfig { backoff: backoff::Limits { max, ..backoff::Limits::default() } };
     let (sender, input) = mpsc::channel(limits::LIFECYCLE_INPUTS_LEN_MAX);
-    let lifecycle = Lifecycle::new(Arc::clone(runtime), updates.clone(), events.clone(), settings);
+    let lifecycle = Lifecycle::new(Arc::clone(runtime), updates.clone(), events.clone(), settings, Arc::clone(stats));
     Some((sender, tokio::spawn(lifecycle.run(input))))
 }
 

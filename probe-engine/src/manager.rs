@@ -14,6 +14,7 @@ mod pods;
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::net::IpAddr;
+use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use probe_core::id::{ContainerId, ContainerName, PodUid, ProbeType};
@@ -193,7 +194,7 @@ impl Manager {
     async fn handle_batch(&mut self, batch: &mut Vec<PodUpdate>) -> Result<(), ResultsGone> {
         let count = |is: fn(&PodUpdate) -> bool| batch.iter().filter(|update| is(update)).count();
         let added = count(|update| matches!(update, PodUpdate::Add(_)));
-        let removed = count(|update| matches!(update, PodUpdate::Remove(_) | PodUpdate::Terminated(_)));
+        let removed = count(|update| matches!(update, PodUpdate::Remove(..) | PodUpdate::Terminated(_)));
         self.is_each_told = added + removed <= limits::LOG_PODS_EACH_MAX;
         if !self.is_each_told {
             info!(added, removed, known = self.pods.len(), "pods are being added and removed");
@@ -208,7 +209,7 @@ impl Manager {
     async fn handle(&mut self, update: PodUpdate) -> Result<(), ResultsGone> {
         match update {
             PodUpdate::Add(pod) => self.add_pod(pod).await,
-            PodUpdate::Remove(uid) => self.remove_pod(&uid).await,
+            PodUpdate::Remove(uid, grace_seconds) => self.remove_pod(&uid, grace_seconds).await,
             PodUpdate::Desired(desired) => self.cleanup_pods(&desired.into_iter().collect()).await,
             PodUpdate::Status(uid, status) => self.handle_status(uid, status).await,
             PodUpdate::StopLivenessAndStartup(uid) => {
@@ -251,7 +252,7 @@ impl Manager {
             status: status.clone(),
         };
         self.tell_results(added).await?;
-        self.pods.insert(Managed { pod: Arc::clone(&pod), shard, terminating: false });
+        self.pods.insert(Managed { pod: Arc::clone(&pod), shard, terminating: None });
         if let Some(shard) = shard {
             let shard = &mut self.shards[usize::from(shard)];
             shard.workers_len += slots.len();
@@ -265,7 +266,7 @@ impl Manager {
 
     fn add_successor(&mut self, holder: &PodUid, pod: Arc<Pod>) {
         let Some(managed) = self.pods.find(holder) else { return };
-        if !managed.terminating {
+        if managed.terminating.is_none() {
             if managed.pod.uid == pod.uid {
                 warn!(pod = %label(&pod), uid = %pod.uid, "pod is known already; nothing changed");
             } else {
@@ -293,7 +294,7 @@ impl Manager {
     }
 
     /// Ends a pod: through lifecycle where there is one (`Terminated` follows), else at once.
-    async fn remove_pod(&mut self, uid: &PodUid) -> Result<(), ResultsGone> {
+    async fn remove_pod(&mut self, uid: &PodUid, grace_seconds: Option<u64>) -> Result<(), ResultsGone> {
         if let Some(holder) = self.successors.remove(uid) {
             if let Some(waiting) = self.waiting.get_mut(&holder) {
                 waiting.retain(|known| known.uid != *uid);
@@ -309,13 +310,22 @@ impl Manager {
         if self.lifecycle.is_none() {
             return self.forget(uid).await;
         }
-        if managed.terminating {
+        let within = grace_seconds.map_or(NonZeroU32::MAX, |seconds| {
+            // Rule 6.3: at least 1.
+            NonZeroU32::new(seconds.try_into().unwrap_or(u32::MAX)).unwrap_or(NonZeroU32::MIN)
+        });
+        if let Some(before) = managed.terminating {
+            // Said again: only a shorter grace period is news.
+            if within < before {
+                managed.terminating = Some(within);
+                self.tell_lifecycle(LifecycleInput::Remove(uid.clone(), grace_seconds));
+            }
             return Ok(());
         }
-        managed.terminating = true;
+        managed.terminating = Some(within);
         tell!(self, pod = %label(&managed.pod), %uid, "pod is being ended");
         self.tell_results(Input::Deleting(uid.clone())).await?;
-        self.tell_lifecycle(LifecycleInput::Remove(uid.clone()));
+        self.tell_lifecycle(LifecycleInput::Remove(uid.clone(), grace_seconds));
         Ok(())
     }
 
@@ -324,7 +334,7 @@ impl Manager {
         let known = self.successors.keys().chain(self.pods.iter().map(|managed| &managed.pod.uid));
         let undesired: Vec<PodUid> = known.filter(|uid| !desired.contains(*uid)).cloned().collect();
         for uid in undesired {
-            self.remove_pod(&uid).await?;
+            self.remove_pod(&uid, None).await?;
         }
         Ok(())
     }

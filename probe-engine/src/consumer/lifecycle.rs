@@ -6,16 +6,18 @@
 //!
 //! Only for a runtime that manages containers; without one the manager does the little that is left.
 
+mod hook;
 mod pod;
 #[cfg(test)]
 mod tests;
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use probe_core::backoff::Limits;
 use probe_core::id::{ContainerId, ContainerName, PodUid, ProbeType};
-use probe_core::spec::Pod;
+use probe_core::spec::{Hook, Pod};
 use probe_core::time::Instant;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -32,8 +34,8 @@ use crate::{clock, limits};
 pub enum LifecycleInput {
     /// A new pod. One whose UID is still being ended is started afterwards.
     Add(Arc<Pod>),
-    /// End it gracefully.
-    Remove(PodUid),
+    /// End it gracefully, within so many seconds; `None`: as its spec says. Said again it can only become shorter.
+    Remove(PodUid, Option<u64>),
     /// A liveness or startup probe's verdict became Failure.
     Failed {
         /// The pod.
@@ -84,7 +86,39 @@ struct Context {
     reports: RuntimeReports,
     events: EventSink,
     config: LifecycleConfig,
+    stats: Arc<LifecycleStats>,
     clock: TimerClock,
+}
+
+/// What lifecycle counts.
+#[derive(Debug, Default)]
+pub struct LifecycleStats {
+    http_fallbacks: AtomicU64,
+    sleeps_cut_off: AtomicU64,
+}
+
+impl LifecycleStats {
+    /// https hooks that a server answered over plain HTTP (`kubelet_lifecycle_handler_http_fallbacks_total`).
+    #[must_use]
+    pub fn http_fallbacks(&self) -> u64 {
+        self.http_fallbacks.load(Ordering::Relaxed)
+    }
+
+    /// sleep hooks that their container did not outlive (`kubelet_sleep_action_terminated_early_total`).
+    #[must_use]
+    pub fn sleeps_cut_off(&self) -> u64 {
+        self.sleeps_cut_off.load(Ordering::Relaxed)
+    }
+
+    fn http_fallback(&self) {
+        self.http_fallbacks.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn hook_cut_off(&self, hook: Option<&Hook>) {
+        if matches!(hook, Some(Hook::Sleep(_))) {
+            self.sleeps_cut_off.fetch_add(1, Ordering::Relaxed);
+        }
+    }
 }
 
 struct Entry {
@@ -124,10 +158,11 @@ impl Lifecycle {
         updates: PodUpdateSender,
         events: EventSink,
         config: LifecycleConfig,
+        stats: Arc<LifecycleStats>,
     ) -> Self {
         let (reports, source) = reports::channel(updates);
         let clock = TimerClock::new();
-        Self { context: Context { runtime, reports, events, config, clock }, source }
+        Self { context: Context { runtime, reports, events, config, stats, clock }, source }
     }
 
     /// Runs until a shutdown (or the end of `input`, which is one) has ended every pod, and all is told.
@@ -174,7 +209,9 @@ impl Router {
     async fn hear(&mut self, input: LifecycleInput) {
         match input {
             LifecycleInput::Add(pod) => self.add(pod),
-            LifecycleInput::Remove(uid) => self.remove(&uid, Message::End { now: false }).await,
+            LifecycleInput::Remove(uid, grace_seconds) => {
+                self.remove(&uid, Message::End { grace_seconds, now: false }).await;
+            }
             LifecycleInput::Failed { pod, container, container_id, probe_type } => {
                 self.tell(&pod, Message::Failed { container, container_id, probe_type }).await;
             }
@@ -219,7 +256,7 @@ impl Router {
         tracing::info!(pods = self.pods.len(), now, "ending all pods");
         let uids: Vec<PodUid> = self.pods.keys().cloned().collect();
         for uid in uids {
-            self.remove(&uid, Message::End { now }).await;
+            self.remove(&uid, Message::End { grace_seconds: None, now }).await;
         }
     }
 

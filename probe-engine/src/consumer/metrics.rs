@@ -19,6 +19,7 @@ pub use self::latency::{Counts, Latency, SinceStart};
 use self::snapshot::{EngineSnapshot, HandlerSums, PHASES, PodSnapshot, ProbesSnapshot};
 pub use self::text::CONTENT_TYPE;
 use self::text::{Buckets, Kind, Labels, Text};
+use crate::consumer::lifecycle::LifecycleStats;
 use crate::ebpf::stats::EbpfStats;
 use crate::results::{ResultsError, ResultsHandle, SeriesLevel, SeriesLevels};
 use crate::shard::metrics::{HandlerKind, Occupancy, OutcomeKind};
@@ -51,6 +52,8 @@ pub struct Facts {
     pub io: Vec<&'static str>,
     /// Attempts on each shard's ring at most.
     pub in_flight_max: usize,
+    /// What lifecycle counts, where it runs.
+    pub lifecycle: Option<Arc<LifecycleStats>>,
     /// The pool, where there is one.
     pub pool: Option<PoolView>,
     /// The kernel program and what watches it; `None` where it is not loaded.
@@ -103,6 +106,9 @@ impl Metrics {
             let mut text = Text::default();
             if facts.runs_pods && probes.levels.has_pods() {
                 write_pods(&mut text, &probes.pods);
+            }
+            if let Some(stats) = &facts.lifecycle {
+                write_hooks(&mut text, stats);
             }
             write_attempts(&mut text, &engine);
             passive::write(&mut text, &engine.passive, facts.ebpf.as_ref());
@@ -235,6 +241,22 @@ fn write_pods(text: &mut Text, pods: &[PodSnapshot]) {
             pod_ready.value(&labels, u64::from(pod.ready == status));
         }
     }
+}
+
+/// Under the kubelet's names.
+fn write_hooks(text: &mut Text, stats: &LifecycleStats) {
+    text.family(
+        "kubelet_lifecycle_handler_http_fallbacks_total",
+        Kind::Counter,
+        "HTTPS lifecycle hooks that a server answered over plain HTTP, and that succeeded with it.",
+    )
+    .value(&Labels::none(), stats.http_fallbacks());
+    text.family(
+        "kubelet_sleep_action_terminated_early_total",
+        Kind::Counter,
+        "Lifecycle hooks of kind sleep that were cut off before their time was over.",
+    )
+    .value(&Labels::none(), stats.sleeps_cut_off());
 }
 
 fn for_each_container(pods: &[PodSnapshot], mut write: impl FnMut(&Labels, bool, u32)) {
