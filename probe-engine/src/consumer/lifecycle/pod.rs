@@ -442,11 +442,11 @@ impl PodWorker {
         let (true, Some(id)) = (slot.is_running(), slot.status.id.clone()) else {
             return;
         };
-        let runtime = Arc::clone(&self.context.runtime);
+        let (runtime, clock) = (Arc::clone(&self.context.runtime), self.context.clock);
         self.calls.spawn(async move {
             while let Err(error) = runtime.stop(&id, grace).await {
                 tracing::warn!(container = %id, %error, "cannot kill a container; trying again");
-                tokio::time::sleep(RETRY).await;
+                clock.sleep_until(clock.now() + RETRY).await;
             }
             Called::Stop
         });
