@@ -4,6 +4,7 @@
 //! manager, shards, pool, eBPF, results. **Invariant:** a stage ends only after everything that sends to it has ended.
 
 mod ebpf;
+pub mod stepping;
 
 use std::future::Future;
 use std::io;
@@ -23,6 +24,7 @@ use tracing::{error, info, warn};
 pub use self::ebpf::EbpfError;
 
 use self::ebpf::Ebpf;
+use self::stepping::Stepping;
 use crate::api::admin::health::Health;
 use crate::api::admin::supervise::supervise;
 use crate::api::admin::{self, Admin, AdminError};
@@ -103,8 +105,8 @@ pub enum EngineError {
     Waker(#[source] io::Error),
 }
 
-/// Runs the daemon until SIGTERM, SIGINT or SIGHUP has ended it.
-pub fn run(config: Config, runtime: RuntimeChoice) -> Result<(), EngineError> {
+/// Runs the daemon until SIGTERM, SIGINT or SIGHUP has ended it; `started` is shown it once it runs.
+pub fn run(config: Config, runtime: RuntimeChoice, started: impl FnOnce(&Engine)) -> Result<(), EngineError> {
     let control = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(CONTROL_THREADS)
         .thread_name("control")
@@ -114,6 +116,7 @@ pub fn run(config: Config, runtime: RuntimeChoice) -> Result<(), EngineError> {
     let ended = control.block_on(async {
         let mut signals = Signals::new()?;
         let engine = Engine::start(config, runtime).await?;
+        started(&engine);
         signals.wait().await;
         info!("ending: pods get their grace periods; a second signal kills them at once");
         engine.end(signals.wait()).await;
@@ -274,6 +277,13 @@ impl Engine {
     #[must_use]
     pub fn workers_len(&self) -> usize {
         self.shards.iter().map(ShardThread::workers_len).sum()
+    }
+
+    /// For the test that has taken the clock.
+    #[must_use]
+    pub fn stepping(&self, stepper: clock::Stepper) -> Stepping {
+        let shards = self.senders.iter().cloned().zip(self.shards.iter().map(ShardThread::pace));
+        Stepping::new(stepper, shards.collect())
     }
 
     fn serve_api(

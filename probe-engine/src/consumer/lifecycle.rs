@@ -14,6 +14,7 @@ mod tests;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use probe_core::backoff::Limits;
 use probe_core::id::{ContainerId, ContainerName, PodUid, ProbeType};
@@ -134,19 +135,21 @@ struct Entry {
 struct TimerClock {
     base: Instant,
     timers: tokio::time::Instant,
+    /// How far the clock had been moved then.
+    moved: Duration,
 }
 
 impl TimerClock {
     fn new() -> Self {
-        Self { base: clock::now(), timers: tokio::time::Instant::now() }
+        Self { base: clock::now(), timers: tokio::time::Instant::now(), moved: clock::moved() }
     }
 
     fn now(&self) -> Instant {
-        self.base + self.timers.elapsed()
+        self.base + self.timers.elapsed() + (clock::moved() - self.moved)
     }
 
     async fn sleep_until(&self, at: Instant) {
-        tokio::time::sleep_until(self.timers + (at - self.base)).await;
+        clock::sleep_until_by(at, || self.now()).await;
     }
 }
 

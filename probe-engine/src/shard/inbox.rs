@@ -172,6 +172,11 @@ impl ShardSender {
         wakes
     }
 
+    /// Ends the shard's wait without a command: the clock has been moved.
+    pub fn wake(&self) {
+        self.shared.waker.wake();
+    }
+
     /// The shard has ended: nothing is taken any more.
     #[must_use]
     pub fn is_closed(&self) -> bool {

@@ -22,6 +22,7 @@ use super::kernel::{Completion, Kernel};
 use super::lease::Leases;
 use super::metrics::{HandlerKind, Occupancy, ShardMetrics};
 use super::outbox::Outbox;
+use super::pace::Pace;
 use super::slot::{Current, Slot, Slots};
 use super::waiting::{Lane, Waiting};
 use super::{JobSink, ShardConfig};
@@ -173,6 +174,16 @@ impl<K: Kernel> Shard<K> {
     #[must_use]
     pub fn waiting_len(&self) -> usize {
         self.waiting.attempts_len()
+    }
+
+    /// Whether it may be left alone, and until when. A pool's reply that wakes nobody is of an attempt that is under way here.
+    #[must_use]
+    pub fn pace(&self) -> Pace {
+        let attempts = self.slots.attempts().used > 0 || !self.flights.is_empty() || self.waiting.attempts_len() > 0;
+        if attempts || self.outbox.is_waiting() || !self.inbox.is_empty() || self.ending.is_some() {
+            return Pace::UnderWay;
+        }
+        self.scheduler.poll_timeout().map_or(Pace::Idle, Pace::Until)
     }
 
     /// How long there is nothing to do; `None` = there is something now.

@@ -104,16 +104,16 @@ impl Handle {
     pub(super) async fn stop(mut self, grace: Duration) -> bool {
         if !grace.is_zero() {
             let _ = self.requests.send(Request::Signal(self.stop_signal)).await;
-            if self.ended_within(grace).await {
-                return true;
+            tokio::select! {
+                biased;
+                _ = self.ended.wait_for(|ended| *ended) => return true,
+                () = clock::sleep_until(clock::now() + grace) => {}
             }
         }
+        // What is killed is gone in a moment, or never.
+        let _hold = clock::hold();
         let _ = self.requests.send(Request::Kill).await;
-        self.ended_within(limits::KILL_MAX).await
-    }
-
-    async fn ended_within(&mut self, wait: Duration) -> bool {
-        tokio::time::timeout(wait, self.ended.wait_for(|ended| *ended)).await.is_ok()
+        tokio::time::timeout(limits::KILL_MAX, self.ended.wait_for(|ended| *ended)).await.is_ok()
     }
 }
 
@@ -132,6 +132,8 @@ pub(super) fn attend(
     tokio::spawn(async move {
         let status = run(&instance, child, asked).await;
         let finished_at = clock::now();
+        // Until its end is told: it is waited for in real time that all of it is gone.
+        let _hold = clock::hold();
         reap::disown(instance.pid);
         let killed_whole = instance.group.end().await;
         let oom_killed = instance.group.oom_kills() > 0;
