@@ -31,9 +31,11 @@ use crate::api::admin::{self, Admin, AdminError};
 use crate::api::server::{self, Backend, ShardFacts, SourceFacts};
 use crate::api::socket::{Socket, SocketError};
 use crate::config::{Config, RuntimeChoice};
+use crate::consumer;
 use crate::consumer::events::{self, EventSender, EventsHandle};
 use crate::consumer::lifecycle::{Lifecycle, LifecycleConfig, LifecycleInput, LifecycleStats};
 use crate::consumer::metrics::{Facts, Metrics, PoolLane};
+use crate::consumer::state::StateStats;
 use crate::ebpf::thread::Outputs;
 use crate::manager::{self, CommandSink, RuntimeFacts};
 use crate::prober::pool::{Pool, PoolConfig, PoolError, ReplySink};
@@ -48,6 +50,7 @@ use crate::source::PodUpdateSender;
 use crate::source::control::Control;
 use crate::source::manifest::{self, ManifestConfig, SourceStatus};
 use crate::source::parse::{RuntimeKind, Strictness};
+use crate::state::State;
 use crate::{clock, limits};
 
 /// Threads of the control runtime: sources, manager, results, consumers, API.
@@ -174,6 +177,9 @@ pub struct Engine {
     /// True ends the sources.
     sources_end: watch::Sender<bool>,
     sources: Vec<JoinHandle<()>>,
+    /// True has the state file written once more.
+    state_end: watch::Sender<bool>,
+    state: Vec<JoinHandle<()>>,
     /// True ends the servers.
     servers_end: watch::Sender<bool>,
     servers: Vec<JoinHandle<()>>,
@@ -218,6 +224,9 @@ impl Engine {
             // Port 0 was any free one: from here on it is known which.
             config.metrics_listen = Some(bound);
         }
+        std::fs::create_dir_all(&config.state_dir)
+            .map_err(|source| EngineError::StateDir { path: config.state_dir.clone(), source })?;
+        let state = State::read(&config.state_dir);
         let (runtime, memory_limits) = open_runtime(&config, choice)?;
         let Entrances { wakers, senders, inboxes, queues, wake } = Entrances::new(config.shards)?;
         let pool = Pool::start(pool_config(&config), Some(Arc::clone(&runtime)), Arc::new(Replies(senders.clone())))?;
@@ -242,7 +251,7 @@ impl Engine {
             lifecycle: to_lifecycle.clone(),
         };
         stages.push(tokio::spawn(results::Stage::new(stage, results_inbox).run()));
-        let manager = manager_config(&senders, results_sender, to_lifecycle, &runtime);
+        let manager = manager_config(&senders, results_sender, to_lifecycle, &runtime, state);
         stages.push(tokio::spawn(manager::run(manager, updates_in)));
 
         let mut engine = Self {
@@ -255,12 +264,15 @@ impl Engine {
             lifecycle,
             sources_end: watch::Sender::new(false),
             sources: Vec::new(),
+            state_end: watch::Sender::new(false),
+            state: Vec::new(),
             servers_end: watch::Sender::new(false),
             servers: Vec::new(),
             stages,
         };
         let manifests = engine.read_manifests(&config, choice, memory_limits);
-        engine.serve_admin(admin, &results, lifecycle_stats);
+        let state_stats = engine.keep_state(&config, &results);
+        engine.serve_admin(admin, &results, lifecycle_stats, state_stats);
         engine.serve_api(&config, socket, manager_start, manifests, &results, &events);
         engine.tell_started(&config);
         Ok(engine)
@@ -320,7 +332,13 @@ impl Engine {
         self.servers.push(tokio::spawn(told("control API", api)));
     }
 
-    fn serve_admin(&mut self, listener: Option<TcpListener>, results: &ResultsHandle, lifecycle: Arc<LifecycleStats>) {
+    fn serve_admin(
+        &mut self,
+        listener: Option<TcpListener>,
+        results: &ResultsHandle,
+        lifecycle: Arc<LifecycleStats>,
+        state: Arc<StateStats>,
+    ) {
         let pool = self.pool.handle();
         let lane = move |handler| PoolLane { queued: pool.queue_len(handler), in_flight: pool.in_flight(handler) };
         let facts = Facts {
@@ -330,6 +348,7 @@ impl Engine {
             io: self.shards.iter().map(|shard| shard.kernel).collect(),
             in_flight_max: flights_max(self.shards.len()),
             lifecycle: self.runtime.manages_containers().then_some(lifecycle),
+            state,
             pool: Some(Arc::new(lane)),
             ebpf: self.ebpf.facts.clone(),
         };
@@ -340,6 +359,18 @@ impl Engine {
             self.servers.push(tokio::spawn(admin::serve(listener, admin, self.servers_end.subscribe())));
         }
         self.servers.push(tokio::spawn(supervise(health, self.servers_end.subscribe())));
+    }
+
+    fn keep_state(&mut self, config: &Config, results: &ResultsHandle) -> Arc<StateStats> {
+        let stats = Arc::new(StateStats::default());
+        let keeper = consumer::state::run(
+            config.state_dir.clone(),
+            results.clone(),
+            Arc::clone(&stats),
+            self.state_end.subscribe(),
+        );
+        self.state.push(tokio::spawn(keeper));
+        stats
     }
 
     fn read_manifests(
@@ -386,6 +417,9 @@ impl Engine {
     pub async fn end(self, hurry: impl Future<Output = ()>) {
         self.sources_end.send_replace(true);
         join("source", self.sources).await;
+        // Before the pods are ended: a daemon that starts again goes on with how they were.
+        self.state_end.send_replace(true);
+        join("state", self.state).await;
         if let Some((lifecycle, task)) = self.lifecycle {
             end_pods(lifecycle, task, hurry).await;
         }
@@ -444,7 +478,6 @@ fn open_runtime(config: &Config, choice: RuntimeChoice) -> Result<(Arc<dyn Conta
         }
         RuntimeChoice::Process => {
             let failed = |source| EngineError::StateDir { path: config.state_dir.clone(), source };
-            std::fs::create_dir_all(&config.state_dir).map_err(failed)?;
             let process = ProcessConfig::new(config.state_dir.clone()).map_err(failed)?;
             let process = ProcessRuntime::open(process)?;
             let memory_limits = process.capabilities().memory;
@@ -515,6 +548,7 @@ fn manager_config(
     results: ResultsSender,
     lifecycle: Option<mpsc::Sender<LifecycleInput>>,
     runtime: &Arc<dyn ContainerRuntime>,
+    state: State,
 ) -> manager::Config {
     manager::Config {
         shards: senders.iter().map(|sender| Arc::new(sender.clone()) as Arc<dyn CommandSink>).collect(),
@@ -524,6 +558,7 @@ fn manager_config(
             manages_containers: runtime.manages_containers(),
             pod_ip: Some(std::net::Ipv4Addr::LOCALHOST.into()),
         },
+        state,
     }
 }
 

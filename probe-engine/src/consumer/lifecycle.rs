@@ -28,13 +28,14 @@ use crate::consumer::events::NewEvent;
 use crate::runtime::{ContainerRuntime, RuntimeEvent};
 use crate::source::PodUpdateSender;
 use crate::source::runtime::{self as reports, RuntimeReports};
+use crate::state::PodState;
 use crate::{clock, limits};
 
 /// What lifecycle hears.
 #[derive(Clone, Debug)]
 pub enum LifecycleInput {
-    /// A new pod. One whose UID is still being ended is started afterwards.
-    Add(Arc<Pod>),
+    /// A new pod, and what the daemon before this one knew of it. One whose UID is still being ended is started afterwards.
+    Add(Arc<Pod>, Option<Arc<PodState>>),
     /// End it gracefully, within so many seconds; `None`: as its spec says. Said again it can only become shorter.
     Remove(PodUid, Option<u64>),
     /// A liveness or startup probe's verdict became Failure.
@@ -211,7 +212,7 @@ impl Router {
 
     async fn hear(&mut self, input: LifecycleInput) {
         match input {
-            LifecycleInput::Add(pod) => self.add(pod),
+            LifecycleInput::Add(pod, past) => self.add(pod, past),
             LifecycleInput::Remove(uid, grace_seconds) => {
                 self.remove(&uid, Message::End { grace_seconds, now: false }).await;
             }
@@ -225,12 +226,12 @@ impl Router {
         }
     }
 
-    fn add(&mut self, pod: Arc<Pod>) {
+    fn add(&mut self, pod: Arc<Pod>, past: Option<Arc<PodState>>) {
         if self.shutting_down {
             return;
         }
         match self.pods.get_mut(&pod.uid) {
-            None => self.start(pod),
+            None => self.start(pod, past.as_deref()),
             Some(entry) if entry.ending => entry.successor = Some(pod),
             Some(_) => {
                 tracing::warn!(pod = %pod.name, uid = %pod.uid, "pod is known already; nothing changed")
@@ -238,10 +239,10 @@ impl Router {
         }
     }
 
-    fn start(&mut self, pod: Arc<Pod>) {
+    fn start(&mut self, pod: Arc<Pod>, past: Option<&PodState>) {
         let (inbox, messages) = mpsc::channel(limits::POD_INBOX_LEN_MAX);
         let uid = pod.uid.clone();
-        let task = self.tasks.spawn(PodWorker::new(pod, self.context.clone()).run(messages));
+        let task = self.tasks.spawn(PodWorker::new(pod, past, self.context.clone()).run(messages));
         self.task_pods.insert(task.id(), uid.clone());
         self.pods.insert(uid, Entry { inbox, ending: false, successor: None });
     }
@@ -289,7 +290,7 @@ impl Router {
         }
         let successor = self.pods.remove(&uid).and_then(|entry| entry.successor);
         if let Some(pod) = successor {
-            self.add(pod);
+            self.add(pod, None);
         }
     }
 }

@@ -59,7 +59,7 @@ fn input_word(input: &Input) -> String {
 
 fn lifecycle_word(input: &LifecycleInput) -> String {
     match input {
-        LifecycleInput::Add(pod) => format!("add {}", pod.uid),
+        LifecycleInput::Add(pod, _) => format!("add {}", pod.uid),
         LifecycleInput::Remove(uid, None) => format!("remove {uid}"),
         LifecycleInput::Remove(uid, Some(seconds)) => format!("remove {uid} within {seconds}"),
         other => format!("{other:?}"),
@@ -83,6 +83,7 @@ impl Bench {
             results: results_in,
             lifecycle: Some(lifecycle_in),
             runtime: RuntimeFacts { manages_containers, pod_ip: None },
+            state: State::default(),
         };
         Self { manager: Manager::new(config), shards, results, lifecycle }
     }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use probe_core::action::{Action, AttemptId, Passed, Publish, Report, Start, WorkerIndex};
-use probe_core::id::PodUid;
+use probe_core::id::{ContainerName, PodUid};
 use probe_core::outcome::{LocalCause, Outcome};
 use probe_core::scheduler::Scheduler;
 use probe_core::spec::Pod;
@@ -249,13 +249,23 @@ impl<K: Kernel> Shard<K> {
 
     fn add_pod(&mut self, pod: Arc<Pod>, given: &[ProbeSlot], status: Option<Arc<PodStatus>>, now: Instant) {
         let slots = &mut self.slots;
-        self.scheduler.add_pod(Arc::clone(&pod), status, now, &mut |worker, container, probe_type| {
-            let spec = pod.container(container.as_str()).and_then(|container| container.probes.by_type(probe_type));
-            let Some(spec) = spec else { return };
-            let stats = given.iter().find(|slot| slot.container == *container && slot.probe_type == probe_type);
-            let stats = stats.map(|slot| Arc::clone(&slot.stats)).unwrap_or_default();
-            slots.insert(worker, Slot::new(stats, spec));
-        });
+        let past = |container: &ContainerName, probe_type| {
+            let slot = given.iter().find(|slot| slot.container == *container && slot.probe_type == probe_type)?;
+            Some(slot.past?.memory)
+        };
+        self.scheduler.add_pod_remembering(
+            Arc::clone(&pod),
+            status,
+            &past,
+            now,
+            &mut |worker, container, probe_type| {
+                let spec = pod.container(container.as_str()).and_then(|container| container.probes.by_type(probe_type));
+                let Some(spec) = spec else { return };
+                let stats = given.iter().find(|slot| slot.container == *container && slot.probe_type == probe_type);
+                let stats = stats.map(|slot| Arc::clone(&slot.stats)).unwrap_or_default();
+                slots.insert(worker, Slot::new(stats, spec));
+            },
+        );
         self.forget_leases(&pod.uid);
     }
 

@@ -29,6 +29,7 @@ impl Server {
             io: vec!["epoll"],
             in_flight_max: 8,
             lifecycle: None,
+            state: Arc::default(),
             pool: None,
             ebpf: None,
         };

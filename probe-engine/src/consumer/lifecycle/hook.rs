@@ -8,6 +8,7 @@ use probe_core::outcome::Outcome;
 use probe_core::spec::{Exec, Hook, HttpGet, Pod, Scheme};
 
 use super::TimerClock;
+use crate::clock;
 use crate::prober::exec::{self, Execution};
 use crate::prober::http::Plan;
 use crate::prober::quote::quoted;
@@ -126,6 +127,8 @@ async fn http_get(get: &HttpGet, pod_ip: impl Fn() -> Option<std::net::IpAddr>) 
     }
     let ask = async |get: &HttpGet| {
         let plan = Plan::for_hook(get, pod_ip).map_err(text_of)?;
+        // Of no attempt, and on real time.
+        let _hold = clock::hold();
         let address: Box<str> = plan.dial_address().into();
         match tls::hook(plan).await {
             Outcome::Success(_) | Outcome::Warning(_) => Ok(address),

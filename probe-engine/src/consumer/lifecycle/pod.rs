@@ -23,11 +23,12 @@ use probe_core::time::Instant;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-use self::slot::{Slot, SlotPhase};
+use self::slot::Slot;
 use super::Context;
 use super::hook::{Done, HookError, When};
 use crate::consumer::events::{EventType, NewEvent};
 use crate::runtime::{RuntimeError, Started};
+use crate::state::PodState;
 
 /// Wait before something that the system refused is tried again (the kubelet's sync back-off).
 const RETRY: Duration = Duration::from_secs(10);
@@ -74,9 +75,16 @@ enum Called {
 }
 
 impl PodWorker {
-    pub(super) fn new(pod: Arc<Pod>, context: Context) -> Self {
+    pub(super) fn new(pod: Arc<Pod>, past: Option<&PodState>, context: Context) -> Self {
         let reason = if pod.init_containers.is_empty() { "ContainerCreating" } else { "PodInitializing" };
-        let slots = pod.all_containers().map(|container| Slot::new(container.name.clone(), reason)).collect();
+        let is_over = past.is_some_and(|past| past.is_over);
+        let slot = |container: &Container| {
+            let past = past.and_then(|past| past.container(&pod, container.name.as_str()));
+            let mut slot = Slot::new(container.name.clone(), reason);
+            past.into_iter().for_each(|past| slot.remember(past, is_over));
+            slot
+        };
+        let slots = pod.all_containers().map(slot).collect();
         Self {
             pod,
             context,
@@ -160,8 +168,7 @@ impl PodWorker {
         // All of them in one sync.
         for index in 0..turns {
             if self.slots[index].is_new() {
-                self.slots[index].phase = SlotPhase::Starting { early_exit: None };
-                self.next_starts.push_back(index);
+                self.begin(index);
             }
         }
         self.start_next();

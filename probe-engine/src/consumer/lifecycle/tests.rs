@@ -2,6 +2,7 @@
 
 mod hooks;
 mod order;
+mod past;
 
 use std::collections::HashSet;
 use std::net::IpAddr;
@@ -9,6 +10,7 @@ use std::path::PathBuf;
 use std::sync::{Mutex, OnceLock};
 use std::time::Duration;
 
+use probe_core::backoff::Backoff;
 use probe_core::spec::{Container, ContainerKind, ProbeSpec, Probes, RestartPolicy};
 use probe_core::spec::{Exec, Handler};
 use probe_core::status::{ContainerState, PodPhase, PodStatus, Termination};
@@ -56,6 +58,7 @@ impl Fake {
             termination: Termination {
                 exit_code,
                 signal: 0,
+                backoff: Backoff::new(),
                 reason: if exit_code == 0 { "Completed" } else { "Error" }.into(),
                 message: "".into(),
                 started_at: now,
@@ -203,7 +206,7 @@ impl World {
     }
 
     async fn add(&self, pod: &Arc<Pod>) {
-        self.send(LifecycleInput::Add(Arc::clone(pod))).await;
+        self.send(LifecycleInput::Add(Arc::clone(pod), None)).await;
     }
 
     async fn fail(&self, container: &str, id: &str, probe_type: ProbeType) {

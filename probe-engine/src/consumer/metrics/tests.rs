@@ -24,6 +24,7 @@ fn facts() -> Facts {
         io: Vec::new(),
         in_flight_max: 8,
         lifecycle: Some(Arc::default()),
+        state: Arc::default(),
         pool: None,
         ebpf: None,
     }

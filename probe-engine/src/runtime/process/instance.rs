@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use nix::unistd::Pid;
+use probe_core::backoff::Backoff;
 use probe_core::id::{ContainerId, ContainerName, PodUid};
 use probe_core::status::Termination;
 use probe_core::time::Instant;
@@ -260,7 +261,15 @@ fn termination(
         (_, true) => "OOMKilled",
         (_, false) => "Error",
     };
-    Termination { exit_code, signal, reason: reason.into(), message: message.into(), started_at, finished_at }
+    Termination {
+        exit_code,
+        signal,
+        backoff: Backoff::new(),
+        reason: reason.into(),
+        message: message.into(),
+        started_at,
+        finished_at,
+    }
 }
 
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {

@@ -2,11 +2,12 @@
 
 use probe_core::backoff::Backoff;
 use probe_core::id::{ContainerId, ContainerName};
-use probe_core::status::{ContainerState, ContainerStatus, Termination};
+use probe_core::status::{ContainerState as StateNow, ContainerStatus, Termination};
 use probe_core::time::Instant;
 use tokio::task::AbortHandle;
 
 use crate::consumer::lifecycle::hook::When;
+use crate::state::{ContainerState, TerminationState};
 
 /// See the module.
 pub(super) struct Slot {
@@ -18,6 +19,10 @@ pub(super) struct Slot {
     /// The newest instance has no startup probe, or that has succeeded; and its postStart hook is done.
     pub(super) is_started: bool,
     pub(super) phase: SlotPhase,
+    /// How its newest instance ended under the daemon before this one, where that one knew the end; see [`Slot::remember`].
+    pub(super) before: Option<Termination>,
+    /// The end before that, where its newest instance ran.
+    pub(super) earlier: Option<Box<Termination>>,
     /// Of the newest instance, where one runs; it goes with the instance.
     pub(super) hook: Option<RunningHook>,
 }
@@ -73,7 +78,7 @@ pub(super) enum Step {
 
 impl Slot {
     pub(super) fn new(name: ContainerName, reason: &str) -> Self {
-        let state = ContainerState::waiting(reason, "");
+        let state = StateNow::waiting(reason, "");
         let status = ContainerStatus { name: name.clone(), id: None, state, last_termination: None, restart_count: 0 };
         Self {
             name,
@@ -82,7 +87,30 @@ impl Slot {
             instances: 0,
             is_started: false,
             phase: SlotPhase::Idle,
+            before: None,
+            earlier: None,
             hook: None,
+        }
+    }
+
+    /// Takes over what the daemon before this one knew. Instances that ran have ended with it, and what comes now is in their place:
+    /// it counts as no restart. `is_over`: the pod's end was known.
+    pub(super) fn remember(&mut self, past: &ContainerState, is_over: bool) {
+        self.status.restart_count = past.restart_count;
+        self.instances = past.restart_count;
+        let Some(termination) = past.termination.as_ref().map(TerminationState::termination) else {
+            return;
+        };
+        self.backoff = termination.backoff;
+        if is_over && past.has_ended {
+            self.status.state = StateNow::Terminated(Box::new(termination));
+        } else if past.has_ended || past.is_waiting {
+            // The next instance is one more.
+            self.instances = past.restart_count.saturating_add(1);
+            self.before = Some(termination);
+        } else {
+            // It ran: what is shown of the end before is no reason to wait.
+            self.earlier = Some(Box::new(termination));
         }
     }
 
@@ -92,7 +120,7 @@ impl Slot {
     }
 
     pub(super) fn is_running(&self) -> bool {
-        matches!(self.status.state, ContainerState::Running { .. })
+        matches!(self.status.state, StateNow::Running { .. })
     }
 
     /// It runs, or will have been started soon.
@@ -104,12 +132,18 @@ impl Slot {
     pub(super) fn new_instance(&mut self) {
         self.status.restart_count = self.instances;
         self.instances += 1;
+        if let Some(earlier) = self.earlier.take() {
+            self.status.last_termination = Some(earlier);
+        }
         self.keep_termination();
+        if let Some(last) = &mut self.status.last_termination {
+            last.backoff = self.backoff;
+        }
     }
 
     pub(super) fn set_waiting(&mut self, reason: &str, message: String) {
         self.keep_termination();
-        self.status.state = ContainerState::waiting(reason, message);
+        self.status.state = StateNow::waiting(reason, message);
     }
 
     /// Cuts off the hook that runs, if one does; which it was.
@@ -129,8 +163,8 @@ impl Slot {
     }
 
     fn keep_termination(&mut self) {
-        if let ContainerState::Terminated(end) = &self.status.state {
-            self.status.last_termination = Some(end.clone());
+        if let StateNow::Terminated(end) = &self.status.state {
+            self.status.last_termination = Some(Box::new(Termination { backoff: self.backoff, ..(**end).clone() }));
         }
     }
 }

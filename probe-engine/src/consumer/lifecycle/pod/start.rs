@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use probe_core::backoff;
+use probe_core::backoff::{self, Backoff};
 use probe_core::restart::{self, Decision};
 use probe_core::status::{ContainerState, Termination};
 use probe_core::time::Instant;
@@ -66,6 +66,19 @@ impl PodWorker {
                 }
             }
         }
+    }
+
+    /// Its turn has come for the first time. What the daemon before this one knew of it counts as the end before: what had ended
+    /// for good stays so, and what waited goes on waiting.
+    pub(super) fn begin(&mut self, index: usize) {
+        let slot = &mut self.slots[index];
+        let Some(before) = slot.before.take() else {
+            slot.phase = SlotPhase::Starting { early_exit: None };
+            self.next_starts.push_back(index);
+            return;
+        };
+        slot.status.state = ContainerState::Terminated(Box::new(before));
+        self.decide(index, None);
     }
 
     /// What becomes due while others are being started waits until all of those have been: it is a matter of the next sync.
@@ -150,6 +163,7 @@ impl PodWorker {
             slot.status.state = ContainerState::Terminated(Box::new(Termination {
                 exit_code: START_ERROR_EXIT_CODE,
                 signal: 0,
+                backoff: Backoff::new(),
                 reason: "StartError".into(),
                 message: error.to_string().into(),
                 started_at: now,
