@@ -212,8 +212,8 @@ impl Events {
         let since_s = self.last_at.map_or(0.0, |last| (at.as_nanosecond() - last.as_nanosecond()) as f64 / 1e9);
         self.last_at = Some(at);
         let event = format!("{} {} {}: {message}", text("type"), text("reason"), text("container"));
-        // As a transcript has it, where the line ends: a probe that failed without a word leaves a space.
-        Some((event.trim_end().to_owned(), since_s))
+        // As a transcript has it, where a line is one: a probe that failed without a word leaves a space.
+        Some((event.trim_end_matches(' ').replace('\n', "\\n"), since_s))
     }
 }
 
@@ -453,4 +453,104 @@ fn an_exit_code_that_a_rule_names_starts_a_container_again() {
 #[test]
 fn a_readiness_gate_keeps_a_pod_from_being_ready() {
     play("readiness-gate");
+}
+
+#[test]
+fn a_crash_loop_waits_up_to_five_minutes_and_starts_over_after_ten() {
+    play("backoff-growth");
+}
+
+#[test]
+fn failures_are_counted_across_a_restart_that_no_probe_asked_for() {
+    play("counts-leak");
+}
+
+#[test]
+fn readiness_is_probed_while_a_pod_ends() {
+    play("deletion-not-ready");
+}
+
+#[test]
+fn a_background_child_and_a_command_without_end_do_not_hold_a_verdict_up() {
+    play("exec-background");
+}
+
+#[test]
+fn a_grpc_service_that_does_not_serve_fails() {
+    play("grpc-not-serving");
+}
+
+#[test]
+fn a_pre_stop_hook_is_waited_for_as_long_as_the_grace_period() {
+    play("hung-prestop");
+}
+
+#[test]
+fn a_liveness_kill_runs_the_pre_stop_hook_within_the_grace_period() {
+    play("liveness-prestop");
+}
+
+#[test]
+fn under_never_a_liveness_kill_fails_the_pod() {
+    play("never-liveness");
+}
+
+#[test]
+fn under_on_failure_a_pod_completes_with_its_first_good_end() {
+    play("on-failure-completion");
+}
+
+#[test]
+fn a_post_start_hook_that_fails_kills_its_container() {
+    play("poststart-failure");
+}
+
+#[test]
+fn a_post_start_hook_holds_back_what_comes_after_it() {
+    play("poststart-order");
+}
+
+#[test]
+fn an_https_hook_falls_back_to_http() {
+    play("prestop-http-fallback");
+}
+
+#[test]
+fn readiness_comes_and_goes_by_its_thresholds() {
+    play("readiness-flapping");
+}
+
+#[test]
+fn a_local_redirect_is_followed() {
+    play("redirect-local");
+}
+
+#[test]
+fn a_redirect_to_another_host_is_a_warning() {
+    play("redirect-nonlocal");
+}
+
+#[test]
+fn a_slow_start_is_waited_for_by_initial_delays() {
+    play("slow-start");
+}
+
+#[test]
+fn a_startup_probe_that_fails_kills_with_its_own_grace_period() {
+    play("startup-failure");
+}
+
+#[test]
+fn a_startup_probe_gates_the_others() {
+    play("startup-gates");
+}
+
+#[test]
+fn what_ignores_the_stop_signal_is_killed_after_the_grace_period() {
+    play("term-ignored");
+}
+
+#[test]
+fn a_port_name_that_nobody_declares_is_an_error_and_no_verdict() {
+    play("wrong-port-name");
 }
