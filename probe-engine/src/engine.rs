@@ -363,12 +363,8 @@ impl Engine {
 
     fn keep_state(&mut self, config: &Config, results: &ResultsHandle) -> Arc<StateStats> {
         let stats = Arc::new(StateStats::default());
-        let keeper = consumer::state::run(
-            config.state_dir.clone(),
-            results.clone(),
-            Arc::clone(&stats),
-            self.state_end.subscribe(),
-        );
+        let settings = consumer::state::Config { directory: config.state_dir.clone(), interval: config.state_interval };
+        let keeper = consumer::state::run(settings, results.clone(), Arc::clone(&stats), self.state_end.subscribe());
         self.state.push(tokio::spawn(keeper));
         stats
     }

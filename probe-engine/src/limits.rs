@@ -102,8 +102,8 @@ pub const STATE_BYTES_MAX: usize = 256 << 20;
 /// Bytes of one pod in it. More: the pod is left out.
 pub const STATE_POD_BYTES_MAX: usize = 64 << 10;
 
-/// The state file is looked at this often at least: what changed since is lost when the daemon is killed.
-pub const STATE_INTERVAL_MIN: Duration = Duration::from_secs(5);
+/// The state file is looked at this often, unless the operator says otherwise: what changed since is lost when the daemon is killed.
+pub const STATE_INTERVAL: Duration = Duration::from_secs(5);
 
 /// On a node whose state takes long to put together: a hundred times as long as that took, and no longer than this.
 pub const STATE_INTERVAL_MAX: Duration = Duration::from_secs(60);

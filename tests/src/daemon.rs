@@ -230,6 +230,14 @@ impl Daemon {
         kill(pid, signal).expect("the daemon is there");
     }
 
+    /// Ends it with SIGKILL; its directory is for the next one.
+    #[must_use]
+    pub fn kill(mut self) -> tempfile::TempDir {
+        self.signal(Signal::SIGKILL);
+        let _ = self.wait_end();
+        std::mem::replace(&mut self.folder, tempfile::tempdir().expect("a temporary directory"))
+    }
+
     /// Waits for its end.
     pub fn wait_end(&mut self) -> ExitStatus {
         self.wait_for("the daemon's end", |daemon| daemon.child.try_wait().expect("a child"))

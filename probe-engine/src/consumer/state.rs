@@ -5,6 +5,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use tokio::sync::watch;
 
@@ -25,10 +26,20 @@ pub struct StateStats {
     pub pods_left_out: AtomicU64,
 }
 
+/// Where the file is, and how often it is looked at.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The state directory.
+    pub directory: PathBuf,
+    /// So often, or at most [`limits::STATE_INTERVAL_MAX`] where putting the state together takes more than a hundredth of it.
+    pub interval: Duration,
+}
+
 /// Runs until `end` turns true (or its sender goes) and the last state is written, or results has ended.
-pub async fn run(directory: PathBuf, results: ResultsHandle, stats: Arc<StateStats>, mut end: watch::Receiver<bool>) {
+pub async fn run(config: Config, results: ResultsHandle, stats: Arc<StateStats>, mut end: watch::Receiver<bool>) {
+    let Config { directory, interval: interval_min } = config;
     let mut keeper = Keeper { directory, results, stats, written: Vec::new(), is_told: false };
-    let mut interval = limits::STATE_INTERVAL_MIN;
+    let mut interval = interval_min;
     loop {
         let ending = tokio::select! {
             // A sender that is gone means the same.
@@ -40,7 +51,7 @@ pub async fn run(directory: PathBuf, results: ResultsHandle, stats: Arc<StateSta
             return;
         }
         let took = clock::now() - begun;
-        interval = (took * 100).clamp(limits::STATE_INTERVAL_MIN, limits::STATE_INTERVAL_MAX);
+        interval = (took * 100).clamp(interval_min, limits::STATE_INTERVAL_MAX);
     }
 }
 

@@ -1,7 +1,5 @@
 //! From a results stage into a file, and through a manager into the next one.
 
-use std::time::Duration;
-
 use probe_core::id::{PodUid, ProbeType};
 use probe_core::outcome::Verdict;
 use probe_core::pod::ConditionStatus;
@@ -135,12 +133,13 @@ async fn the_file_is_written_in_time_and_once_more_at_the_end() {
     let bench = Bench::start(16, 16);
     let (end, ending) = watch::channel(false);
     let stats: Arc<StateStats> = Arc::default();
-    let keeper = run(directory.path().to_owned(), bench.results.clone(), Arc::clone(&stats), ending);
+    let config = Config { directory: directory.path().to_owned(), interval: limits::STATE_INTERVAL };
+    let keeper = run(config, bench.results.clone(), Arc::clone(&stats), ending);
     let keeper = tokio::spawn(keeper);
     bench.add(&pod, Some(running(&pod, "none://0"))).await;
     let begun = tokio::time::Instant::now();
     while State::read(directory.path()).is_empty() {
-        assert!(begun.elapsed() < limits::STATE_INTERVAL_MIN * 2);
+        assert!(begun.elapsed() < limits::STATE_INTERVAL * 2);
         // tidy: paused time; a file gives no event
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
