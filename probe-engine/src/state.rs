@@ -21,7 +21,7 @@ use probe_core::id::PodUid;
 use prost::Message;
 use sha2::{Digest, Sha256};
 
-pub use self::record::{ContainerState, PodState, ProbeState, TerminationState};
+pub use self::record::{ContainerState, GateState, PodState, ProbeState, TerminationState};
 use crate::limits::{STATE_BYTES_MAX, STATE_POD_BYTES_MAX};
 
 /// In the state directory.
@@ -31,7 +31,9 @@ pub const FILE_NAME: &str = "state";
 pub const ASIDE_NAME: &str = "state.unusable";
 
 /// The version that is written. Earlier ones are read: a field that they lack has its default, which means "not known".
-pub const VERSION: u8 = 1;
+///
+/// 2: conditions of readiness gates. A new version leaves a file of the one before it in `tests/data/state`.
+pub const VERSION: u8 = 2;
 
 /// The first bytes of the file, before its version.
 const MAGIC: &[u8; 15] = b"probe-engine st";

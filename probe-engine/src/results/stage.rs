@@ -152,6 +152,7 @@ impl Stage {
                 let mut record = PodRecord::new(pod, &slots, shard, clock::wall());
                 if let Some(past) = &past {
                     record.added_at = past.added_at().into();
+                    record.gates = past.gates(&record.pod).collect();
                 }
                 if let Some(status) = status {
                     status::accept(&mut record, status);

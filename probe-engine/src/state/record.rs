@@ -3,12 +3,14 @@
 //! The numbers of fields are never used for something else; a field that goes leaves its number unused. Points in time are those
 //! of the wall clock, since a node may have started again.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
 use probe_core::backoff::Backoff;
 use probe_core::id::ProbeType;
 use probe_core::outcome::Verdict;
+use probe_core::pod::ConditionStatus;
 use probe_core::spec::{Container, Pod};
 use probe_core::status::{ContainerState as StateNow, ContainerStatus, Termination};
 use probe_core::time::Instant;
@@ -16,7 +18,7 @@ use probe_core::worker::Memory;
 
 use crate::clock;
 use crate::limits;
-use crate::results::{ContainerView, PodRecord, ProbeRecord, cut};
+use crate::results::{ContainerView, Gate, PodRecord, ProbeRecord, cut};
 
 /// One pod.
 #[derive(Clone, PartialEq, prost::Message)]
@@ -36,6 +38,20 @@ pub struct PodState {
     /// Nothing of it runs, or will run, again.
     #[prost(bool, tag = "5")]
     pub is_over: bool,
+    /// Conditions that were set from outside. Since version 2.
+    #[prost(message, repeated, tag = "6")]
+    pub gates: Vec<GateState>,
+}
+
+/// A condition of a readiness gate.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct GateState {
+    /// Its type.
+    #[prost(string, tag = "1")]
+    pub condition_type: String,
+    /// Its status and last flip.
+    #[prost(message, optional, tag = "2")]
+    pub condition: Option<ConditionState>,
 }
 
 /// A condition's status and the time of its last flip.
@@ -158,12 +174,17 @@ impl PodState {
             status: index_of(&CONDITIONS, status),
             since_ns: nanos(Timestamp::from(since)),
         };
+        let gate = |gate: &Gate| GateState {
+            condition_type: gate.condition_type.to_string(),
+            condition: Some(condition((&gate.status, gate.since))),
+        };
         PodState {
             uid: record.pod.uid.as_str().to_owned(),
             added_at_ns: nanos(record.added_at.into()),
             conditions: conditions.map(condition).collect(),
             containers: record.containers().map(|(spec, view)| ContainerState::of(record, spec, view)).collect(),
             is_over: record.phase.is_terminal(),
+            gates: record.gates.iter().map(gate).collect(),
         }
     }
 
@@ -179,6 +200,14 @@ impl PodState {
         instant(self.added_at_ns)
     }
 
+    /// The conditions of those readiness gates that the pod still has.
+    pub fn gates<'a>(&'a self, pod: &'a Pod) -> impl Iterator<Item = Gate> + 'a {
+        pod.readiness_gates.iter().filter_map(|wanted| {
+            let known = self.gates.iter().find(|known| known.condition_type == **wanted)?.condition.as_ref()?;
+            Some(Gate { condition_type: Arc::clone(wanted), status: known.status(), since: known.since().into() })
+        })
+    }
+
     /// What is kept of a container, unless it has another definition now.
     #[must_use]
     pub fn container(&self, pod: &Pod, name: &str) -> Option<&ContainerState> {
@@ -186,8 +215,6 @@ impl PodState {
         self.containers.iter().find(|known| known.name == name && known.spec_hash == spec.spec_hash)
     }
 }
-
-use probe_core::pod::ConditionStatus;
 
 const CONDITIONS: [ConditionStatus; 3] = [ConditionStatus::Unknown, ConditionStatus::False, ConditionStatus::True];
 

@@ -3,7 +3,7 @@ use std::time::Duration;
 use probe_core::id::ProbeType;
 use probe_core::outcome::Verdict;
 
-use super::record::{ConditionState, timestamp};
+use super::record::{ConditionState, GateState, timestamp};
 use super::*;
 use crate::clock;
 
@@ -37,6 +37,10 @@ fn pod(uid: &str) -> PodState {
         conditions: vec![ConditionState { status: 2, since_ns: 4 }],
         containers: vec![container],
         is_over: false,
+        gates: vec![GateState {
+            condition_type: "example.com/lb".to_owned(),
+            condition: Some(ConditionState { status: 1, since_ns: 5 }),
+        }],
     }
 }
 
@@ -148,4 +152,23 @@ fn numbers_out_of_range_are_not_known_or_cut() {
     let forever =
         TerminationState { backoff_ms: u64::MAX, ..pod("a").containers[0].termination.clone().expect("it ended") };
     assert_eq!(forever.backoff().current(), Duration::from_secs(300));
+}
+
+#[test]
+fn files_of_every_earlier_version_are_read() {
+    for version in 1..VERSION {
+        let path = format!("{}/../tests/data/state/version-{version}", env!("CARGO_MANIFEST_DIR"));
+        let bytes = std::fs::read(&path).expect("a file of each version");
+        assert_eq!(bytes[MAGIC.len()], version);
+        let mut state = State::parse(bytes).expect("a state");
+        let crashing = state.take(&"v1-crashing".into()).expect("the pod");
+        let app = &crashing.containers[0];
+        let end = app.termination.as_ref().expect("it has ended").termination();
+        assert_eq!((app.restart_count, app.is_waiting, end.exit_code), (1, true, 3));
+        assert_eq!(end.backoff.current(), Duration::from_secs(10));
+        let waits = state.take(&"v1-waits".into()).expect("the pod");
+        let readiness = waits.containers[0].probe(ProbeType::Readiness).expect("the probe");
+        assert_eq!(readiness.memory(ProbeType::Readiness).expect("a verdict").run(), (false, 3));
+        assert!(waits.gates.is_empty() && state.is_empty());
+    }
 }

@@ -69,9 +69,12 @@ async fn record(bench: &Bench) -> PodRecord {
 
 #[tokio::test]
 async fn a_daemon_that_starts_again_goes_on_with_verdicts_runs_and_conditions_and_nothing_flaps() {
-    let pod = simple_pod("uid-1", &ProbeType::ALL);
+    let mut pod = (*simple_pod("uid-1", &ProbeType::ALL)).clone();
+    pod.readiness_gates = Box::new(["example.com/lb".into()]);
+    let pod = Arc::new(pod);
     let bench = Bench::start(16, 16);
     bench.add(&pod, Some(running(&pod, "none://0"))).await;
+    bench.input(Input::Gate("uid-1".into(), "example.com/lb".into(), Some(ConditionStatus::True))).await;
     for (probe_type, verdict) in [
         (ProbeType::Startup, Verdict::Success),
         (ProbeType::Readiness, Verdict::Success),
