@@ -131,6 +131,11 @@ pub struct Settings {
     #[arg(long, value_name = "DIR")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub state_dir: Option<PathBuf>,
+    /// How often the state file is looked at, and replaced where it would be another: so much of verdicts, counts and back-off
+    /// is lost when the daemon is killed. On a node where that takes long it is done less often (1 to 60, 5)
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u16).range(1..=60))]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub state_interval_seconds: Option<u16>,
     /// The control API's unix socket
     #[arg(long, value_name = "PATH")]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -219,6 +224,8 @@ pub struct Config {
     pub ignore_unsupported: bool,
     /// See [`Settings::state_dir`].
     pub state_dir: PathBuf,
+    /// See [`Settings::state_interval_seconds`].
+    pub state_interval: Duration,
     /// `None` = nowhere to put it: not root, and no runtime directory.
     pub socket: Option<PathBuf>,
     /// `None` = off.
@@ -308,6 +315,7 @@ fn defaults() -> Settings {
         host_exec: Some(false),
         ignore_unsupported: Some(false),
         state_dir: Some(default_state_dir()),
+        state_interval_seconds: Some(seconds(limits::STATE_INTERVAL)),
         socket: socket::default_path().ok(),
         metrics_listen: Some("127.0.0.1:9750".to_owned()),
         io: Some(IoChoice::Auto),
@@ -348,6 +356,7 @@ fn effective(merged: BTreeMap<String, (Value, String)>) -> Result<Config, Config
         host_exec: settings.host_exec.expect("has a default"),
         ignore_unsupported: settings.ignore_unsupported.expect("has a default"),
         state_dir: settings.state_dir.expect("has a default"),
+        state_interval: Duration::from_secs(settings.state_interval_seconds.expect("has a default").into()),
         socket: settings.socket,
         metrics_listen: (listen != "off").then(|| listen.parse().expect("checked by parse_listen")),
         io: settings.io.expect("has a default"),

@@ -4,6 +4,7 @@
 //! manager, shards, pool, eBPF, results. **Invariant:** a stage ends only after everything that sends to it has ended.
 
 mod ebpf;
+pub mod stepping;
 
 use std::future::Future;
 use std::io;
@@ -23,15 +24,18 @@ use tracing::{error, info, warn};
 pub use self::ebpf::EbpfError;
 
 use self::ebpf::Ebpf;
+use self::stepping::Stepping;
 use crate::api::admin::health::Health;
 use crate::api::admin::supervise::supervise;
 use crate::api::admin::{self, Admin, AdminError};
 use crate::api::server::{self, Backend, ShardFacts, SourceFacts};
 use crate::api::socket::{Socket, SocketError};
 use crate::config::{Config, RuntimeChoice};
+use crate::consumer;
 use crate::consumer::events::{self, EventSender, EventsHandle};
-use crate::consumer::lifecycle::{Lifecycle, LifecycleConfig, LifecycleInput};
+use crate::consumer::lifecycle::{Lifecycle, LifecycleConfig, LifecycleInput, LifecycleStats};
 use crate::consumer::metrics::{Facts, Metrics, PoolLane};
+use crate::consumer::state::StateStats;
 use crate::ebpf::thread::Outputs;
 use crate::manager::{self, CommandSink, RuntimeFacts};
 use crate::prober::pool::{Pool, PoolConfig, PoolError, ReplySink};
@@ -46,6 +50,7 @@ use crate::source::PodUpdateSender;
 use crate::source::control::Control;
 use crate::source::manifest::{self, ManifestConfig, SourceStatus};
 use crate::source::parse::{RuntimeKind, Strictness};
+use crate::state::State;
 use crate::{clock, limits};
 
 /// Threads of the control runtime: sources, manager, results, consumers, API.
@@ -103,8 +108,8 @@ pub enum EngineError {
     Waker(#[source] io::Error),
 }
 
-/// Runs the daemon until SIGTERM, SIGINT or SIGHUP has ended it.
-pub fn run(config: Config, runtime: RuntimeChoice) -> Result<(), EngineError> {
+/// Runs the daemon until SIGTERM, SIGINT or SIGHUP has ended it; `started` is shown it once it runs.
+pub fn run(config: Config, runtime: RuntimeChoice, started: impl FnOnce(&Engine)) -> Result<(), EngineError> {
     let control = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(CONTROL_THREADS)
         .thread_name("control")
@@ -114,6 +119,7 @@ pub fn run(config: Config, runtime: RuntimeChoice) -> Result<(), EngineError> {
     let ended = control.block_on(async {
         let mut signals = Signals::new()?;
         let engine = Engine::start(config, runtime).await?;
+        started(&engine);
         signals.wait().await;
         info!("ending: pods get their grace periods; a second signal kills them at once");
         engine.end(signals.wait()).await;
@@ -171,6 +177,9 @@ pub struct Engine {
     /// True ends the sources.
     sources_end: watch::Sender<bool>,
     sources: Vec<JoinHandle<()>>,
+    /// True has the state file written once more.
+    state_end: watch::Sender<bool>,
+    state: Vec<JoinHandle<()>>,
     /// True ends the servers.
     servers_end: watch::Sender<bool>,
     servers: Vec<JoinHandle<()>>,
@@ -215,6 +224,9 @@ impl Engine {
             // Port 0 was any free one: from here on it is known which.
             config.metrics_listen = Some(bound);
         }
+        std::fs::create_dir_all(&config.state_dir)
+            .map_err(|source| EngineError::StateDir { path: config.state_dir.clone(), source })?;
+        let state = State::read(&config.state_dir);
         let (runtime, memory_limits) = open_runtime(&config, choice)?;
         let Entrances { wakers, senders, inboxes, queues, wake } = Entrances::new(config.shards)?;
         let pool = Pool::start(pool_config(&config), Some(Arc::clone(&runtime)), Arc::new(Replies(senders.clone())))?;
@@ -226,7 +238,8 @@ impl Engine {
         let mut stages = Vec::new();
         stages.push(tokio::spawn(events::run(events_inbox)));
         let (updates, updates_in) = mpsc::channel(limits::POD_UPDATES_LEN_MAX);
-        let lifecycle = start_lifecycle(&config, &runtime, &updates, &event_sender);
+        let lifecycle_stats = Arc::new(LifecycleStats::default());
+        let lifecycle = start_lifecycle(&config, &runtime, &updates, &event_sender, &lifecycle_stats);
         let to_lifecycle = lifecycle.as_ref().map(|(sender, _)| sender.clone());
         let (results_sender, results, results_inbox) = results::channel();
         let stage = results::Config {
@@ -238,7 +251,7 @@ impl Engine {
             lifecycle: to_lifecycle.clone(),
         };
         stages.push(tokio::spawn(results::Stage::new(stage, results_inbox).run()));
-        let manager = manager_config(&senders, results_sender, to_lifecycle, &runtime);
+        let manager = manager_config(&senders, results_sender, to_lifecycle, &runtime, state);
         stages.push(tokio::spawn(manager::run(manager, updates_in)));
 
         let mut engine = Self {
@@ -251,12 +264,15 @@ impl Engine {
             lifecycle,
             sources_end: watch::Sender::new(false),
             sources: Vec::new(),
+            state_end: watch::Sender::new(false),
+            state: Vec::new(),
             servers_end: watch::Sender::new(false),
             servers: Vec::new(),
             stages,
         };
         let manifests = engine.read_manifests(&config, choice, memory_limits);
-        engine.serve_admin(admin, &results);
+        let state_stats = engine.keep_state(&config, &results);
+        engine.serve_admin(admin, &results, lifecycle_stats, state_stats);
         engine.serve_api(&config, socket, manager_start, manifests, &results, &events);
         engine.tell_started(&config);
         Ok(engine)
@@ -273,6 +289,13 @@ impl Engine {
     #[must_use]
     pub fn workers_len(&self) -> usize {
         self.shards.iter().map(ShardThread::workers_len).sum()
+    }
+
+    /// For the test that has taken the clock.
+    #[must_use]
+    pub fn stepping(&self, stepper: clock::Stepper) -> Stepping {
+        let shards = self.senders.iter().cloned().zip(self.shards.iter().map(ShardThread::pace));
+        Stepping::new(stepper, shards.collect())
     }
 
     fn serve_api(
@@ -309,7 +332,13 @@ impl Engine {
         self.servers.push(tokio::spawn(told("control API", api)));
     }
 
-    fn serve_admin(&mut self, listener: Option<TcpListener>, results: &ResultsHandle) {
+    fn serve_admin(
+        &mut self,
+        listener: Option<TcpListener>,
+        results: &ResultsHandle,
+        lifecycle: Arc<LifecycleStats>,
+        state: Arc<StateStats>,
+    ) {
         let pool = self.pool.handle();
         let lane = move |handler| PoolLane { queued: pool.queue_len(handler), in_flight: pool.in_flight(handler) };
         let facts = Facts {
@@ -318,6 +347,8 @@ impl Engine {
             runs_pods: self.runtime.manages_containers(),
             io: self.shards.iter().map(|shard| shard.kernel).collect(),
             in_flight_max: flights_max(self.shards.len()),
+            lifecycle: self.runtime.manages_containers().then_some(lifecycle),
+            state,
             pool: Some(Arc::new(lane)),
             ebpf: self.ebpf.facts.clone(),
         };
@@ -328,6 +359,14 @@ impl Engine {
             self.servers.push(tokio::spawn(admin::serve(listener, admin, self.servers_end.subscribe())));
         }
         self.servers.push(tokio::spawn(supervise(health, self.servers_end.subscribe())));
+    }
+
+    fn keep_state(&mut self, config: &Config, results: &ResultsHandle) -> Arc<StateStats> {
+        let stats = Arc::new(StateStats::default());
+        let settings = consumer::state::Config { directory: config.state_dir.clone(), interval: config.state_interval };
+        let keeper = consumer::state::run(settings, results.clone(), Arc::clone(&stats), self.state_end.subscribe());
+        self.state.push(tokio::spawn(keeper));
+        stats
     }
 
     fn read_manifests(
@@ -374,6 +413,9 @@ impl Engine {
     pub async fn end(self, hurry: impl Future<Output = ()>) {
         self.sources_end.send_replace(true);
         join("source", self.sources).await;
+        // Before the pods are ended: a daemon that starts again goes on with how they were.
+        self.state_end.send_replace(true);
+        join("state", self.state).await;
         if let Some((lifecycle, task)) = self.lifecycle {
             end_pods(lifecycle, task, hurry).await;
         }
@@ -432,7 +474,6 @@ fn open_runtime(config: &Config, choice: RuntimeChoice) -> Result<(Arc<dyn Conta
         }
         RuntimeChoice::Process => {
             let failed = |source| EngineError::StateDir { path: config.state_dir.clone(), source };
-            std::fs::create_dir_all(&config.state_dir).map_err(failed)?;
             let process = ProcessConfig::new(config.state_dir.clone()).map_err(failed)?;
             let process = ProcessRuntime::open(process)?;
             let memory_limits = process.capabilities().memory;
@@ -486,6 +527,7 @@ fn start_lifecycle(
     runtime: &Arc<dyn ContainerRuntime>,
     updates: &PodUpdateSender,
     events: &EventSender,
+    stats: &Arc<LifecycleStats>,
 ) -> Option<(mpsc::Sender<LifecycleInput>, JoinHandle<()>)> {
     if !runtime.manages_containers() {
         return None;
@@ -493,7 +535,7 @@ fn start_lifecycle(
     let max = Duration::from_secs(u64::from(config.crash_loop_back_off_max_seconds));
     let settings = LifecycleConfig { backoff: backoff::Limits { max, ..backoff::Limits::default() } };
     let (sender, input) = mpsc::channel(limits::LIFECYCLE_INPUTS_LEN_MAX);
-    let lifecycle = Lifecycle::new(Arc::clone(runtime), updates.clone(), events.clone(), settings);
+    let lifecycle = Lifecycle::new(Arc::clone(runtime), updates.clone(), events.clone(), settings, Arc::clone(stats));
     Some((sender, tokio::spawn(lifecycle.run(input))))
 }
 
@@ -502,6 +544,7 @@ fn manager_config(
     results: ResultsSender,
     lifecycle: Option<mpsc::Sender<LifecycleInput>>,
     runtime: &Arc<dyn ContainerRuntime>,
+    state: State,
 ) -> manager::Config {
     manager::Config {
         shards: senders.iter().map(|sender| Arc::new(sender.clone()) as Arc<dyn CommandSink>).collect(),
@@ -511,6 +554,7 @@ fn manager_config(
             manages_containers: runtime.manages_containers(),
             pod_ip: Some(std::net::Ipv4Addr::LOCALHOST.into()),
         },
+        state,
     }
 }
 

@@ -27,6 +27,7 @@ pub mod prober;
 pub mod shard;
 
 pub mod results;
+pub mod state;
 
 pub mod consumer;
 pub mod runtime;

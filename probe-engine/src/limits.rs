@@ -95,6 +95,25 @@ pub const HTTP_URL_BYTES_MAX: usize = 16 * 1024;
 /// Bytes of an exec probe's output that are kept. More: dropped, no error.
 pub const EXEC_OUTPUT_BYTES_MAX: usize = 10 * 1024;
 
+/// How long the request of a lifecycle hook may take. The kubelet sets no limit: a preStop hook is waited for only as long as the
+/// grace period is, a postStart hook until its container ends.
+pub const HOOK_REQUEST_MAX: Duration = Duration::from_hours(24);
+
+/// Bytes of the state file. More: pods without a place are left out and counted; a file that is larger is not read.
+pub const STATE_BYTES_MAX: usize = 256 << 20;
+
+/// Bytes of one pod in it. More: the pod is left out.
+pub const STATE_POD_BYTES_MAX: usize = 64 << 10;
+
+/// The state file is looked at this often, unless the operator says otherwise: what changed since is lost when the daemon is killed.
+pub const STATE_INTERVAL: Duration = Duration::from_secs(5);
+
+/// On a node whose state takes long to put together: a hundred times as long as that took, and no longer than this.
+pub const STATE_INTERVAL_MAX: Duration = Duration::from_secs(60);
+
+/// The longest back-off that is taken over from a state file.
+pub const STATE_BACKOFF_MAX: Duration = Duration::from_secs(300);
+
 /// Threads of the worker pool.
 pub const POOL_THREADS: usize = 2;
 

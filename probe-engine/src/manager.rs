@@ -14,8 +14,10 @@ mod pods;
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::net::IpAddr;
+use std::num::NonZeroU32;
 use std::sync::Arc;
 
+use probe_core::backoff::Backoff;
 use probe_core::id::{ContainerId, ContainerName, PodUid, ProbeType};
 use probe_core::spec::{ContainerKind, Pod};
 use probe_core::status::{ContainerState, ContainerStatus, PodPhase, PodStatus, Termination};
@@ -29,8 +31,9 @@ use crate::consumer::lifecycle::LifecycleInput;
 use crate::ebpf::settings;
 use crate::limits;
 use crate::results::{Input, ProbeStats, ResultsSender};
-use crate::shard::inbox::{Command, ProbeSlot, ShardSender};
+use crate::shard::inbox::{Command, Past, ProbeSlot, ShardSender};
 use crate::source::PodUpdate;
+use crate::state::{PodState, State};
 
 /// A shard's entrance.
 pub trait CommandSink: Send + Sync {
@@ -80,6 +83,9 @@ pub struct Config {
     pub lifecycle: Option<mpsc::Sender<LifecycleInput>>,
     /// The runtime.
     pub runtime: RuntimeFacts,
+    /// What the daemon before this one knew. What is left of it when all sources have been read once is of pods that are no
+    /// longer wanted.
+    pub state: State,
 }
 
 /// Runs until every sender of updates has gone, or results has.
@@ -94,6 +100,7 @@ pub fn slots_of(pod: &Pod) -> Box<[ProbeSlot]> {
         container: container.clone(),
         probe_type,
         stats: Arc::new(ProbeStats::default()),
+        past: None,
     };
     pod.probed_containers()
         .flat_map(|container| {
@@ -101,6 +108,18 @@ pub fn slots_of(pod: &Pod) -> Box<[ProbeSlot]> {
             ProbeType::ALL.into_iter().filter(has).map(|t| slot(&container.name, t))
         })
         .collect()
+}
+
+/// What is known of probes of containers that have the same definition still.
+fn remember(slots: &mut [ProbeSlot], pod: &Pod, past: &PodState) {
+    for slot in slots {
+        let known = past.container(pod, slot.container.as_str()).and_then(|container| container.probe(slot.probe_type));
+        slot.past = known.and_then(|known| Some(Past { memory: known.memory(slot.probe_type)?, since: known.since() }));
+        if let Some(past) = &slot.past {
+            let (passed, run) = past.memory.run();
+            slot.stats.remember(passed, run);
+        }
+    }
 }
 
 /// The results stage has ended: there is nothing left to manage for.
@@ -135,6 +154,7 @@ struct Manager {
     is_each_told: bool,
     /// Pods whose containers were named because no runtime does.
     stays_len: u64,
+    state: State,
 }
 
 impl Manager {
@@ -151,6 +171,7 @@ impl Manager {
             waiting: HashMap::new(),
             is_each_told: true,
             stays_len: 0,
+            state: config.state,
         }
     }
 
@@ -193,7 +214,7 @@ impl Manager {
     async fn handle_batch(&mut self, batch: &mut Vec<PodUpdate>) -> Result<(), ResultsGone> {
         let count = |is: fn(&PodUpdate) -> bool| batch.iter().filter(|update| is(update)).count();
         let added = count(|update| matches!(update, PodUpdate::Add(_)));
-        let removed = count(|update| matches!(update, PodUpdate::Remove(_) | PodUpdate::Terminated(_)));
+        let removed = count(|update| matches!(update, PodUpdate::Remove(..) | PodUpdate::Terminated(_)));
         self.is_each_told = added + removed <= limits::LOG_PODS_EACH_MAX;
         if !self.is_each_told {
             info!(added, removed, known = self.pods.len(), "pods are being added and removed");
@@ -208,7 +229,7 @@ impl Manager {
     async fn handle(&mut self, update: PodUpdate) -> Result<(), ResultsGone> {
         match update {
             PodUpdate::Add(pod) => self.add_pod(pod).await,
-            PodUpdate::Remove(uid) => self.remove_pod(&uid).await,
+            PodUpdate::Remove(uid, grace_seconds) => self.remove_pod(&uid, grace_seconds).await,
             PodUpdate::Desired(desired) => self.cleanup_pods(&desired.into_iter().collect()).await,
             PodUpdate::Status(uid, status) => self.handle_status(uid, status).await,
             PodUpdate::StopLivenessAndStartup(uid) => {
@@ -223,6 +244,7 @@ impl Manager {
             PodUpdate::Gate(uid, gate, status) => self.tell_results(Input::Gate(uid, gate, status)).await,
             PodUpdate::Synced(source) => {
                 info!(source, "source has been read");
+                self.state.clear();
                 self.tell_results(Input::Synced(source)).await
             }
         }
@@ -240,8 +262,16 @@ impl Manager {
             warn!(pod = %label(&pod), limit = limits::PODS_MAX, "pod refused: too many pods");
             return Ok(());
         }
-        let slots = slots_of(&pod);
-        let status = (!self.runtime.manages_containers).then(|| Arc::new(self.status_without_runtime(&pod)));
+        let past = self.state.take(&pod.uid).map(Arc::new);
+        let mut slots = slots_of(&pod);
+        let mut status = None;
+        if !self.runtime.manages_containers {
+            // Its containers have gone on meanwhile.
+            if let Some(past) = &past {
+                remember(&mut slots, &pod, past);
+            }
+            status = Some(Arc::new(self.status_without_runtime(&pod, past.as_deref())));
+        }
         tell!(self, pod = %label(&pod), uid = %pod.uid, probes = slots.len(), "pod added");
         let shard = (!slots.is_empty()).then(|| self.least_loaded());
         let added = Input::Added {
@@ -249,23 +279,24 @@ impl Manager {
             slots: slots.clone(),
             shard: shard.map(usize::from),
             status: status.clone(),
+            past: past.clone(),
         };
         self.tell_results(added).await?;
-        self.pods.insert(Managed { pod: Arc::clone(&pod), shard, terminating: false });
+        self.pods.insert(Managed { pod: Arc::clone(&pod), shard, terminating: None });
         if let Some(shard) = shard {
             let shard = &mut self.shards[usize::from(shard)];
             shard.workers_len += slots.len();
             shard.send(Command::AddPod { pod: Arc::clone(&pod), slots, status });
         }
         if self.lifecycle.is_some() {
-            self.tell_lifecycle(LifecycleInput::Add(pod));
+            self.tell_lifecycle(LifecycleInput::Add(pod, past));
         }
         Ok(())
     }
 
     fn add_successor(&mut self, holder: &PodUid, pod: Arc<Pod>) {
         let Some(managed) = self.pods.find(holder) else { return };
-        if !managed.terminating {
+        if managed.terminating.is_none() {
             if managed.pod.uid == pod.uid {
                 warn!(pod = %label(&pod), uid = %pod.uid, "pod is known already; nothing changed");
             } else {
@@ -293,7 +324,7 @@ impl Manager {
     }
 
     /// Ends a pod: through lifecycle where there is one (`Terminated` follows), else at once.
-    async fn remove_pod(&mut self, uid: &PodUid) -> Result<(), ResultsGone> {
+    async fn remove_pod(&mut self, uid: &PodUid, grace_seconds: Option<u64>) -> Result<(), ResultsGone> {
         if let Some(holder) = self.successors.remove(uid) {
             if let Some(waiting) = self.waiting.get_mut(&holder) {
                 waiting.retain(|known| known.uid != *uid);
@@ -309,13 +340,22 @@ impl Manager {
         if self.lifecycle.is_none() {
             return self.forget(uid).await;
         }
-        if managed.terminating {
+        let within = grace_seconds.map_or(NonZeroU32::MAX, |seconds| {
+            // Rule 6.3: at least 1.
+            NonZeroU32::new(seconds.try_into().unwrap_or(u32::MAX)).unwrap_or(NonZeroU32::MIN)
+        });
+        if let Some(before) = managed.terminating {
+            // Said again: only a shorter grace period is news.
+            if within < before {
+                managed.terminating = Some(within);
+                self.tell_lifecycle(LifecycleInput::Remove(uid.clone(), grace_seconds));
+            }
             return Ok(());
         }
-        managed.terminating = true;
+        managed.terminating = Some(within);
         tell!(self, pod = %label(&managed.pod), %uid, "pod is being ended");
         self.tell_results(Input::Deleting(uid.clone())).await?;
-        self.tell_lifecycle(LifecycleInput::Remove(uid.clone()));
+        self.tell_lifecycle(LifecycleInput::Remove(uid.clone(), grace_seconds));
         Ok(())
     }
 
@@ -324,7 +364,7 @@ impl Manager {
         let known = self.successors.keys().chain(self.pods.iter().map(|managed| &managed.pod.uid));
         let undesired: Vec<PodUid> = known.filter(|uid| !desired.contains(*uid)).cloned().collect();
         for uid in undesired {
-            self.remove_pod(&uid).await?;
+            self.remove_pod(&uid, None).await?;
         }
         Ok(())
     }
@@ -418,8 +458,8 @@ impl Manager {
     }
 
     /// The state of a pod whose containers are run by others: started when it was added.
-    fn status_without_runtime(&mut self, pod: &Pod) -> PodStatus {
-        let started_at = clock::now();
+    fn status_without_runtime(&mut self, pod: &Pod, past: Option<&PodState>) -> PodStatus {
+        let started_at = past.map_or_else(clock::now, PodState::added_at_instant);
         // All that an ID must do is to differ from those of other instances of the same container: a number does, it is
         // short, and one for each pod's stay is enough, of which there may be hundreds of thousands.
         let id = ContainerId::new(format!("none://{}", self.stays_len));
@@ -467,6 +507,7 @@ fn container_without_runtime(
     let completed = || Termination {
         exit_code: 0,
         signal: 0,
+        backoff: Backoff::new(),
         reason: "Completed".into(),
         message: "".into(),
         started_at,

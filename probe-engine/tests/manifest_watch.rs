@@ -47,7 +47,7 @@ impl Source {
         let update = timeout(PATIENCE, self.updates.recv()).await;
         match update.expect("an update in time").expect("a source") {
             PodUpdate::Add(pod) => format!("+{}@{}", pod.name, pod.uid),
-            PodUpdate::Remove(uid) => format!("-{uid}"),
+            PodUpdate::Remove(uid, _) => format!("-{uid}"),
             PodUpdate::Synced(name) => format!("synced {name}"),
             other => panic!("{other:?}"),
         }

@@ -131,7 +131,8 @@ async fn a_pod_of_four_probes_costs_600_bytes_of_records_and_96_of_counts_per_pr
         let slots_before = held();
         let slots = slots_of(pod);
         stats_bytes += held() - slots_before - chunk(size_of_val(&*slots));
-        let added = Input::Added { pod: Arc::clone(pod), slots, shard: Some(0), status: Some(Arc::clone(status)) };
+        let added =
+            Input::Added { pod: Arc::clone(pod), slots, shard: Some(0), status: Some(Arc::clone(status)), past: None };
         inputs.send(added).await.expect("the stage runs");
     }
     handle.read(|_| ()).await.expect("the stage runs");

@@ -1,11 +1,11 @@
 //! The real daemon in a temporary directory, driven and watched as an operator would.
 
 use std::fs;
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
@@ -13,6 +13,9 @@ use nix::unistd::Pid;
 
 /// Longer than anything here takes on a slow machine; a test that waits this long has failed.
 pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// What the stepped daemon answers when it has moved its clock.
+pub const STEPPED: &str = "stepped";
 
 /// How often a state is looked at that gives no event to wait for.
 const LOOK: Duration = Duration::from_millis(20);
@@ -33,6 +36,8 @@ pub fn binary() -> PathBuf {
 /// A running daemon; killed with its pods on drop.
 pub struct Daemon {
     child: Child,
+    /// Of a stepped one.
+    steps: Option<(ChildStdin, BufReader<ChildStdout>)>,
     /// Its temporary directory: `manifests`, `state`, `api.sock`, `log`.
     pub folder: tempfile::TempDir,
     /// Where /metrics is.
@@ -54,6 +59,34 @@ impl Daemon {
         Self::start_logging_to(log.into(), folder, runtime, flags)
     }
 
+    /// Starts `stepped-daemon`, which is `program`, in the same way: its clock moves when [`Daemon::step`] says so.
+    ///
+    /// eBPF is off: the kernel program has a clock of its own.
+    #[must_use]
+    pub fn start_stepped(program: &Path, runtime: &str) -> Daemon {
+        // Its containers find it on their PATH, beside the program that they are started by.
+        assert_eq!(program.parent(), binary().parent(), "the daemon and its stepped sister are built in two places");
+        let folder = tempfile::Builder::new().prefix("probe-engine-test-").tempdir().expect("a temporary directory");
+        let log = fs::File::create(folder.path().join("log")).expect("a log file");
+        let mut command = Command::new(program);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(log);
+        let mut daemon = Self::run(&mut command, folder, runtime, &["--ebpf", "off"]);
+        let (input, output) = (daemon.child.stdin.take(), daemon.child.stdout.take());
+        daemon.steps = input.zip(output.map(BufReader::new));
+        daemon
+    }
+
+    /// Moves the clock of a stepped daemon, and waits until nothing is under way.
+    ///
+    /// # Panics
+    /// Where something is under way for longer than [`PATIENCE`], with the daemon's log.
+    pub fn step(&mut self, seconds: f64) {
+        let (input, output) = self.steps.as_mut().expect("a stepped daemon");
+        let mut answer = String::new();
+        let answered = writeln!(input, "step {seconds}").and_then(|()| output.read_line(&mut answer));
+        assert!(answered.is_ok() && answer.trim_end() == STEPPED, "step {seconds}: {answer}\n{}", self.log());
+    }
+
     /// The same with a standard error that is a pipe whose reader has gone.
     #[must_use]
     pub fn start_unheard(folder: tempfile::TempDir, runtime: &str) -> Daemon {
@@ -62,10 +95,16 @@ impl Daemon {
     }
 
     fn start_logging_to(log: OwnedFd, folder: tempfile::TempDir, runtime: &str, flags: &[&str]) -> Daemon {
+        let mut command = Command::new(binary());
+        command.stdin(Stdio::null()).stdout(log.try_clone().expect("the log twice")).stderr(log);
+        Self::run(&mut command, folder, runtime, flags)
+    }
+
+    fn run(command: &mut Command, folder: tempfile::TempDir, runtime: &str, flags: &[&str]) -> Daemon {
         let manifests = folder.path().join("manifests");
         fs::create_dir_all(&manifests).expect("a directory for manifests");
         let metrics = free_port();
-        let child = Command::new(binary())
+        let child = command
             .args(["run", "--runtime", runtime, "--metrics-listen", &metrics.to_string()])
             .arg("--manifests")
             .arg(&manifests)
@@ -74,12 +113,9 @@ impl Daemon {
             .arg("--state-dir")
             .arg(folder.path().join("state"))
             .args(flags)
-            .stdin(Stdio::null())
-            .stdout(log.try_clone().expect("the log twice"))
-            .stderr(log)
             .spawn()
             .expect("the daemon starts");
-        let mut daemon = Daemon { child, folder, metrics };
+        let mut daemon = Daemon { child, steps: None, folder, metrics };
         daemon.wait_for("ready", |daemon| {
             if let Some(status) = daemon.child.try_wait().expect("a child") {
                 panic!("the daemon ended: {status}\n{}", daemon.log());
@@ -192,6 +228,14 @@ impl Daemon {
     pub fn signal(&self, signal: Signal) {
         let pid = Pid::from_raw(i32::try_from(self.pid()).expect("a pid"));
         kill(pid, signal).expect("the daemon is there");
+    }
+
+    /// Ends it with SIGKILL; its directory is for the next one.
+    #[must_use]
+    pub fn kill(mut self) -> tempfile::TempDir {
+        self.signal(Signal::SIGKILL);
+        let _ = self.wait_end();
+        std::mem::replace(&mut self.folder, tempfile::tempdir().expect("a temporary directory"))
     }
 
     /// Waits for its end.

@@ -1,6 +1,8 @@
 //! What the suites of `tests/` share: the reference model, the simulation, target servers, what is fuzzed, and how a test skips.
 
 #[cfg(feature = "engine")]
+pub mod asleep;
+#[cfg(feature = "engine")]
 pub mod daemon;
 #[cfg(feature = "engine")]
 pub mod fuzz;

@@ -126,6 +126,7 @@ impl Pair {
                 let ended = Termination {
                     exit_code: *exit_code,
                     signal: 0,
+                    backoff: probe_core::backoff::Backoff::new(),
                     reason: "Error".into(),
                     message: "".into(),
                     started_at: self.now,

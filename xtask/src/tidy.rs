@@ -20,6 +20,9 @@ const UNSAFE_DOORS: [&str; 7] = [
     "benches/src/floor/slot.rs",
 ];
 
+/// The one program that may move the engine's clock.
+const CLOCK_STEPPER: &str = "tests/src/bin/stepped-daemon.rs";
+
 /// Lines of a source file, its tests apart, at which reading it stops being a pleasure.
 const LINES_MAX: usize = 800;
 
@@ -92,6 +95,9 @@ fn in_source(file: &str, text: &str) -> Vec<String> {
         if in_tests && (code.contains("thread::sleep(") || code.contains("time::sleep(")) && !excused {
             findings
                 .push(format!("{at}: wait for the event, not for time (or say why: `// tidy: ...`, here or above)"));
+        }
+        if code.contains("Stepper::take(") && file != CLOCK_STEPPER {
+            findings.push(format!("{at}: the clock is taken in {CLOCK_STEPPER} alone"));
         }
         let door = UNSAFE_DOORS.iter().any(|door| file.starts_with(door));
         let opens = code.contains("unsafe {") || code.contains("unsafe fn") || code.contains("unsafe impl");

@@ -41,6 +41,18 @@ impl Backoff {
         Self { newest: None }
     }
 
+    /// A back-off that another daemon has come to: this wait, since then.
+    #[must_use]
+    pub const fn of(wait: Duration, updated: Instant) -> Self {
+        Self { newest: Some((wait, updated)) }
+    }
+
+    /// The wait that the newest advance led to, and when that was; `None` before the first.
+    #[must_use]
+    pub const fn parts(&self) -> Option<(Duration, Instant)> {
+        self.newest
+    }
+
     /// The wait in force; zero before the first restart.
     #[must_use]
     pub fn current(&self) -> Duration {

@@ -70,6 +70,7 @@ pub(crate) fn termination(exit_code: i32, finished_at: Instant) -> Termination {
     Termination {
         exit_code,
         signal: 0,
+        backoff: crate::backoff::Backoff::new(),
         reason: reason.into(),
         message: "".into(),
         started_at: Instant::ZERO,

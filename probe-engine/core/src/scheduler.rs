@@ -37,7 +37,7 @@ use crate::spec::{Pod, ProbeSpec};
 use crate::status::PodStatus;
 use crate::time::Instant;
 use crate::wheel::Wheel;
-use crate::worker::{ATTEMPTS_MAX, Change};
+use crate::worker::{ATTEMPTS_MAX, Change, Memory};
 
 /// What a scheduler is made with.
 #[derive(Clone, Debug)]
@@ -186,6 +186,19 @@ impl Scheduler {
         now: Instant,
         made: &mut dyn FnMut(WorkerIndex, &ContainerName, ProbeType),
     ) {
+        self.add_pod_remembering(pod, status, &|_, _| None, now, made);
+    }
+
+    /// The same, with what another daemon knew of its probes: `memory` is asked for each worker of a container that has an
+    /// instance in `status`.
+    pub fn add_pod_remembering(
+        &mut self,
+        pod: Arc<Pod>,
+        status: Option<Arc<PodStatus>>,
+        memory: &dyn Fn(&ContainerName, ProbeType) -> Option<Memory>,
+        now: Instant,
+        made: &mut dyn FnMut(WorkerIndex, &ContainerName, ProbeType),
+    ) {
         let mut known = self.pods_by_uid.find(&self.pods, &pod.uid);
         if let Some(ending) = known
             && self.pods[ending as usize].as_ref().is_some_and(|entry| entry.removed)
@@ -208,6 +221,9 @@ impl Scheduler {
                 if let Some(spec) = container.probes.by_type(probe_type)
                     && let Some(worker) = self.insert_worker(pod_index, position, probe_type, spec, now)
                 {
+                    if let Some(memory) = memory(&container.name, probe_type) {
+                        self.remember(worker, memory);
+                    }
                     made(worker, &container.name, probe_type);
                 }
             }

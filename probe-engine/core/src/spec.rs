@@ -140,6 +140,28 @@ pub struct Exec {
     pub command: Box<[Box<str>]>,
 }
 
+/// `lifecycle.postStart` or `lifecycle.preStop`: what is done once when a container has been started, or before it is stopped.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Hook {
+    /// `exec`: unlike a probe's, its command is run as written.
+    Exec(Exec),
+    /// `httpGet`
+    HttpGet(HttpGet),
+    /// `sleep`: so many seconds; 0 is over at once.
+    Sleep(u64),
+    /// `tcpSocket`: valid, and cannot be run (`pkg/kubelet/lifecycle/handlers.go`, `Run`).
+    TcpSocket,
+}
+
+/// A container's `lifecycle`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Hooks {
+    /// `postStart`
+    pub post_start: Option<Hook>,
+    /// `preStop`
+    pub pre_stop: Option<Hook>,
+}
+
 /// A port after resolution (`pkg/probe/util.go`, `ResolveContainerPort`).
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Port {
@@ -402,6 +424,8 @@ pub struct Container {
     pub restart_rules: Box<[RestartRule]>,
     /// Its probes.
     pub probes: Probes,
+    /// What is done after its start and before its end; most containers have none.
+    pub hooks: Option<Arc<Hooks>>,
     /// How to start it.
     pub process: Arc<Process>,
     /// FNV-1a of the container's manifest: changes when its definition does (back-off key, section 6.5).
@@ -409,6 +433,18 @@ pub struct Container {
 }
 
 impl Container {
+    /// What is done once it has been started.
+    #[must_use]
+    pub fn post_start(&self) -> Option<&Hook> {
+        self.hooks.as_ref()?.post_start.as_ref()
+    }
+
+    /// What is done before it is stopped.
+    #[must_use]
+    pub fn pre_stop(&self) -> Option<&Hook> {
+        self.hooks.as_ref()?.pre_stop.as_ref()
+    }
+
     /// A container with these probes that asks for nothing else. A sidecar is one by its own `restartPolicy`.
     #[must_use]
     pub fn new(name: ContainerName, kind: ContainerKind, probes: Probes) -> Self {
@@ -419,6 +455,7 @@ impl Container {
             restart_policy: (kind == ContainerKind::Sidecar).then_some(RestartPolicy::Always),
             restart_rules: Box::default(),
             probes,
+            hooks: None,
             process: Arc::default(),
             spec_hash: 0,
         }

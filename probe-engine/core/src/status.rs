@@ -4,6 +4,7 @@ use alloc::boxed::Box;
 use alloc::sync::Arc;
 use core::net::IpAddr;
 
+use crate::backoff::Backoff;
 use crate::id::{ContainerId, ContainerName};
 use crate::time::Instant;
 
@@ -133,6 +134,8 @@ pub struct Termination {
     pub exit_code: i32,
     /// The signal that ended it, 0 = none.
     pub signal: i32,
+    /// The container's back-off as it stands after this end: what a daemon that starts again goes on with.
+    pub backoff: Backoff,
     /// `Completed`, `Error`, `OOMKilled`, `StartError` ...
     pub reason: Box<str>,
     /// For people.

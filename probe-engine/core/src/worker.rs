@@ -25,6 +25,41 @@ pub struct Worker {
     on_hold: bool,
 }
 
+/// What a worker goes on with that is made for an instance which another daemon has probed before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Memory {
+    verdict: Verdict,
+    passed: bool,
+    run: u32,
+    on_hold: bool,
+}
+
+impl Memory {
+    /// The stored verdict; and the newest results, `run` in a row that passed or did not. Whether it is on hold follows from the
+    /// verdict of an instance that runs (step 15), and with it that the run begins anew.
+    #[must_use]
+    pub fn new(probe_type: ProbeType, verdict: Verdict, passed: bool, run: u32) -> Self {
+        let on_hold = match probe_type {
+            ProbeType::Startup => verdict != Verdict::Unknown,
+            ProbeType::Liveness => verdict == Verdict::Failure,
+            ProbeType::Readiness => false,
+        };
+        Self { verdict, passed, run: if on_hold { 0 } else { run }, on_hold }
+    }
+
+    /// The stored verdict.
+    #[must_use]
+    pub fn verdict(&self) -> Verdict {
+        self.verdict
+    }
+
+    /// The newest results passed, or not, so many in a row.
+    #[must_use]
+    pub fn run(&self) -> (bool, u32) {
+        (self.passed, self.run)
+    }
+}
+
 /// The pod as the cached status shows it at a step.
 #[derive(Clone, Copy, Debug)]
 pub struct View<'a> {
@@ -103,6 +138,14 @@ impl Worker {
     #[must_use]
     pub fn new(probe_type: ProbeType) -> Self {
         Self { probe_type, container_id: None, verdict: None, last_passed: true, run: 0, on_hold: false }
+    }
+
+    /// A worker that goes on with this instance. Whoever keeps the results knows the verdict already: no [`Change`] tells it.
+    #[must_use]
+    pub fn remembering(probe_type: ProbeType, container_id: ContainerId, memory: Memory) -> Self {
+        let Memory { verdict, passed, run, on_hold } = memory;
+        let container_id = Some(container_id);
+        Self { probe_type, container_id, verdict: Some(verdict), last_passed: passed, run, on_hold }
     }
 
     /// Which probe.
@@ -261,6 +304,38 @@ mod tests {
     use Verdict::{Failure, Success, Unknown};
 
     const NOW: Instant = Instant::from_secs(1000);
+
+    #[test]
+    fn a_worker_that_remembers_goes_on_where_another_was() {
+        let id = ContainerId::from("test://1");
+        let remembering = |probe_type, verdict, passed, run| Bench {
+            worker: Worker::remembering(probe_type, id.clone(), Memory::new(probe_type, verdict, passed, run)),
+            ..Bench::new(probe_type, thresholds(1, 3))
+        };
+        let mut unwell = remembering(Liveness, Success, false, 2);
+        unwell.probe_all(&[false]);
+        assert_eq!((unwell.worker.verdict(), unwell.worker.is_on_hold()), (Some(Failure), true), "the third in a row");
+        assert_eq!(unwell.changes.len(), 1, "neither an initial value nor the known one is a change");
+        for (probe_type, verdict, passed, on_hold) in [
+            (Liveness, Failure, false, true),
+            (Liveness, Success, true, false),
+            (Startup, Success, true, true),
+            (Startup, Failure, false, true),
+            (Startup, Unknown, false, false),
+            (Readiness, Failure, false, false),
+            (Readiness, Success, true, false),
+        ] {
+            let mut bench = remembering(probe_type, verdict, passed, 2);
+            assert_eq!(bench.worker.is_on_hold(), on_hold, "{probe_type} {verdict:?}");
+            assert_eq!(bench.worker.run(), if on_hold { 0 } else { 2 });
+            assert_eq!(bench.step() == Step::Probe, !on_hold);
+            assert_eq!((bench.worker.verdict(), bench.changes.len()), (Some(verdict), 0));
+        }
+        let mut held = remembering(Liveness, Failure, false, 0);
+        held.id = ContainerId::from("test://2");
+        assert!(held.probe(true), "a new instance ends the hold");
+        assert_eq!(held.worker.verdict(), Some(Success));
+    }
 
     /// A worker with the world that it sees.
     struct Bench {

@@ -171,7 +171,7 @@ impl CliError {
 pub fn dispatch(cli: &Cli) -> ExitCode {
     let globals = &cli.globals;
     let result = match &cli.command {
-        Command::Run(args) => run::run(args),
+        Command::Run(args) => run::run(args, |_| {}),
         Command::Validate(args) => validated(args),
         Command::Demo(args) => demo::run(args),
         Command::Serve(args) => return serve::run(args),

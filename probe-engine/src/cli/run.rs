@@ -6,7 +6,8 @@ use std::path::PathBuf;
 use super::{CliError, Exit, logging};
 use crate::api::socket;
 use crate::config::{Config, RuntimeChoice, Settings};
-use crate::{engine, malloc};
+use crate::engine::{self, Engine};
+use crate::malloc;
 
 /// What is said when nobody chose a runtime: nothing is started on a host by accident.
 const RUNTIMES: &str = "--runtime is missing: say who starts and stops containers
@@ -38,8 +39,8 @@ impl RunArgs {
     }
 }
 
-/// Runs the daemon until a signal ends it.
-pub fn run(args: &RunArgs) -> Result<Exit, CliError> {
+/// Runs the daemon until a signal ends it; `started` is shown it once it runs.
+pub fn run(args: &RunArgs, started: impl FnOnce(&Engine)) -> Result<Exit, CliError> {
     let config = args.load()?;
     let runtime: RuntimeChoice = config.runtime.ok_or_else(|| CliError::usage(RUNTIMES))?;
     if config.manifests.is_empty() {
@@ -53,6 +54,6 @@ pub fn run(args: &RunArgs) -> Result<Exit, CliError> {
     if !malloc::map_large_tables() {
         tracing::warn!("malloc took no threshold: large tables may leave holes, and resident memory be larger");
     }
-    engine::run(config, runtime).map_err(|error| CliError::Failed(error.to_string()))?;
+    engine::run(config, runtime, started).map_err(|error| CliError::Failed(error.to_string()))?;
     Ok(Exit::Success)
 }

@@ -6,16 +6,19 @@
 //!
 //! Only for a runtime that manages containers; without one the manager does the little that is left.
 
+mod hook;
 mod pod;
 #[cfg(test)]
 mod tests;
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use probe_core::backoff::Limits;
 use probe_core::id::{ContainerId, ContainerName, PodUid, ProbeType};
-use probe_core::spec::Pod;
+use probe_core::spec::{Hook, Pod};
 use probe_core::time::Instant;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -25,15 +28,16 @@ use crate::consumer::events::NewEvent;
 use crate::runtime::{ContainerRuntime, RuntimeEvent};
 use crate::source::PodUpdateSender;
 use crate::source::runtime::{self as reports, RuntimeReports};
+use crate::state::PodState;
 use crate::{clock, limits};
 
 /// What lifecycle hears.
 #[derive(Clone, Debug)]
 pub enum LifecycleInput {
-    /// A new pod. One whose UID is still being ended is started afterwards.
-    Add(Arc<Pod>),
-    /// End it gracefully.
-    Remove(PodUid),
+    /// A new pod, and what the daemon before this one knew of it. One whose UID is still being ended is started afterwards.
+    Add(Arc<Pod>, Option<Arc<PodState>>),
+    /// End it gracefully, within so many seconds; `None`: as its spec says. Said again it can only become shorter.
+    Remove(PodUid, Option<u64>),
     /// A liveness or startup probe's verdict became Failure.
     Failed {
         /// The pod.
@@ -84,7 +88,39 @@ struct Context {
     reports: RuntimeReports,
     events: EventSink,
     config: LifecycleConfig,
+    stats: Arc<LifecycleStats>,
     clock: TimerClock,
+}
+
+/// What lifecycle counts.
+#[derive(Debug, Default)]
+pub struct LifecycleStats {
+    http_fallbacks: AtomicU64,
+    sleeps_cut_off: AtomicU64,
+}
+
+impl LifecycleStats {
+    /// https hooks that a server answered over plain HTTP (`kubelet_lifecycle_handler_http_fallbacks_total`).
+    #[must_use]
+    pub fn http_fallbacks(&self) -> u64 {
+        self.http_fallbacks.load(Ordering::Relaxed)
+    }
+
+    /// sleep hooks that their container did not outlive (`kubelet_sleep_action_terminated_early_total`).
+    #[must_use]
+    pub fn sleeps_cut_off(&self) -> u64 {
+        self.sleeps_cut_off.load(Ordering::Relaxed)
+    }
+
+    fn http_fallback(&self) {
+        self.http_fallbacks.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn hook_cut_off(&self, hook: Option<&Hook>) {
+        if matches!(hook, Some(Hook::Sleep(_))) {
+            self.sleeps_cut_off.fetch_add(1, Ordering::Relaxed);
+        }
+    }
 }
 
 struct Entry {
@@ -100,19 +136,21 @@ struct Entry {
 struct TimerClock {
     base: Instant,
     timers: tokio::time::Instant,
+    /// How far the clock had been moved then.
+    moved: Duration,
 }
 
 impl TimerClock {
     fn new() -> Self {
-        Self { base: clock::now(), timers: tokio::time::Instant::now() }
+        Self { base: clock::now(), timers: tokio::time::Instant::now(), moved: clock::moved() }
     }
 
     fn now(&self) -> Instant {
-        self.base + self.timers.elapsed()
+        self.base + self.timers.elapsed() + (clock::moved() - self.moved)
     }
 
     async fn sleep_until(&self, at: Instant) {
-        tokio::time::sleep_until(self.timers + (at - self.base)).await;
+        clock::sleep_until_by(at, || self.now()).await;
     }
 }
 
@@ -124,10 +162,11 @@ impl Lifecycle {
         updates: PodUpdateSender,
         events: EventSink,
         config: LifecycleConfig,
+        stats: Arc<LifecycleStats>,
     ) -> Self {
         let (reports, source) = reports::channel(updates);
         let clock = TimerClock::new();
-        Self { context: Context { runtime, reports, events, config, clock }, source }
+        Self { context: Context { runtime, reports, events, config, stats, clock }, source }
     }
 
     /// Runs until a shutdown (or the end of `input`, which is one) has ended every pod, and all is told.
@@ -173,8 +212,10 @@ impl Router {
 
     async fn hear(&mut self, input: LifecycleInput) {
         match input {
-            LifecycleInput::Add(pod) => self.add(pod),
-            LifecycleInput::Remove(uid) => self.remove(&uid, Message::End { now: false }).await,
+            LifecycleInput::Add(pod, past) => self.add(pod, past),
+            LifecycleInput::Remove(uid, grace_seconds) => {
+                self.remove(&uid, Message::End { grace_seconds, now: false }).await;
+            }
             LifecycleInput::Failed { pod, container, container_id, probe_type } => {
                 self.tell(&pod, Message::Failed { container, container_id, probe_type }).await;
             }
@@ -185,12 +226,12 @@ impl Router {
         }
     }
 
-    fn add(&mut self, pod: Arc<Pod>) {
+    fn add(&mut self, pod: Arc<Pod>, past: Option<Arc<PodState>>) {
         if self.shutting_down {
             return;
         }
         match self.pods.get_mut(&pod.uid) {
-            None => self.start(pod),
+            None => self.start(pod, past.as_deref()),
             Some(entry) if entry.ending => entry.successor = Some(pod),
             Some(_) => {
                 tracing::warn!(pod = %pod.name, uid = %pod.uid, "pod is known already; nothing changed")
@@ -198,10 +239,10 @@ impl Router {
         }
     }
 
-    fn start(&mut self, pod: Arc<Pod>) {
+    fn start(&mut self, pod: Arc<Pod>, past: Option<&PodState>) {
         let (inbox, messages) = mpsc::channel(limits::POD_INBOX_LEN_MAX);
         let uid = pod.uid.clone();
-        let task = self.tasks.spawn(PodWorker::new(pod, self.context.clone()).run(messages));
+        let task = self.tasks.spawn(PodWorker::new(pod, past, self.context.clone()).run(messages));
         self.task_pods.insert(task.id(), uid.clone());
         self.pods.insert(uid, Entry { inbox, ending: false, successor: None });
     }
@@ -219,7 +260,7 @@ impl Router {
         tracing::info!(pods = self.pods.len(), now, "ending all pods");
         let uids: Vec<PodUid> = self.pods.keys().cloned().collect();
         for uid in uids {
-            self.remove(&uid, Message::End { now }).await;
+            self.remove(&uid, Message::End { grace_seconds: None, now }).await;
         }
     }
 
@@ -249,7 +290,7 @@ impl Router {
         }
         let successor = self.pods.remove(&uid).and_then(|entry| entry.successor);
         if let Some(pod) = successor {
-            self.add(pod);
+            self.add(pod, None);
         }
     }
 }

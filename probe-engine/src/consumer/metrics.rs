@@ -10,6 +10,7 @@ mod snapshot;
 mod text;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use probe_core::id::ProbeType;
 use probe_core::outcome::LocalCause;
@@ -19,6 +20,8 @@ pub use self::latency::{Counts, Latency, SinceStart};
 use self::snapshot::{EngineSnapshot, HandlerSums, PHASES, PodSnapshot, ProbesSnapshot};
 pub use self::text::CONTENT_TYPE;
 use self::text::{Buckets, Kind, Labels, Text};
+use crate::consumer::lifecycle::LifecycleStats;
+use crate::consumer::state::StateStats;
 use crate::ebpf::stats::EbpfStats;
 use crate::results::{ResultsError, ResultsHandle, SeriesLevel, SeriesLevels};
 use crate::shard::metrics::{HandlerKind, Occupancy, OutcomeKind};
@@ -51,6 +54,10 @@ pub struct Facts {
     pub io: Vec<&'static str>,
     /// Attempts on each shard's ring at most.
     pub in_flight_max: usize,
+    /// What lifecycle counts, where it runs.
+    pub lifecycle: Option<Arc<LifecycleStats>>,
+    /// Of the state file.
+    pub state: Arc<StateStats>,
     /// The pool, where there is one.
     pub pool: Option<PoolView>,
     /// The kernel program and what watches it; `None` where it is not loaded.
@@ -104,9 +111,13 @@ impl Metrics {
             if facts.runs_pods && probes.levels.has_pods() {
                 write_pods(&mut text, &probes.pods);
             }
+            if let Some(stats) = &facts.lifecycle {
+                write_hooks(&mut text, stats);
+            }
             write_attempts(&mut text, &engine);
             passive::write(&mut text, &engine.passive, facts.ebpf.as_ref());
             write_daemon(&mut text, &engine, probes.levels, &facts);
+            write_state(&mut text, &facts.state);
             write_probes(&mut text, &probes);
             text.finish()
         })
@@ -235,6 +246,46 @@ fn write_pods(text: &mut Text, pods: &[PodSnapshot]) {
             pod_ready.value(&labels, u64::from(pod.ready == status));
         }
     }
+}
+
+fn write_state(text: &mut Text, stats: &StateStats) {
+    let load = |number: &AtomicU64| number.load(Ordering::Relaxed);
+    text.family("probe_engine_state_bytes", Kind::Gauge, "Size of the state file.")
+        .value(&Labels::none(), load(&stats.bytes));
+    text.family(
+        "probe_engine_state_current_timestamp_seconds",
+        Kind::Gauge,
+        "When the state file was last known to be up to date, since 1970; 0 where it never was.",
+    )
+    .value(&Labels::none(), load(&stats.current_at_ms) / 1_000);
+    text.family(
+        "probe_engine_state_pods_left_out",
+        Kind::Gauge,
+        "Pods that had no place in the state file at the last look.",
+    )
+    .value(&Labels::none(), load(&stats.pods_left_out));
+    text.family(
+        "probe_engine_state_write_errors_total",
+        Kind::Counter,
+        "Times that the state file could not be written.",
+    )
+    .value(&Labels::none(), load(&stats.errors));
+}
+
+/// Under the kubelet's names.
+fn write_hooks(text: &mut Text, stats: &LifecycleStats) {
+    text.family(
+        "kubelet_lifecycle_handler_http_fallbacks_total",
+        Kind::Counter,
+        "HTTPS lifecycle hooks that a server answered over plain HTTP, and that succeeded with it.",
+    )
+    .value(&Labels::none(), stats.http_fallbacks());
+    text.family(
+        "kubelet_sleep_action_terminated_early_total",
+        Kind::Counter,
+        "Lifecycle hooks of kind sleep that were cut off before their time was over.",
+    )
+    .value(&Labels::none(), stats.sleeps_cut_off());
 }
 
 fn for_each_container(pods: &[PodSnapshot], mut write: impl FnMut(&Labels, bool, u32)) {

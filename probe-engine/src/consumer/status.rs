@@ -17,6 +17,8 @@ use probe_core::status::{ContainerStatus, PodStatus};
 use probe_core::time::Instant;
 
 use crate::results::{CONDITIONS_LEN, ContainerView, Gate, PodRecord};
+use crate::shard::inbox::ProbeSlot;
+use crate::state::PodState;
 
 /// Takes over the runtime's newest word. Returns how many restarts it tells of that were not known before.
 pub fn accept(record: &mut PodRecord, status: Arc<PodStatus>) -> u64 {
@@ -39,6 +41,23 @@ pub fn accept(record: &mut PodRecord, status: Arc<PodStatus>) -> u64 {
     record.deleting |= status.deleting;
     record.status = Some(status);
     restarts
+}
+
+/// Of a pod whose state is known from the start: what the daemon before this one knew of its probes and conditions. Nothing of
+/// that is a change.
+pub fn remember(record: &mut PodRecord, slots: &[ProbeSlot], past: Option<&PodState>) {
+    for (container, spec) in record.containers.iter().zip(record.pod.all_containers()) {
+        for probe in &mut record.probes[container.probes()] {
+            let is_its_own = |slot: &&ProbeSlot| slot.container == spec.name && slot.probe_type == probe.probe_type;
+            if let Some(past) = slots.iter().find(is_its_own).and_then(|slot| slot.past) {
+                probe.remember(past.memory.verdict(), past.since);
+            }
+        }
+    }
+    let conditions = past.into_iter().flat_map(|past| &past.conditions);
+    for ((known, status), since) in conditions.zip(&mut record.conditions).zip(&mut record.since) {
+        (*status, *since) = (known.status(), known.since().into());
+    }
 }
 
 /// Computes started and ready of every container, and the conditions, again. `now` becomes the transition time

@@ -3,6 +3,7 @@
 //! Bound: [`crate::limits::PODS_MAX`], kept by the manager.
 
 use std::hash::{BuildHasher, RandomState};
+use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use hashbrown::HashTable;
@@ -17,8 +18,8 @@ pub(super) struct Managed {
     pub(super) pod: Arc<Pod>,
     /// Where its workers live; `None` for a pod without probes, of which no shard hears.
     pub(super) shard: Option<u16>,
-    /// Lifecycle is ending it.
-    pub(super) terminating: bool,
+    /// Lifecycle is ending it, within so many seconds; [`NonZeroU32::MAX`]: as its spec says.
+    pub(super) terminating: Option<NonZeroU32>,
 }
 
 const _: () = assert!(size_of::<Managed>() <= 16);

@@ -59,8 +59,9 @@ fn input_word(input: &Input) -> String {
 
 fn lifecycle_word(input: &LifecycleInput) -> String {
     match input {
-        LifecycleInput::Add(pod) => format!("add {}", pod.uid),
-        LifecycleInput::Remove(uid) => format!("remove {uid}"),
+        LifecycleInput::Add(pod, _) => format!("add {}", pod.uid),
+        LifecycleInput::Remove(uid, None) => format!("remove {uid}"),
+        LifecycleInput::Remove(uid, Some(seconds)) => format!("remove {uid} within {seconds}"),
         other => format!("{other:?}"),
     }
 }
@@ -82,6 +83,7 @@ impl Bench {
             results: results_in,
             lifecycle: Some(lifecycle_in),
             runtime: RuntimeFacts { manages_containers, pod_ip: None },
+            state: State::default(),
         };
         Self { manager: Manager::new(config), shards, results, lifecycle }
     }
@@ -173,8 +175,8 @@ async fn m05_a_sidecar_has_three_slots() {
 async fn m06_removing_an_unknown_pod_or_one_without_probes_reaches_no_shard() {
     let mut bench = Bench::new(1, false);
     bench.add(&simple_pod("a", &[])).await;
-    bench.send(PodUpdate::Remove(PodUid::from("b"))).await;
-    bench.send(PodUpdate::Remove(PodUid::from("a"))).await;
+    bench.send(PodUpdate::Remove(PodUid::from("b"), None)).await;
+    bench.send(PodUpdate::Remove(PodUid::from("a"), None)).await;
     assert_eq!(bench.told_results(), ["added a", "removed a"]);
     assert!(bench.taken().is_empty());
 }
@@ -184,7 +186,7 @@ async fn m07_removing_a_pod_ends_its_workers_and_no_others() {
     let mut bench = Bench::new(1, false);
     bench.add(&three("a")).await;
     bench.add(&three("b")).await;
-    bench.send(PodUpdate::Remove(PodUid::from("a"))).await;
+    bench.send(PodUpdate::Remove(PodUid::from("a"), None)).await;
     assert_eq!(bench.taken(), ["add a 3", "add b 3", "remove a"]);
     assert_eq!(bench.manager.shards[0].workers_len, 3);
 }
@@ -210,8 +212,8 @@ async fn m11_stop_liveness_and_startup_goes_to_the_pods_shard() {
 async fn a_managed_pod_is_ended_by_lifecycle_and_forgotten_when_it_has_terminated() {
     let mut bench = Bench::new(1, true);
     bench.add(&three("a")).await;
-    bench.send(PodUpdate::Remove(PodUid::from("a"))).await;
-    bench.send(PodUpdate::Remove(PodUid::from("a"))).await;
+    bench.send(PodUpdate::Remove(PodUid::from("a"), None)).await;
+    bench.send(PodUpdate::Remove(PodUid::from("a"), None)).await;
     assert_eq!(bench.taken(), ["add a 3"], "readiness goes on");
     assert_eq!(bench.told_lifecycle(), ["add a", "remove a"]);
     bench.send(PodUpdate::Terminated(PodUid::from("a"))).await;
@@ -236,7 +238,7 @@ async fn without_a_runtime_containers_run_since_the_pod_was_added_and_init_conta
     assert_eq!(status.phase, PodPhase::Running);
     assert!(bench.told_lifecycle().is_empty());
     // Those of a pod that comes back are other instances.
-    bench.send(PodUpdate::Remove(status_pod.uid.clone())).await;
+    bench.send(PodUpdate::Remove(status_pod.uid.clone(), None)).await;
     bench.add(&status_pod).await;
     let ids = std::iter::from_fn(|| bench.results.try_recv().ok()).find_map(|input| match input {
         Input::Added { status, .. } => status?.container(&"main".into())?.id.clone(),
@@ -261,7 +263,7 @@ async fn a_pod_of_the_same_name_waits_while_the_old_one_terminates() {
     let mut bench = Bench::new(1, true);
     let of = |uid| pod(uid, "web", [container("c", ContainerKind::Regular, &ProbeType::ALL)]);
     bench.add(&of("old")).await;
-    bench.send(PodUpdate::Remove(PodUid::from("old"))).await;
+    bench.send(PodUpdate::Remove(PodUid::from("old"), None)).await;
     bench.add(&of("new")).await;
     assert_eq!(bench.told_results(), ["added old", "deleting old"]);
     bench.send(PodUpdate::Terminated(PodUid::from("old"))).await;
@@ -273,7 +275,7 @@ async fn a_pod_of_the_same_name_waits_while_the_old_one_terminates() {
 async fn a_pod_that_comes_back_under_its_uid_while_it_terminates_starts_again_afterwards() {
     let mut bench = Bench::new(1, true);
     bench.add(&three("a")).await;
-    bench.send(PodUpdate::Remove(PodUid::from("a"))).await;
+    bench.send(PodUpdate::Remove(PodUid::from("a"), None)).await;
     bench.add(&three("a")).await;
     bench.send(PodUpdate::Terminated(PodUid::from("a"))).await;
     assert_eq!(bench.told_results(), ["added a", "deleting a", "removed a", "added a"]);
@@ -284,7 +286,7 @@ async fn one_pod_may_wait_for_the_name_and_another_for_the_uid_of_the_same() {
     let mut bench = Bench::new(1, true);
     let of = |uid, name| pod(uid, name, [container("c", ContainerKind::Regular, &ProbeType::ALL)]);
     bench.add(&of("1", "a")).await;
-    bench.send(PodUpdate::Remove(PodUid::from("1"))).await;
+    bench.send(PodUpdate::Remove(PodUid::from("1"), None)).await;
     bench.add(&of("2", "a")).await;
     bench.add(&of("1", "b")).await;
     bench.send(PodUpdate::Terminated(PodUid::from("1"))).await;
@@ -297,8 +299,8 @@ async fn two_pods_that_swap_their_uids_both_come_back() {
     let of = |uid, name| pod(uid, name, [container("c", ContainerKind::Regular, &ProbeType::ALL)]);
     bench.add(&of("1", "a")).await;
     bench.add(&of("2", "b")).await;
-    bench.send(PodUpdate::Remove(PodUid::from("1"))).await;
-    bench.send(PodUpdate::Remove(PodUid::from("2"))).await;
+    bench.send(PodUpdate::Remove(PodUid::from("1"), None)).await;
+    bench.send(PodUpdate::Remove(PodUid::from("2"), None)).await;
     bench.add(&of("2", "a")).await;
     bench.add(&of("1", "b")).await;
     bench.send(PodUpdate::Terminated(PodUid::from("1"))).await;
@@ -311,9 +313,9 @@ async fn two_pods_that_swap_their_uids_both_come_back() {
 async fn a_waiting_pod_that_is_removed_never_comes() {
     let mut bench = Bench::new(1, true);
     bench.add(&three("a")).await;
-    bench.send(PodUpdate::Remove(PodUid::from("a"))).await;
+    bench.send(PodUpdate::Remove(PodUid::from("a"), None)).await;
     bench.add(&three("a")).await;
-    bench.send(PodUpdate::Remove(PodUid::from("a"))).await;
+    bench.send(PodUpdate::Remove(PodUid::from("a"), None)).await;
     bench.send(PodUpdate::Terminated(PodUid::from("a"))).await;
     assert_eq!(bench.told_results(), ["added a", "deleting a", "removed a"]);
 }
@@ -324,7 +326,7 @@ async fn pods_go_to_the_shard_with_the_fewest_workers() {
     bench.add(&three("a")).await;
     bench.add(&simple_pod("b", &[ProbeType::Liveness])).await;
     bench.add(&simple_pod("c", &[ProbeType::Liveness])).await;
-    bench.send(PodUpdate::Remove(PodUid::from("a"))).await;
+    bench.send(PodUpdate::Remove(PodUid::from("a"), None)).await;
     bench.add(&simple_pod("d", &[ProbeType::Liveness])).await;
     assert_eq!(bench.shards[0].take(), ["add a 3", "remove a", "add d 1"]);
     assert_eq!(bench.shards[1].take(), ["add b 1", "add c 1"]);
@@ -418,7 +420,7 @@ async fn a_batch_is_told_in_its_order_and_what_results_has_no_room_for_waits() {
     // More than the channel to results holds.
     let len = 2_500;
     let mut batch: Vec<PodUpdate> = (0..len).map(|i| PodUpdate::Add(three(&format!("p{i}")))).collect();
-    batch.push(PodUpdate::Remove("p7".into()));
+    batch.push(PodUpdate::Remove("p7".into(), None));
     let mut results = std::mem::replace(&mut bench.results, mpsc::channel(1).1);
     let told = tokio::spawn(async move {
         let mut told = Vec::new();

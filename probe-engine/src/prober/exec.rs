@@ -10,8 +10,9 @@
 use std::fs::File;
 use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
-use std::process::{Command, ExitStatus, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::LazyLock;
 use std::time::Duration;
 
@@ -28,22 +29,12 @@ use tokio::time::timeout;
 use super::duration::GoDuration;
 use crate::limits;
 
-/// Runs `command` and judges it. `shown` is the command as the probe has it, for texts; `limit` `None` = no
-/// timeout (lifecycle hooks). The caller has set the program, its arguments, environment, directory and user;
-/// stdin, stdout, stderr and the process group are set here (so nothing may call setsid before the exec).
+/// Runs `command`; `limit` `None` = no timeout (lifecycle hooks). The caller has set the program, its arguments, environment,
+/// directory and user; stdin, stdout, stderr and the process group are set here (so nothing may call setsid before the exec).
 ///
-/// Needs a tokio runtime with I/O and time. Exit 0 is a success, any other end and the timeout are failures, a
-/// command that cannot be run is an error, a system without room for a process is trouble of our own.
-pub async fn run(command: Command, shown: &[Box<str>], limit: Option<Duration>) -> Outcome {
-    match run_for_status(command, limit).await {
-        Ok(Ended::Exited { status, output }) if status.success() => Outcome::Success(output.into_text()),
-        Ok(Ended::Exited { output, .. }) => Outcome::Failure(output.into_text()),
-        Ok(Ended::TimedOut { after }) => Outcome::Failure(timeout_text(shown, after)),
-        Err(NotRun::Local(cause)) => Outcome::Local(cause),
-        Err(NotRun::Command { why }) => Outcome::Error(
-            format!("failed to start exec: exec: \"{}\": {why}", shown.first().map_or("", |program| program)).into(),
-        ),
-    }
+/// Needs a tokio runtime with I/O and time.
+pub async fn run(command: Command, limit: Option<Duration>) -> Execution {
+    run_for_status(command, limit).await.unwrap_or_else(|not_run| not_run)
 }
 
 /// The command of an exec probe, to be run on this host as this user.
@@ -55,26 +46,69 @@ pub fn host_command(command: &[Box<str>]) -> Command {
     host
 }
 
-/// The kubelet's text for a command that ran out of time (`pkg/kubelet/cri/remote`, `ExecSync`). Runtimes use
-/// it too: by it the pool knows a timeout from another failure.
+/// The kubelet's text for a command that ran out of time (`pkg/kubelet/cri/remote`, `ExecSync`).
 #[must_use]
 pub fn timeout_text(shown: &[Box<str>], after: Duration) -> Box<str> {
     format!("command timed out: \"{}\" timed out after {}", shown.join(" "), GoDuration(after)).into()
 }
 
-/// How a command that ran ended.
-enum Ended {
-    Exited { status: ExitStatus, output: Output },
-    TimedOut { after: Duration },
-}
-
-/// Why a command did not run.
-enum NotRun {
-    Command { why: String },
+/// How the run of a command ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Execution {
+    /// By itself.
+    Exited {
+        /// 128 and its number for a signal.
+        exit_code: i32,
+        /// The first bytes of standard output, at most [`limits::EXEC_OUTPUT_BYTES_MAX`].
+        stdout: Vec<u8>,
+        /// The same of standard error.
+        stderr: Vec<u8>,
+    },
+    /// It was killed at its limit.
+    TimedOut {
+        /// The limit.
+        after: Duration,
+    },
+    /// It could not be run.
+    NotRun {
+        /// Why.
+        why: Box<str>,
+    },
+    /// The system had no room for a process.
     Local(LocalCause),
 }
 
-async fn run_for_status(mut command: Command, limit: Option<Duration>) -> Result<Ended, NotRun> {
+impl Execution {
+    /// As a probe sees it: exit 0 is a success, any other end and the timeout are failures, a command that cannot be run is an
+    /// error, a system without room for a process is trouble of our own. `shown`: the command as the probe has it.
+    #[must_use]
+    pub fn outcome(self, shown: &[Box<str>]) -> Outcome {
+        match self {
+            Execution::Exited { exit_code: 0, stdout, stderr } => Outcome::Success(text_of(stdout, &stderr)),
+            Execution::Exited { stdout, stderr, .. } => Outcome::Failure(text_of(stdout, &stderr)),
+            Execution::TimedOut { after } => Outcome::Failure(timeout_text(shown, after)),
+            Execution::NotRun { why } => Outcome::Error(why),
+            Execution::Local(cause) => Outcome::Local(cause),
+        }
+    }
+}
+
+/// stdout followed by stderr, cut at [`limits::EXEC_OUTPUT_BYTES_MAX`]; what is no UTF-8 is replaced.
+#[must_use]
+pub fn text_of(stdout: Vec<u8>, stderr: &[u8]) -> Box<str> {
+    let mut bytes = stdout;
+    bytes.extend_from_slice(stderr);
+    bytes.truncate(limits::EXEC_OUTPUT_BYTES_MAX);
+    let mut text = match String::from_utf8(bytes) {
+        Ok(text) => text,
+        Err(error) => String::from_utf8_lossy(error.as_bytes()).into_owned(),
+    };
+    text.truncate(text.floor_char_boundary(limits::EXEC_OUTPUT_BYTES_MAX));
+    text.into()
+}
+
+/// Both sides of the result are ends; the error is one of a command that did not run.
+async fn run_for_status(mut command: Command, limit: Option<Duration>) -> Result<Execution, Execution> {
     let (mut stdout, stdout_writer) = Captured::pipe()?;
     let (mut stderr, stderr_writer) = Captured::pipe()?;
     command.stdin(nothing()).stdout(stdout_writer).stderr(stderr_writer);
@@ -116,18 +150,17 @@ async fn run_for_status(mut command: Command, limit: Option<Duration>) -> Result
             group.forget();
             stdout.take_rest();
             stderr.take_rest();
-            let output = Output { stdout, stderr };
-            Ok(Ended::Exited { status, output })
+            let exit_code = status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or_default());
+            Ok(Execution::Exited { exit_code, stdout: stdout.kept, stderr: stderr.kept })
         }
-        Some(Err(error)) => Err(NotRun::Command { why: format!("cannot wait for it: {error}") }),
+        Some(Err(error)) => Err(Execution::NotRun { why: format!("cannot wait for a command: {error}").into() }),
         None => {
             group.kill();
             // Longer than this only where it hangs in the kernel: then tokio reaps it when it ends.
             if timeout(limits::EXEC_REAP_MAX, child.wait()).await.is_ok() {
                 group.forget();
             }
-            let after = limit.unwrap_or_default();
-            Ok(Ended::TimedOut { after })
+            Ok(Execution::TimedOut { after: limit.unwrap_or_default() })
         }
     }
 }
@@ -139,12 +172,12 @@ fn nothing() -> Stdio {
     copy.map_or_else(Stdio::null, Stdio::from)
 }
 
-fn not_run(error: &io::Error, program: &Path, directory: Option<&Path>) -> NotRun {
+fn not_run(error: &io::Error, program: &Path, directory: Option<&Path>) -> Execution {
     let why = match (error.raw_os_error(), error.kind()) {
-        (Some(libc::EAGAIN), _) => return NotRun::Local(LocalCause::Processes),
-        (Some(libc::EMFILE), _) => return NotRun::Local(LocalCause::ProcessFiles),
-        (Some(libc::ENFILE), _) => return NotRun::Local(LocalCause::SystemFiles),
-        (Some(libc::ENOMEM), _) => return NotRun::Local(LocalCause::Memory),
+        (Some(libc::EAGAIN), _) => return Execution::Local(LocalCause::Processes),
+        (Some(libc::EMFILE), _) => return Execution::Local(LocalCause::ProcessFiles),
+        (Some(libc::ENFILE), _) => return Execution::Local(LocalCause::SystemFiles),
+        (Some(libc::ENOMEM), _) => return Execution::Local(LocalCause::Memory),
         (_, ErrorKind::NotFound | ErrorKind::NotADirectory)
             if directory.is_some_and(|directory| !directory.is_dir()) =>
         {
@@ -157,7 +190,7 @@ fn not_run(error: &io::Error, program: &Path, directory: Option<&Path>) -> NotRu
         (Some(errno), _) => Errno::from_raw(errno).desc().to_lowercase(),
         (None, _) => error.to_string(),
     };
-    NotRun::Command { why }
+    Execution::NotRun { why: format!("failed to start exec: exec: \"{}\": {why}", program.display()).into() }
 }
 
 /// A process group that dies with this value, unless it was forgotten.
@@ -188,27 +221,6 @@ impl Drop for Group {
     }
 }
 
-/// What a process wrote, stdout and stderr apart.
-struct Output {
-    stdout: Captured,
-    stderr: Captured,
-}
-
-impl Output {
-    /// stdout followed by stderr, cut at [`limits::EXEC_OUTPUT_BYTES_MAX`]; what is no UTF-8 is replaced.
-    fn into_text(self) -> Box<str> {
-        let mut bytes = self.stdout.kept;
-        bytes.extend_from_slice(&self.stderr.kept);
-        bytes.truncate(limits::EXEC_OUTPUT_BYTES_MAX);
-        let mut text = match String::from_utf8(bytes) {
-            Ok(text) => text,
-            Err(error) => String::from_utf8_lossy(error.as_bytes()).into_owned(),
-        };
-        text.truncate(text.floor_char_boundary(limits::EXEC_OUTPUT_BYTES_MAX));
-        text.into()
-    }
-}
-
 /// The reading end of a process's pipe, and the first [`limits::EXEC_OUTPUT_BYTES_MAX`] bytes that came.
 struct Captured {
     pipe: Pipe,
@@ -232,7 +244,7 @@ impl AsFd for Pipe {
 }
 
 impl Captured {
-    fn pipe() -> Result<(Self, Stdio), NotRun> {
+    fn pipe() -> Result<(Self, Stdio), Execution> {
         let failed = |error: io::Error| not_run(&error, Path::new("pipe/"), None);
         let (reader, writer) = io::pipe().map_err(failed)?;
         let reader = OwnedFd::from(reader);

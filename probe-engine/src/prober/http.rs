@@ -20,6 +20,9 @@ use super::url::{Url, join_host_port};
 /// The default `User-Agent` of a probe.
 pub const PROBE_USER_AGENT: &str = "kube-probe/1.34";
 
+/// The default `User-Agent` of a lifecycle hook (`pkg/kubelet/lifecycle/handlers.go`).
+pub const HOOK_USER_AGENT: &str = "kube-lifecycle/1.34";
+
 /// The cause of a failure when the deadline passes before the response's head is complete.
 pub const TIMEOUT_IN_HEAD: &str = "context deadline exceeded (Client.Timeout exceeded while awaiting headers)";
 
@@ -57,6 +60,17 @@ pub struct Plan {
     origin_host: Box<str>,
     /// Which request of the attempt this is, from 1.
     request_number: u8,
+    /// Whom the answer is for.
+    purpose: Purpose,
+}
+
+/// Whom a request is made for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// A probe: the status decides.
+    Probe,
+    /// A lifecycle hook: any answer is a success.
+    Hook,
 }
 
 impl fmt::Debug for Plan {
@@ -102,11 +116,22 @@ impl Plan {
     /// The attempt's outcome where no request can be made: [`Outcome::Error`] for a port or URL that cannot be
     /// used, [`Outcome::Failure`] for a header value that Go's transport refuses.
     pub fn new(get: &HttpGet, pod_ip: Option<IpAddr>) -> Result<Plan, Outcome> {
-        Plan::with_user_agent(get, pod_ip, PROBE_USER_AGENT)
+        Plan::for_purpose(get, pod_ip, Purpose::Probe)
     }
 
-    /// As [`Plan::new`], with another default `User-Agent` (lifecycle hooks have one of their own).
-    fn with_user_agent(get: &HttpGet, pod_ip: Option<IpAddr>, user_agent: &str) -> Result<Plan, Outcome> {
+    /// The first request of a lifecycle hook: that of a probe, with another default `User-Agent`.
+    ///
+    /// # Errors
+    /// As [`Plan::new`].
+    pub fn for_hook(get: &HttpGet, pod_ip: Option<IpAddr>) -> Result<Plan, Outcome> {
+        Plan::for_purpose(get, pod_ip, Purpose::Hook)
+    }
+
+    fn for_purpose(get: &HttpGet, pod_ip: Option<IpAddr>, purpose: Purpose) -> Result<Plan, Outcome> {
+        let user_agent = match purpose {
+            Purpose::Probe => PROBE_USER_AGENT,
+            Purpose::Hook => HOOK_USER_AGENT,
+        };
         let port = match &get.port {
             Port::Number(port) => *port,
             Port::Unusable(text) => return Err(Outcome::Error(text.clone())),
@@ -128,6 +153,7 @@ impl Plan {
             lines: headers.lines(user_agent).into_bytes(),
             origin_host: url.hostname().into(),
             request_number: 1,
+            purpose,
         };
         Plan::assemble(&url, parts)
     }
@@ -146,6 +172,7 @@ impl Plan {
                 lines: self.request[self.lines_at..].to_vec(),
                 origin_host: self.origin_host.clone(),
                 request_number: self.request_number.saturating_add(1),
+                purpose: self.purpose,
             },
         )
     }
@@ -161,6 +188,12 @@ impl Plan {
     #[must_use]
     pub const fn request_number(&self) -> u8 {
         self.request_number
+    }
+
+    /// Whom the answer is for.
+    #[must_use]
+    pub const fn purpose(&self) -> Purpose {
+        self.purpose
     }
 
     /// As Go writes the dialed address in messages; a name is not resolved in it.
@@ -211,6 +244,7 @@ impl Plan {
             lines_at,
             origin_host: parts.origin_host,
             request_number: parts.request_number,
+            purpose: parts.purpose,
         })
     }
 }
@@ -223,12 +257,23 @@ struct Parts<'a> {
     lines: Vec<u8>,
     origin_host: Box<str>,
     request_number: u8,
+    purpose: Purpose,
 }
 
 /// What a complete response means.
 #[must_use]
 pub fn judge(plan: &Plan, response: &Response) -> Judgement {
-    judge_head(plan, response).unwrap_or_else(|| Judgement::Final(final_outcome(response)))
+    judge_head(plan, response).unwrap_or_else(|| {
+        Judgement::Final(match plan.purpose {
+            Purpose::Probe => final_outcome(response),
+            Purpose::Hook => answered(),
+        })
+    })
+}
+
+/// What any answer to a hook is, whatever its status and whatever becomes of its body.
+fn answered() -> Outcome {
+    Outcome::Success(Box::default())
 }
 
 /// By its status: one that Go's client may follow.
@@ -281,10 +326,14 @@ pub fn transport_error(plan: &Plan, cause: impl fmt::Display) -> Outcome {
     failure(&plan.url, cause)
 }
 
-/// The outcome of an attempt whose body could not be read: discarded and tried again (rule 2.7).
+/// The outcome of an attempt whose body could not be read: of a probe it is discarded and tried again (rule 2.7), a hook does
+/// not care.
 #[must_use]
-pub fn body_error(_plan: &Plan, cause: impl fmt::Display) -> Outcome {
-    Outcome::Error(cause.to_string().into())
+pub fn body_error(plan: &Plan, cause: impl fmt::Display) -> Outcome {
+    match plan.purpose {
+        Purpose::Probe => Outcome::Error(cause.to_string().into()),
+        Purpose::Hook => answered(),
+    }
 }
 
 fn failure(url: &str, cause: impl fmt::Display) -> Outcome {

@@ -8,7 +8,7 @@ pub mod grpc;
 pub mod http;
 pub mod http1;
 pub mod pool;
-mod quote;
+pub(crate) mod quote;
 pub mod resolve;
 pub mod stream;
 pub mod tcp;

@@ -20,6 +20,7 @@ use probe_core::spec::Handler;
 use probe_core::time::Instant;
 use tokio::sync::{Notify, Semaphore, SemaphorePermit, watch};
 
+use super::exec::Execution;
 use super::{Attempted, Phases, Request, exec, grpc, http, tcp, tls};
 use crate::runtime::ContainerRuntime;
 use crate::shard::inbox::PoolReply;
@@ -292,25 +293,27 @@ pub async fn attempt(
 async fn execute(request: &Request, command: &[Box<str>], started: Instant, means: Means<'_>) -> Outcome {
     let timeout = request.spec.timeout();
     let left = clock::until(started + timeout);
-    let outcome = match (means.exec, &request.container_id) {
-        (ExecBy::Host, _) => exec::run(exec::host_command(command), command, Some(timeout)).await,
+    let execution = match (means.exec, &request.container_id) {
+        (ExecBy::Host, _) => exec::run(exec::host_command(command), Some(timeout)).await,
         (ExecBy::Runtime(runtime), Some(id)) => {
             // A runtime may not keep the deadline (a background child that holds the pipes, a hung shim).
-            let answer = runtime.exec(id, command, timeout);
+            let answer = runtime.exec(id, command, Some(timeout));
             tokio::time::timeout(left + limits::EXEC_ANSWER_MARGIN, answer)
                 .await
-                .unwrap_or_else(|_elapsed| Outcome::Failure(exec::timeout_text(command, timeout)))
+                .unwrap_or(Execution::TimedOut { after: timeout })
         }
-        (ExecBy::Runtime(_), None) => Outcome::Error(format!("container of {} is not running", request.label).into()),
+        (ExecBy::Runtime(_), None) => {
+            Execution::NotRun { why: format!("container of {} is not running", request.label).into() }
+        }
         (ExecBy::Nobody, _) => {
-            Outcome::Error("exec probes need a container runtime; this daemon runs with none".into())
+            Execution::NotRun { why: "exec probes need a container runtime; this daemon runs with none".into() }
         }
     };
-    match outcome {
-        Outcome::Failure(text) if !means.exec_probe_timeout && text == exec::timeout_text(command, timeout) => {
-            Outcome::Error(text)
+    match execution {
+        Execution::TimedOut { after } if !means.exec_probe_timeout => {
+            Outcome::Error(exec::timeout_text(command, after))
         }
-        outcome => outcome,
+        execution => execution.outcome(command),
     }
 }
 

@@ -11,9 +11,9 @@ use probe_core::outcome::Outcome;
 use probe_core::spec::{Handler, HttpGet, Scheme};
 use probe_core::time::Instant;
 
-use crate::clock;
+use crate::{clock, limits};
 
-use super::http::{self, Judgement, Plan, Target};
+use super::http::{self, Judgement, Plan, Purpose, Target};
 use super::http1::{Progress, Response};
 use super::{Attempted, Phases, Request, dial};
 
@@ -39,6 +39,12 @@ pub async fn attempt(request: &Request, started: Instant, resume: Option<Target>
     };
     phases.total = clock::now() - started;
     Attempted { outcome, phases }
+}
+
+/// Makes the requests of a lifecycle hook, for which nothing sets a time limit but its caller, who may drop this, and
+/// [`limits::HOOK_REQUEST_MAX`].
+pub async fn hook(plan: Plan) -> Outcome {
+    follow_all(plan, clock::now() + limits::HOOK_REQUEST_MAX, &mut Phases::default()).await
 }
 
 fn first_plan(request: &Request, get: &HttpGet, resume: Option<Target>, requests_made: u8) -> Result<Plan, Outcome> {
@@ -87,7 +93,9 @@ async fn ask(plan: &Plan, deadline: Instant, phases: &mut Phases) -> Result<Judg
 /// Whose sessions this request may resume; `None` = there is no TLS, or the host is a name, whose server may be another
 /// each time.
 fn peer(plan: &Plan) -> Option<Peer> {
-    let addr = plan.addr.filter(|_| plan.scheme == Scheme::Https)?;
+    // A hook is run once, and by whoever is there: nothing is to be gained.
+    let is_probe = plan.purpose() == Purpose::Probe;
+    let addr = plan.addr.filter(|_| plan.scheme == Scheme::Https && is_probe)?;
     Some(Peer { addr, host: plan.host.as_str().into() })
 }
 
@@ -281,4 +289,4 @@ fn add(phase: &mut Option<Duration>, more: Duration) {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

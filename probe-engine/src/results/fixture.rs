@@ -152,6 +152,7 @@ impl Bench {
             slots: slots_of(pod),
             shard: Some(0),
             status: status.map(Arc::new),
+            past: None,
         })
         .await;
     }

@@ -13,6 +13,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::Node;
 use crate::limits;
 use crate::shard::inbox::ProbeSlot;
+use crate::state::PodState;
 
 /// Why the results stage did not answer.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -45,6 +46,8 @@ pub enum Input {
         shard: Option<usize>,
         /// Its state, where it is known already.
         status: Option<Arc<PodStatus>>,
+        /// What the daemon before this one knew.
+        past: Option<Arc<PodState>>,
     },
     /// The runtime's newest word on a pod.
     Status(PodUid, Arc<PodStatus>),

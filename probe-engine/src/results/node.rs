@@ -496,6 +496,13 @@ impl ProbeRecord {
         self.set_container_id(about.as_ref(), newest);
     }
 
+    /// Takes over what was stored of the newest instance before.
+    pub(crate) fn remember(&mut self, verdict: Verdict, since: Timestamp) {
+        self.verdict = Some(verdict);
+        self.since = since.into();
+        self.about = About::Newest;
+    }
+
     /// Takes over a stored or removed verdict; `false` where nothing changed for anyone. `newest`: the instance that the
     /// pod's status knows.
     pub(super) fn publish(&mut self, publish: &Publish, newest: Option<&ContainerId>) -> bool {

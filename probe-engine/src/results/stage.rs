@@ -147,11 +147,16 @@ impl Stage {
 
     fn handle_input(&mut self, input: Input) {
         match input {
-            Input::Added { pod, slots, shard, status } => {
+            Input::Added { pod, slots, shard, status, past } => {
                 let uid = pod.uid.clone();
                 let mut record = PodRecord::new(pod, &slots, shard, clock::wall());
+                if let Some(past) = &past {
+                    record.added_at = past.added_at().into();
+                    record.gates = past.gates(&record.pod).collect();
+                }
                 if let Some(status) = status {
                     status::accept(&mut record, status);
+                    status::remember(&mut record, &slots, past.as_deref());
                 }
                 self.node.insert(record);
                 self.refresh(&uid);
@@ -480,7 +485,7 @@ mod tests {
         let (mut stage, _sender) = stage();
         let pod = simple_pod("a", &ProbeType::ALL);
         let (slots, status) = (slots_of(&pod), Some(Arc::new(running(&pod, "id"))));
-        stage.handle_input(Input::Added { pod, slots, shard: Some(0), status });
+        stage.handle_input(Input::Added { pod, slots, shard: Some(0), status, past: None });
         let failed = |probe_type| publish("a", probe_type, "id", Some(Verdict::Failure));
         for probe_type in [ProbeType::Readiness, ProbeType::Liveness, ProbeType::Liveness] {
             stage.handle_update(0, failed(probe_type));
@@ -496,7 +501,7 @@ mod tests {
         let pod = simple_pod("a", &[ProbeType::Readiness]);
         let (slots, status) = (slots_of(&pod), Some(Arc::new(running(&pod, "id"))));
         // It comes while this stage is taking updates, and has its inputs behind it.
-        sender.send(Input::Added { pod, slots, shard: Some(0), status }).await.expect("the stage lives");
+        sender.send(Input::Added { pod, slots, shard: Some(0), status, past: None }).await.expect("the stage lives");
         stage.handle_update(0, publish("a", ProbeType::Readiness, "id", Some(Verdict::Success)));
         let record = &stage.node.pods[&PodUid::from("a")];
         assert!(record.is_ready());

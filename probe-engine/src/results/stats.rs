@@ -114,6 +114,13 @@ impl ProbeStats {
         set(&self.answers, load(&self.answers) & !FAILED | PASSIVE | INSTANT);
     }
 
+    /// Before the first call: so many results of one kind in a row, which another daemon has seen.
+    pub fn remember(&self, passed: bool, run: u32) {
+        set(&self.run, run);
+        let failed = if passed { 0 } else { FAILED };
+        set(&self.answers, load(&self.answers) & !FAILED | failed);
+    }
+
     /// How the newest attempt was answered; trouble of our own is no answer.
     pub fn note_answer(&self, answer: Answer) {
         let answers = load(&self.answers);
@@ -180,6 +187,12 @@ impl ProbeStats {
     #[must_use]
     pub fn run(&self) -> u32 {
         load(&self.run)
+    }
+
+    /// That call was a failure.
+    #[must_use]
+    pub fn has_failed(&self) -> bool {
+        load(&self.answers) & FAILED != 0
     }
 
     /// How many in a row make the verdict, as of that call: a failure's threshold or a success's. 0 before the first.

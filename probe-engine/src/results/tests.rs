@@ -77,7 +77,7 @@ async fn a_shard_that_still_ends_an_earlier_pod_of_the_uid_is_not_heard() {
     let mut bench = Bench::start(16, 16);
     let pod = simple_pod("a", &[ProbeType::Liveness]);
     let (slots, status) = (slots_of(&pod), Some(Arc::new(running(&pod, ID))));
-    bench.input(Input::Added { pod, slots, shard: Some(1), status }).await;
+    bench.input(Input::Added { pod, slots, shard: Some(1), status, past: None }).await;
     bench.push(publish("a", ProbeType::Liveness, ID, Some(Verdict::Failure)));
     assert_eq!(bench.verdict("a", ProbeType::Liveness).await, None);
     assert!(bench.lifecycle.try_recv().is_err());

@@ -10,10 +10,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use probe_core::id::{ContainerId, ContainerName, PodUid};
-use probe_core::outcome::Outcome;
 use probe_core::spec::Pod;
 use probe_core::status::Termination;
 use probe_core::time::Instant;
+
+use crate::prober::exec::Execution;
 
 /// A boxed future, so that the trait can be an object.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -106,9 +107,14 @@ pub trait ContainerRuntime: Send + Sync + 'static {
     /// once nothing of the instance is left. `Exited` is told besides. Stopping an ended instance is no error.
     fn stop<'a>(&'a self, id: &'a ContainerId, grace: Duration) -> BoxFuture<'a, Result<(), RuntimeError>>;
 
-    /// Runs a command in a container (`ExecSync` of the CRI): non-zero exit and timeout are failures, a
-    /// command that cannot be run is `Outcome::Error`. Output is cut at `limits::EXEC_OUTPUT_BYTES_MAX`.
-    fn exec<'a>(&'a self, id: &'a ContainerId, command: &'a [Box<str>], timeout: Duration) -> BoxFuture<'a, Outcome>;
+    /// Runs a command in a container (`ExecSync` of the CRI), for `limit` at most; `None` = as long as it takes, or until the
+    /// future is dropped, which kills it.
+    fn exec<'a>(
+        &'a self,
+        id: &'a ContainerId,
+        command: &'a [Box<str>],
+        limit: Option<Duration>,
+    ) -> BoxFuture<'a, Execution>;
 
     /// Forgets a pod whose containers have all ended: cgroups, bookkeeping. Its logs stay until `purge`.
     fn remove_pod<'a>(&'a self, uid: &'a PodUid) -> BoxFuture<'a, Result<(), RuntimeError>>;

@@ -8,12 +8,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use probe_core::id::{ContainerId, ContainerName, PodUid};
-use probe_core::outcome::Outcome;
 use probe_core::spec::Pod;
 
 use super::{BoxFuture, ContainerRuntime, RuntimeError, RuntimeEvent, Started};
 use crate::clock;
-use crate::prober::exec;
+use crate::prober::exec::{self, Execution};
 
 /// See the module.
 #[derive(Clone, Copy, Debug)]
@@ -75,15 +74,20 @@ impl ContainerRuntime for NoneRuntime {
         Box::pin(async { Ok(()) })
     }
 
-    fn exec<'a>(&'a self, id: &'a ContainerId, command: &'a [Box<str>], timeout: Duration) -> BoxFuture<'a, Outcome> {
+    fn exec<'a>(
+        &'a self,
+        id: &'a ContainerId,
+        command: &'a [Box<str>],
+        limit: Option<Duration>,
+    ) -> BoxFuture<'a, Execution> {
         Box::pin(async move {
             if self.host_exec {
-                return exec::run(exec::host_command(command), command, Some(timeout)).await;
+                return exec::run(exec::host_command(command), limit).await;
             }
             let text = format!(
                 "cannot exec in {id}: runtime none runs no containers; use --runtime process, or --host-exec to run commands on this host"
             );
-            Outcome::Error(text.into())
+            Execution::NotRun { why: text.into() }
         })
     }
 
@@ -110,13 +114,15 @@ impl ContainerRuntime for NoneRuntime {
 
 #[cfg(test)]
 mod tests {
+    use probe_core::outcome::Outcome;
+
     use super::*;
 
     fn run(runtime: NoneRuntime, script: &str) -> Outcome {
         let command: Vec<Box<str>> = ["/bin/sh", "-c", script].map(Box::from).into();
         let id = ContainerId::new("none://pod/app/0".to_owned());
         let tokio = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-        tokio.block_on(runtime.exec(&id, &command, Duration::from_secs(10)))
+        tokio.block_on(runtime.exec(&id, &command, Some(Duration::from_secs(10)))).outcome(&command)
     }
 
     #[test]

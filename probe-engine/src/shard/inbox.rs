@@ -5,13 +5,14 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 
 use crossbeam::queue::ArrayQueue;
-
+use jiff::Timestamp;
 use probe_core::action::AttemptId;
 use probe_core::id::{ContainerName, PodUid, ProbeType};
 use probe_core::outcome::Outcome;
 use probe_core::spec::Pod;
 use probe_core::status::PodStatus;
 use probe_core::time::Instant;
+use probe_core::worker::Memory;
 
 use super::kernel::Waker;
 use crate::limits;
@@ -26,6 +27,17 @@ pub struct ProbeSlot {
     pub probe_type: ProbeType,
     /// Written by the shard alone, read by anyone.
     pub stats: Arc<ProbeStats>,
+    /// What a daemon before this one knew of it.
+    pub past: Option<Past>,
+}
+
+/// A probe's verdict as a state file had it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Past {
+    /// What its worker goes on with.
+    pub memory: Memory,
+    /// When the verdict was last set to another value.
+    pub since: Timestamp,
 }
 
 /// From the manager to a shard.
@@ -170,6 +182,11 @@ impl ShardSender {
             }
         }
         wakes
+    }
+
+    /// Ends the shard's wait without a command: the clock has been moved.
+    pub fn wake(&self) {
+        self.shared.waker.wake();
     }
 
     /// The shard has ended: nothing is taken any more.

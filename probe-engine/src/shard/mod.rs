@@ -12,6 +12,7 @@ mod lease;
 pub mod metrics;
 pub mod once;
 pub mod outbox;
+pub mod pace;
 pub mod ring;
 mod slot;
 pub mod token;
@@ -39,6 +40,7 @@ use crate::results::UpdateQueue;
 use crate::{clock, limits};
 use inbox::Inbox;
 use kernel::{CloseMode, IoChoice, Kernel, OpenError, Opened, Waker};
+use pace::Pace;
 
 pub use turn::{Shard, Turn};
 
@@ -139,6 +141,7 @@ pub struct ShardThread {
     pub fallback: Option<String>,
     heartbeat: Arc<AtomicU64>,
     workers_len: Arc<AtomicUsize>,
+    pace: Arc<AtomicU64>,
     thread: JoinHandle<()>,
 }
 
@@ -161,6 +164,12 @@ impl ShardThread {
         Arc::clone(&self.heartbeat)
     }
 
+    /// What it waits for, told after every turn on a stepped clock. For whoever steps it.
+    #[must_use]
+    pub fn pace(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.pace)
+    }
+
     /// Waits for its end, which `Command::Shutdown` brings about. False if it panicked.
     #[must_use]
     pub fn join(self) -> bool {
@@ -179,7 +188,9 @@ pub fn spawn(
     let shard = config.index;
     let heartbeat = Arc::new(AtomicU64::new(clock::now().as_nanos()));
     let workers_len = Arc::new(AtomicUsize::new(0));
-    let told = Told { heartbeat: Arc::clone(&heartbeat), workers_len: Arc::clone(&workers_len) };
+    let pace = Arc::new(AtomicU64::new(Pace::UnderWay.to_word()));
+    let told =
+        Told { heartbeat: Arc::clone(&heartbeat), workers_len: Arc::clone(&workers_len), pace: Arc::clone(&pace) };
     let (opened, opening) = mpsc::sync_channel(1);
     let body = move || {
         // A failed send: nobody waits for this shard, and its inbox ends it.
@@ -202,7 +213,7 @@ pub fn spawn(
     let thread = thread.map_err(|source| SpawnError::Thread { shard, source })?;
     match opening.recv() {
         Ok(Ok((kernel, fallback))) => {
-            Ok(ShardThread { index: shard, kernel, fallback, heartbeat, workers_len, thread })
+            Ok(ShardThread { index: shard, kernel, fallback, heartbeat, workers_len, pace, thread })
         }
         Ok(Err(source)) => Err(SpawnError::Kernel { shard, source }),
         Err(mpsc::RecvError) => Err(SpawnError::Ended { shard }),
@@ -213,6 +224,7 @@ pub fn spawn(
 struct Told {
     heartbeat: Arc<AtomicU64>,
     workers_len: Arc<AtomicUsize>,
+    pace: Arc<AtomicU64>,
 }
 
 fn run<K: Kernel>(
@@ -224,7 +236,14 @@ fn run<K: Kernel>(
     told: &Told,
 ) {
     let mut shard = Shard::new(config, kernel, inbox, updates, pool, clock::now());
+    let tell_pace = |shard: &Shard<K>| {
+        if clock::is_stepped() {
+            told.pace.store(shard.pace().to_word(), Ordering::Release);
+        }
+    };
+    tell_pace(&shard);
     while shard.turn(&mut clock::now) == Turn::Again {
+        tell_pace(&shard);
         told.heartbeat.store(clock::now().as_nanos(), Ordering::Relaxed);
         told.workers_len.store(shard.scheduler().workers_len(), Ordering::Relaxed);
     }

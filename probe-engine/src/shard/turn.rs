@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use probe_core::action::{Action, AttemptId, Passed, Publish, Report, Start, WorkerIndex};
-use probe_core::id::PodUid;
+use probe_core::id::{ContainerName, PodUid};
 use probe_core::outcome::{LocalCause, Outcome};
 use probe_core::scheduler::Scheduler;
 use probe_core::spec::Pod;
@@ -22,6 +22,7 @@ use super::kernel::{Completion, Kernel};
 use super::lease::Leases;
 use super::metrics::{HandlerKind, Occupancy, ShardMetrics};
 use super::outbox::Outbox;
+use super::pace::Pace;
 use super::slot::{Current, Slot, Slots};
 use super::waiting::{Lane, Waiting};
 use super::{JobSink, ShardConfig};
@@ -175,6 +176,16 @@ impl<K: Kernel> Shard<K> {
         self.waiting.attempts_len()
     }
 
+    /// Whether it may be left alone, and until when. A pool's reply that wakes nobody is of an attempt that is under way here.
+    #[must_use]
+    pub fn pace(&self) -> Pace {
+        let attempts = self.slots.attempts().used > 0 || !self.flights.is_empty() || self.waiting.attempts_len() > 0;
+        if attempts || self.outbox.is_waiting() || !self.inbox.is_empty() || self.ending.is_some() {
+            return Pace::UnderWay;
+        }
+        self.scheduler.poll_timeout().map_or(Pace::Idle, Pace::Until)
+    }
+
     /// How long there is nothing to do; `None` = there is something now.
     fn wait(&self, now: Instant) -> Option<Duration> {
         if !self.completions.is_empty() || !self.inbox.is_empty() || self.may_start() {
@@ -238,13 +249,23 @@ impl<K: Kernel> Shard<K> {
 
     fn add_pod(&mut self, pod: Arc<Pod>, given: &[ProbeSlot], status: Option<Arc<PodStatus>>, now: Instant) {
         let slots = &mut self.slots;
-        self.scheduler.add_pod(Arc::clone(&pod), status, now, &mut |worker, container, probe_type| {
-            let spec = pod.container(container.as_str()).and_then(|container| container.probes.by_type(probe_type));
-            let Some(spec) = spec else { return };
-            let stats = given.iter().find(|slot| slot.container == *container && slot.probe_type == probe_type);
-            let stats = stats.map(|slot| Arc::clone(&slot.stats)).unwrap_or_default();
-            slots.insert(worker, Slot::new(stats, spec));
-        });
+        let past = |container: &ContainerName, probe_type| {
+            let slot = given.iter().find(|slot| slot.container == *container && slot.probe_type == probe_type)?;
+            Some(slot.past?.memory)
+        };
+        self.scheduler.add_pod_remembering(
+            Arc::clone(&pod),
+            status,
+            &past,
+            now,
+            &mut |worker, container, probe_type| {
+                let spec = pod.container(container.as_str()).and_then(|container| container.probes.by_type(probe_type));
+                let Some(spec) = spec else { return };
+                let stats = given.iter().find(|slot| slot.container == *container && slot.probe_type == probe_type);
+                let stats = stats.map(|slot| Arc::clone(&slot.stats)).unwrap_or_default();
+                slots.insert(worker, Slot::new(stats, spec));
+            },
+        );
         self.forget_leases(&pod.uid);
     }
 

@@ -120,7 +120,7 @@ async fn send(updates: &PodUpdateSender, changes: Vec<Change>, synced: &mut bool
                 } else {
                     debug!(pod = named(&pod), uid = %pod.uid, "manifest gone or changed: pod ends");
                 }
-                PodUpdate::Remove(pod.uid.clone())
+                PodUpdate::Remove(pod.uid.clone(), None)
             }
             Change::Add(pod) => {
                 if is_each_told {

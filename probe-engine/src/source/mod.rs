@@ -17,8 +17,9 @@ use probe_core::status::PodStatus;
 pub enum PodUpdate {
     /// A new pod. One of the same UID replaces nothing (rule 2.1); the manager warns.
     Add(Arc<Pod>),
-    /// The pod is no longer wanted: end it gracefully, then forget it.
-    Remove(PodUid),
+    /// The pod is no longer wanted: end it gracefully, within so many seconds (`None`: as its spec says), then forget it. Said
+    /// again it can only make that shorter.
+    Remove(PodUid, Option<u64>),
     /// The runtime's newest word on a pod.
     Status(PodUid, Arc<PodStatus>),
     /// These pods are wanted and no others: every other one is ended as by `Remove`.

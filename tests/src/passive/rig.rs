@@ -132,8 +132,12 @@ impl<K: Kernel> Rig<K> {
         let pod = pod(&format!("pod-{index}"), addr, self.times);
         let stats = Arc::new(ProbeStats::default());
         let started_at = self.now().saturating_sub(Duration::from_secs(60));
-        let slot =
-            ProbeSlot { container: CONTAINER.into(), probe_type: ProbeType::Readiness, stats: Arc::clone(&stats) };
+        let slot = ProbeSlot {
+            container: CONTAINER.into(),
+            probe_type: ProbeType::Readiness,
+            stats: Arc::clone(&stats),
+            past: None,
+        };
         let status = running(addr, netns.clone(), 1, started_at);
         let command = Command::AddPod { pod: Arc::clone(&pod), slots: Box::new([slot]), status: Some(status) };
         self.send(command);

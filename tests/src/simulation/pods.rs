@@ -399,6 +399,7 @@ impl World {
             container: self.pods.pods[pod].containers[probe.container].name.clone(),
             probe_type: probe.probe_type,
             stats: Arc::clone(&probe.stats),
+            past: None,
         });
         let slots = slots.collect();
         self.send(Command::AddPod { pod: Arc::clone(&self.pods.pods[pod].pod), slots, status });

@@ -12,7 +12,7 @@ use crate::restart;
 use crate::spec::{self, ContainerKind, Pod};
 use crate::status::{ContainerState, ContainerStatus, PodStatus};
 use crate::time::Instant;
-use crate::worker::{Instance, InstanceState, View};
+use crate::worker::{Instance, InstanceState, Memory, View, Worker};
 
 /// A pod with its newest state.
 pub(super) struct PodEntry {
@@ -128,6 +128,16 @@ impl Scheduler {
         };
         self.pods_by_uid.insert(&self.pods, index);
         index
+    }
+
+    /// The worker goes on with the instance that its container's status names; without one it begins as any other.
+    pub(super) fn remember(&mut self, worker: WorkerIndex, memory: Memory) {
+        let Some(occupant) = &mut self.places[worker.0 as usize].occupant else { return };
+        let entry = self.pods[occupant.pod as usize].as_ref();
+        let status = entry.and_then(|entry| entry.container_status(usize::from(occupant.container)));
+        if let Some(id) = status.and_then(id_of) {
+            occupant.worker = Worker::remembering(occupant.worker.probe_type(), id.clone(), memory);
+        }
     }
 
     pub(super) fn pod_workers(&self, pod_index: u32) -> Vec<WorkerIndex> {

@@ -28,6 +28,8 @@ impl Server {
             runs_pods: false,
             io: vec!["epoll"],
             in_flight_max: 8,
+            lifecycle: None,
+            state: Arc::default(),
             pool: None,
             ebpf: None,
         };

@@ -10,6 +10,7 @@ use super::*;
 use crate::api::v1::watch_events_response::Item;
 use crate::cli::client::{self, Client};
 use crate::consumer::events::{self, EventSender, EventType, NewEvent};
+use crate::prober::exec::Execution;
 use crate::results::Update;
 use crate::results::fixture::{Bench, SOON, container, pod, publish, report, running};
 use crate::runtime::none::NoneRuntime;
@@ -140,8 +141,8 @@ impl ContainerRuntime for Logged {
         &'a self,
         _: &'a probe_core::id::ContainerId,
         _: &'a [Box<str>],
-        _: Duration,
-    ) -> BoxFuture<'a, Outcome> {
+        _: Option<Duration>,
+    ) -> BoxFuture<'a, Execution> {
         unreachable!("nothing is run")
     }
 

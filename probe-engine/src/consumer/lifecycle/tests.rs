@@ -1,6 +1,8 @@
 //! The state machine over a runtime that starts nothing, in virtual time.
 
+mod hooks;
 mod order;
+mod past;
 
 use std::collections::HashSet;
 use std::net::IpAddr;
@@ -8,13 +10,14 @@ use std::path::PathBuf;
 use std::sync::{Mutex, OnceLock};
 use std::time::Duration;
 
-use probe_core::outcome::Outcome;
+use probe_core::backoff::Backoff;
 use probe_core::spec::{Container, ContainerKind, ProbeSpec, Probes, RestartPolicy};
 use probe_core::spec::{Exec, Handler};
 use probe_core::status::{ContainerState, PodPhase, PodStatus, Termination};
 
 use super::*;
 use crate::consumer::events::EventType;
+use crate::prober::exec::Execution;
 use crate::runtime::{BoxFuture, RuntimeError, Started};
 use crate::source::PodUpdate;
 
@@ -23,7 +26,7 @@ const LIMIT: Duration = Duration::from_secs(3600);
 
 /// Does what a test tells it to, and remembers what it was asked.
 #[derive(Default)]
-struct Fake {
+pub(super) struct Fake {
     clock: OnceLock<TimerClock>,
     exits: OnceLock<mpsc::Sender<RuntimeEvent>>,
     events: Mutex<Option<mpsc::Receiver<RuntimeEvent>>>,
@@ -55,6 +58,7 @@ impl Fake {
             termination: Termination {
                 exit_code,
                 signal: 0,
+                backoff: Backoff::new(),
                 reason: if exit_code == 0 { "Completed" } else { "Error" }.into(),
                 message: "".into(),
                 started_at: now,
@@ -126,8 +130,24 @@ impl ContainerRuntime for Fake {
         })
     }
 
-    fn exec<'a>(&'a self, _: &'a ContainerId, _: &'a [Box<str>], _: Duration) -> BoxFuture<'a, Outcome> {
-        unreachable!("lifecycle executes nothing yet")
+    /// `["fail"]` ends with exit code 3, `["hang"]` not before it is dropped, anything else well after 100 ms.
+    fn exec<'a>(
+        &'a self,
+        id: &'a ContainerId,
+        command: &'a [Box<str>],
+        limit: Option<Duration>,
+    ) -> BoxFuture<'a, Execution> {
+        Box::pin(async move {
+            assert_eq!(limit, None, "hooks have no time limit of their own");
+            self.note(format!("exec {id} {}", command.join(" ")));
+            if &*command[0] == "hang" {
+                std::future::pending::<()>().await;
+            }
+            // tidy: what the command takes, in paused time
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            let exit_code = if &*command[0] == "fail" { 3 } else { 0 };
+            Execution::Exited { exit_code, stdout: b"said".to_vec(), stderr: b"cried".to_vec() }
+        })
     }
 
     fn remove_pod<'a>(&'a self, uid: &'a PodUid) -> BoxFuture<'a, Result<(), RuntimeError>> {
@@ -154,6 +174,7 @@ struct World {
     updates: mpsc::Receiver<PodUpdate>,
     events: mpsc::Receiver<NewEvent>,
     clock: TimerClock,
+    stats: Arc<LifecycleStats>,
     task: tokio::task::JoinHandle<()>,
 }
 
@@ -166,16 +187,18 @@ impl World {
         let (input, inputs) = mpsc::channel(16);
         let (updates, updated) = mpsc::channel(1024);
         let (events, happened) = mpsc::channel(1024);
+        let stats = Arc::default();
         let lifecycle = Lifecycle::new(
             Arc::clone(&runtime) as Arc<dyn ContainerRuntime>,
             updates,
             events,
             LifecycleConfig::default(),
+            Arc::clone(&stats),
         );
         let clock = lifecycle.context.clock;
         runtime.clock.set(clock).ok().unwrap();
         let task = tokio::spawn(lifecycle.run(inputs));
-        Self { runtime, input, updates: updated, events: happened, clock, task }
+        Self { runtime, input, updates: updated, events: happened, clock, stats, task }
     }
 
     async fn send(&self, input: LifecycleInput) {
@@ -183,7 +206,7 @@ impl World {
     }
 
     async fn add(&self, pod: &Arc<Pod>) {
-        self.send(LifecycleInput::Add(Arc::clone(pod))).await;
+        self.send(LifecycleInput::Add(Arc::clone(pod), None)).await;
     }
 
     async fn fail(&self, container: &str, id: &str, probe_type: ProbeType) {
@@ -514,7 +537,7 @@ async fn a_removed_pod_ends_whole_within_its_grace_and_tells_every_step() {
     world.add(&pod(&["a", "b"], RestartPolicy::Always)).await;
     world.status(|s| s.containers.iter().all(|c| running(&c.state))).await;
     let asked_at = world.clock.now();
-    world.send(LifecycleInput::Remove("uid-1".into())).await;
+    world.send(LifecycleInput::Remove("uid-1".into(), None)).await;
     let first = world.updates.recv().await.unwrap();
     assert!(matches!(first, PodUpdate::StopLivenessAndStartup(_)), "before anything is killed: {first:?}");
     let status = world.status(|s| ended(&s.containers[0].state)).await;
@@ -534,7 +557,7 @@ async fn the_last_state_of_an_ended_pod_is_terminal() {
     let mut world = World::new();
     world.add(&pod(&["a"], RestartPolicy::Always)).await;
     world.instance(0).await;
-    world.send(LifecycleInput::Remove("uid-1".into())).await;
+    world.send(LifecycleInput::Remove("uid-1".into(), None)).await;
     let mut last = None;
     loop {
         match world.updates.recv().await.unwrap() {
@@ -550,7 +573,7 @@ async fn the_last_state_of_an_ended_pod_is_terminal() {
 async fn a_pod_removed_while_it_is_started_ends_what_it_started_and_starts_no_more() {
     let mut world = World::new();
     world.add(&pod(&["a", "b"], RestartPolicy::Always)).await;
-    world.send(LifecycleInput::Remove("uid-1".into())).await;
+    world.send(LifecycleInput::Remove("uid-1".into(), None)).await;
     world.update(|update| matches!(update, PodUpdate::Terminated(_))).await;
     let asked = world.asked();
     assert_eq!(asked.first().unwrap(), "start a 0");
@@ -567,7 +590,7 @@ async fn a_pod_in_back_off_ends_at_once() {
     world.exit("fake://a.1", 1).await;
     world.state(waiting).await;
     let asked_at = world.clock.now();
-    world.send(LifecycleInput::Remove("uid-1".into())).await;
+    world.send(LifecycleInput::Remove("uid-1".into(), None)).await;
     world.update(|update| matches!(update, PodUpdate::Terminated(_))).await;
     assert_eq!(world.clock.now(), asked_at);
     assert_eq!(world.asked(), ["start a 0", "start a 1", "remove uid-1"]);
@@ -579,7 +602,7 @@ async fn a_pod_added_again_while_it_ends_waits_for_the_end() {
     let pod = pod(&["a"], RestartPolicy::Always);
     world.add(&pod).await;
     world.instance(0).await;
-    world.send(LifecycleInput::Remove("uid-1".into())).await;
+    world.send(LifecycleInput::Remove("uid-1".into(), None)).await;
     world.add(&pod).await;
     world.update(|update| matches!(update, PodUpdate::Terminated(_))).await;
     world.instance(0).await;

@@ -23,6 +23,8 @@ fn facts() -> Facts {
         runs_pods: true,
         io: Vec::new(),
         in_flight_max: 8,
+        lifecycle: Some(Arc::default()),
+        state: Arc::default(),
         pool: None,
         ebpf: None,
     }
@@ -143,7 +145,7 @@ async fn the_series_of_an_ended_worker_and_of_a_removed_pod_vanish() {
 #[tokio::test]
 async fn pods_run_by_others_are_left_to_kube_state_metrics() {
     let (bench, _) = small_node().await;
-    let facts = Facts { runtime: "none", runs_pods: false, ..facts() };
+    let facts = Facts { runtime: "none", runs_pods: false, lifecycle: None, ..facts() };
     let text = Metrics::new(bench.results.clone(), facts).all().await.expect("the stage runs");
     assert!(!text.contains("kube_pod_") && !text.contains("probe_engine_pool_"), "{text}");
 }

@@ -18,7 +18,7 @@ fn argv(words: &[&str]) -> Vec<Box<str>> {
 
 fn run_words(words: &[&str], limit: Option<Duration>) -> Outcome {
     let command = argv(words);
-    block_on(run(host_command(&command), &command, limit))
+    block_on(run(host_command(&command), limit)).outcome(&command)
 }
 
 fn shell(script: &str) -> Outcome {
@@ -150,8 +150,7 @@ fn a_background_child_that_writes_without_end_does_not_hold_the_attempt() {
 fn the_timeout_kills_the_whole_group() {
     let (reader, writer) = held_pipe();
     let script = format!("exec 9>{}; trap '' TERM; sleep 60 & sleep 60", fd_path(&writer));
-    let command = argv(&["/bin/sh", "-c", &script]);
-    let outcome = block_on(run(host_command(&command), &command, Some(Duration::from_millis(300))));
+    let outcome = run_words(&["/bin/sh", "-c", &script], Some(Duration::from_millis(300)));
     drop(writer);
     assert!(matches!(outcome, Outcome::Failure(_)), "{outcome:?}");
     assert!(ends(&reader));
@@ -171,7 +170,7 @@ fn giving_up_kills_the_whole_group_and_leaves_no_zombie() {
             }
         };
         tokio::select! {
-            outcome = run(host_command(&command), &command, None) => panic!("{outcome:?}"),
+            outcome = run(host_command(&command), None) => panic!("{outcome:?}"),
             () = pid_written => {}
         }
         drop(writer);
@@ -213,7 +212,7 @@ fn a_missing_working_directory_is_an_error_that_says_so() {
     let command = argv(&["true"]);
     let mut host = host_command(&command);
     host.current_dir("/no/such/directory");
-    let outcome = block_on(run(host, &command, None));
+    let outcome = block_on(run(host, None)).outcome(&command);
     let text = "failed to start exec: exec: \"true\": working directory /no/such/directory: no such directory";
     assert_eq!(outcome, Outcome::Error(text.into()));
 }
@@ -229,8 +228,8 @@ fn want_of_processes_descriptors_or_memory_is_trouble_of_our_own() {
     for (errno, expected) in table {
         let error = io::Error::from_raw_os_error(errno);
         match not_run(&error, Path::new("true"), None) {
-            NotRun::Local(cause) => assert_eq!(cause, expected),
-            NotRun::Command { why } => panic!("{why}"),
+            Execution::Local(cause) => assert_eq!(cause, expected),
+            other => panic!("{other:?}"),
         }
     }
 }

@@ -14,10 +14,10 @@ use super::*;
 use crate::limits::HTTP_BODY_BYTES_MAX;
 
 /// A server of one behaviour. Ends, with all its threads, when it is dropped.
-struct Server {
-    addr: SocketAddr,
+pub(crate) struct Server {
+    pub(crate) addr: SocketAddr,
     requests: Arc<Mutex<Vec<String>>>,
-    accepted: Arc<AtomicUsize>,
+    pub(crate) accepted: Arc<AtomicUsize>,
     /// https: connections that the client closed with a `close_notify`.
     goodbyes: Arc<AtomicUsize>,
     closing: Arc<AtomicBool>,
@@ -26,7 +26,7 @@ struct Server {
 
 impl Server {
     /// Hands every accepted connection to `behave`, each on a thread of its own.
-    fn raw(behave: impl Fn(TcpStream) + Send + Sync + 'static) -> Server {
+    pub(crate) fn raw(behave: impl Fn(TcpStream) + Send + Sync + 'static) -> Server {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let addr = listener.local_addr().expect("bound");
         let (closing, accepted) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
@@ -52,7 +52,7 @@ impl Server {
     }
 
     /// Reads one request per connection and writes what `answer` makes of it.
-    fn http(answer: impl Fn(&str) -> Vec<u8> + Send + Sync + 'static) -> Server {
+    pub(crate) fn http(answer: impl Fn(&str) -> Vec<u8> + Send + Sync + 'static) -> Server {
         let requests: Arc<Mutex<Vec<String>>> = Arc::default();
         let log = Arc::clone(&requests);
         let mut server = Server::raw(move |mut stream| {
@@ -93,7 +93,7 @@ impl Server {
         server
     }
 
-    fn requests(&self) -> Vec<String> {
+    pub(crate) fn requests(&self) -> Vec<String> {
         self.requests.lock().expect("no panic").clone()
     }
 }

@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use nix::unistd::Pid;
+use probe_core::backoff::Backoff;
 use probe_core::id::{ContainerId, ContainerName, PodUid};
 use probe_core::status::Termination;
 use probe_core::time::Instant;
@@ -104,16 +105,16 @@ impl Handle {
     pub(super) async fn stop(mut self, grace: Duration) -> bool {
         if !grace.is_zero() {
             let _ = self.requests.send(Request::Signal(self.stop_signal)).await;
-            if self.ended_within(grace).await {
-                return true;
+            tokio::select! {
+                biased;
+                _ = self.ended.wait_for(|ended| *ended) => return true,
+                () = clock::sleep_until(clock::now() + grace) => {}
             }
         }
+        // What is killed is gone in a moment, or never.
+        let _hold = clock::hold();
         let _ = self.requests.send(Request::Kill).await;
-        self.ended_within(limits::KILL_MAX).await
-    }
-
-    async fn ended_within(&mut self, wait: Duration) -> bool {
-        tokio::time::timeout(wait, self.ended.wait_for(|ended| *ended)).await.is_ok()
+        tokio::time::timeout(limits::KILL_MAX, self.ended.wait_for(|ended| *ended)).await.is_ok()
     }
 }
 
@@ -132,6 +133,8 @@ pub(super) fn attend(
     tokio::spawn(async move {
         let status = run(&instance, child, asked).await;
         let finished_at = clock::now();
+        // Until its end is told: it is waited for in real time that all of it is gone.
+        let _hold = clock::hold();
         reap::disown(instance.pid);
         let killed_whole = instance.group.end().await;
         let oom_killed = instance.group.oom_kills() > 0;
@@ -258,7 +261,15 @@ fn termination(
         (_, true) => "OOMKilled",
         (_, false) => "Error",
     };
-    Termination { exit_code, signal, reason: reason.into(), message: message.into(), started_at, finished_at }
+    Termination {
+        exit_code,
+        signal,
+        backoff: Backoff::new(),
+        reason: reason.into(),
+        message: message.into(),
+        started_at,
+        finished_at,
+    }
 }
 
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {

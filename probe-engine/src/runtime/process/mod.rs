@@ -32,7 +32,6 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use probe_core::id::{ContainerId, ContainerName, PodUid};
-use probe_core::outcome::Outcome;
 use probe_core::spec::{Container, Pod};
 use tokio::sync::mpsc;
 
@@ -43,7 +42,7 @@ use self::instance::{Group, Handle, Instance, Instances, Surroundings, lock};
 use self::log::{LogFile, LogThread, Rotation};
 use self::scratch::Scratch;
 use super::{BoxFuture, ContainerRuntime, RuntimeError, RuntimeEvent, Started};
-use crate::prober::exec;
+use crate::prober::exec::{self, Execution};
 use crate::{clock, limits};
 
 /// What a container finds programs with where its manifest says nothing (the container runtimes' default).
@@ -222,15 +221,20 @@ impl ContainerRuntime for ProcessRuntime {
         })
     }
 
-    fn exec<'a>(&'a self, id: &'a ContainerId, command: &'a [Box<str>], timeout: Duration) -> BoxFuture<'a, Outcome> {
+    fn exec<'a>(
+        &'a self,
+        id: &'a ContainerId,
+        command: &'a [Box<str>],
+        limit: Option<Duration>,
+    ) -> BoxFuture<'a, Execution> {
         Box::pin(async move {
             let Some(instance) = lock(&self.inner.instances).get(id).map(|(i, _)| Arc::clone(i)) else {
-                return Outcome::Error(format!("container {id} is not running").into());
+                return Execution::NotRun { why: format!("container {id} is not running").into() };
             };
             let argv: Vec<&str> = command.iter().map(|arg| &**arg).collect();
             match instance.surroundings.command(&argv, false) {
-                Ok(prepared) => exec::run(prepared, command, Some(timeout)).await,
-                Err(e) => Outcome::Error(format!("cannot prepare {argv:?} in container {id}: {e}").into()),
+                Ok(prepared) => exec::run(prepared, limit).await,
+                Err(e) => Execution::NotRun { why: format!("cannot prepare {argv:?} in container {id}: {e}").into() },
             }
         })
     }

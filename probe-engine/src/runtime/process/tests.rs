@@ -15,6 +15,8 @@ use probe_core::spec::{Container, ContainerKind, Probes, Process};
 use probe_core::status::Termination;
 use tempfile::TempDir;
 
+use probe_core::outcome::Outcome;
+
 use super::spawn::PidFd;
 use super::*;
 
@@ -386,14 +388,18 @@ async fn a_command_is_executed_beside_the_container_in_its_surroundings() {
     let process = Process { env: Box::new(env), working_dir: Some("/proc".into()), ..command(&["sleep", "1000"]) };
     let (_, started) = world.start(process).await;
     let argv = |script: &str| ["sh", "-c", script].map(Box::from);
-    let exec = async |script: &str| world.runtime.exec(&started.id, &argv(script), LIMIT).await;
-    assert!(matches!(exec("[ $ANSWER = 42 ] && [ $(pwd) = /proc ]").await, Outcome::Success(_)));
-    assert!(matches!(exec("exit 1").await, Outcome::Failure(_)));
-    let beside = world.runtime.exec(&started.id, &argv("sleep 1000"), Duration::from_millis(20)).await;
+    let run = async |world: &World, script: &str, limit| {
+        let command = argv(script);
+        world.runtime.exec(&started.id, &command, Some(limit)).await.outcome(&command)
+    };
+    let exec = async |world: &World, script: &str| run(world, script, LIMIT).await;
+    assert!(matches!(exec(&world, "[ $ANSWER = 42 ] && [ $(pwd) = /proc ]").await, Outcome::Success(_)));
+    assert!(matches!(exec(&world, "exit 1").await, Outcome::Failure(_)));
+    let beside = run(&world, "sleep 1000", Duration::from_millis(20)).await;
     assert!(matches!(beside, Outcome::Failure(_)), "{beside:?}");
     world.runtime.stop(&started.id, Duration::ZERO).await.unwrap();
     world.exited().await;
-    let gone = world.runtime.exec(&started.id, &argv("true"), LIMIT).await;
+    let gone = exec(&world, "true").await;
     assert_eq!(gone, Outcome::Error(format!("container {} is not running", started.id).into()));
     world.runtime.shutdown().await;
 }

@@ -18,6 +18,7 @@ use crate::results::{ProbeStats, Update, UpdateQueue};
 use crate::shard::inbox::{Command, PoolReply, ProbeSlot, ShardSender, inbox};
 use crate::shard::kernel::Waker;
 use crate::shard::metrics::ShardMetrics;
+use crate::shard::pace::Pace;
 use crate::shard::{JobSink, Shard, ShardConfig, Turn};
 
 /// A pool that keeps the jobs, up to a number.
@@ -86,7 +87,8 @@ impl Bench {
 
     pub(super) fn add_spec(&self, uid: &str, spec: ProbeSpec) -> Arc<ProbeStats> {
         let stats = Arc::new(ProbeStats::default());
-        let slot = ProbeSlot { container: CONTAINER.into(), probe_type: READINESS, stats: Arc::clone(&stats) };
+        let slot =
+            ProbeSlot { container: CONTAINER.into(), probe_type: READINESS, stats: Arc::clone(&stats), past: None };
         let status = Some(running(self.world.now()));
         let command = Command::AddPod { pod: pod(uid, spec), slots: Box::new([slot]), status };
         self.sender.send(command).expect("room");
@@ -287,6 +289,32 @@ fn a_full_pool_makes_attempts_wait_and_misses_their_due_times() {
     bench.sender.reply(PoolReply::Done { attempt: job.attempt, outcome, latency_ns: 5_000_000 }, bench.world.now());
     bench.run(ms(20));
     assert_eq!(bench.verdicts().last(), Some(&Some(Verdict::Success)));
+}
+
+#[test]
+fn a_shard_may_be_left_alone_until_something_is_due_and_not_while_an_attempt_is_under_way() {
+    let mut bench = Bench::new();
+    assert_eq!(bench.shard.pace(), Pace::Idle);
+    bench.world.target(80, Target { connect: Some(ms(500)), ..Target::default() });
+    let added_at = bench.world.now();
+    bench.add("ring", tcp_socket(80));
+    assert_eq!(bench.shard.pace(), Pace::UnderWay, "a command waits");
+    bench.run(ms(20));
+    assert_eq!(bench.shard.pace(), Pace::UnderWay, "a connect is in flight");
+    bench.run(ms(1_000));
+    let Pace::Until(due) = bench.shard.pace() else { panic!("{:?}", bench.shard.pace()) };
+    assert!(due > bench.world.now() && due - added_at <= ms(10_010), "{due:?}");
+    bench.add("pool", exec());
+    bench.run(ms(100));
+    assert_eq!(bench.shard.pace(), Pace::UnderWay, "an attempt waits for a place in the pool");
+    bench.pool.room.set(1);
+    bench.run(ms(20));
+    let job = bench.pool.jobs.borrow_mut().pop().expect("a job");
+    assert_eq!(bench.shard.pace(), Pace::UnderWay, "the pool makes it");
+    let outcome = Outcome::Success("".into());
+    bench.sender.reply(PoolReply::Done { attempt: job.attempt, outcome, latency_ns: 1 }, bench.world.now());
+    bench.run(ms(20));
+    assert_eq!(bench.shard.pace(), Pace::Until(due));
 }
 
 #[test]

@@ -343,7 +343,7 @@ impl File {
             // A pipe (`--manifests /dev/stdin`) gives what it has once.
             return Reading::Same;
         }
-        let stamp = metadata.and_then(|metadata| Stamp::of(&metadata, clock::wall().into()));
+        let stamp = metadata.and_then(|metadata| Stamp::of(&metadata, clock::real_wall().into()));
         if self.digest.is_some() && stamp.is_some() && stamp == self.stamp.get() {
             return Reading::Same;
         }

@@ -9,8 +9,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use probe_core::id::{ContainerName, PodUid};
 use probe_core::spec::{
-    Container, ContainerKind, Exec, Grpc, Handler, HttpGet, HttpHeader, Pod, PodSpec, Port, ProbeSpec, Probes, Process,
-    RestartPolicy, RestartRule, Scheme, TcpSocket,
+    Container, ContainerKind, Exec, Grpc, Handler, Hook, Hooks, HttpGet, HttpHeader, Pod, PodSpec, Port, ProbeSpec,
+    Probes, Process, RestartPolicy, RestartRule, Scheme, TcpSocket,
 };
 
 use super::defaults::GRACE_SECONDS;
@@ -107,6 +107,7 @@ fn container(from: &k8s::Container, kind: ContainerKind, defaults: &Process, tab
         restart_policy: from.restart_policy.as_deref().and_then(restart_policy),
         restart_rules: from.restart_policy_rules.iter().flatten().filter_map(restart_rule).collect(),
         probes,
+        hooks: from.lifecycle.as_ref().and_then(|lifecycle| hooks(lifecycle, ports, &mut tables.texts)),
         process: tables.processes.share(process(from, &literal, defaults)),
         spec_hash: identity::container_hash(from),
     }
@@ -217,18 +218,7 @@ fn handler(
         return Some(Handler::Exec(Exec { command: command.map(expanded).collect() }));
     }
     if let Some(http) = &from.http_get {
-        let header = |h: &k8s::HTTPHeader| HttpHeader { name: texts.share(&*h.name), value: texts.share(&*h.value) };
-        let headers = http.http_headers.iter().flatten().map(header).collect();
-        return Some(Handler::HttpGet(HttpGet {
-            host: non_empty(&http.host).map(|host| texts.share(host)),
-            port: port(&http.port, ports),
-            path: texts.share(http.path.as_deref().unwrap_or("/")),
-            scheme: match http.scheme.as_deref() {
-                Some("HTTPS") => Scheme::Https,
-                _ => Scheme::Http,
-            },
-            headers,
-        }));
+        return Some(Handler::HttpGet(http_get(http, ports, texts)));
     }
     if let Some(tcp) = &from.tcp_socket {
         return Some(Handler::TcpSocket(TcpSocket {
@@ -241,6 +231,41 @@ fn handler(
         port: u16::try_from(grpc.port).ok()?,
         service: texts.share(grpc.service.as_deref().unwrap_or_default()),
     }))
+}
+
+fn http_get(from: &k8s::HTTPGetAction, ports: &[k8s::ContainerPort], texts: &mut Table<str>) -> HttpGet {
+    let header = |h: &k8s::HTTPHeader| HttpHeader { name: texts.share(&*h.name), value: texts.share(&*h.value) };
+    let headers = from.http_headers.iter().flatten().map(header).collect();
+    HttpGet {
+        host: non_empty(&from.host).map(|host| texts.share(host)),
+        port: port(&from.port, ports),
+        path: texts.share(from.path.as_deref().unwrap_or("/")),
+        scheme: match from.scheme.as_deref() {
+            Some("HTTPS") => Scheme::Https,
+            _ => Scheme::Http,
+        },
+        headers,
+    }
+}
+
+/// None where the container has neither hook. Hooks' commands are not expanded (`pkg/kubelet/lifecycle/handlers.go`).
+fn hooks(from: &k8s::Lifecycle, ports: &[k8s::ContainerPort], texts: &mut Table<str>) -> Option<Arc<Hooks>> {
+    let mut hook = |from: &Option<k8s::LifecycleHandler>| {
+        let from = from.as_ref()?;
+        if let Some(exec) = &from.exec {
+            let command = exec.command.iter().flatten();
+            return Some(Hook::Exec(Exec { command: command.map(|text| text.as_str().into()).collect() }));
+        }
+        if let Some(http) = &from.http_get {
+            return Some(Hook::HttpGet(http_get(http, ports, texts)));
+        }
+        match &from.sleep {
+            Some(sleep) => Some(Hook::Sleep(u64::try_from(sleep.seconds).unwrap_or_default())),
+            None => from.tcp_socket.as_ref().map(|_| Hook::TcpSocket),
+        }
+    };
+    let hooks = Hooks { post_start: hook(&from.post_start), pre_stop: hook(&from.pre_stop) };
+    (hooks != Hooks::default()).then(|| Arc::new(hooks))
 }
 
 /// `ResolveContainerPort`: a name is looked up among the ports of the probe's own container, else read as a number.
@@ -355,6 +380,21 @@ mod tests {
     fn u09_a_name_is_looked_up_among_the_containers_own_ports() {
         assert_eq!(named("foo"), Port::Number(8080));
         assert_eq!(named("93"), Port::Number(93));
+    }
+
+    #[test]
+    fn l09_a_hooks_port_name_is_looked_up_too() {
+        let hook = k8s::LifecycleHandler {
+            http_get: Some(k8s::HTTPGetAction {
+                port: IntOrString::String("foo".to_owned()),
+                ..k8s::HTTPGetAction::default()
+            }),
+            ..k8s::LifecycleHandler::default()
+        };
+        let lifecycle = k8s::Lifecycle { post_start: Some(hook), ..k8s::Lifecycle::default() };
+        let hooks = hooks(&lifecycle, &ports(), &mut Tables::default().texts).expect("a hook");
+        let Some(Hook::HttpGet(get)) = &hooks.post_start else { panic!("an httpGet: {hooks:?}") };
+        assert_eq!((&get.port, &hooks.pre_stop), (&Port::Number(8080), &None));
     }
 
     #[test]

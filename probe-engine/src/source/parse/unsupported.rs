@@ -181,12 +181,6 @@ fn of_container(container: &Container, pod: &PodSpec, path: &Path<'_>, found: &m
         let is_set = variable.value_from.is_some();
         found.harmful(is_set, &env_path.index(i).child("valueFrom"), NO_OBJECTS);
     }
-    if let Some(lifecycle) = &container.lifecycle {
-        let path = path.child("lifecycle");
-        const NOT_YET: &str = "lifecycle hooks are not run yet";
-        found.harmful(lifecycle.post_start.is_some(), &path.child("postStart"), NOT_YET);
-        found.harmful(lifecycle.pre_stop.is_some(), &path.child("preStop"), NOT_YET);
-    }
     resources(container, path, found);
     for (field, is_set, what) in [
         ("imagePullPolicy", container.image_pull_policy.is_some(), "images are not pulled"),

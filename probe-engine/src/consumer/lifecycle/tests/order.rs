@@ -122,7 +122,7 @@ async fn sidecars_are_stopped_when_the_regular_containers_have_ended_for_good() 
     assert_eq!(world.asked(), ["stop fake://t.0 30s", "stop fake://s.0 30s"]);
     let events: [String; 8] = world.events().await;
     assert_eq!(events[6..], ["Killing: Stopping container s", "Killing: Stopping container t"]);
-    world.send(LifecycleInput::Remove("uid-1".into())).await;
+    world.send(LifecycleInput::Remove("uid-1".into(), None)).await;
     world.update(|update| matches!(update, PodUpdate::Terminated(_))).await;
     assert_eq!(world.asked(), ["remove uid-1"]);
 }
@@ -138,7 +138,7 @@ async fn a_removed_pod_ends_its_sidecars_last_and_from_what_is_left_of_their_gra
     world.runs("a").await;
     world.asked();
     let asked_at = world.clock.now();
-    world.send(LifecycleInput::Remove("uid-1".into())).await;
+    world.send(LifecycleInput::Remove("uid-1".into(), None)).await;
     world.update(|update| matches!(update, PodUpdate::Terminated(_))).await;
     // `t` uses up its grace period, and with it that of `s`, which is asked at its end and gets the least there is.
     assert_eq!((world.clock.now() - asked_at).as_secs(), 20);
@@ -151,7 +151,7 @@ async fn a_pod_removed_while_it_initializes_starts_nothing_more() {
     let init = vec![of_kind("s", ContainerKind::Sidecar), of_kind("i", ContainerKind::Init)];
     world.add(&Arc::new(with_init(init, RestartPolicy::Always))).await;
     world.runs("i").await;
-    world.send(LifecycleInput::Remove("uid-1".into())).await;
+    world.send(LifecycleInput::Remove("uid-1".into(), None)).await;
     world.update(|update| matches!(update, PodUpdate::Terminated(_))).await;
     let asked = world.asked();
     assert_eq!(asked[..2], ["start s 0", "start i 0"]);
@@ -209,7 +209,7 @@ async fn a_sidecar_waits_for_the_end_of_what_is_still_being_started() {
     let mut world = World::new();
     world.add(&Arc::new(with_init(vec![of_kind("s", ContainerKind::Sidecar)], RestartPolicy::Always))).await;
     world.runs("s").await;
-    world.send(LifecycleInput::Remove("uid-1".into())).await;
+    world.send(LifecycleInput::Remove("uid-1".into(), None)).await;
     world.update(|update| matches!(update, PodUpdate::Terminated(_))).await;
     let stops: Vec<String> = world.asked().into_iter().filter(|asked| asked.starts_with("stop")).collect();
     assert_eq!(stops, ["stop fake://a.0 30s", "stop fake://s.0 30s"]);

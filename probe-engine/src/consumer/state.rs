@@ -1,0 +1,124 @@
+//! Keeps the state file up to date: puts it together from results, and replaces it where it would be another.
+//!
+//! **Invariant:** nobody waits for this: results is asked part by part, and the file is written on a thread that may block.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use crate::results::{Node, ResultsError, ResultsHandle};
+use crate::state::{self, PodState, Writer};
+use crate::{clock, limits};
+
+/// What is counted of it.
+#[derive(Debug, Default)]
+pub struct StateStats {
+    /// When the file was last known to be up to date, in milliseconds since 1970; 0 = not yet.
+    pub current_at_ms: AtomicU64,
+    /// Its size in bytes.
+    pub bytes: AtomicU64,
+    /// Times that it could not be written.
+    pub errors: AtomicU64,
+    /// Pods that had no place in it at the last look.
+    pub pods_left_out: AtomicU64,
+}
+
+/// Where the file is, and how often it is looked at.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The state directory.
+    pub directory: PathBuf,
+    /// So often, or at most [`limits::STATE_INTERVAL_MAX`] where putting the state together takes more than a hundredth of it.
+    pub interval: Duration,
+}
+
+/// Runs until `end` turns true (or its sender goes) and the last state is written, or results has ended.
+pub async fn run(config: Config, results: ResultsHandle, stats: Arc<StateStats>, mut end: watch::Receiver<bool>) {
+    let Config { directory, interval: interval_min } = config;
+    let mut keeper = Keeper { directory, results, stats, written: Vec::new(), is_told: false };
+    let mut interval = interval_min;
+    loop {
+        let ending = tokio::select! {
+            // A sender that is gone means the same.
+            _ = end.wait_for(|end| *end) => true,
+            () = tokio::time::sleep(interval) => false,
+        };
+        let begun = clock::now();
+        if keeper.keep().await.is_err() || ending {
+            return;
+        }
+        let took = clock::now() - begun;
+        interval = (took * 100).clamp(interval_min, limits::STATE_INTERVAL_MAX);
+    }
+}
+
+struct Keeper {
+    directory: PathBuf,
+    results: ResultsHandle,
+    stats: Arc<StateStats>,
+    /// The digest at the end of what is in the file.
+    written: Vec<u8>,
+    /// That it cannot be written has been told.
+    is_told: bool,
+}
+
+impl Keeper {
+    async fn keep(&mut self) -> Result<(), ResultsError> {
+        let (content, left_out) = self.collect().await?;
+        self.stats.pods_left_out.store(left_out.into(), Ordering::Relaxed);
+        let digest = content[content.len() - state::DIGEST_BYTES..].to_vec();
+        if digest != self.written {
+            self.write(content, digest).await;
+        } else {
+            self.is_current();
+        }
+        Ok(())
+    }
+
+    async fn collect(&self) -> Result<(Vec<u8>, u32), ResultsError> {
+        let mut writer = Writer::default();
+        for first in (0..).step_by(limits::RESULTS_PODS_PER_PART) {
+            let look = move |node: &Node| {
+                let part = node.pods.part(first..first + limits::RESULTS_PODS_PER_PART)?;
+                Some(part.filter(|record| !record.deleting).map(PodState::of).collect::<Vec<_>>())
+            };
+            match self.results.read(look).await? {
+                Some(part) => part.iter().for_each(|pod| writer.push(pod)),
+                None => break,
+            }
+        }
+        Ok(writer.finish())
+    }
+
+    async fn write(&mut self, content: Vec<u8>, digest: Vec<u8>) {
+        let directory = self.directory.clone();
+        let bytes = content.len() as u64;
+        let written = tokio::task::spawn_blocking(move || state::replace(&directory, &content)).await;
+        let error = match written {
+            Ok(Ok(())) => {
+                self.written = digest;
+                self.is_told = false;
+                self.stats.bytes.store(bytes, Ordering::Relaxed);
+                return self.is_current();
+            }
+            Ok(Err(error)) => error.to_string(),
+            Err(error) => error.to_string(),
+        };
+        self.stats.errors.fetch_add(1, Ordering::Relaxed);
+        if !std::mem::replace(&mut self.is_told, true) {
+            let directory = self.directory.display();
+            tracing::warn!(%directory, error, "cannot write the state file; trying again until it can be written");
+        }
+    }
+
+    fn is_current(&self) {
+        let now = u64::try_from(clock::wall().as_millisecond()).unwrap_or_default();
+        self.stats.current_at_ms.store(now, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,242 @@
+//! The state file: what a daemon that starts again goes on with instead of finding it out anew.
+//!
+//! A header (what it is, its version, how many pods), one length-delimited protobuf message per pod ([`PodState`]), and the
+//! SHA-256 of all that. It is replaced as a whole: written beside its place, synced, renamed. A file that is cut short, damaged
+//! or of a later version is set aside under another name, and the daemon starts without.
+//!
+//! **Invariant:** no content of the file can do more than that: its size, each message and each number in it have bounds.
+
+mod record;
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashMap;
+use std::fs::{self, File, OpenOptions};
+use std::hash::{BuildHasher, RandomState};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use probe_core::id::PodUid;
+use prost::Message;
+use sha2::{Digest, Sha256};
+
+pub use self::record::{ContainerState, GateState, PodState, ProbeState, TerminationState};
+use crate::limits::{STATE_BYTES_MAX, STATE_POD_BYTES_MAX};
+
+/// In the state directory.
+pub const FILE_NAME: &str = "state";
+
+/// What a file that cannot be used is renamed to.
+pub const ASIDE_NAME: &str = "state.unusable";
+
+/// The version that is written. Earlier ones are read: a field that they lack has its default, which means "not known".
+///
+/// 2: conditions of readiness gates. A new version leaves a file of the one before it in `tests/data/state`.
+pub const VERSION: u8 = 2;
+
+/// The first bytes of the file, before its version.
+const MAGIC: &[u8; 15] = b"probe-engine st";
+
+/// Magic, version, and the number of pods as four bytes, little end first.
+const HEADER_BYTES: usize = MAGIC.len() + 1 + 4;
+
+/// At the end of the file: the SHA-256 of all before it.
+pub const DIGEST_BYTES: usize = 32;
+
+/// Why a file is of no use.
+#[derive(Debug, thiserror::Error)]
+pub enum StateError {
+    /// It cannot be read.
+    #[error("cannot read: {0}")]
+    Io(#[from] io::Error),
+    /// It begins with something else.
+    #[error("not a state file")]
+    Foreign,
+    /// Written by a later daemon.
+    #[error("version {0} is later than {VERSION}, the last that this daemon knows")]
+    Version(u8),
+    /// It has more than [`STATE_BYTES_MAX`].
+    #[error("more than {STATE_BYTES_MAX} bytes")]
+    TooLarge,
+    /// Its digest is another.
+    #[error("damaged or cut short: its checksum is another")]
+    Damaged,
+    /// The digest is right, so this was written so.
+    #[error("pod {index}: {what}")]
+    Pod {
+        /// Which, from 0.
+        index: u32,
+        /// What is wrong with it.
+        what: String,
+    },
+}
+
+/// Puts the content of a file together, pod by pod.
+#[derive(Debug)]
+pub struct Writer {
+    bytes: Vec<u8>,
+    pods_len: u32,
+    /// Pods for which there was no room.
+    left_out: u32,
+}
+
+impl Default for Writer {
+    fn default() -> Self {
+        let mut bytes = Vec::from(*MAGIC);
+        bytes.push(VERSION);
+        bytes.extend_from_slice(&0_u32.to_le_bytes());
+        Self { bytes, pods_len: 0, left_out: 0 }
+    }
+}
+
+impl Writer {
+    /// Adds a pod, where there is room for it: see [`STATE_POD_BYTES_MAX`] and [`STATE_BYTES_MAX`].
+    pub fn push(&mut self, pod: &PodState) {
+        let len = pod.encoded_len();
+        if len > STATE_POD_BYTES_MAX || self.bytes.len() + len + 10 + DIGEST_BYTES > STATE_BYTES_MAX {
+            self.left_out += 1;
+            return;
+        }
+        // A vector takes all that is put into it.
+        let _ = pod.encode_length_delimited(&mut self.bytes);
+        self.pods_len += 1;
+    }
+
+    /// The content, and how many pods had no place in it.
+    #[must_use]
+    pub fn finish(mut self) -> (Vec<u8>, u32) {
+        self.bytes[MAGIC.len() + 1..HEADER_BYTES].copy_from_slice(&self.pods_len.to_le_bytes());
+        let digest = Sha256::digest(&self.bytes);
+        self.bytes.extend_from_slice(&digest);
+        (self.bytes, self.left_out)
+    }
+}
+
+/// Puts `content` in the place of the file in `directory`: after this has returned well it outlives a crash of the node, before
+/// that the earlier file does.
+///
+/// # Errors
+/// Those of the file system.
+pub fn replace(directory: &Path, content: &[u8]) -> io::Result<()> {
+    let new = directory.join(format!("{FILE_NAME}.new"));
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
+    file.write_all(content)?;
+    file.sync_data()?;
+    drop(file);
+    fs::rename(&new, directory.join(FILE_NAME))?;
+    File::open(directory)?.sync_all()
+}
+
+/// What was read: the bytes of each pod, decoded when it is asked for.
+#[derive(Debug, Default)]
+pub struct State {
+    bytes: Vec<u8>,
+    /// Where each pod's message is, by a hash of its UID; of two with one hash the first is found.
+    places: HashMap<u64, (u32, u32)>,
+    hasher: RandomState,
+}
+
+impl State {
+    /// Reads the file in this directory; none is as good as an empty one. One that cannot be used is renamed to [`ASIDE_NAME`]
+    /// and told.
+    #[must_use]
+    pub fn read(directory: &Path) -> State {
+        let path = directory.join(FILE_NAME);
+        match State::open(&path) {
+            Ok(state) => state,
+            Err(StateError::Io(error)) if error.kind() == io::ErrorKind::NotFound => State::default(),
+            Err(error) => {
+                let aside = directory.join(ASIDE_NAME);
+                let kept = match fs::rename(&path, &aside) {
+                    Ok(()) => format!("kept as {}", aside.display()),
+                    Err(error) => format!("and cannot be renamed: {error}"),
+                };
+                tracing::warn!(
+                    path = %path.display(),
+                    "the state file cannot be used: {error}; starting without it, {kept}"
+                );
+                State::default()
+            }
+        }
+    }
+
+    fn open(path: &PathBuf) -> Result<State, StateError> {
+        let mut bytes = Vec::new();
+        let limit = STATE_BYTES_MAX as u64 + 1;
+        File::open(path)?.take(limit).read_to_end(&mut bytes)?;
+        State::parse(bytes)
+    }
+
+    /// Takes over the content of a file.
+    ///
+    /// # Errors
+    /// What makes it unusable.
+    pub fn parse(mut bytes: Vec<u8>) -> Result<State, StateError> {
+        if bytes.len() > STATE_BYTES_MAX {
+            return Err(StateError::TooLarge);
+        }
+        if !bytes.starts_with(MAGIC) || bytes.len() < HEADER_BYTES + DIGEST_BYTES {
+            return Err(StateError::Foreign);
+        }
+        let version = bytes[MAGIC.len()];
+        if version > VERSION || version == 0 {
+            return Err(StateError::Version(version));
+        }
+        let digest = bytes.split_off(bytes.len() - DIGEST_BYTES);
+        if *Sha256::digest(&bytes) != *digest {
+            return Err(StateError::Damaged);
+        }
+        let mut state = State { places: HashMap::new(), bytes, hasher: RandomState::new() };
+        state.index()?;
+        Ok(state)
+    }
+
+    /// Finds the pods; every message is decoded once, so that a later look cannot fail.
+    fn index(&mut self) -> Result<(), StateError> {
+        let count: [u8; 4] = self.bytes[MAGIC.len() + 1..HEADER_BYTES].try_into().unwrap_or_default();
+        let mut rest = &self.bytes[HEADER_BYTES..];
+        for index in 0..u32::from_le_bytes(count) {
+            let wrong = |what: String| StateError::Pod { index, what };
+            let len = prost::decode_length_delimiter(&mut rest).map_err(|error| wrong(error.to_string()))?;
+            if len > STATE_POD_BYTES_MAX || len > rest.len() {
+                return Err(wrong(format!("{len} bytes are too many")));
+            }
+            let (message, after) = rest.split_at(len);
+            let pod = PodState::decode(message).map_err(|error| wrong(error.to_string()))?;
+            let start = self.bytes.len() - rest.len();
+            let place = u32::try_from(start).ok().zip(u32::try_from(len).ok());
+            self.places.entry(self.hasher.hash_one(&*pod.uid)).or_insert(place.unwrap_or_default());
+            rest = after;
+        }
+        if rest.is_empty() {
+            Ok(())
+        } else {
+            Err(StateError::Pod { index: u32::MAX, what: "bytes after the last".into() })
+        }
+    }
+
+    /// How many pods there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.places.len()
+    }
+
+    /// There is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.places.is_empty()
+    }
+
+    /// What is known of a pod; from then on it is not known any more.
+    pub fn take(&mut self, uid: &PodUid) -> Option<PodState> {
+        let (start, len) = self.places.remove(&self.hasher.hash_one(uid.as_str()))?;
+        let message = self.bytes.get(start as usize..)?.get(..len as usize)?;
+        PodState::decode(message).ok().filter(|pod| *pod.uid == *uid.as_str())
+    }
+
+    /// Forgets all.
+    pub fn clear(&mut self) {
+        *self = State::default();
+    }
+}

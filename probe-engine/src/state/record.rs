@@ -1,0 +1,330 @@
+//! What the state file holds of a pod.
+//!
+//! The numbers of fields are never used for something else; a field that goes leaves its number unused. Points in time are those
+//! of the wall clock, since a node may have started again.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use probe_core::backoff::Backoff;
+use probe_core::id::ProbeType;
+use probe_core::outcome::Verdict;
+use probe_core::pod::ConditionStatus;
+use probe_core::spec::{Container, Pod};
+use probe_core::status::{ContainerState as StateNow, ContainerStatus, Termination};
+use probe_core::time::Instant;
+use probe_core::worker::Memory;
+
+use crate::clock;
+use crate::limits;
+use crate::results::{ContainerView, Gate, PodRecord, ProbeRecord, cut};
+
+/// One pod.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct PodState {
+    /// `metadata.uid`
+    #[prost(string, tag = "1")]
+    pub uid: String,
+    /// When the daemon first saw it, in nanoseconds since 1970.
+    #[prost(sfixed64, tag = "2")]
+    pub added_at_ns: i64,
+    /// Initialized, ContainersReady and Ready, with the times of their last flips.
+    #[prost(message, repeated, tag = "3")]
+    pub conditions: Vec<ConditionState>,
+    /// Those that had something to be kept.
+    #[prost(message, repeated, tag = "4")]
+    pub containers: Vec<ContainerState>,
+    /// Nothing of it runs, or will run, again.
+    #[prost(bool, tag = "5")]
+    pub is_over: bool,
+    /// Conditions that were set from outside. Since version 2.
+    #[prost(message, repeated, tag = "6")]
+    pub gates: Vec<GateState>,
+}
+
+/// A condition of a readiness gate.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct GateState {
+    /// Its type.
+    #[prost(string, tag = "1")]
+    pub condition_type: String,
+    /// Its status and last flip.
+    #[prost(message, optional, tag = "2")]
+    pub condition: Option<ConditionState>,
+}
+
+/// A condition's status and the time of its last flip.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct ConditionState {
+    /// 0 unknown, 1 false, 2 true.
+    #[prost(uint32, tag = "1")]
+    pub status: u32,
+    /// In nanoseconds since 1970.
+    #[prost(sfixed64, tag = "2")]
+    pub since_ns: i64,
+}
+
+/// One container.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct ContainerState {
+    /// Which.
+    #[prost(string, tag = "1")]
+    pub name: String,
+    /// [`Container::spec_hash`]: of another definition nothing is kept.
+    #[prost(fixed64, tag = "2")]
+    pub spec_hash: u64,
+    /// How often it was started again.
+    #[prost(uint32, tag = "3")]
+    pub restart_count: u32,
+    /// How its newest instance that has ended ended.
+    #[prost(message, optional, tag = "4")]
+    pub termination: Option<TerminationState>,
+    /// That instance was its newest.
+    #[prost(bool, tag = "5")]
+    pub has_ended: bool,
+    /// Its next start waited for the end of a back-off.
+    #[prost(bool, tag = "6")]
+    pub is_waiting: bool,
+    /// Its probes.
+    #[prost(message, repeated, tag = "7")]
+    pub probes: Vec<ProbeState>,
+}
+
+/// How an instance ended, and the back-off that is in force after it.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct TerminationState {
+    /// See [`Termination`].
+    #[prost(sint32, tag = "1")]
+    pub exit_code: i32,
+    /// See [`Termination`].
+    #[prost(sint32, tag = "2")]
+    pub signal: i32,
+    /// See [`Termination`].
+    #[prost(string, tag = "3")]
+    pub reason: String,
+    /// See [`Termination`].
+    #[prost(string, tag = "4")]
+    pub message: String,
+    /// In nanoseconds since 1970.
+    #[prost(sfixed64, tag = "5")]
+    pub started_at_ns: i64,
+    /// In nanoseconds since 1970.
+    #[prost(sfixed64, tag = "6")]
+    pub finished_at_ns: i64,
+    /// The wait in force; 0 = none.
+    #[prost(uint64, tag = "7")]
+    pub backoff_ms: u64,
+    /// When it was last made longer, in nanoseconds since 1970.
+    #[prost(sfixed64, tag = "8")]
+    pub backoff_at_ns: i64,
+}
+
+/// One probe of a container.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct ProbeState {
+    /// [`ProbeType::index`]
+    #[prost(uint32, tag = "1")]
+    pub probe_type: u32,
+    /// The stored verdict: 0 unknown, 1 success, 2 failure.
+    #[prost(uint32, tag = "2")]
+    pub verdict: u32,
+    /// When it was last set to another value, in nanoseconds since 1970.
+    #[prost(sfixed64, tag = "3")]
+    pub since_ns: i64,
+    /// The newest results were failures.
+    #[prost(bool, tag = "4")]
+    pub has_failed: bool,
+    /// So many of one kind in a row; at most what makes the verdict, so that a probe that is well stays as it is here.
+    #[prost(uint32, tag = "5")]
+    pub run: u32,
+}
+
+const VERDICTS: [Verdict; 3] = [Verdict::Unknown, Verdict::Success, Verdict::Failure];
+
+fn index_of<T: PartialEq>(list: &[T], wanted: &T) -> u32 {
+    let index = list.iter().position(|known| known == wanted);
+    index.and_then(|index| u32::try_from(index).ok()).unwrap_or_default()
+}
+
+fn at<T: Copy>(list: &[T], index: u32) -> Option<T> {
+    list.get(usize::try_from(index).ok()?).copied()
+}
+
+fn nanos(at: Timestamp) -> i64 {
+    i64::try_from(at.as_nanosecond()).unwrap_or_default()
+}
+
+/// A point of the wall clock on the engine's; what lies ahead counts as now, what lies before the node's start as that.
+fn instant(at_ns: i64) -> Instant {
+    let ago = nanos(clock::wall()).saturating_sub(at_ns);
+    clock::now().saturating_sub(Duration::from_nanos(u64::try_from(ago).unwrap_or_default()))
+}
+
+pub(super) fn timestamp(at_ns: i64) -> Timestamp {
+    Timestamp::from_nanosecond(at_ns.into()).unwrap_or_default()
+}
+
+impl PodState {
+    /// What is kept of a pod.
+    #[must_use]
+    pub fn of(record: &PodRecord) -> PodState {
+        let conditions = record.conditions.iter().zip(record.since);
+        let condition = |(status, since): (&_, _)| ConditionState {
+            status: index_of(&CONDITIONS, status),
+            since_ns: nanos(Timestamp::from(since)),
+        };
+        let gate = |gate: &Gate| GateState {
+            condition_type: gate.condition_type.to_string(),
+            condition: Some(condition((&gate.status, gate.since))),
+        };
+        PodState {
+            uid: record.pod.uid.as_str().to_owned(),
+            added_at_ns: nanos(record.added_at.into()),
+            conditions: conditions.map(condition).collect(),
+            containers: record.containers().map(|(spec, view)| ContainerState::of(record, spec, view)).collect(),
+            is_over: record.phase.is_terminal(),
+            gates: record.gates.iter().map(gate).collect(),
+        }
+    }
+
+    /// When the daemon first saw it.
+    #[must_use]
+    pub fn added_at(&self) -> Timestamp {
+        timestamp(self.added_at_ns)
+    }
+
+    /// The same on the engine's clock.
+    #[must_use]
+    pub fn added_at_instant(&self) -> Instant {
+        instant(self.added_at_ns)
+    }
+
+    /// The conditions of those readiness gates that the pod still has.
+    pub fn gates<'a>(&'a self, pod: &'a Pod) -> impl Iterator<Item = Gate> + 'a {
+        pod.readiness_gates.iter().filter_map(|wanted| {
+            let known = self.gates.iter().find(|known| known.condition_type == **wanted)?.condition.as_ref()?;
+            Some(Gate { condition_type: Arc::clone(wanted), status: known.status(), since: known.since().into() })
+        })
+    }
+
+    /// What is kept of a container, unless it has another definition now.
+    #[must_use]
+    pub fn container(&self, pod: &Pod, name: &str) -> Option<&ContainerState> {
+        let spec = pod.container(name)?;
+        self.containers.iter().find(|known| known.name == name && known.spec_hash == spec.spec_hash)
+    }
+}
+
+const CONDITIONS: [ConditionStatus; 3] = [ConditionStatus::Unknown, ConditionStatus::False, ConditionStatus::True];
+
+impl ConditionState {
+    /// Its status.
+    #[must_use]
+    pub fn status(&self) -> ConditionStatus {
+        at(&CONDITIONS, self.status).unwrap_or(ConditionStatus::Unknown)
+    }
+
+    /// Its last flip.
+    #[must_use]
+    pub fn since(&self) -> Timestamp {
+        timestamp(self.since_ns)
+    }
+}
+
+impl ContainerState {
+    fn of(record: &PodRecord, spec: &Container, view: ContainerView<'_>) -> ContainerState {
+        let status = record.container_status(&view);
+        let ended = status.and_then(|status| match &status.state {
+            StateNow::Terminated(end) => Some(&**end),
+            StateNow::Running { .. } | StateNow::Waiting(_) => status.last_termination.as_deref(),
+        });
+        ContainerState {
+            name: spec.name.as_str().to_owned(),
+            spec_hash: spec.spec_hash,
+            restart_count: status.map_or(0, |status| status.restart_count),
+            termination: ended.map(TerminationState::of),
+            has_ended: status.is_some_and(|status| matches!(status.state, StateNow::Terminated(_))),
+            is_waiting: status.is_some_and(is_in_back_off),
+            probes: view.probes.iter().filter_map(|probe| ProbeState::of(spec, probe)).collect(),
+        }
+    }
+
+    /// The probe of this type.
+    #[must_use]
+    pub fn probe(&self, probe_type: ProbeType) -> Option<&ProbeState> {
+        self.probes.iter().find(|probe| usize::try_from(probe.probe_type) == Ok(probe_type.index()))
+    }
+}
+
+/// Its next start is a matter of time.
+fn is_in_back_off(status: &ContainerStatus) -> bool {
+    matches!(status.state, StateNow::Waiting(_)) && status.last_termination.is_some()
+}
+
+impl TerminationState {
+    fn of(end: &Termination) -> TerminationState {
+        let (backoff, backoff_at) = end.backoff.parts().unwrap_or_default();
+        let wall = |at: Instant| nanos(clock::wall_of(at));
+        TerminationState {
+            exit_code: end.exit_code,
+            signal: end.signal,
+            reason: cut(&end.reason, limits::MESSAGE_BYTES_MAX).to_owned(),
+            message: cut(&end.message, limits::MESSAGE_BYTES_MAX).to_owned(),
+            started_at_ns: wall(end.started_at),
+            finished_at_ns: wall(end.finished_at),
+            backoff_ms: u64::try_from(backoff.as_millis()).unwrap_or(u64::MAX),
+            backoff_at_ns: wall(backoff_at),
+        }
+    }
+
+    /// As the runtime told it.
+    #[must_use]
+    pub fn termination(&self) -> Termination {
+        Termination {
+            exit_code: self.exit_code,
+            signal: self.signal,
+            reason: cut(&self.reason, limits::MESSAGE_BYTES_MAX).into(),
+            message: cut(&self.message, limits::MESSAGE_BYTES_MAX).into(),
+            started_at: instant(self.started_at_ns),
+            finished_at: instant(self.finished_at_ns),
+            backoff: self.backoff(),
+        }
+    }
+
+    /// The back-off in force; what no back-off can be is cut to what it can.
+    #[must_use]
+    pub fn backoff(&self) -> Backoff {
+        let wait = Duration::from_millis(self.backoff_ms).min(limits::STATE_BACKOFF_MAX);
+        if wait.is_zero() { Backoff::new() } else { Backoff::of(wait, instant(self.backoff_at_ns)) }
+    }
+}
+
+impl ProbeState {
+    /// None before there is a verdict on the newest instance.
+    fn of(spec: &Container, probe: &ProbeRecord) -> Option<ProbeState> {
+        let (verdict, since) = probe.verdict_of_newest().zip(probe.verdict_since())?;
+        let spec = spec.probes.by_type(probe.probe_type)?;
+        let run = probe.stats.run().min(probe.stats.threshold(spec));
+        let (passed, run) = Memory::new(probe.probe_type, verdict, !probe.stats.has_failed(), run).run();
+        Some(ProbeState {
+            probe_type: u32::try_from(probe.probe_type.index()).unwrap_or_default(),
+            verdict: index_of(&VERDICTS, &verdict),
+            since_ns: nanos(since),
+            has_failed: !passed,
+            run,
+        })
+    }
+
+    /// What its worker goes on with.
+    #[must_use]
+    pub fn memory(&self, probe_type: ProbeType) -> Option<Memory> {
+        Some(Memory::new(probe_type, at(&VERDICTS, self.verdict)?, !self.has_failed, self.run))
+    }
+
+    /// When the verdict was last set to another value.
+    #[must_use]
+    pub fn since(&self) -> Timestamp {
+        timestamp(self.since_ns)
+    }
+}

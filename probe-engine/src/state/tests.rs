@@ -1,0 +1,174 @@
+use std::time::Duration;
+
+use probe_core::id::ProbeType;
+use probe_core::outcome::Verdict;
+
+use super::record::{ConditionState, GateState, timestamp};
+use super::*;
+use crate::clock;
+
+fn probe() -> ProbeState {
+    ProbeState { probe_type: ProbeType::Liveness.index() as u32, verdict: 2, since_ns: 7, has_failed: true, run: 3 }
+}
+
+fn pod(uid: &str) -> PodState {
+    let termination = TerminationState {
+        exit_code: 137,
+        signal: 9,
+        reason: "Error".to_owned(),
+        message: String::new(),
+        started_at_ns: 1,
+        finished_at_ns: 2,
+        backoff_ms: 40_000,
+        backoff_at_ns: 3,
+    };
+    let container = ContainerState {
+        name: "app".to_owned(),
+        spec_hash: u64::MAX,
+        restart_count: 5,
+        termination: Some(termination),
+        has_ended: false,
+        is_waiting: true,
+        probes: vec![probe()],
+    };
+    PodState {
+        uid: uid.to_owned(),
+        added_at_ns: 1_795_000_000_000_000_000,
+        conditions: vec![ConditionState { status: 2, since_ns: 4 }],
+        containers: vec![container],
+        is_over: false,
+        gates: vec![GateState {
+            condition_type: "example.com/lb".to_owned(),
+            condition: Some(ConditionState { status: 1, since_ns: 5 }),
+        }],
+    }
+}
+
+fn content(pods: &[PodState]) -> Vec<u8> {
+    let mut writer = Writer::default();
+    pods.iter().for_each(|pod| writer.push(pod));
+    let (content, left_out) = writer.finish();
+    assert_eq!(left_out, 0);
+    content
+}
+
+/// With a digest that is right whatever the rest is.
+fn sealed(mut bytes: Vec<u8>) -> Vec<u8> {
+    let digest = Sha256::digest(&bytes);
+    bytes.extend_from_slice(&digest);
+    bytes
+}
+
+#[test]
+fn what_was_written_is_read_once_per_pod() {
+    let mut state = State::parse(content(&[pod("a"), pod("b")])).expect("a state");
+    assert_eq!(state.len(), 2);
+    assert_eq!(state.take(&"b".into()), Some(pod("b")));
+    assert_eq!((state.take(&"b".into()), state.take(&"c".into())), (None, None));
+    assert_eq!(state.take(&"a".into()), Some(pod("a")));
+    assert!(state.is_empty());
+}
+
+#[test]
+fn every_byte_that_is_another_and_every_length_is_found_out() {
+    let whole = content(&[pod("a")]);
+    for index in 0..whole.len() {
+        let mut other = whole.clone();
+        other[index] ^= 1;
+        assert!(State::parse(other).is_err(), "byte {index}");
+        assert!(State::parse(whole[..index].to_vec()).is_err(), "cut to {index} bytes");
+    }
+}
+
+#[test]
+fn a_right_digest_makes_nothing_else_right() {
+    let header = |version, count: u32| [MAGIC.as_slice(), &[version], &count.to_le_bytes()].concat();
+    let told = |bytes| State::parse(sealed(bytes)).expect_err("it is of no use").to_string();
+    assert_eq!(
+        told(header(VERSION + 1, 0)),
+        format!("version {} is later than {VERSION}, the last that this daemon knows", VERSION + 1)
+    );
+    assert_eq!(told([header(VERSION, 0), vec![1]].concat()), "pod 4294967295: bytes after the last");
+    assert!(told(header(VERSION, u32::MAX)).starts_with("pod 0: "));
+    let too_long = [header(VERSION, 1), vec![0xFF, 0xFF, 0xFF, 0xFF, 0x0F]].concat();
+    assert_eq!(told(too_long), "pod 0: 4294967295 bytes are too many");
+    assert!(told([header(VERSION, 1), vec![2, 0x0A, 0x05]].concat()).starts_with("pod 0: "));
+    assert_eq!(told(b"something else that is long enough to be one".to_vec()), "not a state file");
+}
+
+#[test]
+fn a_pod_that_is_too_large_is_left_out_and_counted() {
+    let mut writer = Writer::default();
+    writer.push(&PodState { uid: "x".repeat(STATE_POD_BYTES_MAX + 1), ..pod("a") });
+    writer.push(&pod("b"));
+    let (content, left_out) = writer.finish();
+    assert_eq!((left_out, State::parse(content).expect("a state").len()), (1, 1));
+}
+
+#[test]
+fn a_file_that_cannot_be_used_is_set_aside() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let (path, aside) = (directory.path().join(FILE_NAME), directory.path().join(ASIDE_NAME));
+    assert!(State::read(directory.path()).is_empty(), "no file is no trouble");
+    replace(directory.path(), &content(&[pod("a")])).expect("written");
+    assert_eq!(State::read(directory.path()).len(), 1);
+    std::fs::write(&path, "trouble").expect("written");
+    assert!(State::read(directory.path()).is_empty());
+    assert!(!path.exists());
+    assert_eq!(std::fs::read(&aside).expect("it is kept"), b"trouble");
+}
+
+#[test]
+fn the_file_is_for_its_owner_alone() {
+    use std::os::unix::fs::PermissionsExt;
+    let directory = tempfile::tempdir().expect("a directory");
+    replace(directory.path(), b"x").expect("written");
+    let mode = std::fs::metadata(directory.path().join(FILE_NAME)).expect("a file").permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+}
+
+#[test]
+fn points_in_time_survive_and_none_lies_ahead() {
+    let state = pod("a");
+    assert_eq!(state.added_at(), timestamp(1_795_000_000_000_000_000));
+    let ended = |finished_at_ns| {
+        let termination = state.containers[0].termination.clone().expect("it ended");
+        TerminationState { finished_at_ns, ..termination }.termination().finished_at
+    };
+    let wall_ns = i64::try_from(clock::wall().as_nanosecond()).expect("this century");
+    let ago = clock::now() - ended(wall_ns - 5_000_000_000);
+    assert!((5_000..6_000).contains(&ago.as_millis()), "{ago:?}");
+    let begun = clock::now();
+    assert!(ended(i64::MAX) <= clock::now() && ended(i64::MAX) >= begun, "a clock that was set back");
+    assert_eq!(ended(i64::MIN), probe_core::time::Instant::ZERO);
+}
+
+#[test]
+fn numbers_out_of_range_are_not_known_or_cut() {
+    assert_eq!(ProbeState { verdict: 3, ..probe() }.memory(ProbeType::Liveness), None);
+    let memory = probe().memory(ProbeType::Liveness).expect("a verdict");
+    assert_eq!((memory.verdict(), memory.run()), (Verdict::Failure, (false, 0)), "on hold the run begins anew");
+    assert_eq!(ConditionState { status: 9, since_ns: 0 }.status(), probe_core::pod::ConditionStatus::Unknown);
+    let forever =
+        TerminationState { backoff_ms: u64::MAX, ..pod("a").containers[0].termination.clone().expect("it ended") };
+    assert_eq!(forever.backoff().current(), Duration::from_secs(300));
+}
+
+#[test]
+fn files_of_every_earlier_version_are_read() {
+    for version in 1..VERSION {
+        let path = format!("{}/../tests/data/state/version-{version}", env!("CARGO_MANIFEST_DIR"));
+        let bytes = std::fs::read(&path).expect("a file of each version");
+        assert_eq!(bytes[MAGIC.len()], version);
+        let mut state = State::parse(bytes).expect("a state");
+        let crashing = state.take(&"v1-crashing".into()).expect("the pod");
+        let app = &crashing.containers[0];
+        let end = app.termination.as_ref().expect("it has ended").termination();
+        assert_eq!((app.restart_count, app.is_waiting, end.exit_code), (1, true, 3));
+        assert_eq!(end.backoff.current(), Duration::from_secs(10));
+        let waits = state.take(&"v1-waits".into()).expect("the pod");
+        let readiness = waits.containers[0].probe(ProbeType::Readiness).expect("the probe");
+        assert_eq!(readiness.memory(ProbeType::Readiness).expect("a verdict").run(), (false, 3));
+        assert!(waits.gates.is_empty() && state.is_empty());
+    }
+}
