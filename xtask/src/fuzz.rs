@@ -23,7 +23,7 @@ const TARGETS: [Target; 3] = [
     Target {
         name: "manifest",
         sources: &["probe-engine/src/source/parse.rs", "probe-engine/src/source/parse/"],
-        bytes_max: 4_096,
+        bytes_max: 2_048,
     },
     Target {
         name: "http_response",
