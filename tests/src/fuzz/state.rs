@@ -2,13 +2,15 @@
 //!
 //! An input is a file without its digest, which no mutation would ever make right.
 
+use std::path::Path;
+
 use probe_core::id::{ContainerId, ContainerName, ProbeType};
 use probe_core::spec::{Container, ContainerKind, Pod, Probes};
 use probe_core::time::Instant;
 use probe_core::worker::Worker;
 use probe_engine::clock;
 use probe_engine::limits::{MESSAGE_BYTES_MAX, STATE_BACKOFF_MAX};
-use probe_engine::state::{ContainerState, PodState, State, TerminationState, VERSION, Writer};
+use probe_engine::state::{self, ContainerState, PodState, State, TerminationState, VERSION, Writer};
 use prost::Message;
 use sha2::{Digest, Sha256};
 
@@ -28,7 +30,7 @@ const HEADER_BYTES: usize = 20;
 pub fn check(input: &[u8]) {
     assert!(State::parse(input.to_vec()).is_err(), "taken without a digest");
     let content = [input, &Sha256::digest(input)].concat();
-    let mut state = match State::parse(content.clone()) {
+    let mut state = match State::parse(content) {
         Ok(state) => state,
         Err(error) => {
             assert!(error.to_string().len() <= MESSAGE_BYTES_MAX, "{} bytes of error", error.to_string().len());
@@ -55,6 +57,24 @@ pub fn check(input: &[u8]) {
     let written = again.get(..again.len() - 32).and_then(self::pods);
     assert_eq!(written.as_ref(), Some(&pods), "written and read again");
     assert!(State::parse(again).is_ok());
+}
+
+/// The same content as a file: it is read, or set aside.
+///
+/// # Panics
+/// Where the file means something else than its content.
+pub fn check_file(input: &[u8], directory: &Path) {
+    let content = [input, &Sha256::digest(input)].concat();
+    state::replace(directory, &content).expect("a directory that can be written to");
+    let mut read = State::read(directory);
+    let is_aside = directory.join(state::ASIDE_NAME).exists();
+    assert_eq!(is_aside, !directory.join(state::FILE_NAME).exists());
+    match State::parse(content) {
+        Ok(state) => assert_eq!((is_aside, read.len()), (false, state.len())),
+        Err(_) => assert!(is_aside && read.is_empty()),
+    }
+    read.clear();
+    assert!(read.is_empty());
 }
 
 /// All pods of a file without its digest.
