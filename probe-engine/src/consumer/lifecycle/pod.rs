@@ -70,8 +70,16 @@ pub(super) struct PodWorker {
 /// A call of the runtime, or a hook, has returned.
 enum Called {
     Start(usize, Result<Started, RuntimeError>),
-    Stop,
+    Stop(Stop, Result<(), RuntimeError>),
+    StopAgain(Stop),
     Hook { index: usize, id: ContainerId, when: When, result: Result<Done, HookError> },
+}
+
+/// What the runtime is asked when an instance is to end.
+struct Stop {
+    index: usize,
+    id: ContainerId,
+    grace: Duration,
 }
 
 impl PodWorker {
@@ -110,7 +118,8 @@ impl PodWorker {
                 Some(message) = inbox.recv() => self.hear(message),
                 Some(called) = self.calls.join_next() => match called {
                     Ok(Called::Start(index, started)) => self.started(index, started),
-                    Ok(Called::Stop) => {}
+                    Ok(Called::Stop(stop, result)) => self.stopped(stop, result),
+                    Ok(Called::StopAgain(stop)) => self.stop_again(stop),
                     Ok(Called::Hook { index, id, when, result }) => self.hook_ended(index, &id, when, result),
                     // A hook that was cut off.
                     Err(e) if e.is_cancelled() => {}

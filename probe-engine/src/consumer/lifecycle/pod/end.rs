@@ -2,6 +2,7 @@
 //!
 //! Event, preStop hook, turn, stop signal: all of it within one grace period, and what each step has used is taken off it.
 
+use std::io::ErrorKind;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,9 +13,10 @@ use probe_core::restart::{self, Decision, Facts, KillReason};
 use probe_core::status::{ContainerState, ContainerStatus, Termination};
 
 use super::slot::{Cause, Ending, SlotPhase, Step};
-use super::{Called, PodWorker, RETRY};
+use super::{Called, PodWorker, RETRY, Stop};
 use crate::consumer::events::EventType;
 use crate::consumer::lifecycle::hook::When;
+use crate::runtime::RuntimeError;
 
 impl PodWorker {
     /// Rule 6.3: all containers in parallel, each with the pod's grace period, and sidecars after the others. A second call can
@@ -235,13 +237,50 @@ impl PodWorker {
         let (true, Some(id)) = (slot.is_running(), slot.status.id.clone()) else {
             return;
         };
-        let (runtime, clock) = (Arc::clone(&self.context.runtime), self.context.clock);
+        self.call_stop(Stop { index, id, grace });
+    }
+
+    fn call_stop(&mut self, stop: Stop) {
+        let runtime = Arc::clone(&self.context.runtime);
         self.calls.spawn(async move {
-            while let Err(error) = runtime.stop(&id, grace).await {
-                tracing::warn!(container = %id, %error, "cannot kill a container; trying again");
-                clock.sleep_until(clock.now() + RETRY).await;
-            }
-            Called::Stop
+            let result = runtime.stop(&stop.id, stop.grace).await;
+            Called::Stop(stop, result)
+        });
+    }
+
+    pub(super) fn stop_again(&mut self, stop: Stop) {
+        if self.is_instance(stop.index, &stop.id) {
+            self.call_stop(stop);
+        }
+    }
+
+    /// It runs, and has not been followed by another.
+    fn is_instance(&self, index: usize, id: &ContainerId) -> bool {
+        let slot = &self.slots[index];
+        slot.is_running() && slot.status.id.as_ref() == Some(id)
+    }
+
+    /// A kill that failed is told and tried again until the instance has ended (rule 6.2, step 8).
+    pub(super) fn stopped(&mut self, stop: Stop, result: Result<(), RuntimeError>) {
+        let Err(error) = result else { return };
+        if !self.is_instance(stop.index, &stop.id) {
+            return;
+        }
+        let (pod, container) = (&self.pod.name, &self.slots[stop.index].name);
+        tracing::warn!(%pod, %container, %error, "cannot kill a container; trying again");
+        let is_late = matches!(&error, RuntimeError::Io { source, .. } if source.kind() == ErrorKind::TimedOut);
+        let (reason, message) = match is_late {
+            true => (
+                "ExceededGracePeriod",
+                "Container runtime did not kill the pod within specified grace period.".to_owned(),
+            ),
+            false => ("FailedKillPod", format!("error killing pod: {error}")),
+        };
+        self.event(stop.index, EventType::Warning, reason, message, None);
+        let clock = self.context.clock;
+        self.calls.spawn(async move {
+            clock.sleep_until(clock.now() + RETRY).await;
+            Called::StopAgain(stop)
         });
     }
 }
