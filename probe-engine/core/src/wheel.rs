@@ -48,6 +48,7 @@ const UNLINKED: u16 = u16::MAX;
 const CHUNK_LEN: usize = 15;
 
 /// See the module.
+#[derive(Clone)]
 pub struct Wheel {
     /// All earlier ticks have been handed out.
     elapsed: u64,
@@ -83,6 +84,7 @@ struct Chunk {
 const _: () = assert!(size_of::<Chunk>() == 64, "one cache line");
 
 /// A slab of chunks.
+#[derive(Clone)]
 struct Chunks {
     all: Vec<Chunk>,
     free: u32,

@@ -17,6 +17,7 @@ use crate::worker::Worker;
 const NIL: u32 = u32::MAX;
 
 /// A place: outlives its occupants, so that their attempts can be told apart.
+#[derive(Clone)]
 pub(super) struct Place {
     pub(super) occupant: Option<Occupant>,
     /// Goes up with every attempt and when an occupant ends; attempts and queue entries that carry another are stale.
@@ -26,6 +27,7 @@ pub(super) struct Place {
 const _: () = assert!(size_of::<Place>() == 64, "one cache line");
 
 /// A worker with its grid.
+#[derive(Clone)]
 pub(super) struct Occupant {
     pub(super) worker: Worker,
     pub(super) spec: Arc<ProbeSpec>,
@@ -112,7 +114,7 @@ pub(super) struct Due {
 }
 
 /// A slab of [`Busy`]. Bound: one per worker.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct Busies {
     all: Vec<Busy>,
     free: Vec<u32>,

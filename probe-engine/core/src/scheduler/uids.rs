@@ -26,7 +26,7 @@ pub(super) const PLACES_MAX: usize = (1 << PLACE_BITS) - 1;
 const TAKEN_OF_FOUR: usize = 3;
 
 /// See the module.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct Uids {
     /// Of places in the slab. As many as a power of two, or none.
     cells: Vec<u32>,
