@@ -459,6 +459,57 @@ mod tests {
         assert_eq!(wheel.len(), 1);
     }
 
+    /// Distances in ticks at which a timer just falls into another level, or slot, or beyond the span.
+    fn edges() -> impl Iterator<Item = u64> {
+        let levels = (0..COARSE_LEVELS).map(|level| 1 << shift(level));
+        let slots = levels.flat_map(|width: u64| [width, 2 * width, 63 * width, 64 * width, 65 * width]);
+        slots.chain([64, 128]).flat_map(|edge| [edge - 1, edge, edge + 1])
+    }
+
+    #[test]
+    fn a_timer_at_the_edge_of_a_level_fires_at_its_tick() {
+        for elapsed in [0, 1, 63, 64, 4_095, 4_096, 262_143, 262_144, 1_000_000_007] {
+            for distance in edges() {
+                let mut wheel = Wheel::new(ms(elapsed));
+                wheel.insert(0, ms(elapsed + distance));
+                let case = std::format!("{elapsed} + {distance}");
+                assert!(fired(&mut wheel, ms(elapsed + distance - 1)).is_empty(), "early: {case}");
+                assert_eq!(wheel.next_expiry(), Some(ms(elapsed + distance)), "{case}");
+                assert_eq!(fired(&mut wheel, ms(elapsed + distance)), [0], "late: {case}");
+            }
+        }
+    }
+
+    #[test]
+    fn of_two_timers_at_the_edges_of_levels_the_earlier_one_is_first() {
+        for elapsed in [0, 5, 4_095, 262_143] {
+            for (first, second) in edges().flat_map(|a| edges().map(move |b| (a, b))).filter(|(a, b)| a < b) {
+                let mut wheel = Wheel::new(ms(elapsed));
+                wheel.insert(0, ms(elapsed + second));
+                wheel.insert(1, ms(elapsed + first));
+                let mut order = Vec::new();
+                while let Some(at) = wheel.next_expiry() {
+                    wheel.advance(at, |index| order.push((index, (at - ms(elapsed)).as_millis() as u64)));
+                }
+                assert_eq!(order, [(1, first), (0, second)], "from {elapsed}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_reserve_is_enough_whatever_the_slots_and_not_much_more() {
+        const LEN: usize = 100_000;
+        let mut wheel = Wheel::new(ms(0));
+        wheel.reserve(LEN);
+        let reserved = wheel.chunks.all.capacity();
+        assert!(reserved * CHUNK_LEN <= LEN + SLOTS_LEN * CHUNK_LEN, "{reserved} chunks");
+        // 24 or 25 in each slot of the first level: each wastes most of a chunk.
+        (0..LEN as u32).for_each(|index| wheel.insert(index, ms(u64::from(index) % FINE_LEN as u64)));
+        assert_eq!(wheel.chunks.all.capacity(), reserved);
+        wheel.reserve(LEN);
+        assert_eq!(wheel.chunks.all.capacity(), reserved, "a second time it is there");
+    }
+
     #[test]
     fn nothing_is_allocated_within_the_reserve() {
         let mut wheel = Wheel::new(ms(0));
