@@ -224,6 +224,9 @@ mod tests {
             let mut schedule = Schedule::new(first);
             schedule.take(PERIOD, first + Duration::from_nanos(7));
             assert_eq!(schedule.next(), first + PERIOD);
+            // So short that many begin before the first multiple after `now`.
+            let first = first_step(1, (pod, &container, probe_type), 2 * GRID, now, now);
+            assert!(first >= now && first < now + 2 * GRID && first.as_nanos().is_multiple_of(GRID_NS), "{first:?}");
         }
     }
 }

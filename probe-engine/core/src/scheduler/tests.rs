@@ -928,6 +928,118 @@ fn a_worker_is_small() {
     assert!(size_of::<Place>() <= 192, "{} bytes", size_of::<Place>());
 }
 
+// What is known of pods and workers.
+
+#[test]
+fn a_turn_says_how_many_attempts_it_has_started() {
+    let mut world = World::new();
+    for uid in ["p", "q", "r"] {
+        world.add(pod(uid, [one(Liveness, spec())]));
+        let status = Arc::new(pod_status([container_status("c", "test://1", running(START))]));
+        world.scheduler.handle_status(&PodUid::from(uid), status, START);
+    }
+    let now = START + Duration::from_secs(10);
+    let started = [0, 2, 2, 2].map(|starts_max| world.scheduler.handle_timeout(now, starts_max));
+    assert_eq!(started, [0, 2, 1, 0]);
+}
+
+#[test]
+fn the_view_of_a_worker_is_what_it_watches_and_how_it_stands() {
+    let mut world = World::running(one(Liveness, thresholds(1, 2)));
+    let worker = world.made[0].0;
+    world.pass(10_000);
+    world.answer(failure());
+    let seen = WorkerView {
+        container_id: Some(ContainerId::from("test://1")),
+        verdict: Some(Success),
+        run: 1,
+        on_hold: false,
+        due: Some(START + Duration::from_secs(20)),
+    };
+    assert_eq!(world.scheduler.worker(worker), Some(seen.clone()));
+    world.pass(10_000);
+    world.answer(failure());
+    let held = WorkerView {
+        verdict: Some(Failure),
+        run: 0,
+        on_hold: true,
+        due: Some(START + Duration::from_secs(30)),
+        ..seen
+    };
+    assert_eq!(world.scheduler.worker(worker), Some(held));
+    assert_eq!(world.scheduler.worker(WorkerIndex(7)), None);
+}
+
+#[test]
+fn a_worker_that_is_on_hold_or_about_to_end_has_no_next_due_time() {
+    let mut world = World::running(one(Liveness, spec()));
+    let worker = world.made[0].0;
+    assert_eq!(world.scheduler.next_due(worker), Some(START + Duration::from_secs(10)));
+    world.pass(10_000);
+    world.answer(failure());
+    assert_eq!(world.scheduler.next_due(worker), None, "on hold");
+    world.state("c", "test://2", running(world.now));
+    world.pass(10_000);
+    assert_eq!(world.scheduler.next_due(worker), Some(START + Duration::from_secs(30)));
+    world.scheduler.remove_pod(&PodUid::from("p"), world.now);
+    assert_eq!(world.scheduler.next_due(worker), None, "it ends with its attempt");
+    assert_eq!(world.scheduler.worker(worker).and_then(|view| view.due), None);
+    world.answer(success());
+    assert_eq!((world.scheduler.next_due(worker), world.scheduler.worker(worker)), (None, None));
+}
+
+#[test]
+fn a_pods_view_names_its_workers_and_its_newest_status() {
+    let mut world = World::new();
+    let sidecar = with_probe(container("s", ContainerKind::Sidecar), Readiness, spec());
+    world.add(pod("p", [with_all_probes(container("c", ContainerKind::Regular)), sidecar]));
+    let uid = PodUid::from("p");
+    let view = world.scheduler.pod(&uid).expect("known");
+    assert_eq!((view.pod().uid.as_str(), view.status()), ("p", None));
+    let workers: Vec<_> = view.workers().map(|(worker, name, t)| (worker.0, name.as_str(), t)).collect();
+    assert_eq!(workers, [(3, "s", Readiness), (0, "c", Startup), (1, "c", Readiness), (2, "c", Liveness)]);
+    let found = |name: &str, t| world.scheduler.worker_index(&uid, &ContainerName::from(name), t).map(|w| w.0);
+    assert_eq!([found("s", Readiness), found("c", Liveness)], [Some(3), Some(2)]);
+    assert_eq!([found("s", Liveness), found("nobody", Liveness)], [None, None]);
+    let status = pod_status([container_status("c", "test://1", waiting())]);
+    world.status(status.clone());
+    assert_eq!(world.scheduler.pod(&uid).and_then(|view| view.status()), Some(&status));
+}
+
+#[test]
+fn places_of_workers_that_ended_are_used_again() {
+    let mut world = World::new();
+    for round in 0..5 {
+        world.add(pod("p", [with_all_probes(container("c", ContainerKind::Regular))]));
+        assert_eq!((world.scheduler.workers_len(), world.scheduler.places_len()), (3, 3), "{round}");
+        world.scheduler.remove_pod(&PodUid::from("p"), world.now);
+        world.settle();
+    }
+    assert_eq!((world.scheduler.workers_len(), world.scheduler.places_len()), (0, 3));
+}
+
+#[test]
+fn an_attempt_is_made_against_the_newest_address_and_network_namespace() {
+    let ip = |text: &str| Some(text.parse().expect("an address"));
+    let mut world = World::new();
+    let mut subject = pod("p", [one(Readiness, spec())]);
+    subject.pod_ip = ip("10.0.0.1").into();
+    world.add(subject);
+    let worker = world.made[0].0;
+    assert!(world.scheduler.target(worker).is_none(), "no instance has been seen");
+    world.state("c", "test://1", running(START));
+    let target = |world: &World| {
+        let target = world.scheduler.target(worker).expect("it has seen an instance");
+        assert_eq!((target.container.as_str(), target.probe_type), ("c", Readiness));
+        (target.container_id.clone(), target.pod_ip, target.netns.cloned())
+    };
+    assert_eq!(target(&world), ("test://1".into(), ip("10.0.0.1"), None));
+    let mut status = pod_status([container_status("c", "test://1", running(START))]);
+    (status.pod_ip, status.netns) = (ip("10.0.0.2"), Some("/run/netns/p".into()));
+    world.status(status);
+    assert_eq!(target(&world), ("test://1".into(), ip("10.0.0.2"), Some("/run/netns/p".into())));
+}
+
 // Any sequence of calls.
 
 mod any_sequence {
