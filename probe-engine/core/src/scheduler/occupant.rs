@@ -121,6 +121,11 @@ pub(super) struct Busies {
 }
 
 impl Busies {
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.all.len() - self.free.len()
+    }
+
     /// Of this occupant, if it has one.
     pub(super) fn find(&self, occupant: &Occupant) -> Option<&Busy> {
         self.all.get(occupant.busy as usize)

@@ -109,6 +109,11 @@ impl World {
         self.status(pod_status([container_status(name, id, state)]));
     }
 
+    /// Somebody asks for this probe of `c`.
+    fn trigger(&mut self, probe_type: ProbeType) -> bool {
+        self.scheduler.trigger(&PodUid::from("p"), &ContainerName::from("c"), probe_type, self.now)
+    }
+
     /// Starts what is due, marks it started, and sorts the actions.
     fn settle(&mut self) {
         loop {
@@ -647,6 +652,72 @@ fn a_trigger_sets_the_grid_anew() {
 }
 
 #[test]
+fn a_trigger_from_outside_waits_for_the_end_of_the_stagger_too() {
+    let mut world = World::with(config(START));
+    world.add(pod("p", [one(Liveness, spec())]));
+    world.state("c", "test://1", running(START));
+    let first = world.scheduler.next_due(world.made[0].0).expect("it is about to begin");
+    assert!(first > START && world.trigger(Liveness));
+    world.settle();
+    assert!(world.starts.is_empty());
+    let first = (first - START).as_millis() as u64;
+    assert_eq!(world.pass_answering(10_000 + first, &success()), [first, first + 10_000], "its grid has not moved");
+}
+
+#[test]
+fn at_the_managers_start_triggers_take_no_memory() {
+    let mut world = World::with(config(START));
+    for i in 0..100 {
+        let uid = std::format!("p{i}");
+        world.add(pod(&uid, [one(Readiness, spec())]));
+        let status = Arc::new(pod_status([container_status("c", "test://1", running(START))]));
+        world.scheduler.handle_status(&PodUid::from(uid.as_str()), status, START);
+    }
+    assert!(world.scheduler.busies.len() < 5, "{}: of those whose stagger is 0", world.scheduler.busies.len());
+}
+
+#[test]
+fn after_a_trigger_the_next_call_is_reported_whatever_it_says() {
+    let mut world = World::running(one(Liveness, spec()));
+    world.pass_answering(30_000, &success());
+    assert_eq!((world.reports.len(), world.passed.len()), (1, 2), "only the first success is worth a report");
+    assert!(world.trigger(Liveness));
+    world.settle();
+    world.answer(success());
+    assert_eq!((world.reports.len(), world.passed.len()), (2, 2));
+    world.pass_answering(10_000, &success());
+    assert_eq!((world.reports.len(), world.passed.len()), (2, 3), "only the next one");
+}
+
+#[test]
+fn a_trigger_that_finds_no_container_is_reported_when_there_is_one() {
+    let mut world = World::running(one(Liveness, spec()));
+    world.pass_answering(30_000, &success());
+    world.status(pod_status([]));
+    assert!(world.trigger(Liveness));
+    world.settle();
+    world.pass(5_000);
+    assert!(world.starts.is_empty());
+    world.state("c", "test://1", running(START));
+    world.pass_answering(10_000, &success());
+    assert_eq!((world.reports.len(), world.passed.len()), (2, 2));
+    assert!(world.publishes.len() == 1, "its verdict is the same: nothing else would have been told");
+}
+
+#[test]
+fn a_trigger_that_waits_for_its_turn_sets_the_grid_from_when_it_came() {
+    let mut world = World::running(one(Liveness, ProbeSpec { period_seconds: 1, ..spec() }));
+    world.pass(400);
+    assert!(world.trigger(Liveness));
+    world.now = START + Duration::from_millis(1_300);
+    world.scheduler.handle_timeout(world.now, 0);
+    assert!(world.scheduler.poll_timeout().is_some_and(|at| at <= world.now), "it waits for a start");
+    world.settle();
+    assert_eq!(world.answer(success()).due, START + Duration::from_millis(400));
+    assert_eq!(world.scheduler.poll_timeout(), Some(START + Duration::from_millis(1_400)));
+}
+
+#[test]
 fn triggers_during_an_attempt_lead_to_one_more_step_after_it() {
     let mut world = World::running(one(Readiness, spec()));
     world.pass(500);
@@ -818,6 +889,20 @@ fn local_trouble_does_not_delay_what_needs_no_attempt() {
 }
 
 #[test]
+fn a_wait_that_has_lost_its_reason_wakes_nobody() {
+    let mut world = World::running(one(Liveness, ProbeSpec { period_seconds: 1, ..spec() }));
+    (0..5).for_each(|_| _ = world.pass_answering(1_000, &local()));
+    // The wait has grown to 2 s: the next due time falls into it.
+    while !world.starts.is_empty() {
+        world.answer(local());
+    }
+    world.status(pod_status([]));
+    world.pass(1_000);
+    let next = world.scheduler.next_due(world.made[0].0);
+    assert_eq!((world.scheduler.poll_timeout(), world.starts.len()), (next, 0));
+}
+
+#[test]
 fn a_container_known_to_run_is_probed_at_once_whatever_the_type() {
     for probe_type in ProbeType::ALL {
         let mut world = World::new();
@@ -909,6 +994,17 @@ fn a_terminal_phase_ends_all_workers() {
     world.status(status);
     world.pass_answering(10_000, &success());
     assert_eq!((world.ended.len(), world.scheduler.workers_len()), (3, 0));
+}
+
+#[test]
+fn a_pod_whose_workers_have_all_ended_is_known_until_it_is_removed() {
+    let mut world = World::running(one(Liveness, spec()));
+    world.scheduler.stop_liveness_and_startup(&PodUid::from("p"), world.now);
+    world.settle();
+    assert_eq!(world.scheduler.workers_len(), 0);
+    assert!(world.scheduler.pod(&PodUid::from("p")).is_some());
+    world.scheduler.remove_pod(&PodUid::from("p"), world.now);
+    assert!(world.scheduler.pod(&PodUid::from("p")).is_none());
 }
 
 #[test]
