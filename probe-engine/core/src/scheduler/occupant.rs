@@ -147,16 +147,11 @@ impl Busies {
         &mut self.all[occupant.busy as usize]
     }
 
-    /// Takes it back where there is nothing in it that matters.
+    /// Takes it back where there is nothing in it that matters. The occupant has neither an attempt nor anything due.
     pub(super) fn tidy(&mut self, occupant: &mut Occupant) {
         let Some(busy) = self.find(occupant) else { return };
-        let is_needed = occupant.has(Flag::InFlight)
-            || occupant.has(Flag::Queued)
-            || busy.tick.is_some()
-            || busy.trigger.is_some()
-            || busy.asked
-            || busy.local.is_some();
-        if !is_needed {
+        debug_assert!(occupant.is_idle() && busy.tick.is_none() && busy.trigger.is_none(), "it is at work still");
+        if !busy.asked && busy.local.is_none() {
             self.take_back(occupant);
         }
     }
