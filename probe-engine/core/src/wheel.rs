@@ -198,6 +198,7 @@ impl Wheel {
                         // `elapsed` stands at the slot's start: it goes to a lower level, or ahead where it had been clamped to
                         // the span.
                         self.link(index);
+                        debug_assert!(usize::from(self.timers[index as usize].slot) != slot, "it stays where it was");
                         continue;
                     }
                     self.timers[index as usize].slot = UNLINKED;

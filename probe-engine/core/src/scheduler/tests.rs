@@ -31,6 +31,7 @@ struct World {
     missed: u32,
     ended: Vec<WorkerIndex>,
     made: Vec<(WorkerIndex, ProbeType)>,
+    turns: u32,
 }
 
 fn config(manager_start: Instant) -> Config {
@@ -81,6 +82,7 @@ impl World {
             missed: 0,
             ended: Vec::new(),
             made: Vec::new(),
+            turns: 0,
         }
     }
 
@@ -114,11 +116,22 @@ impl World {
         self.scheduler.trigger(&PodUid::from("p"), &ContainerName::from("c"), probe_type, self.now)
     }
 
+    /// One turn of the loop around a scheduler, of which no test here needs many.
+    fn turn(&mut self) {
+        self.tire();
+        self.scheduler.handle_timeout(self.now, STARTS_MAX);
+    }
+
+    fn tire(&mut self) {
+        self.turns += 1;
+        assert!(self.turns < 20_000, "it never rests");
+    }
+
     /// Starts what is due, marks it started, and sorts the actions.
     fn settle(&mut self) {
         loop {
             if self.scheduler.poll_timeout().is_some_and(|at| at <= self.now) {
-                self.scheduler.handle_timeout(self.now, STARTS_MAX);
+                self.turn();
             }
             let Some(action) = self.scheduler.poll_action() else { break };
             match action {
@@ -138,10 +151,11 @@ impl World {
 
     /// Lets time pass, stopping wherever the scheduler wants.
     fn pass(&mut self, millis: u64) {
+        self.tire();
         let until = self.now + Duration::from_millis(millis);
         while let Some(at) = self.scheduler.poll_timeout().filter(|at| *at <= until) {
             self.now = self.now.max(at);
-            self.scheduler.handle_timeout(self.now, STARTS_MAX);
+            self.turn();
             self.settle();
         }
         self.now = until;
@@ -166,7 +180,7 @@ impl World {
             }
             let Some(at) = self.scheduler.poll_timeout().filter(|at| *at <= until) else { break };
             self.now = self.now.max(at);
-            self.scheduler.handle_timeout(self.now, STARTS_MAX);
+            self.turn();
             self.settle();
         }
         self.now = until;
