@@ -190,6 +190,7 @@ impl Wheel {
         while let Some((start, slot)) = self.first_slot().filter(|(start, _)| *start <= now_tick) {
             self.elapsed = start;
             let mut list = core::mem::replace(&mut self.slots[slot], EMPTY);
+            debug_assert!(list.first != NIL, "a slot without timers is marked");
             self.mark(slot, false);
             let is_coarse = slot >= FINE_LEN;
             while let Some((indices, len)) = self.chunks.pop(&mut list) {
