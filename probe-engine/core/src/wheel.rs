@@ -33,8 +33,10 @@ const COARSE_LEN: usize = 1 << COARSE_BITS;
 /// Levels but the first.
 const COARSE_LEVELS: usize = 4;
 const SLOTS_LEN: usize = FINE_LEN + COARSE_LEVELS * COARSE_LEN;
+/// The last of them.
+const LAST_LEVEL: usize = COARSE_LEVELS - 1;
 /// Farthest place ahead: 63 slots of the last level, so that a timer never lies in the slot of `elapsed` there.
-const SPAN_TICKS: u64 = (COARSE_LEN as u64 - 1) << shift(COARSE_LEVELS - 1);
+const SPAN_TICKS: u64 = (COARSE_LEN as u64 - 1) << shift(LAST_LEVEL);
 
 /// Of a coarse level: bits of a tick below its slots.
 const fn shift(level: usize) -> u32 {
@@ -242,7 +244,7 @@ impl Wheel {
             (word, ahead_here)
         } else {
             // The others in turn; the bits of this one that lie behind are the farthest.
-            let next = (word + 1) % 64;
+            let next = word + 1;
             let other = (next + self.fine_words.rotate_right(next as u32).trailing_zeros() as usize) % 64;
             (other, self.fine[other])
         };
@@ -257,7 +259,8 @@ impl Wheel {
             return None;
         }
         let current = self.elapsed >> shift(level);
-        let wanted = current + u64::from(bits.rotate_right((current % COARSE_LEN as u64) as u32).trailing_zeros());
+        // As many as there are bits are a whole turn: `current` needs no modulo.
+        let wanted = current + u64::from(bits.rotate_right(current as u32).trailing_zeros());
         Some((wanted << shift(level), Self::coarse_slot(level, wanted)))
     }
 
@@ -290,8 +293,8 @@ impl Wheel {
         let slot = if tick - self.elapsed < FINE_LEN as u64 {
             tick as usize % FINE_LEN
         } else {
-            let level = (0..COARSE_LEVELS).find(|level| slots_ahead(level) < COARSE_LEN as u64);
-            let level = level.unwrap_or(COARSE_LEVELS - 1);
+            let level = (0..LAST_LEVEL).find(|level| slots_ahead(level) < COARSE_LEN as u64);
+            let level = level.unwrap_or(LAST_LEVEL);
             Self::coarse_slot(level, tick >> shift(level))
         };
         timer.slot = slot as u16;
