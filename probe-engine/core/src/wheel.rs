@@ -436,6 +436,24 @@ mod tests {
     }
 
     #[test]
+    fn of_many_timers_of_one_slot_those_that_were_not_cancelled_fire() {
+        // Three chunks and a part of one.
+        let all = 3 * CHUNK_LEN as u32 + 5;
+        for kept in 0..=all {
+            for keeps_first in [true, false] {
+                let stays = |index: &u32| if keeps_first { *index < kept } else { *index >= all - kept };
+                let mut wheel = Wheel::new(ms(0));
+                (0..all).for_each(|index| wheel.insert(index, ms(10)));
+                assert!((0..all).filter(|index| !stays(index)).all(|index| wheel.cancel(index)));
+                assert_eq!((wheel.len(), wheel.next_expiry().is_some()), (kept as usize, kept > 0));
+                let mut left = fired(&mut wheel, ms(10));
+                left.sort_unstable();
+                assert!(left.iter().copied().eq((0..all).filter(stays)), "{kept} of {all}: {left:?}");
+            }
+        }
+    }
+
+    #[test]
     fn a_jump_of_hours_fires_everything_in_order() {
         let mut wheel = Wheel::new(ms(1));
         for index in 0..1000_u32 {
