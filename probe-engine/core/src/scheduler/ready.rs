@@ -9,7 +9,7 @@ use core::cmp::Reverse;
 use super::occupant::Due;
 
 /// See the module. Of one due time, the lower place goes first. Bound: one entry per worker, and stale ones of workers that ended.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct Ready {
     in_order: VecDeque<Due>,
     others: BinaryHeap<Reverse<Due>>,
