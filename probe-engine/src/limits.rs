@@ -89,6 +89,9 @@ pub const HTTP_INTERIM_MAX: usize = 5;
 /// Requests of one httpGet attempt, redirects included (net/http's default). More: the attempt fails.
 pub const HTTP_REQUESTS_MAX: usize = 10;
 
+/// Bytes of the URL that a redirect leads to: a relative one, escaped, grows with each. More: the attempt fails.
+pub const HTTP_URL_BYTES_MAX: usize = 16 * 1024;
+
 /// Bytes of an exec probe's output that are kept. More: dropped, no error.
 pub const EXEC_OUTPUT_BYTES_MAX: usize = 10 * 1024;
 
@@ -336,6 +339,13 @@ pub const MANIFEST_DEPTH_MAX: usize = 64;
 /// Values of one document that anchors hold and aliases and merge keys copy. More: the document is refused with an error.
 pub const MANIFEST_ALIAS_NODES_MAX: usize = 100_000;
 
+/// Bytes of the texts among them. More: as above.
+pub const MANIFEST_ALIAS_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+/// Bytes of all texts of a pod in which `$(VAR)` references stand, after these are replaced: an entry of `env` may refer to those
+/// before it, and so on, which doubles with each. Linux takes 128 KiB a text. More: the pod is refused with an error.
+pub const EXPANDED_BYTES_MAX: usize = 1024 * 1024;
+
 /// Values of one kind (texts, label lists, probes, containers ..) that pods share. Full: what is not shared goes, else
 /// all do, and sharing begins anew.
 pub const INTERNED_LEN_MAX: usize = 16_384;
@@ -365,6 +375,18 @@ pub const MANIFEST_POLL: Duration = Duration::from_secs(10);
 
 /// Problems of one manifest file that are kept for /readyz and logged. More: only counted.
 pub const MANIFEST_PROBLEMS_LEN_MAX: usize = 100;
+
+/// Errors of one document that are told one by one, and as many warnings. More: only counted.
+pub const DOCUMENT_PROBLEMS_LEN_MAX: usize = 1_000;
+
+/// Bytes of the field path of one problem with a manifest. More: cut.
+pub const PROBLEM_PATH_BYTES_MAX: usize = 1_024;
+
+/// Bytes of the text of one problem with a manifest. More: cut.
+pub const PROBLEM_MESSAGE_BYTES_MAX: usize = 4_096;
+
+/// Bytes of a manifest's value that the text of a problem shows. More: cut.
+pub const PROBLEM_VALUE_BYTES_MAX: usize = 1_024;
 
 /// Messages waiting for the lifecycle. Full: the manager and the results stage keep theirs, the latest per pod and probe.
 pub const LIFECYCLE_INPUTS_LEN_MAX: usize = 1_024;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use probe_engine::core::id::ProbeType;
 use probe_engine::core::spec::{ContainerKind, Handler, Pod, Port, RestartPolicy, Scheme};
+use probe_engine::limits::{DOCUMENT_PROBLEMS_LEN_MAX, PROBLEM_MESSAGE_BYTES_MAX, PROBLEM_PATH_BYTES_MAX};
 use probe_engine::source::parse::{
     self, Interner, Options, Parsed, Problem, RuntimeKind, Severity, Strictness, UnsupportedKind,
 };
@@ -345,11 +346,73 @@ fn deep_and_exploding_documents_are_refused() {
         writeln!(bomb, "a{i}: &a{i} [{list}]").unwrap();
     }
     let itself = "a: &a [*a]";
-    for text in [&*deep, &*nested, &*bomb, itself] {
+    let long = format!("- &a \"{}\"\n{}", "x".repeat(8_192), "- *a\n".repeat(1_024));
+    for text in [&*deep, &*nested, &*bomb, itself, &*long] {
         let documents = parse::parse_documents("x", text.as_bytes());
         let problems: Vec<_> = documents.into_iter().flat_map(parse::check).collect();
         assert!(!problems.is_empty(), "{}", &text[..10]);
         assert!(problems[0].severity == Severity::Error, "{problems:?}");
+    }
+}
+
+#[test]
+fn references_that_stand_for_too_much_are_refused() {
+    let doubling = |count: usize| -> String {
+        let entry = |i: usize| format!("- {{name: A{}, value: $(A{i})$(A{i})}}\n", i + 1);
+        (0..count).map(entry).fold("command: [x]\nenv:\n- {name: A0, value: x}\n".to_owned(), |all, one| all + &one)
+    };
+    let app = |text: &str| read(&with(text), &PROCESS).map(|parsed| parsed.pod.containers[0].process.clone());
+    assert_eq!(app(&doubling(19)).unwrap().env[19].1.len(), 1 << 19);
+    let refused = |text: &str| {
+        let errors = app(text).unwrap_err();
+        assert_eq!(errors.len(), 1, "{errors:?}");
+        errors[0].clone()
+    };
+    let why = "Forbidden: $(VAR) references stand for more than 1048576 bytes in this pod";
+    for count in [20, 64, 3_000] {
+        assert!(refused(&doubling(count)).ends_with(&format!(" spec.containers[0].env[20].value: {why}")));
+    }
+    let long = |field: &str| format!("env: [{{name: A, value: {}}}]\n{field}", "x".repeat(64 * 1024));
+    let many = ["$(A)"; 17].join(",");
+    for (field, path) in [
+        (format!("command: [{many}]"), "command[16]"),
+        (format!("command: [x]\nargs: [{many}]"), "args[16]"),
+        (format!("command: [x]\nlivenessProbe: {{exec: {{command: [{many}]}}}}"), "livenessProbe.exec.command[16]"),
+    ] {
+        assert!(refused(&long(&field)).ends_with(&format!(" spec.containers[0].{path}: {why}")), "{path}");
+    }
+    // Without references there is no such bound.
+    let plain = format!("command: [x, {}]", "x".repeat(2 << 20));
+    assert!(app(&plain).is_ok());
+}
+
+#[test]
+fn what_is_said_about_a_document_is_bounded() {
+    let key = "k".repeat(100_000);
+    let duplicates = format!("? {key}\n:\n{}", "  a: 1\n".repeat(3_000));
+    let unknown = with(&(0..3_000).map(|i| format!("f{i}: 1\n")).collect::<String>());
+    let mistyped = with(&format!("args: [{}]", "1,".repeat(3_000)));
+    let invalid = with(&format!("env: [{}]", "{name: =, value: a},".repeat(3_000)));
+    for text in [&duplicates, &unknown, &mistyped, &invalid] {
+        let problems = parse::check(parse::parse_documents("x", text.as_bytes()).remove(0));
+        assert_eq!(problems.len(), DOCUMENT_PROBLEMS_LEN_MAX + 1);
+        let last = &problems.last().unwrap().message;
+        assert!(last.starts_with("more errors than are listed: "), "{last}");
+    }
+    // Warnings neither refuse a pod nor hide why it is refused.
+    let refused = read(&unknown, &PROCESS).unwrap_err();
+    assert!(refused.iter().any(|problem| problem.contains("containers[0].command: Required")));
+    let taken = read(&(unknown + "    command: [x]\n"), &PROCESS).unwrap();
+    assert_eq!(taken.warnings.last().unwrap().to_string(), "pod.yaml:1: warning: more warnings than are listed: 2000");
+    let name = with("").replace("web", &key);
+    let label = with("").replace("web", &format!("web, labels: {{? {key} : '-'}}"));
+    let unknown = with("").replace("web", &format!("web, ? {key} : 1"));
+    let tag = format!("a: !!int {key}");
+    for text in [duplicates, name, label, unknown, tag] {
+        let problems = parse::check(parse::parse_documents("x", text.as_bytes()).remove(0));
+        for problem in problems {
+            assert!(problem.path.len() <= PROBLEM_PATH_BYTES_MAX && problem.message.len() <= PROBLEM_MESSAGE_BYTES_MAX);
+        }
     }
 }
 
@@ -400,6 +463,10 @@ fn a_file_of_thousands_of_pods_is_read_in_linear_time() {
     let read = parse::documents("x", text.as_bytes()).map(|d| parse::pod(d, &NONE).unwrap().pod);
     let uids: std::collections::HashSet<_> = read.map(|pod| pod.uid).collect();
     assert_eq!(uids.len(), 3_000);
+    // Maps that are merged into one of as many fields.
+    let fields: String = (0..30_000).map(|i| format!("f{i}: 1\n<<: {{g{i}: 1}}\n")).collect();
+    let problems = parse::check(parse::parse_documents("x", (fields + "g0: 1\ng0: 1").as_bytes()).remove(0));
+    assert!(problems[0].message.contains("already set at line 60001"));
     // An object of as many fields, which is hashed.
     let fields: String = (0..100_000).map(|i| format!("f{i}: 1\n")).collect();
     let problems = parse::check(parse::parse_documents("x", (fields + "f0: 1").as_bytes()).remove(0));

@@ -1,9 +1,11 @@
-//! What the suites of `tests/` share: the reference model, the simulation, target servers, and how a test skips.
+//! What the suites of `tests/` share: the reference model, the simulation, target servers, what is fuzzed, and how a test skips.
 
 #[cfg(feature = "engine")]
 pub mod asleep;
 #[cfg(feature = "engine")]
 pub mod daemon;
+#[cfg(feature = "engine")]
+pub mod fuzz;
 pub mod model;
 #[cfg(feature = "engine")]
 pub mod netns;

@@ -4,6 +4,7 @@ mod bench;
 mod ci;
 mod demo;
 mod ebpf;
+mod fuzz;
 mod planted;
 mod shell;
 mod test;
@@ -27,6 +28,8 @@ enum Command {
     Demo(demo::Args),
     /// Build the kernel programs into probe-ebpf/prebuilt, or check that it holds what their source gives
     Ebpf(ebpf::Args),
+    /// Fuzz the parsers of foreign bytes (nightly and cargo-fuzz), or measure what their kept corpora cover
+    Fuzz(fuzz::Args),
     /// Run all tests
     Test(test::Args),
     /// What CI runs: tidy, fmt, clippy, the kernel programs, tests, docs, planted bugs, demo, benches as a smoke test
@@ -42,6 +45,7 @@ fn main() -> anyhow::Result<()> {
         Command::Bench(args) => bench::run(&args),
         Command::Demo(args) => demo::run(args),
         Command::Ebpf(args) => ebpf::run(&args),
+        Command::Fuzz(args) => fuzz::run(&args),
         Command::Test(args) => test::run(&args),
         Command::Ci(args) => ci::run(&args),
         Command::Tidy => tidy::run(),

@@ -11,7 +11,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use probe_core::outcome::Outcome;
 use probe_core::spec::{HttpGet, HttpHeader, Port, Scheme};
 
-use crate::limits::{HTTP_BODY_BYTES_MAX, HTTP_REQUESTS_MAX};
+use crate::limits::{HTTP_BODY_BYTES_MAX, HTTP_REQUESTS_MAX, HTTP_URL_BYTES_MAX};
 
 use super::http1::Response;
 use super::quote::{quoted, quoted_up_to};
@@ -305,6 +305,11 @@ pub fn judge_head(plan: &Plan, response: &Response) -> Option<Judgement> {
     }
     if usize::from(plan.request_number) >= HTTP_REQUESTS_MAX {
         let cause = format!("stopped after {HTTP_REQUESTS_MAX} redirects");
+        return Some(Judgement::Final(failure(&reference.to_string(), cause)));
+    }
+    let len = url.to_string().len();
+    if len > HTTP_URL_BYTES_MAX {
+        let cause = format!("redirect to a URL of {len} bytes, more than {HTTP_URL_BYTES_MAX}");
         return Some(Judgement::Final(failure(&reference.to_string(), cause)));
     }
     let leaves_tls = base.scheme == "https" && url.scheme == "http";
@@ -736,6 +741,22 @@ mod tests {
         let stopped = Judgement::Final(Outcome::Failure(text.into()));
         assert_eq!(judge_head(&plan, &redirect_to("/loop")), Some(stopped));
         assert_eq!(judge_head(&plan, &redirect_to("//elsewhere")), None, "locality comes first");
+    }
+
+    #[test]
+    fn a_url_that_grows_with_each_redirect_has_a_bound() {
+        let mut plan = plan_of(&get("h", 80, "/", &[]));
+        let location = format!("{}/", "é".repeat(500));
+        let failed = loop {
+            match judge_head(&plan, &redirect_to(&location)) {
+                Some(Judgement::Redirect(target)) => plan = plan.follow(&target).expect("a plan"),
+                other => break other,
+            }
+        };
+        assert_eq!(plan.request_number(), 6);
+        assert!(plan.url.len() <= HTTP_URL_BYTES_MAX);
+        let Some(Judgement::Final(Outcome::Failure(text))) = failed else { panic!("{failed:?}") };
+        assert!(text.ends_with(": redirect to a URL of 18018 bytes, more than 16384"), "{text}");
     }
 
     proptest::proptest! {

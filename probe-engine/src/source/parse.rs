@@ -5,7 +5,8 @@
 //! A spec that has been read before without anything to say about it is not read again: pods of one Deployment have
 //! the same ([`Interner`]).
 //!
-//! Bounds: `limits::MANIFEST_BYTES_MAX` a file, `MANIFEST_DEPTH_MAX`, `MANIFEST_ALIAS_NODES_MAX`, `INTERNED_LEN_MAX`.
+//! Bounds: `limits::MANIFEST_BYTES_MAX` a file, `MANIFEST_DEPTH_MAX`, `MANIFEST_ALIAS_NODES_MAX`, `INTERNED_LEN_MAX`;
+//! of what is said: `DOCUMENT_PROBLEMS_LEN_MAX` problems a document, `PROBLEM_PATH_BYTES_MAX`, `PROBLEM_MESSAGE_BYTES_MAX`.
 
 mod convert;
 mod de;
@@ -91,6 +92,8 @@ pub struct Document<'t> {
     file: Arc<str>,
     root: Option<Node<'t>>,
     flaws: Vec<Flaw>,
+    /// How many did not go in there.
+    flaws_more: usize,
 }
 
 impl Document<'_> {
@@ -151,20 +154,20 @@ impl<'t> Iterator for Documents<'t> {
     fn next(&mut self) -> Option<Document<'t>> {
         if let Some(flaw) = self.broken.take() {
             self.ended = true;
-            return Some(self.document(None, vec![flaw]));
+            return Some(self.document(None, vec![flaw], 0));
         }
         while !self.ended {
             let mut builder = Builder::default();
             let document = match self.read(&mut builder) {
                 Ok(()) => {
-                    let (root, flaws) = builder.finish();
-                    self.document(root, flaws)
+                    let (root, flaws, more) = builder.finish();
+                    self.document(root, flaws, more)
                 }
                 Err(flaw) => {
                     self.skip_document();
-                    let (_, mut flaws) = builder.finish();
+                    let (_, mut flaws, more) = builder.finish();
                     flaws.push(flaw);
-                    self.document(None, flaws)
+                    self.document(None, flaws, more)
                 }
             };
             let is_empty = document.root.as_ref().is_none_or(|root| root.value == Value::Null);
@@ -177,8 +180,8 @@ impl<'t> Iterator for Documents<'t> {
 }
 
 impl<'t> Documents<'t> {
-    fn document(&self, root: Option<Node<'t>>, flaws: Vec<Flaw>) -> Document<'t> {
-        Document { file: Arc::clone(&self.file), root, flaws }
+    fn document(&self, root: Option<Node<'t>>, flaws: Vec<Flaw>, flaws_more: usize) -> Document<'t> {
+        Document { file: Arc::clone(&self.file), root, flaws, flaws_more }
     }
 
     /// Reads one document, or the end of the text.
@@ -237,7 +240,7 @@ pub fn pods<'t>(
     interner: &'t Interner,
 ) -> impl Iterator<Item = Result<Parsed, Vec<Problem>>> + use<'t> {
     let clean = text(bytes).ok().and_then(json::tree).and_then(|root| {
-        let document = Document { file: origin.into(), root: Some(root), flaws: Vec::new() };
+        let document = Document { file: origin.into(), root: Some(root), flaws: Vec::new(), flaws_more: 0 };
         let parsed = pod_sharing(document, options, interner).ok()?;
         (parsed.unsupported.is_empty() && parsed.warnings.is_empty()).then_some(Ok(parsed))
     });

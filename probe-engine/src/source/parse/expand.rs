@@ -30,17 +30,39 @@ pub(super) fn expand<'a>(text: &str, value_of: impl Fn(&str) -> Option<&'a str>)
     expanded
 }
 
+/// How long [`expand`] makes `text`, without making it.
+pub(super) fn expanded_len(text: &str, len_of: impl Fn(&str) -> Option<usize>) -> usize {
+    let mut len = 0_usize;
+    let mut rest = text;
+    while let Some(dollar) = rest.find('$') {
+        let tail = &rest[dollar + 1..];
+        let (more, after) = if let Some(tail) = tail.strip_prefix('$') {
+            (1, tail)
+        } else if let Some((name, tail)) = tail.strip_prefix('(').and_then(|t| t.split_once(')')) {
+            (len_of(name).unwrap_or(name.len() + 3), tail)
+        } else {
+            (1, tail)
+        };
+        len = len.saturating_add(dollar).saturating_add(more);
+        rest = after;
+    }
+    len.saturating_add(rest.len())
+}
+
 #[cfg(test)]
 mod tests {
-    use super::expand;
+    use super::{expand, expanded_len};
 
     fn with_a_and_b(text: &str) -> String {
-        expand(text, |name| match name {
+        let value_of = |name: &str| match name {
             "A" => Some("1"),
             "B" => Some("$(A)"),
             "EMPTY" => Some(""),
             _ => None,
-        })
+        };
+        let expanded = expand(text, value_of);
+        assert_eq!(expanded_len(text, |name| value_of(name).map(str::len)), expanded.len());
+        expanded
     }
 
     #[test]

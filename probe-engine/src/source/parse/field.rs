@@ -1,6 +1,9 @@
 //! Field paths and field errors with the API server's words (`apimachinery/pkg/util/validation/field`).
 
+use std::borrow::Cow;
 use std::fmt;
+
+use crate::limits;
 
 /// A place in an object: `spec.containers[0].livenessProbe`. A list of borrowed steps on the caller's
 /// stack, so that checking a valid object allocates nothing.
@@ -79,10 +82,12 @@ pub(super) struct FieldError {
 }
 
 /// All field errors of an object, in the order of the checks. A text that is already there is not repeated
-/// (`ErrorList.ToAggregate`).
+/// (`ErrorList.ToAggregate`). Bound: `limits::DOCUMENT_PROBLEMS_LEN_MAX`.
 #[derive(Debug, Default)]
 pub(super) struct Errors {
     list: Vec<FieldError>,
+    /// How many did not go in there.
+    more: usize,
 }
 
 impl Errors {
@@ -98,7 +103,7 @@ impl Errors {
 
     /// `Invalid value: "<value>": <detail>`
     pub(super) fn invalid(&mut self, path: &Path<'_>, value: &str, detail: &str) {
-        let text = format!("Invalid value: {}: {detail}", Quoted(value));
+        let text = format!("Invalid value: {}: {detail}", Quoted(&shown(value)));
         self.push(path, Kind::Invalid, text);
     }
 
@@ -110,7 +115,7 @@ impl Errors {
 
     /// `Unsupported value: "<value>": supported values: "A", "B"`
     pub(super) fn not_supported(&mut self, path: &Path<'_>, value: &str, supported: &[&str]) {
-        let mut text = format!("Unsupported value: {}: supported values: ", Quoted(value));
+        let mut text = format!("Unsupported value: {}: supported values: ", Quoted(&shown(value)));
         for (i, value) in supported.iter().enumerate() {
             if i > 0 {
                 text.push_str(", ");
@@ -122,7 +127,7 @@ impl Errors {
 
     /// `Duplicate value: "<value>"`
     pub(super) fn duplicate(&mut self, path: &Path<'_>, value: &str) {
-        let text = format!("Duplicate value: {}", Quoted(value));
+        let text = format!("Duplicate value: {}", Quoted(&shown(value)));
         self.push(path, Kind::Duplicate, text);
     }
 
@@ -142,9 +147,9 @@ impl Errors {
         self.list.is_empty()
     }
 
-    /// The errors in order.
-    pub(super) fn into_list(self) -> Vec<FieldError> {
-        self.list
+    /// The errors in order, and how many more there are.
+    pub(super) fn into_list(self) -> (Vec<FieldError>, usize) {
+        (self.list, self.more)
     }
 
     #[cfg(test)]
@@ -154,11 +159,29 @@ impl Errors {
     }
 
     fn push(&mut self, path: &Path<'_>, kind: Kind, message: String) {
+        if self.list.len() >= limits::DOCUMENT_PROBLEMS_LEN_MAX {
+            self.more += 1;
+            return;
+        }
         let error = FieldError { path: path.to_string(), kind, message };
         if !self.list.contains(&error) {
             self.list.push(error);
         }
     }
+}
+
+/// As much of a value as errors show.
+fn shown(value: &str) -> Cow<'_, str> {
+    cut(value, limits::PROBLEM_VALUE_BYTES_MAX)
+}
+
+/// A text that takes at most so many bytes, the last three of them dots where it is cut.
+pub(super) fn cut(text: &str, bytes_max: usize) -> Cow<'_, str> {
+    if text.len() <= bytes_max {
+        return Cow::Borrowed(text);
+    }
+    let end = text.floor_char_boundary(bytes_max.saturating_sub(3));
+    Cow::Owned(format!("{}...", &text[..end]))
 }
 
 fn with_detail(text: &str, detail: &str) -> String {

@@ -7,11 +7,28 @@ use super::field::{Path, Quoted};
 use super::quantity;
 use super::schema::{self, Object, Shape};
 use super::tree::{Entry, Node, Position, Value};
+use crate::limits;
 
-/// What was found, in the order of the document.
+/// What was found, in the order of the document. Bound: `limits::DOCUMENT_PROBLEMS_LEN_MAX`.
 #[derive(Debug, Default)]
 pub(super) struct Findings {
     pub(super) list: Vec<Finding>,
+    /// Unknown fields that did not go in there.
+    pub(super) more_unknown: usize,
+    /// Values of the wrong type that did not.
+    pub(super) more_mistyped: usize,
+}
+
+impl Findings {
+    fn push(&mut self, path: &Path<'_>, at: Position, unknown: bool, message: impl FnOnce() -> String) {
+        if self.list.len() < limits::DOCUMENT_PROBLEMS_LEN_MAX {
+            self.list.push(Finding { path: path.to_string(), at, message: message(), unknown });
+        } else if unknown {
+            self.more_unknown += 1;
+        } else {
+            self.more_mistyped += 1;
+        }
+    }
 }
 
 /// One of them.
@@ -67,12 +84,7 @@ fn value(
         }
         (shape, value) => {
             if let Err(expected) = plain(shape, value) {
-                findings.list.push(Finding {
-                    path: path.to_string(),
-                    at,
-                    message: format!("Invalid value: {}: {expected}", Shown(value)),
-                    unknown: false,
-                });
+                findings.push(path, at, false, || format!("Invalid value: {}: {expected}", Shown(value)));
                 node.value = Value::Null;
             }
         }
@@ -82,12 +94,8 @@ fn value(
 fn fields(entries: &mut [Entry<'_>], scope: &Scope<'_>, findings: &mut Findings) {
     for i in 0..entries.len() {
         let Some(shape) = scope.object.field(&entries[i].key) else {
-            findings.list.push(Finding {
-                path: scope.path.child(&entries[i].key).to_string(),
-                at: entries[i].at,
-                message: unknown(&entries[i], entries, scope),
-                unknown: true,
-            });
+            let entry = &entries[i];
+            findings.push(&scope.path.child(&entry.key), entry.at, true, || unknown(entry, entries, scope));
             continue;
         };
         let Entry { key, at, node } = &mut entries[i];

@@ -5,11 +5,12 @@ use std::sync::Arc;
 
 use serde::Deserialize;
 
-use super::field::{Errors, FieldError, Kind as ErrorKind, Path, Quoted};
+use super::field::{Errors, FieldError, Kind as ErrorKind, Path, Quoted, cut};
 use super::fields::{self, Findings};
 use super::schema::{KINDS, Kind, Shape};
 use super::tree::{Node, Position, Value};
 use super::{Document, Strictness};
+use crate::limits;
 
 /// How bad it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -56,14 +57,19 @@ impl fmt::Display for Problem {
     }
 }
 
-/// See the module.
+/// See the module. Bound: `limits::DOCUMENT_PROBLEMS_LEN_MAX` errors and as many warnings and notes.
 pub(super) struct Report {
     file: Arc<str>,
     strictness: Strictness,
     problems: Vec<Problem>,
+    /// Problems that did not go in there: errors, and others.
+    more: (usize, usize),
+    /// Where the document begins.
+    at: Position,
     /// Paths whose value was of the wrong type and is gone: what follows from that is not reported again.
     mistyped: Vec<String>,
-    error_count: usize,
+    /// So many of `problems` are errors.
+    errors_listed: usize,
 }
 
 impl Report {
@@ -73,24 +79,34 @@ impl Report {
             file: Arc::clone(&document.file),
             strictness,
             problems: Vec::new(),
+            more: (0, 0),
+            at: document.position(),
             mistyped: Vec::new(),
-            error_count: 0,
+            errors_listed: 0,
         };
         for flaw in &document.flaws {
             report.add(Severity::Error, flaw.path.clone(), flaw.what.clone(), flaw.at);
         }
+        report.leave_out(Severity::Error, document.flaws_more);
         report
     }
 
     pub(super) fn has_errors(&self) -> bool {
-        self.error_count > 0
+        self.error_count() > 0
     }
 
     pub(super) fn error_count(&self) -> usize {
-        self.error_count
+        self.errors_listed + self.more.0
     }
 
-    pub(super) fn into_problems(self) -> Vec<Problem> {
+    pub(super) fn into_problems(mut self) -> Vec<Problem> {
+        let (errors, others) = self.more;
+        for (severity, count, what) in [(Severity::Error, errors, "errors"), (Severity::Warning, others, "warnings")] {
+            if count > 0 {
+                let message = format!("more {what} than are listed: {count}");
+                self.problems.push(self.problem(severity, "", &message, self.at));
+            }
+        }
         self.problems
     }
 
@@ -170,11 +186,14 @@ impl Report {
     pub(super) fn fields(&mut self, root: &mut Node<'_>, shape: &Shape, path: &Path<'_>) {
         let mut findings = Findings::default();
         fields::check(root, shape, path, &mut findings);
+        self.leave_out(Severity::Error, findings.more_mistyped);
+        let of_unknown = match self.strictness {
+            Strictness::Run => Severity::Warning,
+            Strictness::Validate => Severity::Error,
+        };
+        self.leave_out(of_unknown, findings.more_unknown);
         for finding in findings.list {
-            let severity = match self.strictness {
-                Strictness::Run if finding.unknown => Severity::Warning,
-                _ => Severity::Error,
-            };
+            let severity = if finding.unknown { of_unknown } else { Severity::Error };
             if !finding.unknown {
                 self.mistyped.push(finding.path.clone());
             }
@@ -205,7 +224,9 @@ impl Report {
     /// Errors of validation, located in `root`, which is at `path`.
     pub(super) fn field_errors(&mut self, root: &Node<'_>, path: &Path<'_>, errors: Errors) {
         let prefix = path.to_string();
-        for error in errors.into_list() {
+        let (errors, more) = errors.into_list();
+        self.leave_out(Severity::Error, more);
+        for error in errors {
             if self.follows_from_type(&error) {
                 continue;
             }
@@ -223,8 +244,31 @@ impl Report {
     }
 
     fn add(&mut self, severity: Severity, path: String, message: String, at: Position) {
-        self.error_count += usize::from(severity == Severity::Error);
-        self.problems.push(Problem { severity, path, message, file: Arc::clone(&self.file), line: at.line });
+        let others = self.problems.len() - self.errors_listed;
+        let of_its_kind = if severity == Severity::Error { self.errors_listed } else { others };
+        if of_its_kind >= limits::DOCUMENT_PROBLEMS_LEN_MAX {
+            return self.leave_out(severity, 1);
+        }
+        self.errors_listed += usize::from(severity == Severity::Error);
+        self.problems.push(self.problem(severity, &path, &message, at));
+    }
+
+    fn leave_out(&mut self, severity: Severity, count: usize) {
+        if severity == Severity::Error {
+            self.more.0 += count;
+        } else {
+            self.more.1 += count;
+        }
+    }
+
+    fn problem(&self, severity: Severity, path: &str, message: &str, at: Position) -> Problem {
+        Problem {
+            severity,
+            path: cut(path, limits::PROBLEM_PATH_BYTES_MAX).into_owned(),
+            message: cut(message, limits::PROBLEM_MESSAGE_BYTES_MAX).into_owned(),
+            file: Arc::clone(&self.file),
+            line: at.line,
+        }
     }
 }
 

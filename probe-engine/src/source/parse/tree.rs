@@ -1,13 +1,14 @@
 //! A document as a tree in which every key and value knows its line and column.
 //!
-//! Bounds: `limits::MANIFEST_DEPTH_MAX` levels, `limits::MANIFEST_ALIAS_NODES_MAX` nodes copied by aliases and
-//! merge keys. Strings borrow from the text where they can.
+//! Bounds: `limits::MANIFEST_DEPTH_MAX` levels, `limits::MANIFEST_ALIAS_NODES_MAX` nodes with
+//! `limits::MANIFEST_ALIAS_BYTES_MAX` bytes of text copied by aliases and merge keys. Strings borrow from the text where they can.
 
 use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 
 use granit_parser::{Event, Marker, ScalarStyle, ScanError, Span, Tag};
 
+use super::field::cut;
 use super::scalar;
 use crate::limits;
 
@@ -108,11 +109,17 @@ impl<'t> Node<'t> {
         at
     }
 
-    fn len(&self) -> usize {
-        1 + match &self.value {
-            Value::List(items) => items.iter().map(Node::len).sum(),
-            Value::Map(entries) => entries.iter().map(|e| e.node.len()).sum(),
-            _ => 0,
+    /// How many values it is made of, and how many bytes of text they have.
+    fn size(&self) -> (usize, usize) {
+        let add = |(nodes, bytes): (usize, usize), (more, text): (usize, usize)| (nodes + more, bytes + text);
+        match &self.value {
+            Value::List(items) => items.iter().map(Node::size).fold((1, 0), add),
+            Value::Map(entries) => {
+                let sizes = entries.iter().map(|e| add((0, e.key.len()), e.node.size()));
+                sizes.fold((1, 0), add)
+            }
+            Value::String(text) => (1, text.len()),
+            Value::Null | Value::Bool(_) | Value::Int(_) | Value::Float(_) => (1, 0),
         }
     }
 }
@@ -183,7 +190,10 @@ pub(super) struct Builder<'t> {
     root: Option<Node<'t>>,
     anchored: HashMap<usize, Node<'t>>,
     copied_nodes: usize,
+    copied_bytes: usize,
     flaws: Vec<Flaw>,
+    /// How many did not go in there.
+    flaws_more: usize,
 }
 
 /// A list or map whose end has not come yet.
@@ -228,10 +238,11 @@ impl<'t> Builder<'t> {
         }
     }
 
-    /// The finished tree, and what is wrong with it all the same.
-    pub(super) fn finish(mut self) -> (Option<Node<'t>>, Vec<Flaw>) {
+    /// The finished tree, and what is wrong with it all the same: at most `limits::DOCUMENT_PROBLEMS_LEN_MAX`
+    /// flaws, and how many more there are.
+    pub(super) fn finish(mut self) -> (Option<Node<'t>>, Vec<Flaw>, usize) {
         self.flaws.sort_by_key(|flaw| (flaw.at.line, flaw.at.column));
-        (self.root, self.flaws)
+        (self.root, self.flaws, self.flaws_more)
     }
 
     fn open(&mut self, at: Position, anchor: usize, body: Body<'t>) -> Result<(), Flaw> {
@@ -254,9 +265,7 @@ impl<'t> Builder<'t> {
             Body::List(items) => Value::List(items),
             Body::Map { mut entries, merges, .. } => {
                 self.drop_duplicates(&mut entries);
-                for merged in merges {
-                    self.merge(&mut entries, merged)?;
-                }
+                self.merge(&mut entries, merges)?;
                 Value::Map(entries)
             }
         };
@@ -350,12 +359,16 @@ impl<'t> Builder<'t> {
         let mut dead = vec![false; entries.len()];
         for (earlier, later) in duplicates {
             dead[earlier] = true;
+            if self.flaws.len() >= limits::DOCUMENT_PROBLEMS_LEN_MAX {
+                self.flaws_more += 1;
+                continue;
+            }
             let what = format!("duplicate field, already set at line {}", entries[earlier].at.line);
             let mut flaw = self.flaw(entries[later].at, what);
             if !flaw.path.is_empty() {
                 flaw.path.push('.');
             }
-            flaw.path.push_str(&entries[later].key);
+            flaw.path.push_str(&cut(&entries[later].key, limits::PROBLEM_PATH_BYTES_MAX));
             self.flaws.push(flaw);
         }
         let mut dead = dead.into_iter();
@@ -382,29 +395,36 @@ impl<'t> Builder<'t> {
     }
 
     fn count_copied(&mut self, node: &Node<'t>) -> Result<(), Flaw> {
-        self.copied_nodes += node.len();
-        if self.copied_nodes > limits::MANIFEST_ALIAS_NODES_MAX {
-            let max = limits::MANIFEST_ALIAS_NODES_MAX;
-            let what = format!("anchors and aliases stand for more than {max} values");
-            return Err(self.flaw(node.at, what));
-        }
-        Ok(())
+        let (nodes, bytes) = node.size();
+        self.copied_nodes += nodes;
+        self.copied_bytes += bytes;
+        let (max, what) = if self.copied_nodes > limits::MANIFEST_ALIAS_NODES_MAX {
+            (limits::MANIFEST_ALIAS_NODES_MAX, "values")
+        } else if self.copied_bytes > limits::MANIFEST_ALIAS_BYTES_MAX {
+            (limits::MANIFEST_ALIAS_BYTES_MAX, "bytes of text")
+        } else {
+            return Ok(());
+        };
+        Err(self.flaw(node.at, format!("anchors and aliases stand for more than {max} {what}")))
     }
 
     /// `<<: *a` or `<<: [*a, *b]`: fields that are not there yet; earlier ones win (YAML 1.1 merge type).
-    fn merge(&self, entries: &mut Vec<Entry<'t>>, merged: Node<'t>) -> Result<(), Flaw> {
-        let maps = match merged.value {
+    fn merge(&self, entries: &mut Vec<Entry<'t>>, merges: Vec<Node<'t>>) -> Result<(), Flaw> {
+        if merges.is_empty() {
+            return Ok(());
+        }
+        let mut present: HashSet<Cow<'t, str>> = entries.iter().map(|e| e.key.clone()).collect();
+        let maps = merges.into_iter().flat_map(|merged| match merged.value {
             Value::List(items) => items,
             _ => vec![merged],
-        };
-        let mut present: HashSet<String> = entries.iter().map(|e| e.key.to_string()).collect();
+        });
         for map in maps {
             let Value::Map(fields) = map.value else {
                 let what = "a merge key (<<) takes a map or a list of maps".to_owned();
                 return Err(self.flaw(map.at, what));
             };
             for field in fields {
-                if present.insert(field.key.to_string()) {
+                if present.insert(field.key.clone()) {
                     entries.push(field);
                 }
             }
@@ -416,10 +436,13 @@ impl<'t> Builder<'t> {
         Flaw { at, path: self.path(), what }
     }
 
-    /// The path of what is being read.
+    /// The path of what is being read, as far as errors show it.
     fn path(&self) -> String {
         let mut path = String::new();
         for open in &self.open {
+            if path.len() > limits::PROBLEM_PATH_BYTES_MAX {
+                break;
+            }
             match &open.body {
                 Body::List(items) => path.push_str(&format!("[{}]", items.len())),
                 Body::Map { key, .. } => {
@@ -427,7 +450,7 @@ impl<'t> Builder<'t> {
                         if !path.is_empty() {
                             path.push('.');
                         }
-                        path.push_str(name);
+                        path.push_str(&cut(name, limits::PROBLEM_PATH_BYTES_MAX));
                     }
                 }
             }

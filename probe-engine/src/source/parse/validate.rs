@@ -5,6 +5,7 @@
 //! Invariant: an object that passes in full converts without a further error (`convert.rs`).
 
 mod container;
+mod expansion;
 mod probe;
 
 pub(super) use container::probes_and_lifecycle;
@@ -106,6 +107,7 @@ pub(super) fn pod_spec(spec: &PodSpec, rules: Rules, path: &Path<'_>, errors: &m
     containers(&spec.containers, rules, grace, &path.child("containers"), errors);
     init_containers(spec, rules, grace, &path.child("initContainers"), errors);
     ephemeral_containers(spec, rules, path, errors);
+    expansion::bounded(spec, path, errors);
     restart_policy(spec, rules, &path.child("restartPolicy"), errors);
     security_context(spec, &path.child("securityContext"), errors);
     for (i, gate) in spec.readiness_gates.iter().flatten().enumerate() {

@@ -1,0 +1,4 @@
+//! `cargo xtask fuzz manifest`
+#![no_main]
+
+probe_fuzz::target!(probe_tests::fuzz::MANIFEST);
