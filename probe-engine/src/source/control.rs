@@ -194,7 +194,7 @@ impl Control {
             if record.deleting { Ok(record.pod.uid.clone()) } else { Err(ControlError::Wanted { pod: label(record) }) }
         };
         let uid = self.results.read(find).await??;
-        let update = PodUpdate::Remove(uid, Some(grace_seconds.into()));
+        let update = PodUpdate::Shorten(uid, grace_seconds.into());
         self.updates.send(update).await.map_err(|_| ControlError::Ended)
     }
 }
@@ -356,7 +356,7 @@ mod tests {
         assert_eq!(unknown, "pod default/wbe not found (pods there: web)");
         bench.input(Input::Deleting("uid".into())).await;
         control.shorten_grace("default", "web", 5).await.expect("it is being ended");
-        assert!(matches!(taken.recv().await, Some(PodUpdate::Remove(uid, Some(5))) if uid.as_str() == "uid"));
+        assert!(matches!(taken.recv().await, Some(PodUpdate::Shorten(uid, 5)) if uid.as_str() == "uid"));
     }
 
     #[tokio::test]

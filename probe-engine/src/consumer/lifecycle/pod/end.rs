@@ -29,12 +29,12 @@ impl PodWorker {
         if before.is_none() {
             self.context.reports.stop_liveness_and_startup(&self.pod.uid);
             self.stop_all();
-        } else if before > Some(grace_seconds) {
-            self.shorten(grace_seconds);
         }
+        self.shorten(grace_seconds);
         if now {
             for index in 0..self.slots.len() {
                 self.slots[index].abort_hook();
+                self.slots[index].forget_stop();
                 self.stop(index, Duration::ZERO);
             }
         }
@@ -79,6 +79,13 @@ impl PodWorker {
     }
 
     pub(super) fn probe_failed(&mut self, index: usize, id: &ContainerId, probe_type: ProbeType) {
+        if self.is_in_post_start() {
+            // A hook is a part of its pod's sync, and the next one, which would kill, comes after it.
+            if self.failed.iter().all(|(known, ..)| *known != index) {
+                self.failed.push((index, id.clone(), probe_type));
+            }
+            return;
+        }
         let slot = &self.slots[index];
         // A verdict on an instance that has ended meanwhile, or is being killed already, is too late.
         let is_its_own = slot.status.id.as_ref() == Some(id) && matches!(slot.phase, SlotPhase::Idle);
@@ -98,6 +105,13 @@ impl PodWorker {
         let before = self.slots[index].status.clone();
         self.kill(index, Cause::Probe { restart, before }, grace_seconds, message.into(), Some(probe_type));
         self.stop_next();
+    }
+
+    /// What probes have said while hooks ran.
+    pub(super) fn judge_again(&mut self) {
+        for (index, id, probe_type) in std::mem::take(&mut self.failed) {
+            self.probe_failed(index, &id, probe_type);
+        }
     }
 
     /// Begins a kill: the event, then the preStop hook, if there is one, and once per instance.
@@ -161,7 +175,10 @@ impl PodWorker {
             let SlotPhase::Ending(ending) = &mut self.slots[index].phase else {
                 continue;
             };
-            ending.grace_seconds = ending.grace_seconds.min(grace_seconds);
+            if ending.grace_seconds <= grace_seconds {
+                continue;
+            }
+            ending.grace_seconds = grace_seconds;
             if ending.step == Step::Stopped {
                 ending.step = Step::Turn;
             }
@@ -194,6 +211,7 @@ impl PodWorker {
             reason = %termination.reason, "container ended"
         );
         slot.status.state = ContainerState::Terminated(Box::new(termination));
+        slot.forget_stop();
         let phase = std::mem::replace(&mut slot.phase, SlotPhase::Idle);
         self.hook_cut_off(index);
         let is_start =
@@ -277,10 +295,11 @@ impl PodWorker {
             false => ("FailedKillPod", format!("error killing pod: {error}")),
         };
         self.event(stop.index, EventType::Warning, reason, message, None);
-        let clock = self.context.clock;
-        self.calls.spawn(async move {
+        let (clock, index) = (self.context.clock, stop.index);
+        let waiting = self.calls.spawn(async move {
             clock.sleep_until(clock.now() + RETRY).await;
             Called::StopAgain(stop)
         });
+        self.slots[index].stop_again = Some(waiting);
     }
 }
