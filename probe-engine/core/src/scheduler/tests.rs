@@ -795,6 +795,28 @@ fn a_liveness_failure_triggers_the_readiness_of_containers_that_are_not_ready() 
     assert_eq!(world.scheduler.target(world.starts[0].attempt.worker).map(|t| t.probe_type), Some(Readiness));
 }
 
+/// Who is asked when a probe of `c` has its first step, beside a container `d` that is not ready and is not due.
+fn asked_at_the_first_step_of(probe_type: ProbeType) -> Vec<ProbeType> {
+    let mut world = World::new();
+    let d = with_probe(container("d", ContainerKind::Regular), Readiness, spec());
+    world.add(pod("p", [one(probe_type, ProbeSpec { period_seconds: 3, ..spec() }), d]));
+    world.status(pod_status([
+        container_status("c", "test://c", running(START)),
+        container_status("d", "test://d", running(START)),
+    ]));
+    world.answer(failure());
+    assert!(world.starts.is_empty());
+    world.pass(3_000);
+    let asked = world.starts.iter().filter_map(|start| world.scheduler.target(start.attempt.worker));
+    asked.map(|target| target.probe_type).collect()
+}
+
+#[test]
+fn a_first_value_of_startup_asks_for_readiness_elsewhere_and_one_of_liveness_does_not() {
+    assert_eq!(asked_at_the_first_step_of(Startup), [Startup, Readiness]);
+    assert_eq!(asked_at_the_first_step_of(Liveness), [Liveness]);
+}
+
 #[test]
 fn a_worker_that_ended_is_made_again_and_steps_at_once() {
     let mut world = World::running(one(Liveness, spec()));
@@ -830,6 +852,28 @@ fn stale_attempts_are_ignored() {
     assert!(!world.scheduler.handle_outcome(nobody, failure(), world.now));
     world.scheduler.handle_started(nobody, world.now);
     assert_eq!(world.verdict("c", Liveness), Some(Success));
+}
+
+#[test]
+fn an_attempt_that_was_followed_by_another_try_is_stale() {
+    let mut world = World::running(one(Liveness, spec()));
+    world.pass(10_000);
+    let first = world.answer(error());
+    assert_eq!(world.starts.len(), 1, "the second try is in flight");
+    assert!(!world.scheduler.handle_outcome(first.attempt, failure(), world.now));
+    assert_eq!(world.scheduler.handle_passed(first.attempt, world.now), None);
+    world.settle();
+    assert_eq!((world.starts.len(), world.reports.len(), world.verdict("c", Liveness)), (1, 0, Some(Success)));
+}
+
+#[test]
+fn an_attempt_that_ended_in_local_trouble_has_ended() {
+    let mut world = World::running(one(Liveness, spec()));
+    world.pass(10_000);
+    let ended = world.answer(local());
+    assert!(!world.scheduler.handle_outcome(ended.attempt, failure(), world.now));
+    world.settle();
+    assert_eq!((world.reports.len(), world.verdict("c", Liveness)), (1, Some(Success)));
 }
 
 #[test]
