@@ -8,6 +8,7 @@ pub mod http_response;
 pub mod manifest;
 pub mod memory;
 pub mod mutation;
+pub mod state;
 
 use self::memory::Bound;
 
@@ -21,10 +22,15 @@ pub struct Target {
     check: fn(&[u8]),
     /// What the check may take of the heap at any time.
     memory: Bound,
+    /// Changes that keep the input what it is.
+    mutate: Mutate,
 }
 
+/// From input, dictionary, bytes at most and seed.
+type Mutate = fn(&[u8], &str, usize, u64) -> Option<Vec<u8>>;
+
 /// Everything that is fuzzed.
-pub const TARGETS: [&Target; 2] = [&MANIFEST, &HTTP_RESPONSE];
+pub const TARGETS: [&Target; 3] = [&MANIFEST, &HTTP_RESPONSE, &STATE];
 
 /// Manifests: YAML and JSON to pods.
 pub const MANIFEST: Target = Target {
@@ -32,6 +38,7 @@ pub const MANIFEST: Target = Target {
     dictionary: include_str!("../data/fuzz/manifest.dict"),
     check: manifest::check,
     memory: manifest::MEMORY,
+    mutate: mutation::lines,
 };
 
 /// Responses to httpGet probes.
@@ -40,6 +47,16 @@ pub const HTTP_RESPONSE: Target = Target {
     dictionary: include_str!("../data/fuzz/http_response.dict"),
     check: http_response::check,
     memory: http_response::MEMORY,
+    mutate: mutation::lines,
+};
+
+/// The state file.
+pub const STATE: Target = Target {
+    name: "state",
+    dictionary: include_str!("../data/fuzz/state.dict"),
+    check: state::check,
+    memory: state::MEMORY,
+    mutate: state::mutate,
 };
 
 impl Target {
@@ -51,5 +68,12 @@ impl Target {
         let peak = memory::peak(|| (self.check)(input));
         let max = self.memory.bytes_max(input.len());
         assert!(peak <= max, "{}: {peak} bytes of heap for an input of {}, more than {max}", self.name, input.len());
+    }
+
+    /// A changed copy of the input, at most `len_max` bytes long; the same for the same arguments. `None` where only a change of
+    /// bytes is of use.
+    #[must_use]
+    pub fn mutate(&self, input: &[u8], len_max: usize, seed: u32) -> Option<Vec<u8>> {
+        (self.mutate)(input, self.dictionary, len_max, seed.into())
     }
 }

@@ -44,6 +44,11 @@ fn http_response() {
 }
 
 #[test]
+fn state() {
+    every_input_keeps_every_promise(&fuzz::STATE);
+}
+
+#[test]
 fn every_target_has_a_folder_and_a_file() {
     let tests = Path::new(env!("CARGO_MANIFEST_DIR"));
     for target in fuzz::TARGETS {

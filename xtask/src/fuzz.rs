@@ -19,11 +19,11 @@ struct Target {
     bytes_max: u32,
 }
 
-const TARGETS: [Target; 2] = [
+const TARGETS: [Target; 3] = [
     Target {
         name: "manifest",
         sources: &["probe-engine/src/source/parse.rs", "probe-engine/src/source/parse/"],
-        bytes_max: 4_096,
+        bytes_max: 2_048,
     },
     Target {
         name: "http_response",
@@ -34,6 +34,11 @@ const TARGETS: [Target; 2] = [
             "probe-engine/src/prober/quote.rs",
         ],
         bytes_max: 1_024,
+    },
+    Target {
+        name: "state",
+        sources: &["probe-engine/src/state.rs", "probe-engine/src/state/record.rs"],
+        bytes_max: 2_048,
     },
 ];
 

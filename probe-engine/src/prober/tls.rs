@@ -227,6 +227,7 @@ impl Receiving {
                 Ok(bytes) => bytes,
                 Err(broken) => return Err(self.broken(plan, &response, broken)),
             };
+            let had_head = response.head_done();
             let result = if bytes.is_empty() {
                 if let Some(unsent) = self.unsent.take_if(|_| !response.started()) {
                     return Err(no_answer(plan, &unsent, self.offered));
@@ -248,7 +249,9 @@ impl Receiving {
                     };
                 }
             }
-            if response.head_done()
+            // Once: a redirect that is not followed then never is.
+            if !had_head
+                && response.head_done()
                 && let Some(judgement) = http::judge_head(plan, &response)
             {
                 return Ok(judgement);

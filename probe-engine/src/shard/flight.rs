@@ -592,11 +592,14 @@ impl Flight {
     /// The response's next bytes, none at its end. `None` = more must come.
     fn feed(&mut self, bytes: &[u8]) -> Option<End> {
         let (Some(errand), Some(response)) = (&self.errand, &mut self.response) else { return None };
+        let had_head = response.head_done();
         let progress =
             if bytes.is_empty() { response.feed_eof().map(|()| Progress::Done) } else { response.feed(bytes) };
         // What is no redirect means the same whatever was asked for.
         match progress {
             Ok(Progress::NeedMore) if !response.head_done() || !http::is_redirect(response) => return None,
+            // A redirect that is not followed, as its head has said: not to be asked again with each byte of the body.
+            Ok(Progress::NeedMore) if had_head => return None,
             Ok(Progress::Done) if !http::is_redirect(response) => {
                 return Some(End::Outcome(http::final_outcome(response)));
             }

@@ -18,12 +18,12 @@ macro_rules! target {
     };
 }
 
-/// One half of the mutations by lines, the other by libFuzzer. Returns the new size.
+/// One half of the mutations is the target's own, the other libFuzzer's. Returns the new size.
 pub fn mutate(target: &fuzz::Target, data: &mut [u8], size: usize, size_max: usize, seed: u32) -> usize {
-    if seed % 2 == 0 {
+    let changed = if seed % 2 == 0 { None } else { target.mutate(&data[..size], size_max, seed) };
+    let Some(changed) = changed else {
         return libfuzzer_sys::fuzzer_mutate(data, size, size_max);
-    }
-    let changed = fuzz::mutation::lines(&data[..size], target.dictionary, size_max, u64::from(seed));
+    };
     data[..changed.len()].copy_from_slice(&changed);
     changed.len()
 }

@@ -79,6 +79,7 @@ fn read(plan: &Plan, response: &mut Response, bytes: &[u8], lens: &mut dyn Itera
         let len = lens.next().unwrap_or(usize::MAX).min(rest.len());
         let (piece, after) = rest.split_at(len);
         rest = after;
+        let had_head = response.head_done();
         let progress = match piece {
             [] => response.feed_eof().map(|()| Progress::Done),
             piece => response.feed(piece),
@@ -87,7 +88,8 @@ fn read(plan: &Plan, response: &mut Response, bytes: &[u8], lens: &mut dyn Itera
         match progress {
             Ok(Progress::Done) => return http::judge(plan, response),
             Ok(Progress::NeedMore) => {
-                if response.head_done()
+                if !had_head
+                    && response.head_done()
                     && let Some(judgement) = http::judge_head(plan, response)
                 {
                     return judgement;

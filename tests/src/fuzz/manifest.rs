@@ -29,9 +29,11 @@ type Read = Result<Parsed, Vec<Problem>>;
 pub fn check(input: &[u8]) {
     let lines = 1 + input.iter().filter(|byte| matches!(byte, b'\n' | b'\r')).count() + line_separators(input);
     let mut documents = 0;
+    let mut has_pods = false;
     for document in parse::documents(FILE, input) {
         documents += 1;
-        let _ = (document.kind(), document.position());
+        has_pods |= document.kind() == Some("Pod");
+        assert!(document.position().line >= 1, "a document without a place");
         for problem in parse::check(document) {
             is_well_said(&problem, lines);
         }
@@ -39,16 +41,21 @@ pub fn check(input: &[u8]) {
     for options in &RUN {
         let interner = Interner::default();
         let first: Vec<Read> = parse::pods(FILE, input, options, &interner).collect();
-        let again: Vec<Read> = parse::pods(FILE, input, options, &interner).collect();
         assert_eq!(first.len(), documents, "documents");
-        assert_eq!(again.len(), first.len(), "documents, read again");
-        for (first, again) in first.iter().zip(&again) {
-            is_the_same(first, again);
-            match first {
+        for read in &first {
+            match read {
                 Ok(parsed) => is_taken(parsed, lines),
                 Err(problems) => is_refused(problems, lines),
             }
         }
+        if !has_pods {
+            // Half of the time is spent on texts that are broken; once is enough for them.
+            return;
+        }
+        // What repeats is held once: the second time by what was kept of the first.
+        let again: Vec<Read> = parse::pods(FILE, input, options, &interner).collect();
+        assert_eq!(again.len(), first.len(), "documents, read again");
+        first.iter().zip(&again).for_each(|(first, again)| is_the_same(first, again));
         if let [Ok(parsed)] = &*first
             && input.trim_ascii_start().starts_with(b"{")
         {

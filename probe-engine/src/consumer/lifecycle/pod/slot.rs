@@ -154,7 +154,7 @@ impl Slot {
     /// Counts one more instance; the end of the one before it is its `last_termination` from now on.
     pub(super) fn new_instance(&mut self) {
         self.status.restart_count = self.instances;
-        self.instances += 1;
+        self.instances = self.instances.saturating_add(1);
         if let Some(earlier) = self.earlier.take() {
             self.status.last_termination = Some(earlier);
         }
@@ -203,5 +203,19 @@ impl Ending {
     /// When its grace period is used up: neither hook nor turn is waited for any longer.
     pub(super) fn limit(&self) -> Instant {
         self.since + Duration::from_secs(self.grace_seconds)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_number_of_restarts_ends_at_its_maximum_whatever_a_state_file_says() {
+        let mut slot = Slot::new("app".into(), "ContainerCreating");
+        slot.remember(&ContainerState { restart_count: u32::MAX, ..ContainerState::default() }, false);
+        slot.new_instance();
+        slot.new_instance();
+        assert_eq!((slot.status.restart_count, slot.instances), (u32::MAX, u32::MAX));
     }
 }

@@ -1,0 +1,4 @@
+//! `cargo xtask fuzz state`
+#![no_main]
+
+probe_fuzz::target!(probe_tests::fuzz::STATE);

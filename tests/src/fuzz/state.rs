@@ -1,0 +1,193 @@
+//! The state file: any bytes, and any content under a digest that is right.
+//!
+//! An input is a file without its digest, which no mutation would ever make right.
+
+use probe_core::id::{ContainerId, ContainerName, ProbeType};
+use probe_core::spec::{Container, ContainerKind, Pod, Probes};
+use probe_core::time::Instant;
+use probe_core::worker::Worker;
+use probe_engine::clock;
+use probe_engine::limits::{MESSAGE_BYTES_MAX, STATE_BACKOFF_MAX};
+use probe_engine::state::{ContainerState, PodState, State, TerminationState, VERSION, Writer};
+use prost::Message;
+use sha2::{Digest, Sha256};
+
+use super::memory::Bound;
+use super::mutation::Draw;
+
+/// The file, one pod's message decoded (two bytes of it may be an empty container), and all of them for the harness.
+pub const MEMORY: Bound = Bound { base: 64 * 1024, per_byte: 1_024 };
+
+/// What stands before the pods.
+const HEADER_BYTES: usize = 20;
+
+/// See the module.
+///
+/// # Panics
+/// Where a file is taken that is damaged, or a number in it has no bound, or what was read is not what is written again.
+pub fn check(input: &[u8]) {
+    assert!(State::parse(input.to_vec()).is_err(), "taken without a digest");
+    let content = [input, &Sha256::digest(input)].concat();
+    let mut state = match State::parse(content.clone()) {
+        Ok(state) => state,
+        Err(error) => {
+            assert!(error.to_string().len() <= MESSAGE_BYTES_MAX, "{} bytes of error", error.to_string().len());
+            return;
+        }
+    };
+    assert!((1..=VERSION).contains(&input[HEADER_BYTES - 5]), "a version that nobody knows");
+    let pods = pods(input).expect("what was taken can be read");
+    assert!(state.len() <= pods.len() && state.is_empty() == pods.is_empty());
+    let mut writer = Writer::default();
+    for pod in &pods {
+        // Of two with one UID the first is found, once.
+        let first = pods.iter().find(|other| other.uid == pod.uid);
+        if let Some(found) = state.take(&pod.uid.as_str().into()) {
+            assert_eq!(Some(&found), first);
+        }
+        assert_eq!(state.take(&pod.uid.as_str().into()), None, "taken twice");
+        is_usable(pod);
+        writer.push(pod);
+    }
+    assert!(state.is_empty());
+    let (again, left_out) = writer.finish();
+    assert_eq!(left_out, 0);
+    let written = again.get(..again.len() - 32).and_then(self::pods);
+    assert_eq!(written.as_ref(), Some(&pods), "written and read again");
+    assert!(State::parse(again).is_ok());
+}
+
+/// All pods of a file without its digest.
+fn pods(input: &[u8]) -> Option<Vec<PodState>> {
+    let mut rest = input.get(HEADER_BYTES..)?;
+    let mut pods = Vec::new();
+    while !rest.is_empty() {
+        pods.push(PodState::decode_length_delimited(&mut rest).ok()?);
+    }
+    Some(pods)
+}
+
+/// Everything that a daemon which starts asks of it.
+fn is_usable(state: &PodState) {
+    let _ = state.added_at();
+    assert!(state.added_at_instant() <= clock::now());
+    let of = |known: &ContainerState| Container {
+        spec_hash: known.spec_hash,
+        ..Container::new(ContainerName::from(known.name.as_str()), ContainerKind::Regular, Probes::default())
+    };
+    let containers: Vec<Container> = state.containers.iter().map(of).collect();
+    let mut pod = Pod::new(state.uid.as_str().into(), "default", "pod", containers);
+    pod.readiness_gates = state.gates.iter().map(|gate| gate.condition_type.as_str().into()).collect();
+    assert!(state.gates(&pod).count() <= pod.readiness_gates.len());
+    for condition in &state.conditions {
+        let _ = (condition.status(), condition.since());
+    }
+    for known in &state.containers {
+        let _ = state.container(&pod, &known.name);
+        known.termination.iter().for_each(is_termination);
+        for probe_type in ProbeType::ALL {
+            let Some(probe) = known.probe(probe_type) else { continue };
+            let _ = probe.since();
+            if let Some(memory) = probe.memory(probe_type) {
+                let worker = Worker::remembering(probe_type, ContainerId::from("fuzz://1"), memory);
+                assert_eq!(worker.verdict(), Some(memory.verdict()));
+            }
+        }
+    }
+}
+
+fn is_termination(known: &TerminationState) {
+    let termination = known.termination();
+    assert!(termination.reason.len() <= MESSAGE_BYTES_MAX && termination.message.len() <= MESSAGE_BYTES_MAX);
+    assert!(known.backoff().current() <= STATE_BACKOFF_MAX);
+    let updated = known.backoff().parts().map_or(Instant::ZERO, |(_, updated)| updated);
+    assert!(termination.started_at.max(termination.finished_at).max(updated) <= clock::now(), "it lies ahead");
+}
+
+/// A changed copy whose lengths and number of pods are right again; `None` where there is nothing to change.
+#[must_use]
+pub fn mutate(input: &[u8], _dictionary: &str, len_max: usize, seed: u64) -> Option<Vec<u8>> {
+    let mut draw = Draw::new(seed);
+    let mut pods = pods(input)?;
+    for _ in 0..=draw.below(3) {
+        change(&mut pods, &mut draw);
+    }
+    let mut output = input[..HEADER_BYTES - 4].to_vec();
+    output.extend_from_slice(&(pods.len() as u32).to_le_bytes());
+    for pod in &pods {
+        pod.encode_length_delimited(&mut output).ok()?;
+    }
+    (output.len() <= len_max).then_some(output)
+}
+
+fn change(pods: &mut Vec<PodState>, draw: &mut Draw) {
+    if draw.below(4) == 0 {
+        return edit_list(pods, draw);
+    }
+    let index = draw.below(pods.len());
+    let Some(pod) = pods.get_mut(index) else { return };
+    match draw.below(6) {
+        0 => pod.uid = text(draw),
+        1 => pod.added_at_ns = number(draw) as i64,
+        2 => edit_list(&mut pod.conditions, draw),
+        3 => edit_list(&mut pod.gates, draw),
+        4 => edit_list(&mut pod.containers, draw),
+        _ => {
+            let index = draw.below(pod.containers.len());
+            if let Some(container) = pod.containers.get_mut(index) {
+                change_container(container, draw);
+            }
+        }
+    }
+    for gate in &mut pod.gates {
+        gate.condition = pod.conditions.get(draw.below(4)).cloned();
+    }
+    for condition in &mut pod.conditions {
+        if draw.below(2) == 0 {
+            continue;
+        }
+        (condition.status, condition.since_ns) = (number(draw) as u32, number(draw) as i64);
+    }
+}
+
+fn change_container(container: &mut ContainerState, draw: &mut Draw) {
+    match draw.below(5) {
+        0 => container.name = text(draw),
+        1 => container.restart_count = number(draw) as u32,
+        2 => edit_list(&mut container.probes, draw),
+        3 => {
+            let index = draw.below(container.probes.len());
+            if let Some(probe) = container.probes.get_mut(index) {
+                (probe.probe_type, probe.verdict) = (draw.below(5) as u32, draw.below(5) as u32);
+                (probe.since_ns, probe.run) = (number(draw) as i64, number(draw) as u32);
+            }
+        }
+        _ => {
+            let end = container.termination.get_or_insert_default();
+            (end.started_at_ns, end.finished_at_ns) = (number(draw) as i64, number(draw) as i64);
+            (end.backoff_ms, end.backoff_at_ns) = (number(draw), number(draw) as i64);
+            (end.exit_code, end.signal) = (number(draw) as i32, number(draw) as i32);
+            (end.reason, end.message) = (text(draw), text(draw));
+        }
+    }
+}
+
+/// One more, one less, one twice.
+fn edit_list<T: Clone + Default>(list: &mut Vec<T>, draw: &mut Draw) {
+    let at = draw.below(list.len());
+    match draw.below(3) {
+        0 => list.insert(at, T::default()),
+        1 if !list.is_empty() => drop(list.remove(at)),
+        _ => list.extend(list.get(at).cloned()),
+    }
+}
+
+fn number(draw: &mut Draw) -> u64 {
+    let edges = [0, 1, 2, 3, 300_000, 1_795_000_000_000_000_000, u32::MAX.into(), i64::MAX as u64, u64::MAX];
+    edges[draw.below(edges.len())].wrapping_add(draw.below(3) as u64).wrapping_sub(1)
+}
+
+fn text(draw: &mut Draw) -> String {
+    let texts = ["", "a", "v1-crashing", "é", "\0", "OOMKilled"];
+    texts[draw.below(texts.len())].repeat([1, 1, 1, 2, 200][draw.below(5)])
+}
