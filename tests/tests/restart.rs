@@ -212,7 +212,11 @@ fn containers_start_again_with_the_counts_and_the_back_off_that_they_had() {
                 let pod = daemon.pod(name)?;
                 pod["status"]["containerStatuses"][0]["state"]["running"].is_object().then_some(())
             };
-            (runs("steady").is_some() && runs("prepared").is_some() && daemon.pod("crashing").is_some() && daemon.pod("done").is_some()).then_some(())
+            (runs("steady").is_some()
+                && runs("prepared").is_some()
+                && daemon.pod("crashing").is_some()
+                && daemon.pod("done").is_some())
+            .then_some(())
         });
         let (count_now, wait_now) = life(&daemon, "crashing");
         // One instance may have ended within the last interval, or since the start.

@@ -8,7 +8,7 @@ use probe_core::time::Instant;
 use probe_core::worker::Worker;
 use probe_engine::clock;
 use probe_engine::limits::{MESSAGE_BYTES_MAX, STATE_BACKOFF_MAX};
-use probe_engine::state::{ContainerState, PodState, State, TerminationState, VERSION, Writer};
+use probe_engine::state::{ContainerState, PodState, State, TerminationState, VERSION, Whole, Writer};
 use prost::Message;
 use sha2::{Digest, Sha256};
 
@@ -43,23 +43,44 @@ pub fn check(input: &[u8]) {
         // Of two with one UID the first is found, once.
         let first = pods.iter().find(|other| other.uid == pod.uid);
         if let Some(found) = state.take(&pod.uid.as_str().into()) {
-            assert_eq!(Some(&found), first);
+            is_usable(&found);
+            assert_eq!(Some(timeless(&found)), first.map(timeless));
         }
         assert_eq!(state.take(&pod.uid.as_str().into()), None, "taken twice");
-        is_usable(pod);
         writer.push(pod);
     }
     assert!(state.is_empty());
-    let (again, left_out) = writer.finish();
-    assert_eq!(left_out, 0);
+    assert_eq!(writer.left_out(), 0);
+    let again = writer.finish(&Whole::now());
     let written = again.get(..again.len() - 32).and_then(self::pods);
     assert_eq!(written.as_ref(), Some(&pods), "written and read again");
     assert!(State::parse(again).is_ok());
 }
 
+/// Without what another boot's clock makes other numbers of.
+fn timeless(state: &PodState) -> PodState {
+    let mut state = PodState { is_of_earlier_boot: false, ..state.clone() };
+    for container in &mut state.containers {
+        container.is_waiting = false;
+        if let Some(end) = &mut container.termination {
+            (end.started_ns, end.finished_ns, end.backoff_ns) = (0, 0, 0);
+        }
+    }
+    state
+}
+
+/// Where the pods begin: behind what is said of the whole, since version 2.
+fn whole_end(input: &[u8]) -> Option<usize> {
+    let mut rest = input.get(HEADER_BYTES..)?;
+    if input[HEADER_BYTES - 5] >= 2 {
+        Whole::decode_length_delimited(&mut rest).ok()?;
+    }
+    Some(input.len() - rest.len())
+}
+
 /// All pods of a file without its digest.
 fn pods(input: &[u8]) -> Option<Vec<PodState>> {
-    let mut rest = input.get(HEADER_BYTES..)?;
+    let mut rest = &input[whole_end(input)?..];
     let mut pods = Vec::new();
     while !rest.is_empty() {
         pods.push(PodState::decode_length_delimited(&mut rest).ok()?);
@@ -114,6 +135,7 @@ pub fn mutate(input: &[u8], _dictionary: &str, len_max: usize, seed: u64) -> Opt
     }
     let mut output = input[..HEADER_BYTES - 4].to_vec();
     output.extend_from_slice(&(pods.len() as u32).to_le_bytes());
+    output.extend_from_slice(&input[HEADER_BYTES..whole_end(input)?]);
     for pod in &pods {
         pod.encode_length_delimited(&mut output).ok()?;
     }
@@ -166,6 +188,7 @@ fn change_container(container: &mut ContainerState, draw: &mut Draw) {
             let end = container.termination.get_or_insert_default();
             (end.started_at_ns, end.finished_at_ns) = (number(draw) as i64, number(draw) as i64);
             (end.backoff_ms, end.backoff_at_ns) = (number(draw), number(draw) as i64);
+            (end.started_ns, end.finished_ns, end.backoff_ns) = (number(draw), number(draw), number(draw));
             (end.exit_code, end.signal) = (number(draw) as i32, number(draw) as i32);
             (end.reason, end.message) = (text(draw), text(draw));
         }

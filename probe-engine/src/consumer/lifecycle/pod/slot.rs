@@ -213,7 +213,8 @@ mod tests {
     #[test]
     fn the_number_of_restarts_ends_at_its_maximum_whatever_a_state_file_says() {
         let mut slot = Slot::new("app".into(), "ContainerCreating");
-        slot.remember(&ContainerState { restart_count: u32::MAX, ..ContainerState::default() }, false);
+        let past = ContainerState { restart_count: u32::MAX, ..ContainerState::default() };
+        slot.remember(&past, ContainerKind::Regular, false, Duration::from_secs(300));
         slot.new_instance();
         slot.new_instance();
         assert_eq!((slot.status.restart_count, slot.instances), (u32::MAX, u32::MAX));
