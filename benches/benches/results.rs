@@ -46,7 +46,10 @@ impl World {
                 let pod = pods::pod(index, pods::spec(80));
                 let slots = slots_of(&pod);
                 let status = Some(pods::running(at));
-                inputs.send(Input::Added { pod, slots, shard: Some(0), status }).await.expect("the stage runs");
+                inputs
+                    .send(Input::Added { pod, slots, shard: Some(0), status, past: None })
+                    .await
+                    .expect("the stage runs");
             }
         });
         // The stage ends with its inputs.

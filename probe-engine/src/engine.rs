@@ -9,6 +9,7 @@ pub mod stepping;
 use std::future::Future;
 use std::io;
 use std::path::PathBuf;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -415,8 +416,21 @@ impl Engine {
         join("source", self.sources).await;
         // Before the pods are ended: a daemon that starts again goes on with how they were.
         self.state_end.send_replace(true);
-        join("state", self.state).await;
+        let mut hurry = pin!(hurry);
+        let mut is_hurried = false;
+        let last_state = join("state", self.state);
+        tokio::select! {
+            kept = tokio::time::timeout(limits::STATE_END_MAX, last_state) => if kept.is_err() {
+                warn!(after = ?limits::STATE_END_MAX, "the state file is not written once more: its directory hangs");
+            },
+            () = &mut hurry => is_hurried = true,
+        }
         if let Some((lifecycle, task)) = self.lifecycle {
+            let hurry = async {
+                if !is_hurried {
+                    hurry.await;
+                }
+            };
             end_pods(lifecycle, task, hurry).await;
         }
         self.runtime.shutdown().await;

@@ -114,6 +114,12 @@ pub const STATE_INTERVAL_MAX: Duration = Duration::from_secs(60);
 /// The longest back-off that is taken over from a state file.
 pub const STATE_BACKOFF_MAX: Duration = Duration::from_secs(300);
 
+/// How long a hook is tried again that trouble of our own (no descriptor, no memory) keeps from being run. Then it has failed.
+pub const HOOK_LOCAL_MAX: Duration = Duration::from_secs(30);
+
+/// How long the end of the daemon waits for the last writing of the state file, so that a state directory that hangs holds nobody up.
+pub const STATE_END_MAX: Duration = Duration::from_secs(5);
+
 /// Threads of the worker pool.
 pub const POOL_THREADS: usize = 2;
 

@@ -83,8 +83,7 @@ pub struct Config {
     pub lifecycle: Option<mpsc::Sender<LifecycleInput>>,
     /// The runtime.
     pub runtime: RuntimeFacts,
-    /// What the daemon before this one knew. What is left of it when all sources have been read once is of pods that are no
-    /// longer wanted.
+    /// What the daemon before this one knew.
     pub state: State,
 }
 
@@ -108,6 +107,11 @@ pub fn slots_of(pod: &Pod) -> Box<[ProbeSlot]> {
             ProbeType::ALL.into_iter().filter(has).map(|t| slot(&container.name, t))
         })
         .collect()
+}
+
+/// A grace period as [`pods::Managed`] keeps it: rule 6.3, at least 1.
+fn within(grace_seconds: u64) -> NonZeroU32 {
+    NonZeroU32::new(u32::try_from(grace_seconds).unwrap_or(u32::MAX)).unwrap_or(NonZeroU32::MIN)
 }
 
 /// What is known of probes of containers that have the same definition still.
@@ -230,6 +234,10 @@ impl Manager {
         match update {
             PodUpdate::Add(pod) => self.add_pod(pod).await,
             PodUpdate::Remove(uid, grace_seconds) => self.remove_pod(&uid, grace_seconds).await,
+            PodUpdate::Shorten(uid, grace_seconds) => {
+                self.shorten(&uid, grace_seconds);
+                Ok(())
+            }
             PodUpdate::Desired(desired) => self.cleanup_pods(&desired.into_iter().collect()).await,
             PodUpdate::Status(uid, status) => self.handle_status(uid, status).await,
             PodUpdate::StopLivenessAndStartup(uid) => {
@@ -244,7 +252,7 @@ impl Manager {
             PodUpdate::Gate(uid, gate, status) => self.tell_results(Input::Gate(uid, gate, status)).await,
             PodUpdate::Synced(source) => {
                 info!(source, "source has been read");
-                self.state.clear();
+                self.state.compact();
                 self.tell_results(Input::Synced(source)).await
             }
         }
@@ -262,10 +270,12 @@ impl Manager {
             warn!(pod = %label(&pod), limit = limits::PODS_MAX, "pod refused: too many pods");
             return Ok(());
         }
-        let past = self.state.take(&pod.uid).map(Arc::new);
+        let manages_containers = self.runtime.manages_containers;
+        let past = self.state.take(&pod.uid).filter(|past| manages_containers || past.is_of_same_instances(&pod));
+        let past = past.map(Arc::new);
         let mut slots = slots_of(&pod);
         let mut status = None;
-        if !self.runtime.manages_containers {
+        if !manages_containers {
             // Its containers have gone on meanwhile.
             if let Some(past) = &past {
                 remember(&mut slots, &pod, past);
@@ -340,23 +350,28 @@ impl Manager {
         if self.lifecycle.is_none() {
             return self.forget(uid).await;
         }
-        let within = grace_seconds.map_or(NonZeroU32::MAX, |seconds| {
-            // Rule 6.3: at least 1.
-            NonZeroU32::new(seconds.try_into().unwrap_or(u32::MAX)).unwrap_or(NonZeroU32::MIN)
-        });
-        if let Some(before) = managed.terminating {
-            // Said again: only a shorter grace period is news.
-            if within < before {
-                managed.terminating = Some(within);
-                self.tell_lifecycle(LifecycleInput::Remove(uid.clone(), grace_seconds));
-            }
+        if managed.terminating.is_some() {
+            grace_seconds.into_iter().for_each(|seconds| self.shorten(uid, seconds));
             return Ok(());
         }
-        managed.terminating = Some(within);
+        managed.terminating = Some(grace_seconds.map_or(NonZeroU32::MAX, within));
         tell!(self, pod = %label(&managed.pod), %uid, "pod is being ended");
         self.tell_results(Input::Deleting(uid.clone())).await?;
         self.tell_lifecycle(LifecycleInput::Remove(uid.clone(), grace_seconds));
         Ok(())
+    }
+
+    /// Of a pod that is being ended; only a shorter grace period is news. Who waits for its place goes on waiting.
+    fn shorten(&mut self, uid: &PodUid, grace_seconds: u64) {
+        let Some(managed) = self.pods.find_mut(uid) else { return };
+        if let Some(before) = managed.terminating
+            && within(grace_seconds) < before
+        {
+            managed.terminating = Some(within(grace_seconds));
+            // One that has not been heard yet says nothing new.
+            self.lifecycle_backlog.retain(|input| !matches!(input, LifecycleInput::Shorten(known, _) if known == uid));
+            self.tell_lifecycle(LifecycleInput::Shorten(uid.clone(), grace_seconds));
+        }
     }
 
     /// Ends every pod that is not among `desired` (housekeeping, `CleanupPods`).

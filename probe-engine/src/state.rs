@@ -1,7 +1,7 @@
 //! The state file: what a daemon that starts again goes on with instead of finding it out anew.
 //!
-//! A header (what it is, its version, how many pods), one length-delimited protobuf message per pod ([`PodState`]), and the
-//! SHA-256 of all that. It is replaced as a whole: written beside its place, synced, renamed. A file that is cut short, damaged
+//! A header (what it is, its version, how many pods), a length-delimited protobuf message about the whole ([`Whole`], since version
+//! 2), one per pod ([`PodState`]), and the SHA-256 of all that. It is replaced as a whole: written beside its place, synced, renamed. A file that is cut short, damaged
 //! or of a later version is set aside under another name, and the daemon starts without.
 //!
 //! **Invariant:** no content of the file can do more than that: its size, each message and each number in it have bounds.
@@ -21,7 +21,8 @@ use probe_core::id::PodUid;
 use prost::Message;
 use sha2::{Digest, Sha256};
 
-pub use self::record::{ContainerState, GateState, PodState, ProbeState, TerminationState};
+pub(crate) use self::record::has_begun;
+pub use self::record::{ContainerState, GateState, PodState, ProbeState, TerminationState, Whole};
 use crate::limits::{STATE_BYTES_MAX, STATE_POD_BYTES_MAX};
 
 /// In the state directory.
@@ -32,7 +33,7 @@ pub const ASIDE_NAME: &str = "state.unusable";
 
 /// The version that is written. Earlier ones are read: a field that they lack has its default, which means "not known".
 ///
-/// 2: conditions of readiness gates. A new version leaves a file of the one before it in `tests/data/state`.
+/// 2: conditions of readiness gates; the node's boot, and ends on its clock. A new version leaves a file of the one before it in `tests/data/state`.
 pub const VERSION: u8 = 2;
 
 /// The first bytes of the file, before its version.
@@ -40,6 +41,9 @@ const MAGIC: &[u8; 15] = b"probe-engine st";
 
 /// Magic, version, and the number of pods as four bytes, little end first.
 const HEADER_BYTES: usize = MAGIC.len() + 1 + 4;
+
+/// More than all that is no pod takes, and the length of one.
+const ROOM_BYTES: usize = 1024;
 
 /// At the end of the file: the SHA-256 of all before it.
 pub const DIGEST_BYTES: usize = 32;
@@ -63,6 +67,9 @@ pub enum StateError {
     #[error("damaged or cut short: its checksum is another")]
     Damaged,
     /// The digest is right, so this was written so.
+    #[error("what it says of the whole: {0}")]
+    Whole(String),
+    /// The same of a pod.
     #[error("pod {index}: {what}")]
     Pod {
         /// Which, from 0.
@@ -73,28 +80,20 @@ pub enum StateError {
 }
 
 /// Puts the content of a file together, pod by pod.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Writer {
+    /// The pods' messages.
     bytes: Vec<u8>,
     pods_len: u32,
     /// Pods for which there was no room.
     left_out: u32,
 }
 
-impl Default for Writer {
-    fn default() -> Self {
-        let mut bytes = Vec::from(*MAGIC);
-        bytes.push(VERSION);
-        bytes.extend_from_slice(&0_u32.to_le_bytes());
-        Self { bytes, pods_len: 0, left_out: 0 }
-    }
-}
-
 impl Writer {
     /// Adds a pod, where there is room for it: see [`STATE_POD_BYTES_MAX`] and [`STATE_BYTES_MAX`].
     pub fn push(&mut self, pod: &PodState) {
         let len = pod.encoded_len();
-        if len > STATE_POD_BYTES_MAX || self.bytes.len() + len + 10 + DIGEST_BYTES > STATE_BYTES_MAX {
+        if len > STATE_POD_BYTES_MAX || self.bytes.len() + len + ROOM_BYTES > STATE_BYTES_MAX {
             self.left_out += 1;
             return;
         }
@@ -103,13 +102,31 @@ impl Writer {
         self.pods_len += 1;
     }
 
-    /// The content, and how many pods had no place in it.
+    /// How many pods had no place.
     #[must_use]
-    pub fn finish(mut self) -> (Vec<u8>, u32) {
-        self.bytes[MAGIC.len() + 1..HEADER_BYTES].copy_from_slice(&self.pods_len.to_le_bytes());
-        let digest = Sha256::digest(&self.bytes);
-        self.bytes.extend_from_slice(&digest);
-        (self.bytes, self.left_out)
+    pub fn left_out(&self) -> u32 {
+        self.left_out
+    }
+
+    /// Of the pods alone: the same as long as nothing of them changes.
+    #[must_use]
+    pub fn digest(&self) -> [u8; DIGEST_BYTES] {
+        Sha256::digest(&self.bytes).into()
+    }
+
+    /// The content of a file.
+    #[must_use]
+    pub fn finish(self, whole: &Whole) -> Vec<u8> {
+        let mut content = Vec::with_capacity(self.bytes.len() + ROOM_BYTES);
+        content.extend_from_slice(MAGIC);
+        content.push(VERSION);
+        content.extend_from_slice(&self.pods_len.to_le_bytes());
+        // A vector takes all that is put into it.
+        let _ = whole.encode_length_delimited(&mut content);
+        content.extend_from_slice(&self.bytes);
+        let digest = Sha256::digest(&content);
+        content.extend_from_slice(&digest);
+        content
     }
 }
 
@@ -120,7 +137,12 @@ impl Writer {
 /// Those of the file system.
 pub fn replace(directory: &Path, content: &[u8]) -> io::Result<()> {
     let new = directory.join(format!("{FILE_NAME}.new"));
-    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
+    // What a daemon that was killed has left; whatever else has that name is not written into.
+    match fs::remove_file(&new) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new)?;
     file.write_all(content)?;
     file.sync_data()?;
     drop(file);
@@ -135,6 +157,7 @@ pub struct State {
     /// Where each pod's message is, by a hash of its UID; of two with one hash the first is found.
     places: HashMap<u64, (u32, u32)>,
     hasher: RandomState,
+    whole: Whole,
 }
 
 impl State {
@@ -187,15 +210,19 @@ impl State {
         if *Sha256::digest(&bytes) != *digest {
             return Err(StateError::Damaged);
         }
-        let mut state = State { places: HashMap::new(), bytes, hasher: RandomState::new() };
-        state.index()?;
+        let mut state = State { bytes, ..State::default() };
+        state.index(version)?;
         Ok(state)
     }
 
     /// Finds the pods; every message is decoded once, so that a later look cannot fail.
-    fn index(&mut self) -> Result<(), StateError> {
+    fn index(&mut self, version: u8) -> Result<(), StateError> {
         let count: [u8; 4] = self.bytes[MAGIC.len() + 1..HEADER_BYTES].try_into().unwrap_or_default();
         let mut rest = &self.bytes[HEADER_BYTES..];
+        if version >= 2 {
+            self.whole =
+                Whole::decode_length_delimited(&mut rest).map_err(|error| StateError::Whole(error.to_string()))?;
+        }
         for index in 0..u32::from_le_bytes(count) {
             let wrong = |what: String| StateError::Pod { index, what };
             let len = prost::decode_length_delimiter(&mut rest).map_err(|error| wrong(error.to_string()))?;
@@ -232,11 +259,24 @@ impl State {
     pub fn take(&mut self, uid: &PodUid) -> Option<PodState> {
         let (start, len) = self.places.remove(&self.hasher.hash_one(uid.as_str()))?;
         let message = self.bytes.get(start as usize..)?.get(..len as usize)?;
-        PodState::decode(message).ok().filter(|pod| *pod.uid == *uid.as_str())
+        let mut pod = PodState::decode(message).ok().filter(|pod| *pod.uid == *uid.as_str())?;
+        pod.arrive(&self.whole);
+        if self.places.is_empty() {
+            self.bytes = Vec::new();
+        }
+        Some(pod)
     }
 
-    /// Forgets all.
-    pub fn clear(&mut self) {
-        *self = State::default();
+    /// Gives back the memory of what has been taken.
+    pub fn compact(&mut self) {
+        let mut bytes = Vec::new();
+        for (start, len) in self.places.values_mut() {
+            let message = self.bytes.get(*start as usize..).and_then(|rest| rest.get(..*len as usize));
+            // Not longer than what they were taken from, whose places are numbers of this size.
+            *start = bytes.len() as u32;
+            bytes.extend_from_slice(message.unwrap_or_default());
+        }
+        self.bytes = bytes;
+        self.places.shrink_to_fit();
     }
 }

@@ -41,7 +41,7 @@ pub enum Answer {
     Error,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Worker {
     key: Key,
     /// Who goes first among workers due at the same time.
@@ -60,7 +60,7 @@ struct Worker {
 }
 
 /// One pod and its workers.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Model {
     pod: Pod,
     workers: Vec<Worker>,

@@ -191,6 +191,8 @@ fn containers_start_again_with_the_counts_and_the_back_off_that_they_had() {
     daemon.manifest("steady.yaml", &pod("steady", "", &format!("exec {mark}"), ""));
     daemon.manifest("crashing.yaml", &pod("crashing", "", "exit 1", ""));
     daemon.manifest("done.yaml", &pod("done", "", "exit 0", "  restartPolicy: OnFailure\n"));
+    let init = "  initContainers:\n  - name: before\n    image: none\n    command: [/bin/true]\n";
+    daemon.manifest("prepared.yaml", &pod("prepared", "", "exec sleep 3600", init));
     daemon.wait_for("a back-off", |daemon| {
         let is_done = daemon.pod("done").is_some_and(|pod| pod["status"]["phase"] == "Succeeded");
         let waits = daemon.pod("crashing").is_some() && life(daemon, "crashing").1 == Some(10);
@@ -206,9 +208,15 @@ fn containers_start_again_with_the_counts_and_the_back_off_that_they_had() {
         let folder = daemon.kill();
         daemon = start_in(folder, "process", &[]);
         daemon.wait_for("the containers", |daemon| {
-            let steady = daemon.pod("steady")?;
-            let runs = steady["status"]["containerStatuses"][0]["state"]["running"].is_object();
-            (runs && daemon.pod("crashing").is_some() && daemon.pod("done").is_some()).then_some(())
+            let runs = |name: &str| {
+                let pod = daemon.pod(name)?;
+                pod["status"]["containerStatuses"][0]["state"]["running"].is_object().then_some(())
+            };
+            (runs("steady").is_some()
+                && runs("prepared").is_some()
+                && daemon.pod("crashing").is_some()
+                && daemon.pod("done").is_some())
+            .then_some(())
         });
         let (count_now, wait_now) = life(&daemon, "crashing");
         // One instance may have ended within the last interval, or since the start.

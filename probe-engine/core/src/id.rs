@@ -115,3 +115,29 @@ pub struct ProbeKey {
     /// Which of its probes.
     pub probe_type: ProbeType,
 }
+
+#[cfg(test)]
+mod tests {
+    use std::format;
+
+    use super::*;
+
+    #[test]
+    fn the_three_probes_have_kubernetes_names() {
+        let names = ProbeType::ALL.map(|probe_type| (probe_type.as_str(), probe_type.field()));
+        let known = [("Startup", "startupProbe"), ("Readiness", "readinessProbe"), ("Liveness", "livenessProbe")];
+        assert_eq!(names, known);
+        assert!(ProbeType::ALL.into_iter().all(|probe_type| format!("{probe_type}") == probe_type.as_str()));
+    }
+
+    #[test]
+    fn each_type_stands_where_its_index_says() {
+        assert!(ProbeType::ALL.into_iter().enumerate().all(|(at, probe_type)| probe_type.index() == at));
+    }
+
+    #[test]
+    fn a_name_is_shown_as_it_is_and_debugged_in_quotes() {
+        let name = ContainerName::new("web");
+        assert_eq!((format!("{name}"), format!("{name:?}")), ("web".into(), "\"web\"".into()));
+    }
+}

@@ -120,3 +120,39 @@ impl fmt::Display for Verdict {
         f.write_str(self.as_str())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use alloc::collections::BTreeSet;
+    use std::format;
+
+    use super::*;
+
+    #[test]
+    fn every_local_cause_has_a_label_and_a_sentence_of_its_own() {
+        let labels: BTreeSet<_> = LocalCause::ALL.map(LocalCause::as_str).into();
+        let sentences: BTreeSet<_> = LocalCause::ALL.map(LocalCause::sentence).into();
+        assert_eq!((labels.len(), sentences.len()), (LocalCause::ALL.len(), LocalCause::ALL.len()));
+        for label in labels {
+            assert!(!label.is_empty() && label.chars().all(|c| c.is_ascii_lowercase() || c == '_'), "{label}");
+        }
+    }
+
+    #[test]
+    fn the_sentence_of_an_errno_names_it() {
+        let of_errno = LocalCause::ALL.into_iter().filter(|cause| cause.as_str().starts_with("en"));
+        assert!(of_errno.clone().count() == 3 && LocalCause::ProcessFiles.sentence().contains("EMFILE"));
+        for cause in of_errno {
+            assert!(cause.sentence().contains(&cause.as_str().to_uppercase()), "{cause}");
+        }
+    }
+
+    #[test]
+    fn causes_and_verdicts_are_shown_by_their_names() {
+        for cause in LocalCause::ALL {
+            assert_eq!(format!("{cause}"), cause.as_str());
+        }
+        let shown = [Verdict::Unknown, Verdict::Success, Verdict::Failure].map(|verdict| format!("{verdict}"));
+        assert_eq!(shown, ["Unknown", "Success", "Failure"]);
+    }
+}

@@ -372,6 +372,42 @@ mod tests {
     }
 
     #[test]
+    fn an_init_container_that_has_to_run_again_keeps_pending_whatever_else_runs() {
+        let containers = [run("i"), run("s"), run("a"), run("b")];
+        assert_eq!(phase_of(RestartPolicy::Always, &containers), PodPhase::Pending);
+    }
+
+    #[test]
+    fn a_sidecar_counts_while_it_runs_and_while_it_waits_for_its_first_start() {
+        use PodPhase::{Pending, Running, Succeeded};
+        for (sidecar, regular_run, regular_ended) in [
+            (run("s"), Running, Running),
+            (wait("s", None), Pending, Pending),
+            (wait("s", Some(1)), Running, Succeeded),
+            (end("s", 1), Running, Succeeded),
+        ] {
+            let with = |a, b| phase_of(RestartPolicy::Never, &[end("i", 0), sidecar.clone(), a, b]);
+            assert_eq!(with(run("a"), run("b")), regular_run, "{sidecar:?}");
+            assert_eq!(with(end("a", 0), end("b", 0)), regular_ended, "{sidecar:?}");
+        }
+    }
+
+    #[test]
+    fn a_container_that_waits_to_be_started_again_keeps_running_where_the_policy_or_a_rule_restarts_it() {
+        use PodPhase::{Failed, Running};
+        use RestartPolicy::{Always, Never, OnFailure};
+        let waits = |pod: &Pod, exit_code| {
+            let containers = [end("i", 0), end("s", 0), end("a", 0), wait("b", Some(exit_code))];
+            phase(pod, &containers, &|_| ON, false)
+        };
+        let plain = |policy| [0, 1].map(|exit_code| waits(&full(policy), exit_code));
+        assert_eq!([Always, OnFailure, Never].map(plain), [[Running; 2], [Running; 2], [Failed; 2]]);
+        let mut ruled = full(Never);
+        Arc::make_mut(&mut ruled.containers)[1].restart_rules = [RestartRule::In([42].into())].into();
+        assert_eq!([waits(&ruled, 42), waits(&ruled, 1)], [Running, Failed]);
+    }
+
+    #[test]
     fn the_phase_of_ended_containers_depends_on_policy_and_exit_codes() {
         use PodPhase::{Failed, Running, Succeeded};
         use RestartPolicy::{Always, Never, OnFailure};
@@ -453,6 +489,19 @@ mod tests {
     }
 
     #[test]
+    fn a_completed_pod_of_which_a_container_is_unknown_is_not_said_to_be_completed() {
+        let pod = full(RestartPolicy::Never);
+        let mut status = pod_status([end("i", 0), end("a", 0), end("b", 0)]);
+        status.phase = PodPhase::Succeeded;
+        let message = "containers with unknown status: [s], containers with unready status: [a b]";
+        assert_eq!(
+            shown(&containers_ready(&pod, Some(&status), &|_| Flags::default())),
+            ("ContainersReady", ConditionStatus::False, "ContainersNotReady", message)
+        );
+        assert_eq!(shown(&initialized(&pod, Some(&status), &|_| ON)), ("Initialized", ConditionStatus::True, "", ""));
+    }
+
+    #[test]
     fn ready_looks_at_the_gates_only_when_the_containers_are_ready() {
         let mut pod = full(RestartPolicy::Always);
         pod.readiness_gates = ["example.com/a", "example.com/b", "example.com/c"].map(Arc::from).into();
@@ -481,6 +530,12 @@ mod tests {
         let incomplete = initialized(&pod, Some(&pod_status([run("i"), wait("a", None), wait("b", None)])), &off);
         let message = "containers with unknown status: [s], containers with incomplete status: [i]";
         assert_eq!(shown(&incomplete), ("Initialized", ConditionStatus::False, "ContainersNotInitialized", message));
+        let known = pod_status([run("i"), run("s"), wait("a", None), wait("b", None)]);
+        let message = "containers with incomplete status: [i s]";
+        assert_eq!(
+            shown(&initialized(&pod, Some(&known), &off)),
+            ("Initialized", ConditionStatus::False, "ContainersNotInitialized", message)
+        );
         let began = pod_status([run("i"), run("s"), run("a"), wait("b", None)]);
         assert_eq!(initialized(&pod, Some(&began), &off).status, ConditionStatus::True, "a regular container ran");
         let mut completed = pod_status([end("i", 0), end("s", 0), end("a", 0), end("b", 0)]);

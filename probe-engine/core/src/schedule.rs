@@ -114,6 +114,9 @@ pub const fn mix(mut hash: u64) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use alloc::collections::BTreeSet;
+    use alloc::vec::Vec;
+
     use super::*;
 
     fn key(uid: &PodUid) -> (&PodUid, ContainerName, ProbeType) {
@@ -138,6 +141,14 @@ mod tests {
         assert_eq!(taken, Some(Taken { due: Instant::from_secs(3), dropped: 4 }));
         assert_eq!(schedule.next(), Instant::from_secs(53));
         assert_eq!(schedule.take(PERIOD, Instant::from_secs(43)), None);
+    }
+
+    #[test]
+    fn a_take_just_one_period_late_drops_the_due_time_of_that_moment() {
+        let mut schedule = Schedule::new(Instant::from_secs(3));
+        let taken = schedule.take(PERIOD, Instant::from_secs(13));
+        assert_eq!(taken, Some(Taken { due: Instant::from_secs(3), dropped: 1 }));
+        assert_eq!(schedule.next(), Instant::from_secs(23));
     }
 
     #[test]
@@ -177,6 +188,31 @@ mod tests {
     }
 
     #[test]
+    fn every_bit_of_the_seed_and_every_part_of_the_key_moves_the_stagger() {
+        let first = |seed, pod: &str, container: &str, probe_type| {
+            let (pod, container) = (PodUid::from(pod), ContainerName::from(container));
+            let period = Duration::from_secs(1_000_000);
+            first_step(seed, (&pod, &container, probe_type), period, Instant::ZERO, Instant::ZERO).as_nanos()
+        };
+        let mut all: Vec<u64> = (0..64).map(|bit| first(1 << bit, "p", "c", ProbeType::Liveness)).collect();
+        all.extend(ProbeType::ALL.map(|probe_type| first(0, "p", "c", probe_type)));
+        all.push(first(0, "other", "c", ProbeType::Liveness));
+        all.push(first(0, "p", "d", ProbeType::Liveness));
+        let unlike: BTreeSet<u64> = all.iter().copied().collect();
+        assert_eq!(unlike.len(), all.len(), "{all:?}");
+    }
+
+    #[test]
+    fn the_hashes_are_the_published_ones() {
+        // FNV-1a, 64 bits: draft-eastlake-fnv, appendix C.
+        let fnv = |text: &str| fnv1a(0xcbf2_9ce4_8422_2325, text.as_bytes());
+        assert_eq!(["", "a", "foobar"].map(fnv), [0xcbf2_9ce4_8422_2325, 0xaf63_dc4c_8601_ec8c, 0x8594_4171_f739_67e8]);
+        // The first two numbers of splitmix64 from seed 0 (Vigna, `splitmix64.c`): its state goes up by the golden ratio.
+        let golden = 0x9e37_79b9_7f4a_7c15_u64;
+        assert_eq!([golden, golden.wrapping_mul(2)].map(mix), [0xe220_a839_7b1d_cdaf, 0x6e78_9e6a_a1b9_65f4]);
+    }
+
+    #[test]
     fn every_due_time_lies_on_the_grid() {
         let now = Instant::from_nanos(123_456_789);
         for i in 0..1_000 {
@@ -188,6 +224,9 @@ mod tests {
             let mut schedule = Schedule::new(first);
             schedule.take(PERIOD, first + Duration::from_nanos(7));
             assert_eq!(schedule.next(), first + PERIOD);
+            // So short that many begin before the first multiple after `now`.
+            let first = first_step(1, (pod, &container, probe_type), 2 * GRID, now, now);
+            assert!(first >= now && first < now + 2 * GRID && first.as_nanos().is_multiple_of(GRID_NS), "{first:?}");
         }
     }
 }

@@ -131,7 +131,8 @@ impl AnswerAtOnce for () {
 /// So many pods at most may be known at a time; the caller keeps to it.
 pub const PODS_MAX: usize = uids::PLACES_MAX;
 
-/// See the module.
+/// See the module. A clone goes on by itself: what one is told the other does not hear.
+#[derive(Clone)]
 pub struct Scheduler {
     config: Config,
     wheel: Wheel,

@@ -488,12 +488,75 @@ pub struct Process {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fixture::{container, pod, spec, with_all_probes, with_probe};
+
+    #[test]
+    fn what_a_manifest_names_has_the_manifests_names() {
+        let port = || Port::Number(80);
+        let http = HttpGet { host: None, port: port(), path: "/".into(), scheme: Scheme::Http, headers: [].into() };
+        let handlers = [
+            Handler::HttpGet(http),
+            Handler::TcpSocket(TcpSocket { host: None, port: port() }),
+            Handler::Grpc(Grpc { port: 80, service: "".into() }),
+            Handler::Exec(Exec { command: ["true".into()].into() }),
+        ];
+        assert_eq!(handlers.each_ref().map(Handler::as_str), ["httpGet", "tcpSocket", "grpc", "exec"]);
+        assert_eq!([Scheme::Http, Scheme::Https].map(Scheme::as_str), ["http", "https"]);
+        let policies = [RestartPolicy::Always, RestartPolicy::OnFailure, RestartPolicy::Never];
+        assert_eq!(policies.map(RestartPolicy::as_str), ["Always", "OnFailure", "Never"]);
+    }
+
+    #[test]
+    fn a_probes_numbers_are_seconds() {
+        let probe = ProbeSpec { timeout_seconds: 3, period_seconds: 7, ..spec() };
+        assert_eq!((probe.timeout(), probe.period()), (Duration::from_secs(3), Duration::from_secs(7)));
+    }
+
+    #[test]
+    fn probes_are_counted_and_found_by_their_type() {
+        let none = container("c", ContainerKind::Regular);
+        assert_eq!([none.probes.count(), with_all_probes(none.clone()).probes.count()], [0, 3]);
+        for probe_type in ProbeType::ALL {
+            let probes = with_probe(none.clone(), probe_type, spec()).probes;
+            assert_eq!(probes.count(), 1);
+            assert!(ProbeType::ALL.into_iter().all(|other| probes.by_type(other).is_some() == (other == probe_type)));
+        }
+    }
+
+    #[test]
+    fn regular_containers_are_probed_before_sidecars_and_ordinary_init_containers_never() {
+        let kinds = [
+            ("i", ContainerKind::Init),
+            ("s", ContainerKind::Sidecar),
+            ("a", ContainerKind::Regular),
+            ("b", ContainerKind::Regular),
+        ];
+        let pod = pod("p", kinds.map(|(name, kind)| container(name, kind)));
+        assert!(pod.probed_containers().map(|c| c.name.as_str()).eq(["a", "b", "s"]));
+        assert!(pod.all_containers().map(|c| c.name.as_str()).eq(["i", "s", "a", "b"]));
+        assert_eq!(pod.container("s").map(|c| c.kind), Some(ContainerKind::Sidecar));
+        assert_eq!(pod.container("nobody"), None);
+    }
+
+    #[test]
+    fn a_container_of_a_pod_is_restarted_by_its_own_policy_only_where_it_is_a_sidecar() {
+        let kinds = [ContainerKind::Regular, ContainerKind::Sidecar, ContainerKind::Init];
+        let own = kinds.map(|kind| container("c", kind).restart_policy);
+        assert_eq!(own, [None, Some(RestartPolicy::Always), None]);
+    }
+
+    #[test]
+    fn an_address_is_debugged_as_one() {
+        let ip = PodIp::from("10.1.2.3".parse::<IpAddr>().expect("an address"));
+        assert_eq!(std::format!("{ip:?} {:?}", PodIp::default()), "Some(10.1.2.3) None");
+    }
 
     #[test]
     fn an_address_in_16_bytes_is_the_one_that_went_in() {
         let ip = |text: &str| text.parse::<IpAddr>().expect("an address");
         for text in ["10.1.2.3", "0.0.0.0", "255.255.255.255", "::", "::1", "fd00::7", "ff02::1"] {
             assert_eq!(PodIp::from(ip(text)).get(), Some(ip(text)));
+            assert_eq!(PodIp::from(Some(ip(text))), PodIp::from(ip(text)));
         }
         assert_eq!(PodIp::from(ip("::ffff:10.1.2.3")).get(), Some(ip("10.1.2.3")));
         assert_eq!((PodIp::default().get(), PodIp::from(None).get()), (None, None));

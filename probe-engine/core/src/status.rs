@@ -149,6 +149,31 @@ pub struct Termination {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fixture::{container_status, pod_status, running, terminated, termination, waiting};
+
+    #[test]
+    fn the_phases_are_kubernetes_and_two_of_them_are_final() {
+        let phases = [PodPhase::Pending, PodPhase::Running, PodPhase::Succeeded, PodPhase::Failed];
+        assert_eq!(phases.map(PodPhase::as_str), ["Pending", "Running", "Succeeded", "Failed"]);
+        assert_eq!(phases.map(PodPhase::is_terminal), [false, false, true, true]);
+    }
+
+    #[test]
+    fn a_container_is_found_by_its_name() {
+        let status = pod_status(["a", "b"].map(|name| container_status(name, "test://1", waiting())));
+        let found = ["a", "b", "c"].map(|name| status.container(&name.into()).map(|found| found.name.as_str()));
+        assert_eq!(found, [Some("a"), Some("b"), None]);
+    }
+
+    #[test]
+    fn a_container_that_waits_has_run_only_if_an_instance_of_it_has_ended() {
+        let of = |state| container_status("c", "test://1", state);
+        let again =
+            ContainerStatus { last_termination: Some(Box::new(termination(1, Instant::ZERO))), ..of(waiting()) };
+        let all = [of(waiting()), again, of(running(Instant::ZERO)), of(terminated(0)), of(terminated(1))];
+        assert_eq!(all.each_ref().map(ContainerStatus::has_run), [false, true, true, true, true]);
+        assert_eq!(all.each_ref().map(ContainerStatus::has_completed), [false, false, false, true, false]);
+    }
 
     #[test]
     fn a_container_status_stays_small() {

@@ -83,6 +83,12 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_point_is_shown_in_seconds_to_the_nanosecond() {
+        let shown = [0, 1, 1_000_000_000, 90_020_000_300].map(|ns| std::format!("{:?}", Instant::from_nanos(ns)));
+        assert_eq!(shown, ["0.000000000s", "0.000000001s", "1.000000000s", "90.020000300s"]);
+    }
+
+    #[test]
     fn arithmetic_saturates() {
         let last = Instant::from_nanos(u64::MAX);
         assert_eq!(last + Duration::from_secs(1), last);

@@ -33,8 +33,10 @@ const COARSE_LEN: usize = 1 << COARSE_BITS;
 /// Levels but the first.
 const COARSE_LEVELS: usize = 4;
 const SLOTS_LEN: usize = FINE_LEN + COARSE_LEVELS * COARSE_LEN;
+/// The last of them.
+const LAST_LEVEL: usize = COARSE_LEVELS - 1;
 /// Farthest place ahead: 63 slots of the last level, so that a timer never lies in the slot of `elapsed` there.
-const SPAN_TICKS: u64 = (COARSE_LEN as u64 - 1) << shift(COARSE_LEVELS - 1);
+const SPAN_TICKS: u64 = (COARSE_LEN as u64 - 1) << shift(LAST_LEVEL);
 
 /// Of a coarse level: bits of a tick below its slots.
 const fn shift(level: usize) -> u32 {
@@ -48,6 +50,7 @@ const UNLINKED: u16 = u16::MAX;
 const CHUNK_LEN: usize = 15;
 
 /// See the module.
+#[derive(Clone)]
 pub struct Wheel {
     /// All earlier ticks have been handed out.
     elapsed: u64,
@@ -83,6 +86,7 @@ struct Chunk {
 const _: () = assert!(size_of::<Chunk>() == 64, "one cache line");
 
 /// A slab of chunks.
+#[derive(Clone)]
 struct Chunks {
     all: Vec<Chunk>,
     free: u32,
@@ -188,6 +192,7 @@ impl Wheel {
         while let Some((start, slot)) = self.first_slot().filter(|(start, _)| *start <= now_tick) {
             self.elapsed = start;
             let mut list = core::mem::replace(&mut self.slots[slot], EMPTY);
+            debug_assert!(list.first != NIL, "a slot without timers is marked");
             self.mark(slot, false);
             let is_coarse = slot >= FINE_LEN;
             while let Some((indices, len)) = self.chunks.pop(&mut list) {
@@ -196,6 +201,7 @@ impl Wheel {
                         // `elapsed` stands at the slot's start: it goes to a lower level, or ahead where it had been clamped to
                         // the span.
                         self.link(index);
+                        debug_assert!(usize::from(self.timers[index as usize].slot) != slot, "it stays where it was");
                         continue;
                     }
                     self.timers[index as usize].slot = UNLINKED;
@@ -238,7 +244,7 @@ impl Wheel {
             (word, ahead_here)
         } else {
             // The others in turn; the bits of this one that lie behind are the farthest.
-            let next = (word + 1) % 64;
+            let next = word + 1;
             let other = (next + self.fine_words.rotate_right(next as u32).trailing_zeros() as usize) % 64;
             (other, self.fine[other])
         };
@@ -253,7 +259,8 @@ impl Wheel {
             return None;
         }
         let current = self.elapsed >> shift(level);
-        let wanted = current + u64::from(bits.rotate_right((current % COARSE_LEN as u64) as u32).trailing_zeros());
+        // As many as there are bits are a whole turn: `current` needs no modulo.
+        let wanted = current + u64::from(bits.rotate_right(current as u32).trailing_zeros());
         Some((wanted << shift(level), Self::coarse_slot(level, wanted)))
     }
 
@@ -286,8 +293,8 @@ impl Wheel {
         let slot = if tick - self.elapsed < FINE_LEN as u64 {
             tick as usize % FINE_LEN
         } else {
-            let level = (0..COARSE_LEVELS).find(|level| slots_ahead(level) < COARSE_LEN as u64);
-            let level = level.unwrap_or(COARSE_LEVELS - 1);
+            let level = (0..LAST_LEVEL).find(|level| slots_ahead(level) < COARSE_LEN as u64);
+            let level = level.unwrap_or(LAST_LEVEL);
             Self::coarse_slot(level, tick >> shift(level))
         };
         timer.slot = slot as u16;
@@ -429,6 +436,24 @@ mod tests {
     }
 
     #[test]
+    fn of_many_timers_of_one_slot_those_that_were_not_cancelled_fire() {
+        // Three chunks and a part of one.
+        let all = 3 * CHUNK_LEN as u32 + 5;
+        for kept in 0..=all {
+            for keeps_first in [true, false] {
+                let stays = |index: &u32| if keeps_first { *index < kept } else { *index >= all - kept };
+                let mut wheel = Wheel::new(ms(0));
+                (0..all).for_each(|index| wheel.insert(index, ms(10)));
+                assert!((0..all).filter(|index| !stays(index)).all(|index| wheel.cancel(index)));
+                assert_eq!((wheel.len(), wheel.next_expiry().is_some()), (kept as usize, kept > 0));
+                let mut left = fired(&mut wheel, ms(10));
+                left.sort_unstable();
+                assert!(left.iter().copied().eq((0..all).filter(stays)), "{kept} of {all}: {left:?}");
+            }
+        }
+    }
+
+    #[test]
     fn a_jump_of_hours_fires_everything_in_order() {
         let mut wheel = Wheel::new(ms(1));
         for index in 0..1000_u32 {
@@ -450,11 +475,64 @@ mod tests {
         let mut visits = 0;
         while let Some(at) = wheel.next_expiry().filter(|at| *at <= years_10) {
             visits += 1;
+            assert!(visits < 20, "{visits}");
             let now_fired = fired(&mut wheel, at);
             assert_eq!(now_fired.is_empty(), at < years_10);
         }
-        assert!(visits < 20, "{visits}");
         assert_eq!(wheel.len(), 1);
+    }
+
+    /// Distances in ticks at which a timer just falls into another level, or slot, or beyond the span.
+    fn edges() -> impl Iterator<Item = u64> {
+        let levels = (0..COARSE_LEVELS).map(|level| 1 << shift(level));
+        let slots = levels.flat_map(|width: u64| [width, 2 * width, 63 * width, 64 * width, 65 * width]);
+        slots.chain([64, 128]).flat_map(|edge| [edge - 1, edge, edge + 1])
+    }
+
+    #[test]
+    fn a_timer_at_the_edge_of_a_level_fires_at_its_tick() {
+        for elapsed in [0, 1, 63, 64, 4_095, 4_096, 262_143, 262_144, 1_000_000_007] {
+            for distance in edges() {
+                let mut wheel = Wheel::new(ms(elapsed));
+                wheel.insert(0, ms(elapsed + distance));
+                let case = std::format!("{elapsed} + {distance}");
+                assert!(fired(&mut wheel, ms(elapsed + distance - 1)).is_empty(), "early: {case}");
+                assert_eq!(wheel.next_expiry(), Some(ms(elapsed + distance)), "{case}");
+                assert_eq!(fired(&mut wheel, ms(elapsed + distance)), [0], "late: {case}");
+            }
+        }
+    }
+
+    #[test]
+    fn of_two_timers_at_the_edges_of_levels_the_earlier_one_is_first() {
+        for elapsed in [0, 5, 4_095, 262_143] {
+            for (first, second) in edges().flat_map(|a| edges().map(move |b| (a, b))).filter(|(a, b)| a < b) {
+                let mut wheel = Wheel::new(ms(elapsed));
+                wheel.insert(0, ms(elapsed + second));
+                wheel.insert(1, ms(elapsed + first));
+                let (mut order, mut visits) = (Vec::new(), 0);
+                while let Some(at) = wheel.next_expiry() {
+                    visits += 1;
+                    assert!(visits <= 20, "{first} and {second} from {elapsed}");
+                    wheel.advance(at, |index| order.push((index, (at - ms(elapsed)).as_millis() as u64)));
+                }
+                assert_eq!(order, [(1, first), (0, second)], "from {elapsed}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_reserve_is_enough_whatever_the_slots_and_not_much_more() {
+        const LEN: usize = 100_000;
+        let mut wheel = Wheel::new(ms(0));
+        wheel.reserve(LEN);
+        let reserved = wheel.chunks.all.capacity();
+        assert!(reserved * CHUNK_LEN <= LEN + SLOTS_LEN * CHUNK_LEN, "{reserved} chunks");
+        // 24 or 25 in each slot of the first level: each wastes most of a chunk.
+        (0..LEN as u32).for_each(|index| wheel.insert(index, ms(u64::from(index) % FINE_LEN as u64)));
+        assert_eq!(wheel.chunks.all.capacity(), reserved);
+        wheel.reserve(LEN);
+        assert_eq!(wheel.chunks.all.capacity(), reserved, "a second time it is there");
     }
 
     #[test]
@@ -537,8 +615,8 @@ mod tests {
                 now = now.max(wheel.next_expiry().expect("a timer is set"));
                 wheel.advance(now, |_| ());
                 visits += 1;
+                prop_assert!(visits <= 10, "{} visits", visits);
             }
-            prop_assert!(visits <= 10, "{} visits", visits);
             prop_assert_eq!(now.as_nanos() / TICK_NS, deadline.as_nanos().div_ceil(TICK_NS).max(start / TICK_NS));
         }
     }

@@ -258,6 +258,17 @@ impl ControlApi for Service {
         Ok(Response::new(v1::SetReadinessGateResponse { pod: Some(pod) }))
     }
 
+    async fn remove_pod(
+        &self,
+        request: Request<v1::RemovePodRequest>,
+    ) -> Result<Response<v1::RemovePodResponse>, Status> {
+        let v1::RemovePodRequest { namespace, pod, grace_period_seconds } = request.into_inner();
+        let namespace = namespace_or_default(namespace);
+        let shortened = self.backend.control.shorten_grace(&namespace, &pod, grace_period_seconds).await;
+        shortened.map_err(|error| control_error(&error))?;
+        Ok(Response::new(v1::RemovePodResponse {}))
+    }
+
     type WatchEventsStream = Parts<v1::WatchEventsResponse>;
 
     async fn watch_events(
@@ -560,6 +571,7 @@ fn control_error(error: &ControlError) -> Status {
         | ControlError::UnknownContainer { .. }
         | ControlError::UnknownProbe { .. }
         | ControlError::UnknownGate { .. } => Status::not_found(text),
+        ControlError::Wanted { .. } => Status::failed_precondition(text),
         ControlError::NotShown { .. } => Status::deadline_exceeded(text),
         ControlError::AmbiguousContainer { .. } => Status::invalid_argument(text),
         ControlError::Results(ResultsError::NoReport(_)) => Status::deadline_exceeded(text),

@@ -7,6 +7,7 @@ pub mod age;
 pub mod client;
 pub mod completions;
 pub mod config;
+mod delete;
 pub mod demo;
 pub mod describe;
 pub mod doctor;
@@ -90,6 +91,8 @@ pub enum Command {
     Probe(probe::ProbeArgs),
     /// Set a readiness gate of a pod
     Set(set::SetArgs),
+    /// Make the grace period of a pod that is being ended shorter
+    Delete(delete::DeleteArgs),
     /// Say what this kernel and these privileges allow
     Doctor(doctor::DoctorArgs),
     /// Run the daemon on embedded examples, and tell what happens
@@ -182,6 +185,7 @@ pub fn dispatch(cli: &Cli) -> ExitCode {
         Command::Events(args) => events::run(args, globals),
         Command::Probe(args) => probe::run(args, globals),
         Command::Set(args) => set::run(args, globals),
+        Command::Delete(args) => delete::run(args, globals),
         Command::Doctor(args) => doctor::run(args),
         Command::Completions(args) => completions::run(args),
         Command::Man(args) => man::run(args),

@@ -38,6 +38,8 @@ pub enum LifecycleInput {
     Add(Arc<Pod>, Option<Arc<PodState>>),
     /// End it gracefully, within so many seconds; `None`: as its spec says. Said again it can only become shorter.
     Remove(PodUid, Option<u64>),
+    /// The grace period of one that is being ended becomes so many seconds, if that is shorter.
+    Shorten(PodUid, u64),
     /// A liveness or startup probe's verdict became Failure.
     Failed {
         /// The pod.
@@ -215,6 +217,11 @@ impl Router {
             LifecycleInput::Add(pod, past) => self.add(pod, past),
             LifecycleInput::Remove(uid, grace_seconds) => {
                 self.remove(&uid, Message::End { grace_seconds, now: false }).await;
+            }
+            LifecycleInput::Shorten(uid, seconds) => {
+                if self.pods.get(&uid).is_some_and(|entry| entry.ending) {
+                    self.tell(&uid, Message::End { grace_seconds: Some(seconds), now: false }).await;
+                }
             }
             LifecycleInput::Failed { pod, container, container_id, probe_type } => {
                 self.tell(&pod, Message::Failed { container, container_id, probe_type }).await;

@@ -5,12 +5,13 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread::Builder;
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 
-use crate::results::{Node, ResultsError, ResultsHandle};
-use crate::state::{self, PodState, Writer};
+use crate::results::{Node, PodRecord, ResultsError, ResultsHandle};
+use crate::state::{self, DIGEST_BYTES, PodState, Whole, Writer};
 use crate::{clock, limits};
 
 /// What is counted of it.
@@ -38,7 +39,7 @@ pub struct Config {
 /// Runs until `end` turns true (or its sender goes) and the last state is written, or results has ended.
 pub async fn run(config: Config, results: ResultsHandle, stats: Arc<StateStats>, mut end: watch::Receiver<bool>) {
     let Config { directory, interval: interval_min } = config;
-    let mut keeper = Keeper { directory, results, stats, written: Vec::new(), is_told: false };
+    let mut keeper = Keeper { directory, results, stats, written: None, is_told: false };
     let mut interval = interval_min;
     loop {
         let ending = tokio::select! {
@@ -59,53 +60,68 @@ struct Keeper {
     directory: PathBuf,
     results: ResultsHandle,
     stats: Arc<StateStats>,
-    /// The digest at the end of what is in the file.
-    written: Vec<u8>,
+    /// The digest of the pods in the file; `None` = not known.
+    written: Option<[u8; DIGEST_BYTES]>,
     /// That it cannot be written has been told.
     is_told: bool,
 }
 
 impl Keeper {
     async fn keep(&mut self) -> Result<(), ResultsError> {
-        let (content, left_out) = self.collect().await?;
-        self.stats.pods_left_out.store(left_out.into(), Ordering::Relaxed);
-        let digest = content[content.len() - state::DIGEST_BYTES..].to_vec();
-        if digest != self.written {
-            self.write(content, digest).await;
-        } else {
+        if self.results.read(|node| node.unsynced().next().is_some()).await? {
+            // Not all pods are known yet: what is in the file is more.
+            return Ok(());
+        }
+        let writer = self.collect().await?;
+        self.stats.pods_left_out.store(writer.left_out().into(), Ordering::Relaxed);
+        let digest = writer.digest();
+        if self.written == Some(digest) {
             self.is_current();
+        } else {
+            self.write(writer.finish(&Whole::now()), digest).await;
         }
         Ok(())
     }
 
-    async fn collect(&self) -> Result<(Vec<u8>, u32), ResultsError> {
+    async fn collect(&self) -> Result<Writer, ResultsError> {
         let mut writer = Writer::default();
         for first in (0..).step_by(limits::RESULTS_PODS_PER_PART) {
             let look = move |node: &Node| {
                 let part = node.pods.part(first..first + limits::RESULTS_PODS_PER_PART)?;
-                Some(part.filter(|record| !record.deleting).map(PodState::of).collect::<Vec<_>>())
+                let wanted = part.filter(|record| !record.deleting);
+                let of = |record: &PodRecord| PodState::of(record, node.pasts.get(&record.pod.uid).map(|past| &**past));
+                Some(wanted.map(of).collect::<Vec<_>>())
             };
             match self.results.read(look).await? {
                 Some(part) => part.iter().for_each(|pod| writer.push(pod)),
                 None => break,
             }
         }
-        Ok(writer.finish())
+        Ok(writer)
     }
 
-    async fn write(&mut self, content: Vec<u8>, digest: Vec<u8>) {
+    async fn write(&mut self, content: Vec<u8>, digest: [u8; DIGEST_BYTES]) {
         let directory = self.directory.clone();
         let bytes = content.len() as u64;
-        let written = tokio::task::spawn_blocking(move || state::replace(&directory, &content)).await;
+        let (done, written) = oneshot::channel();
+        // A thread of its own: the runtime's end waits for its blocking ones, and a file system may hang.
+        let thread = Builder::new().name("state".to_owned()).spawn(move || {
+            // Whoever asked may have gone.
+            let _ = done.send(state::replace(&directory, &content));
+        });
+        let written = match thread {
+            Ok(_) => written.await.map_err(|_| "its thread panicked".to_owned()),
+            Err(error) => Err(error.to_string()),
+        };
         let error = match written {
             Ok(Ok(())) => {
-                self.written = digest;
+                self.written = Some(digest);
                 self.is_told = false;
                 self.stats.bytes.store(bytes, Ordering::Relaxed);
                 return self.is_current();
             }
             Ok(Err(error)) => error.to_string(),
-            Err(error) => error.to_string(),
+            Err(error) => error,
         };
         self.stats.errors.fetch_add(1, Ordering::Relaxed);
         if !std::mem::replace(&mut self.is_told, true) {

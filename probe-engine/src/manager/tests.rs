@@ -60,6 +60,7 @@ fn input_word(input: &Input) -> String {
 fn lifecycle_word(input: &LifecycleInput) -> String {
     match input {
         LifecycleInput::Add(pod, _) => format!("add {}", pod.uid),
+        LifecycleInput::Shorten(uid, seconds) => format!("shorten {uid} {seconds}"),
         LifecycleInput::Remove(uid, None) => format!("remove {uid}"),
         LifecycleInput::Remove(uid, Some(seconds)) => format!("remove {uid} within {seconds}"),
         other => format!("{other:?}"),
@@ -439,4 +440,21 @@ async fn a_batch_is_told_in_its_order_and_what_results_has_no_room_for_waits() {
     assert_eq!(taken[len..], ["remove p7"]);
     assert_eq!((bench.manager.pods.len(), bench.manager.pods.names_len()), (len - 1, len - 1));
     assert_eq!(bench.manager.shards[0].workers_len, (len - 1) * 3);
+}
+
+#[tokio::test]
+async fn a_shorter_grace_is_told_once_and_leaves_who_waits_alone() {
+    let mut bench = Bench::new(1, true);
+    bench.add(&three("a")).await;
+    bench.send(PodUpdate::Shorten(PodUid::from("a"), 5)).await;
+    assert_eq!(bench.told_lifecycle(), ["add a"], "it is to run");
+    bench.send(PodUpdate::Remove(PodUid::from("a"), None)).await;
+    bench.add(&three("a")).await;
+    for seconds in [20, 30, 0] {
+        bench.send(PodUpdate::Shorten(PodUid::from("a"), seconds)).await;
+    }
+    bench.send(PodUpdate::Remove(PodUid::from("b"), Some(1))).await;
+    assert_eq!(bench.told_lifecycle(), ["remove a", "shorten a 20", "shorten a 0"]);
+    bench.send(PodUpdate::Terminated(PodUid::from("a"))).await;
+    assert_eq!(bench.told_lifecycle(), ["add a"], "the one that waited");
 }

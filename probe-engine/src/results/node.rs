@@ -2,7 +2,7 @@
 //!
 //! There are up to a million [`ProbeRecord`]s, so they hold only what most probes have; the rest stands in a box.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::ops::{Deref, Range};
 use std::sync::Arc;
 
@@ -21,6 +21,7 @@ use crate::clock;
 use crate::limits;
 use crate::shard::inbox::ProbeSlot;
 use crate::shard::metrics::OutcomeKind;
+use crate::state::PodState;
 
 /// All that is known of the node's pods. Owned by the results task.
 #[derive(Debug, Default)]
@@ -47,6 +48,8 @@ pub struct Node {
     pub pods_ready: u64,
     /// How fine the metric series are.
     pub series: SeriesLevels,
+    /// What an earlier daemon knew of pods, until each of their containers has had its turn.
+    pub pasts: HashMap<PodUid, Arc<PodState>>,
     /// Probes that have told of local trouble for too long; most of them may be over it.
     pub(super) troubled: HashSet<ProbeKey>,
 }
@@ -92,6 +95,7 @@ impl Node {
     /// Forgets a pod.
     pub(super) fn remove(&mut self, uid: &PodUid) -> Option<PodRecord> {
         let record = self.pods.remove(uid)?;
+        self.pasts.remove(uid);
         self.count_out(PodCount::of(&record));
         if !self.troubled.is_empty() {
             for key in record.keys() {

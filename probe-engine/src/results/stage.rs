@@ -154,11 +154,15 @@ impl Stage {
                     record.added_at = past.added_at().into();
                     record.gates = past.gates(&record.pod).collect();
                 }
+                let waits_for_turns = status.is_none();
                 if let Some(status) = status {
                     status::accept(&mut record, status);
                     status::remember(&mut record, &slots, past.as_deref());
                 }
                 self.node.insert(record);
+                if let Some(past) = past.filter(|_| waits_for_turns) {
+                    self.node.pasts.insert(uid.clone(), past);
+                }
                 self.refresh(&uid);
                 self.touch();
             }
@@ -182,7 +186,11 @@ impl Stage {
     fn handle_status(&mut self, uid: &PodUid, status: Arc<PodStatus>) {
         let Some(record) = self.node.pods.find_mut(uid) else { return };
         let before = PodCount::of(record);
+        let is_begun = !self.node.pasts.is_empty() && status.containers.iter().all(crate::state::has_begun);
         self.node.restarts += status::accept(record, status);
+        if is_begun {
+            self.node.pasts.remove(uid);
+        }
         self.node.recount(Some(before), uid);
         self.refresh(uid);
         self.touch();

@@ -72,6 +72,15 @@ pub enum ControlError {
         /// Its gates.
         there: Vec<String>,
     },
+    /// The pod is to run.
+    #[error(
+        "pod {pod} is not being ended: its manifest wants it; take that away, and a grace period can be made shorter while the \
+         pod ends"
+    )]
+    Wanted {
+        /// `namespace/name`
+        pod: String,
+    },
     /// The gate was set, and the pod does not show it.
     #[error("readiness gate {gate} was set, but the pod does not show it yet: the daemon is very busy")]
     NotShown {
@@ -173,6 +182,20 @@ impl Control {
             Ok(shown) => shown,
             Err(_) => Err(ControlError::NotShown { gate: gate.to_string() }),
         }
+    }
+}
+
+impl Control {
+    /// Makes the grace period of a pod that is being ended shorter.
+    pub async fn shorten_grace(&self, namespace: &str, pod: &str, grace_seconds: u32) -> Result<(), ControlError> {
+        let asked = (namespace.to_owned(), pod.to_owned());
+        let find = move |node: &Node| {
+            let record = node.pod_by_name(&asked.0, &asked.1).ok_or_else(|| unknown_pod(node, &asked.0, &asked.1))?;
+            if record.deleting { Ok(record.pod.uid.clone()) } else { Err(ControlError::Wanted { pod: label(record) }) }
+        };
+        let uid = self.results.read(find).await??;
+        let update = PodUpdate::Shorten(uid, grace_seconds.into());
+        self.updates.send(update).await.map_err(|_| ControlError::Ended)
     }
 }
 
@@ -322,6 +345,18 @@ mod tests {
         assert_eq!(unknown, "pod default/web has no readiness gate \"x\" (it has: example.com/a, example.com/b)");
         drop(control);
         manager.await.expect("no panic");
+    }
+
+    #[tokio::test]
+    async fn only_the_end_of_a_pod_that_is_being_ended_is_made_shorter() {
+        let (bench, control, mut taken) = control(&[]).await;
+        let wanted = control.shorten_grace("default", "web", 5).await.expect_err("it is to run").to_string();
+        assert!(wanted.starts_with("pod default/web is not being ended: its manifest wants it"), "{wanted}");
+        let unknown = control.shorten_grace("default", "wbe", 5).await.expect_err("there is none").to_string();
+        assert_eq!(unknown, "pod default/wbe not found (pods there: web)");
+        bench.input(Input::Deleting("uid".into())).await;
+        control.shorten_grace("default", "web", 5).await.expect("it is being ended");
+        assert!(matches!(taken.recv().await, Some(PodUpdate::Shorten(uid, 5)) if uid.as_str() == "uid"));
     }
 
     #[tokio::test]

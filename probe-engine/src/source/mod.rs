@@ -20,6 +20,8 @@ pub enum PodUpdate {
     /// The pod is no longer wanted: end it gracefully, within so many seconds (`None`: as its spec says), then forget it. Said
     /// again it can only make that shorter.
     Remove(PodUid, Option<u64>),
+    /// The grace period of a pod that is being ended becomes so many seconds, if that is shorter (control API).
+    Shorten(PodUid, u64),
     /// The runtime's newest word on a pod.
     Status(PodUid, Arc<PodStatus>),
     /// These pods are wanted and no others: every other one is ended as by `Remove`.

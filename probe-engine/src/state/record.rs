@@ -20,6 +20,37 @@ use crate::clock;
 use crate::limits;
 use crate::results::{ContainerView, Gate, PodRecord, ProbeRecord, cut};
 
+/// What is said once.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Whole {
+    /// `/proc/sys/kernel/random/boot_id`: points of the monotonic clock are of this boot.
+    #[prost(string, tag = "1")]
+    pub boot_id: String,
+    /// When this was written, in nanoseconds since 1970.
+    #[prost(sfixed64, tag = "2")]
+    pub wall_ns: i64,
+    /// The same moment on the monotonic clock.
+    #[prost(fixed64, tag = "3")]
+    pub monotonic_ns: u64,
+}
+
+impl Whole {
+    /// As of now. Blocks shortly.
+    #[must_use]
+    pub fn now() -> Whole {
+        Whole { boot_id: boot_id(), wall_ns: nanos(clock::wall()), monotonic_ns: clock::now().as_nanos() }
+    }
+
+    fn is_of_this_boot(&self) -> bool {
+        !self.boot_id.is_empty() && self.boot_id == boot_id()
+    }
+}
+
+/// Empty where the kernel does not say.
+fn boot_id() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned()
+}
+
 /// One pod.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct PodState {
@@ -41,6 +72,9 @@ pub struct PodState {
     /// Conditions that were set from outside. Since version 2.
     #[prost(message, repeated, tag = "6")]
     pub gates: Vec<GateState>,
+    /// Never written: found out when it is read.
+    #[prost(bool, tag = "15")]
+    pub is_of_earlier_boot: bool,
 }
 
 /// A condition of a readiness gate.
@@ -106,18 +140,27 @@ pub struct TerminationState {
     /// See [`Termination`].
     #[prost(string, tag = "4")]
     pub message: String,
-    /// In nanoseconds since 1970.
+    /// In nanoseconds since 1970. Version 1 only.
     #[prost(sfixed64, tag = "5")]
     pub started_at_ns: i64,
-    /// In nanoseconds since 1970.
+    /// In nanoseconds since 1970. Version 1 only.
     #[prost(sfixed64, tag = "6")]
     pub finished_at_ns: i64,
     /// The wait in force; 0 = none.
     #[prost(uint64, tag = "7")]
     pub backoff_ms: u64,
-    /// When it was last made longer, in nanoseconds since 1970.
+    /// When it was last made longer, in nanoseconds since 1970. Version 1 only.
     #[prost(sfixed64, tag = "8")]
     pub backoff_at_ns: i64,
+    /// See [`Termination`]; on the monotonic clock, which gives the same number at each look. Since version 2, as the next two.
+    #[prost(fixed64, tag = "9")]
+    pub started_ns: u64,
+    /// See [`Termination`].
+    #[prost(fixed64, tag = "10")]
+    pub finished_ns: u64,
+    /// When the wait was last made longer.
+    #[prost(fixed64, tag = "11")]
+    pub backoff_ns: u64,
 }
 
 /// One probe of a container.
@@ -161,14 +204,27 @@ fn instant(at_ns: i64) -> Instant {
     clock::now().saturating_sub(Duration::from_nanos(u64::try_from(ago).unwrap_or_default()))
 }
 
+/// A point of the monotonic clock that was; what lies ahead counts as now.
+fn past(at_ns: u64) -> Instant {
+    Instant::from_nanos(at_ns).min(clock::now())
+}
+
 pub(super) fn timestamp(at_ns: i64) -> Timestamp {
     Timestamp::from_nanosecond(at_ns.into()).unwrap_or_default()
 }
 
 impl PodState {
-    /// What is kept of a pod.
+    /// What is kept of a pod. `past`: what was known before, for what this daemon has not begun with yet.
     #[must_use]
-    pub fn of(record: &PodRecord) -> PodState {
+    pub fn of(record: &PodRecord, past: Option<&PodState>) -> PodState {
+        if let Some(past) = past.filter(|_| record.status.is_none()) {
+            return PodState { gates: PodState::of(record, None).gates, ..past.clone() };
+        }
+        let container = |(spec, view): (&Container, ContainerView<'_>)| {
+            let before = past.filter(|_| record.container_status(&view).is_none_or(|status| !has_begun(status)));
+            let before = before.and_then(|past| past.container(&record.pod, spec.name.as_str()));
+            before.cloned().unwrap_or_else(|| ContainerState::of(record, spec, view))
+        };
         let conditions = record.conditions.iter().zip(record.since);
         let condition = |(status, since): (&_, _)| ConditionState {
             status: index_of(&CONDITIONS, status),
@@ -182,10 +238,38 @@ impl PodState {
             uid: record.pod.uid.as_str().to_owned(),
             added_at_ns: nanos(record.added_at.into()),
             conditions: conditions.map(condition).collect(),
-            containers: record.containers().map(|(spec, view)| ContainerState::of(record, spec, view)).collect(),
+            containers: record.containers().map(container).collect(),
             is_over: record.phase.is_terminal(),
             gates: record.gates.iter().map(gate).collect(),
+            is_of_earlier_boot: false,
         }
+    }
+
+    /// Puts its points of the monotonic clock on the one of now. Of another boot no instance is left: what was known of it is
+    /// forgotten, and a wait that is over by the wall clock is none.
+    pub(super) fn arrive(&mut self, whole: &Whole) {
+        let is_of_this_boot = whole.is_of_this_boot();
+        let is_of_version_1 = *whole == Whole::default();
+        if is_of_this_boot {
+            return;
+        }
+        self.is_of_earlier_boot = !is_of_version_1;
+        for container in &mut self.containers {
+            if let Some(end) = &mut container.termination {
+                let is_over = end.arrive(whole, is_of_version_1);
+                container.is_waiting &= !is_over;
+            }
+        }
+    }
+
+    /// With a runtime that starts nothing: what it was known of goes on, as nothing was restarted meanwhile that we know of. Not so
+    /// after a reboot, and not where a container has another definition.
+    #[must_use]
+    pub fn is_of_same_instances(&self, pod: &Pod) -> bool {
+        let is_known = |container: &Container| self.container(pod, container.name.as_str()).is_some();
+        !self.is_of_earlier_boot
+            && pod.all_containers().all(is_known)
+            && pod.all_containers().count() == self.containers.len()
     }
 
     /// When the daemon first saw it.
@@ -257,6 +341,11 @@ impl ContainerState {
     }
 }
 
+/// Its turn has come under this daemon.
+pub(crate) fn has_begun(status: &ContainerStatus) -> bool {
+    status.id.is_some() || status.has_run()
+}
+
 /// Its next start is a matter of time.
 fn is_in_back_off(status: &ContainerStatus) -> bool {
     matches!(status.state, StateNow::Waiting(_)) && status.last_termination.is_some()
@@ -265,17 +354,33 @@ fn is_in_back_off(status: &ContainerStatus) -> bool {
 impl TerminationState {
     fn of(end: &Termination) -> TerminationState {
         let (backoff, backoff_at) = end.backoff.parts().unwrap_or_default();
-        let wall = |at: Instant| nanos(clock::wall_of(at));
         TerminationState {
             exit_code: end.exit_code,
             signal: end.signal,
             reason: cut(&end.reason, limits::MESSAGE_BYTES_MAX).to_owned(),
             message: cut(&end.message, limits::MESSAGE_BYTES_MAX).to_owned(),
-            started_at_ns: wall(end.started_at),
-            finished_at_ns: wall(end.finished_at),
             backoff_ms: u64::try_from(backoff.as_millis()).unwrap_or(u64::MAX),
-            backoff_at_ns: wall(backoff_at),
+            started_ns: end.started_at.as_nanos(),
+            finished_ns: end.finished_at.as_nanos(),
+            backoff_ns: backoff_at.as_nanos(),
+            ..TerminationState::default()
         }
+    }
+
+    /// From another boot, or from version 1, to the monotonic clock of now; whether a wait after it is over by the wall clock.
+    fn arrive(&mut self, whole: &Whole, is_of_version_1: bool) -> bool {
+        let wall = |at_ns: u64| {
+            let ago = i64::try_from(whole.monotonic_ns.saturating_sub(at_ns)).unwrap_or(i64::MAX);
+            whole.wall_ns.saturating_sub(ago)
+        };
+        let (started_at, finished_at, backoff_at) = match is_of_version_1 {
+            true => (self.started_at_ns, self.finished_at_ns, self.backoff_at_ns),
+            false => (wall(self.started_ns), wall(self.finished_ns), wall(self.backoff_ns)),
+        };
+        [self.started_ns, self.finished_ns, self.backoff_ns] =
+            [started_at, finished_at, backoff_at].map(|at| instant(at).as_nanos());
+        let ago_ns = nanos(clock::wall()).saturating_sub(finished_at);
+        u64::try_from(ago_ns / 1_000_000).is_ok_and(|ago_ms| ago_ms >= self.backoff_ms)
     }
 
     /// As the runtime told it.
@@ -286,8 +391,8 @@ impl TerminationState {
             signal: self.signal,
             reason: cut(&self.reason, limits::MESSAGE_BYTES_MAX).into(),
             message: cut(&self.message, limits::MESSAGE_BYTES_MAX).into(),
-            started_at: instant(self.started_at_ns),
-            finished_at: instant(self.finished_at_ns),
+            started_at: past(self.started_ns),
+            finished_at: past(self.finished_ns),
             backoff: self.backoff(),
         }
     }
@@ -296,7 +401,7 @@ impl TerminationState {
     #[must_use]
     pub fn backoff(&self) -> Backoff {
         let wait = Duration::from_millis(self.backoff_ms).min(limits::STATE_BACKOFF_MAX);
-        if wait.is_zero() { Backoff::new() } else { Backoff::of(wait, instant(self.backoff_at_ns)) }
+        if wait.is_zero() { Backoff::new() } else { Backoff::of(wait, past(self.backoff_ns)) }
     }
 }
 

@@ -2,6 +2,7 @@ use std::time::Duration;
 
 use probe_core::id::ProbeType;
 use probe_core::outcome::Verdict;
+use probe_core::spec::{Container, ContainerKind, Pod, Probes};
 
 use super::record::{ConditionState, GateState, timestamp};
 use super::*;
@@ -17,10 +18,11 @@ fn pod(uid: &str) -> PodState {
         signal: 9,
         reason: "Error".to_owned(),
         message: String::new(),
-        started_at_ns: 1,
-        finished_at_ns: 2,
         backoff_ms: 40_000,
-        backoff_at_ns: 3,
+        started_ns: 1,
+        finished_ns: 2,
+        backoff_ns: 3,
+        ..TerminationState::default()
     };
     let container = ContainerState {
         name: "app".to_owned(),
@@ -41,15 +43,15 @@ fn pod(uid: &str) -> PodState {
             condition_type: "example.com/lb".to_owned(),
             condition: Some(ConditionState { status: 1, since_ns: 5 }),
         }],
+        is_of_earlier_boot: false,
     }
 }
 
 fn content(pods: &[PodState]) -> Vec<u8> {
     let mut writer = Writer::default();
     pods.iter().for_each(|pod| writer.push(pod));
-    let (content, left_out) = writer.finish();
-    assert_eq!(left_out, 0);
-    content
+    assert_eq!(writer.left_out(), 0);
+    writer.finish(&Whole::now())
 }
 
 /// With a digest that is right whatever the rest is.
@@ -88,11 +90,13 @@ fn a_right_digest_makes_nothing_else_right() {
         told(header(VERSION + 1, 0)),
         format!("version {} is later than {VERSION}, the last that this daemon knows", VERSION + 1)
     );
-    assert_eq!(told([header(VERSION, 0), vec![1]].concat()), "pod 4294967295: bytes after the last");
-    assert!(told(header(VERSION, u32::MAX)).starts_with("pod 0: "));
-    let too_long = [header(VERSION, 1), vec![0xFF, 0xFF, 0xFF, 0xFF, 0x0F]].concat();
+    let whole = |count| [header(VERSION, count), vec![0]].concat();
+    assert!(told(header(VERSION, 0)).starts_with("what it says of the whole: "));
+    assert_eq!(told([whole(0), vec![1]].concat()), "pod 4294967295: bytes after the last");
+    assert!(told(whole(u32::MAX)).starts_with("pod 0: "));
+    let too_long = [whole(1), vec![0xFF, 0xFF, 0xFF, 0xFF, 0x0F]].concat();
     assert_eq!(told(too_long), "pod 0: 4294967295 bytes are too many");
-    assert!(told([header(VERSION, 1), vec![2, 0x0A, 0x05]].concat()).starts_with("pod 0: "));
+    assert!(told([whole(1), vec![2, 0x0A, 0x05]].concat()).starts_with("pod 0: "));
     assert_eq!(told(b"something else that is long enough to be one".to_vec()), "not a state file");
 }
 
@@ -101,8 +105,8 @@ fn a_pod_that_is_too_large_is_left_out_and_counted() {
     let mut writer = Writer::default();
     writer.push(&PodState { uid: "x".repeat(STATE_POD_BYTES_MAX + 1), ..pod("a") });
     writer.push(&pod("b"));
-    let (content, left_out) = writer.finish();
-    assert_eq!((left_out, State::parse(content).expect("a state").len()), (1, 1));
+    assert_eq!(writer.left_out(), 1);
+    assert_eq!(State::parse(writer.finish(&Whole::now())).expect("a state").len(), 1);
 }
 
 #[test]
@@ -131,16 +135,57 @@ fn the_file_is_for_its_owner_alone() {
 fn points_in_time_survive_and_none_lies_ahead() {
     let state = pod("a");
     assert_eq!(state.added_at(), timestamp(1_795_000_000_000_000_000));
-    let ended = |finished_at_ns| {
+    let ended = |finished_ns| {
         let termination = state.containers[0].termination.clone().expect("it ended");
-        TerminationState { finished_at_ns, ..termination }.termination().finished_at
+        TerminationState { finished_ns, ..termination }.termination().finished_at
     };
-    let wall_ns = i64::try_from(clock::wall().as_nanosecond()).expect("this century");
-    let ago = clock::now() - ended(wall_ns - 5_000_000_000);
-    assert!((5_000..6_000).contains(&ago.as_millis()), "{ago:?}");
+    let five_ago = clock::now().saturating_sub(Duration::from_secs(5));
+    assert_eq!(ended(five_ago.as_nanos()), five_ago, "to the nanosecond");
     let begun = clock::now();
-    assert!(ended(i64::MAX) <= clock::now() && ended(i64::MAX) >= begun, "a clock that was set back");
-    assert_eq!(ended(i64::MIN), probe_core::time::Instant::ZERO);
+    assert!(ended(u64::MAX) <= clock::now() && ended(u64::MAX) >= begun);
+}
+
+/// What is read of a pod that was written `ago` before now under another boot, its end a second before that.
+fn of_an_earlier_boot(ago: Duration) -> PodState {
+    let wall_ns = i64::try_from(clock::wall().as_nanosecond()).expect("this century");
+    let whole = Whole {
+        boot_id: "another".to_owned(),
+        wall_ns: wall_ns - i64::try_from(ago.as_nanos()).expect("not so long"),
+        monotonic_ns: 10_000_000_000,
+    };
+    let mut written = pod("a");
+    let end = written.containers[0].termination.as_mut().expect("it ended");
+    (end.finished_ns, end.backoff_ns) = (9_000_000_000, 9_000_000_000);
+    let mut writer = Writer::default();
+    writer.push(&written);
+    State::parse(writer.finish(&whole)).expect("a state").take(&"a".into()).expect("the pod")
+}
+
+#[test]
+fn after_a_reboot_no_instance_goes_on_and_waits_are_over_by_the_wall_clock() {
+    let container = Container::new("app".into(), ContainerKind::Regular, Probes::default());
+    let spec = Pod::new("a".into(), "default", "a", [Container { spec_hash: u64::MAX, ..container }]);
+    assert!(pod("a").is_of_same_instances(&spec));
+    let soon = of_an_earlier_boot(Duration::from_secs(4));
+    assert!(!soon.is_of_same_instances(&spec));
+    let end = soon.containers[0].termination.as_ref().expect("it ended").termination();
+    assert_eq!((clock::now() - end.finished_at).as_secs(), 5, "a second before it was written");
+    assert!(soon.containers[0].is_waiting, "40 s are not over");
+    assert!(!of_an_earlier_boot(Duration::from_secs(60)).containers[0].is_waiting);
+    let mut other = spec.clone();
+    std::sync::Arc::make_mut(&mut other.containers)[0].spec_hash = 1;
+    assert!(!pod("a").is_of_same_instances(&other), "another definition is another instance");
+}
+
+#[test]
+fn what_was_taken_takes_no_memory_and_the_rest_is_still_there() {
+    let mut state = State::parse(content(&[pod("a"), pod("b"), pod("c")])).expect("a state");
+    assert!(state.take(&"b".into()).is_some());
+    let before = state.bytes.len();
+    state.compact();
+    assert!(state.bytes.len() < before);
+    assert_eq!((state.take(&"c".into()), state.take(&"a".into())), (Some(pod("c")), Some(pod("a"))));
+    assert!(state.bytes.is_empty());
 }
 
 #[test]
@@ -164,7 +209,8 @@ fn files_of_every_earlier_version_are_read() {
         let crashing = state.take(&"v1-crashing".into()).expect("the pod");
         let app = &crashing.containers[0];
         let end = app.termination.as_ref().expect("it has ended").termination();
-        assert_eq!((app.restart_count, app.is_waiting, end.exit_code), (1, true, 3));
+        assert_eq!((app.restart_count, end.exit_code), (1, 3));
+        assert!(!app.is_waiting, "its wait is over by the wall clock");
         assert_eq!(end.backoff.current(), Duration::from_secs(10));
         let waits = state.take(&"v1-waits".into()).expect("the pod");
         let readiness = waits.containers[0].probe(ProbeType::Readiness).expect("the probe");

@@ -17,6 +17,7 @@ use crate::worker::Worker;
 const NIL: u32 = u32::MAX;
 
 /// A place: outlives its occupants, so that their attempts can be told apart.
+#[derive(Clone)]
 pub(super) struct Place {
     pub(super) occupant: Option<Occupant>,
     /// Goes up with every attempt and when an occupant ends; attempts and queue entries that carry another are stale.
@@ -26,6 +27,7 @@ pub(super) struct Place {
 const _: () = assert!(size_of::<Place>() == 64, "one cache line");
 
 /// A worker with its grid.
+#[derive(Clone)]
 pub(super) struct Occupant {
     pub(super) worker: Worker,
     pub(super) spec: Arc<ProbeSpec>,
@@ -112,13 +114,18 @@ pub(super) struct Due {
 }
 
 /// A slab of [`Busy`]. Bound: one per worker.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct Busies {
     all: Vec<Busy>,
     free: Vec<u32>,
 }
 
 impl Busies {
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.all.len() - self.free.len()
+    }
+
     /// Of this occupant, if it has one.
     pub(super) fn find(&self, occupant: &Occupant) -> Option<&Busy> {
         self.all.get(occupant.busy as usize)
@@ -140,16 +147,11 @@ impl Busies {
         &mut self.all[occupant.busy as usize]
     }
 
-    /// Takes it back where there is nothing in it that matters.
+    /// Takes it back where there is nothing in it that matters. The occupant has neither an attempt nor anything due.
     pub(super) fn tidy(&mut self, occupant: &mut Occupant) {
         let Some(busy) = self.find(occupant) else { return };
-        let is_needed = occupant.has(Flag::InFlight)
-            || occupant.has(Flag::Queued)
-            || busy.tick.is_some()
-            || busy.trigger.is_some()
-            || busy.asked
-            || busy.local.is_some();
-        if !is_needed {
+        debug_assert!(occupant.is_idle() && busy.tick.is_none() && busy.trigger.is_none(), "it is at work still");
+        if !busy.asked && busy.local.is_none() {
             self.take_back(occupant);
         }
     }

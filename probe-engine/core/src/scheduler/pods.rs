@@ -15,6 +15,7 @@ use crate::time::Instant;
 use crate::worker::{Instance, InstanceState, Memory, View, Worker};
 
 /// A pod with its newest state.
+#[derive(Clone)]
 pub(super) struct PodEntry {
     pub(super) pod: Arc<Pod>,
     pub(super) status: Option<Arc<PodStatus>>,

@@ -9,7 +9,7 @@ use core::cmp::Reverse;
 use super::occupant::Due;
 
 /// See the module. Of one due time, the lower place goes first. Bound: one entry per worker, and stale ones of workers that ended.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct Ready {
     in_order: VecDeque<Due>,
     others: BinaryHeap<Reverse<Due>>,
@@ -47,6 +47,16 @@ mod tests {
     use super::*;
     use crate::action::WorkerIndex;
     use crate::time::Instant;
+
+    #[test]
+    fn only_what_comes_out_of_turn_is_put_into_the_heap() {
+        let due = |second, worker| Due { at: Instant::from_secs(second), worker: WorkerIndex(worker), generation: 0 };
+        let mut ready = Ready::default();
+        [due(1, 0), due(1, 1), due(2, 0), due(2, 0), due(9, 5)].into_iter().for_each(|due| ready.push(due));
+        assert_eq!((ready.in_order.len(), ready.others.len()), (5, 0));
+        [due(9, 4), due(3, 7), due(9, 6)].into_iter().for_each(|due| ready.push(due));
+        assert_eq!((ready.in_order.len(), ready.others.len()), (6, 2));
+    }
 
     #[test]
     fn whatever_the_order_they_came_in_the_earliest_goes_first() {

@@ -31,6 +31,7 @@ struct World {
     missed: u32,
     ended: Vec<WorkerIndex>,
     made: Vec<(WorkerIndex, ProbeType)>,
+    turns: u32,
 }
 
 fn config(manager_start: Instant) -> Config {
@@ -81,6 +82,7 @@ impl World {
             missed: 0,
             ended: Vec::new(),
             made: Vec::new(),
+            turns: 0,
         }
     }
 
@@ -109,11 +111,27 @@ impl World {
         self.status(pod_status([container_status(name, id, state)]));
     }
 
+    /// Somebody asks for this probe of `c`.
+    fn trigger(&mut self, probe_type: ProbeType) -> bool {
+        self.scheduler.trigger(&PodUid::from("p"), &ContainerName::from("c"), probe_type, self.now)
+    }
+
+    /// One turn of the loop around a scheduler, of which no test here needs many.
+    fn turn(&mut self) {
+        self.tire();
+        self.scheduler.handle_timeout(self.now, STARTS_MAX);
+    }
+
+    fn tire(&mut self) {
+        self.turns += 1;
+        assert!(self.turns < 20_000, "it never rests");
+    }
+
     /// Starts what is due, marks it started, and sorts the actions.
     fn settle(&mut self) {
         loop {
             if self.scheduler.poll_timeout().is_some_and(|at| at <= self.now) {
-                self.scheduler.handle_timeout(self.now, STARTS_MAX);
+                self.turn();
             }
             let Some(action) = self.scheduler.poll_action() else { break };
             match action {
@@ -133,10 +151,11 @@ impl World {
 
     /// Lets time pass, stopping wherever the scheduler wants.
     fn pass(&mut self, millis: u64) {
+        self.tire();
         let until = self.now + Duration::from_millis(millis);
         while let Some(at) = self.scheduler.poll_timeout().filter(|at| *at <= until) {
             self.now = self.now.max(at);
-            self.scheduler.handle_timeout(self.now, STARTS_MAX);
+            self.turn();
             self.settle();
         }
         self.now = until;
@@ -161,7 +180,7 @@ impl World {
             }
             let Some(at) = self.scheduler.poll_timeout().filter(|at| *at <= until) else { break };
             self.now = self.now.max(at);
-            self.scheduler.handle_timeout(self.now, STARTS_MAX);
+            self.turn();
             self.settle();
         }
         self.now = until;
@@ -647,6 +666,72 @@ fn a_trigger_sets_the_grid_anew() {
 }
 
 #[test]
+fn a_trigger_from_outside_waits_for_the_end_of_the_stagger_too() {
+    let mut world = World::with(config(START));
+    world.add(pod("p", [one(Liveness, spec())]));
+    world.state("c", "test://1", running(START));
+    let first = world.scheduler.next_due(world.made[0].0).expect("it is about to begin");
+    assert!(first > START && world.trigger(Liveness));
+    world.settle();
+    assert!(world.starts.is_empty());
+    let first = (first - START).as_millis() as u64;
+    assert_eq!(world.pass_answering(10_000 + first, &success()), [first, first + 10_000], "its grid has not moved");
+}
+
+#[test]
+fn at_the_managers_start_triggers_take_no_memory() {
+    let mut world = World::with(config(START));
+    for i in 0..100 {
+        let uid = std::format!("p{i}");
+        world.add(pod(&uid, [one(Readiness, spec())]));
+        let status = Arc::new(pod_status([container_status("c", "test://1", running(START))]));
+        world.scheduler.handle_status(&PodUid::from(uid.as_str()), status, START);
+    }
+    assert!(world.scheduler.busies.len() < 5, "{}: of those whose stagger is 0", world.scheduler.busies.len());
+}
+
+#[test]
+fn after_a_trigger_the_next_call_is_reported_whatever_it_says() {
+    let mut world = World::running(one(Liveness, spec()));
+    world.pass_answering(30_000, &success());
+    assert_eq!((world.reports.len(), world.passed.len()), (1, 2), "only the first success is worth a report");
+    assert!(world.trigger(Liveness));
+    world.settle();
+    world.answer(success());
+    assert_eq!((world.reports.len(), world.passed.len()), (2, 2));
+    world.pass_answering(10_000, &success());
+    assert_eq!((world.reports.len(), world.passed.len()), (2, 3), "only the next one");
+}
+
+#[test]
+fn a_trigger_that_finds_no_container_is_reported_when_there_is_one() {
+    let mut world = World::running(one(Liveness, spec()));
+    world.pass_answering(30_000, &success());
+    world.status(pod_status([]));
+    assert!(world.trigger(Liveness));
+    world.settle();
+    world.pass(5_000);
+    assert!(world.starts.is_empty());
+    world.state("c", "test://1", running(START));
+    world.pass_answering(10_000, &success());
+    assert_eq!((world.reports.len(), world.passed.len()), (2, 2));
+    assert!(world.publishes.len() == 1, "its verdict is the same: nothing else would have been told");
+}
+
+#[test]
+fn a_trigger_that_waits_for_its_turn_sets_the_grid_from_when_it_came() {
+    let mut world = World::running(one(Liveness, ProbeSpec { period_seconds: 1, ..spec() }));
+    world.pass(400);
+    assert!(world.trigger(Liveness));
+    world.now = START + Duration::from_millis(1_300);
+    world.scheduler.handle_timeout(world.now, 0);
+    assert!(world.scheduler.poll_timeout().is_some_and(|at| at <= world.now), "it waits for a start");
+    world.settle();
+    assert_eq!(world.answer(success()).due, START + Duration::from_millis(400));
+    assert_eq!(world.scheduler.poll_timeout(), Some(START + Duration::from_millis(1_400)));
+}
+
+#[test]
 fn triggers_during_an_attempt_lead_to_one_more_step_after_it() {
     let mut world = World::running(one(Readiness, spec()));
     world.pass(500);
@@ -710,6 +795,28 @@ fn a_liveness_failure_triggers_the_readiness_of_containers_that_are_not_ready() 
     assert_eq!(world.scheduler.target(world.starts[0].attempt.worker).map(|t| t.probe_type), Some(Readiness));
 }
 
+/// Who is asked when a probe of `c` has its first step, beside a container `d` that is not ready and is not due.
+fn asked_at_the_first_step_of(probe_type: ProbeType) -> Vec<ProbeType> {
+    let mut world = World::new();
+    let d = with_probe(container("d", ContainerKind::Regular), Readiness, spec());
+    world.add(pod("p", [one(probe_type, ProbeSpec { period_seconds: 3, ..spec() }), d]));
+    world.status(pod_status([
+        container_status("c", "test://c", running(START)),
+        container_status("d", "test://d", running(START)),
+    ]));
+    world.answer(failure());
+    assert!(world.starts.is_empty());
+    world.pass(3_000);
+    let asked = world.starts.iter().filter_map(|start| world.scheduler.target(start.attempt.worker));
+    asked.map(|target| target.probe_type).collect()
+}
+
+#[test]
+fn a_first_value_of_startup_asks_for_readiness_elsewhere_and_one_of_liveness_does_not() {
+    assert_eq!(asked_at_the_first_step_of(Startup), [Startup, Readiness]);
+    assert_eq!(asked_at_the_first_step_of(Liveness), [Liveness]);
+}
+
 #[test]
 fn a_worker_that_ended_is_made_again_and_steps_at_once() {
     let mut world = World::running(one(Liveness, spec()));
@@ -745,6 +852,28 @@ fn stale_attempts_are_ignored() {
     assert!(!world.scheduler.handle_outcome(nobody, failure(), world.now));
     world.scheduler.handle_started(nobody, world.now);
     assert_eq!(world.verdict("c", Liveness), Some(Success));
+}
+
+#[test]
+fn an_attempt_that_was_followed_by_another_try_is_stale() {
+    let mut world = World::running(one(Liveness, spec()));
+    world.pass(10_000);
+    let first = world.answer(error());
+    assert_eq!(world.starts.len(), 1, "the second try is in flight");
+    assert!(!world.scheduler.handle_outcome(first.attempt, failure(), world.now));
+    assert_eq!(world.scheduler.handle_passed(first.attempt, world.now), None);
+    world.settle();
+    assert_eq!((world.starts.len(), world.reports.len(), world.verdict("c", Liveness)), (1, 0, Some(Success)));
+}
+
+#[test]
+fn an_attempt_that_ended_in_local_trouble_has_ended() {
+    let mut world = World::running(one(Liveness, spec()));
+    world.pass(10_000);
+    let ended = world.answer(local());
+    assert!(!world.scheduler.handle_outcome(ended.attempt, failure(), world.now));
+    world.settle();
+    assert_eq!((world.reports.len(), world.verdict("c", Liveness)), (1, Some(Success)));
 }
 
 #[test]
@@ -815,6 +944,20 @@ fn local_trouble_does_not_delay_what_needs_no_attempt() {
     let now = world.now;
     world.state("c", "test://2", running(now));
     assert_eq!(world.verdicts_published(), [None, Some(Failure)]);
+}
+
+#[test]
+fn a_wait_that_has_lost_its_reason_wakes_nobody() {
+    let mut world = World::running(one(Liveness, ProbeSpec { period_seconds: 1, ..spec() }));
+    (0..5).for_each(|_| _ = world.pass_answering(1_000, &local()));
+    // The wait has grown to 2 s: the next due time falls into it.
+    while !world.starts.is_empty() {
+        world.answer(local());
+    }
+    world.status(pod_status([]));
+    world.pass(1_000);
+    let next = world.scheduler.next_due(world.made[0].0);
+    assert_eq!((world.scheduler.poll_timeout(), world.starts.len()), (next, 0));
 }
 
 #[test]
@@ -912,6 +1055,17 @@ fn a_terminal_phase_ends_all_workers() {
 }
 
 #[test]
+fn a_pod_whose_workers_have_all_ended_is_known_until_it_is_removed() {
+    let mut world = World::running(one(Liveness, spec()));
+    world.scheduler.stop_liveness_and_startup(&PodUid::from("p"), world.now);
+    world.settle();
+    assert_eq!(world.scheduler.workers_len(), 0);
+    assert!(world.scheduler.pod(&PodUid::from("p")).is_some());
+    world.scheduler.remove_pod(&PodUid::from("p"), world.now);
+    assert!(world.scheduler.pod(&PodUid::from("p")).is_none());
+}
+
+#[test]
 fn a_startup_probe_that_never_succeeds_gates_for_ever_and_fails_once() {
     let mut world = World::running(with_probe(one(Startup, thresholds(1, 3)), Liveness, spec()));
     world.pass_answering(200_000, &failure());
@@ -926,6 +1080,118 @@ fn a_startup_probe_that_never_succeeds_gates_for_ever_and_fails_once() {
 #[test]
 fn a_worker_is_small() {
     assert!(size_of::<Place>() <= 192, "{} bytes", size_of::<Place>());
+}
+
+// What is known of pods and workers.
+
+#[test]
+fn a_turn_says_how_many_attempts_it_has_started() {
+    let mut world = World::new();
+    for uid in ["p", "q", "r"] {
+        world.add(pod(uid, [one(Liveness, spec())]));
+        let status = Arc::new(pod_status([container_status("c", "test://1", running(START))]));
+        world.scheduler.handle_status(&PodUid::from(uid), status, START);
+    }
+    let now = START + Duration::from_secs(10);
+    let started = [0, 2, 2, 2].map(|starts_max| world.scheduler.handle_timeout(now, starts_max));
+    assert_eq!(started, [0, 2, 1, 0]);
+}
+
+#[test]
+fn the_view_of_a_worker_is_what_it_watches_and_how_it_stands() {
+    let mut world = World::running(one(Liveness, thresholds(1, 2)));
+    let worker = world.made[0].0;
+    world.pass(10_000);
+    world.answer(failure());
+    let seen = WorkerView {
+        container_id: Some(ContainerId::from("test://1")),
+        verdict: Some(Success),
+        run: 1,
+        on_hold: false,
+        due: Some(START + Duration::from_secs(20)),
+    };
+    assert_eq!(world.scheduler.worker(worker), Some(seen.clone()));
+    world.pass(10_000);
+    world.answer(failure());
+    let held = WorkerView {
+        verdict: Some(Failure),
+        run: 0,
+        on_hold: true,
+        due: Some(START + Duration::from_secs(30)),
+        ..seen
+    };
+    assert_eq!(world.scheduler.worker(worker), Some(held));
+    assert_eq!(world.scheduler.worker(WorkerIndex(7)), None);
+}
+
+#[test]
+fn a_worker_that_is_on_hold_or_about_to_end_has_no_next_due_time() {
+    let mut world = World::running(one(Liveness, spec()));
+    let worker = world.made[0].0;
+    assert_eq!(world.scheduler.next_due(worker), Some(START + Duration::from_secs(10)));
+    world.pass(10_000);
+    world.answer(failure());
+    assert_eq!(world.scheduler.next_due(worker), None, "on hold");
+    world.state("c", "test://2", running(world.now));
+    world.pass(10_000);
+    assert_eq!(world.scheduler.next_due(worker), Some(START + Duration::from_secs(30)));
+    world.scheduler.remove_pod(&PodUid::from("p"), world.now);
+    assert_eq!(world.scheduler.next_due(worker), None, "it ends with its attempt");
+    assert_eq!(world.scheduler.worker(worker).and_then(|view| view.due), None);
+    world.answer(success());
+    assert_eq!((world.scheduler.next_due(worker), world.scheduler.worker(worker)), (None, None));
+}
+
+#[test]
+fn a_pods_view_names_its_workers_and_its_newest_status() {
+    let mut world = World::new();
+    let sidecar = with_probe(container("s", ContainerKind::Sidecar), Readiness, spec());
+    world.add(pod("p", [with_all_probes(container("c", ContainerKind::Regular)), sidecar]));
+    let uid = PodUid::from("p");
+    let view = world.scheduler.pod(&uid).expect("known");
+    assert_eq!((view.pod().uid.as_str(), view.status()), ("p", None));
+    let workers: Vec<_> = view.workers().map(|(worker, name, t)| (worker.0, name.as_str(), t)).collect();
+    assert_eq!(workers, [(3, "s", Readiness), (0, "c", Startup), (1, "c", Readiness), (2, "c", Liveness)]);
+    let found = |name: &str, t| world.scheduler.worker_index(&uid, &ContainerName::from(name), t).map(|w| w.0);
+    assert_eq!([found("s", Readiness), found("c", Liveness)], [Some(3), Some(2)]);
+    assert_eq!([found("s", Liveness), found("nobody", Liveness)], [None, None]);
+    let status = pod_status([container_status("c", "test://1", waiting())]);
+    world.status(status.clone());
+    assert_eq!(world.scheduler.pod(&uid).and_then(|view| view.status()), Some(&status));
+}
+
+#[test]
+fn places_of_workers_that_ended_are_used_again() {
+    let mut world = World::new();
+    for round in 0..5 {
+        world.add(pod("p", [with_all_probes(container("c", ContainerKind::Regular))]));
+        assert_eq!((world.scheduler.workers_len(), world.scheduler.places_len()), (3, 3), "{round}");
+        world.scheduler.remove_pod(&PodUid::from("p"), world.now);
+        world.settle();
+    }
+    assert_eq!((world.scheduler.workers_len(), world.scheduler.places_len()), (0, 3));
+}
+
+#[test]
+fn an_attempt_is_made_against_the_newest_address_and_network_namespace() {
+    let ip = |text: &str| Some(text.parse().expect("an address"));
+    let mut world = World::new();
+    let mut subject = pod("p", [one(Readiness, spec())]);
+    subject.pod_ip = ip("10.0.0.1").into();
+    world.add(subject);
+    let worker = world.made[0].0;
+    assert!(world.scheduler.target(worker).is_none(), "no instance has been seen");
+    world.state("c", "test://1", running(START));
+    let target = |world: &World| {
+        let target = world.scheduler.target(worker).expect("it has seen an instance");
+        assert_eq!((target.container.as_str(), target.probe_type), ("c", Readiness));
+        (target.container_id.clone(), target.pod_ip, target.netns.cloned())
+    };
+    assert_eq!(target(&world), ("test://1".into(), ip("10.0.0.1"), None));
+    let mut status = pod_status([container_status("c", "test://1", running(START))]);
+    (status.pod_ip, status.netns) = (ip("10.0.0.2"), Some("/run/netns/p".into()));
+    world.status(status);
+    assert_eq!(target(&world), ("test://1".into(), ip("10.0.0.2"), Some("/run/netns/p".into())));
 }
 
 // Any sequence of calls.

@@ -1,22 +1,26 @@
 //! postStart and preStop hooks: one run of one (`pkg/kubelet/lifecycle/handlers.go`, rule 3.6).
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use probe_core::id::{ContainerId, ContainerName};
-use probe_core::outcome::Outcome;
+use probe_core::outcome::{LocalCause, Outcome};
 use probe_core::spec::{Exec, Hook, HttpGet, Pod, Scheme};
 
 use super::TimerClock;
-use crate::clock;
 use crate::prober::exec::{self, Execution};
 use crate::prober::http::Plan;
 use crate::prober::quote::quoted;
 use crate::prober::tls;
 use crate::runtime::ContainerRuntime;
+use crate::{clock, limits};
 
 /// How Go's client ends the error of a server that speaks plain HTTP where TLS was expected.
 const PLAIN_HTTP: &str = "http: server gave HTTP response to HTTPS client";
+
+/// Between two tries of a hook that trouble of our own kept from being run.
+const HOOK_LOCAL_WAIT: Duration = Duration::from_secs(1);
 
 /// When a hook is run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,7 +75,7 @@ impl HookRun {
         match &self.hook {
             Hook::Exec(exec) => self.exec(exec).await,
             Hook::HttpGet(get) => {
-                let answered = http_get(get, || self.runtime.pod_ip(&self.pod)).await;
+                let answered = self.http_get(get).await;
                 answered.map_err(|error| HookError::Http {
                     path: Arc::clone(&get.path),
                     container: self.container.clone(),
@@ -88,7 +92,15 @@ impl HookRun {
     }
 
     async fn exec(&self, exec: &Exec) -> Result<Done, HookError> {
-        let (error, output) = match self.runtime.exec(&self.id, &exec.command, None).await {
+        let give_up_at = self.clock.now() + limits::HOOK_LOCAL_MAX;
+        let execution = loop {
+            match self.runtime.exec(&self.id, &exec.command, None).await {
+                // Trouble of our own is not the container's: for a while it is tried again.
+                Execution::Local(cause) if self.clock.now() < give_up_at => self.try_later(cause).await,
+                execution => break execution,
+            }
+        };
+        let (error, output) = match execution {
             Execution::Exited { exit_code: 0, .. } => return Ok(Done::default()),
             Execution::Exited { exit_code, stdout, stderr } => {
                 let command = exec.command.join(" ");
@@ -96,7 +108,7 @@ impl HookRun {
                 (format!("command '{command}' exited with {exit_code}: {error}"), exec::text_of(stdout, &stderr))
             }
             not_run => match not_run.outcome(&exec.command) {
-                Outcome::Local(cause) => (cause.to_string(), Box::default()),
+                Outcome::Local(cause) => (cause.sentence().to_owned(), Box::default()),
                 Outcome::Error(text) | Outcome::Failure(text) | Outcome::Success(text) | Outcome::Warning(text) => {
                     (text.into(), Box::default())
                 }
@@ -111,49 +123,63 @@ impl HookRun {
         })
     }
 
+    async fn try_later(&self, cause: LocalCause) {
+        tracing::warn!(pod = %self.pod.name, container = %self.container, cause = cause.as_str(), "a hook is tried again");
+        self.clock.sleep_until(self.clock.now() + HOOK_LOCAL_WAIT).await;
+    }
+
+    /// One request, and where a TLS server turns out to speak plain HTTP a second one, without `Authorization`. The error is the
+    /// first one's.
+    async fn http_get(&self, get: &HttpGet) -> Result<Done, Box<str>> {
+        let has_host = get.host.as_ref().is_some_and(|host| !host.is_empty());
+        let pod_ip = if has_host { None } else { self.runtime.pod_ip(&self.pod) };
+        if !has_host && pod_ip.is_none() {
+            return Err("failed to find networking container: the pod has no IP address".into());
+        }
+        let error = match self.ask(get, pod_ip).await {
+            Ok(_) => return Ok(Done::default()),
+            Err(error) => error,
+        };
+        if get.scheme == Scheme::Https && error.ends_with(PLAIN_HTTP) {
+            let is_secret = |name: &str| name.eq_ignore_ascii_case("Authorization");
+            let headers = get.headers.iter().filter(|header| !is_secret(&header.name)).cloned().collect();
+            let plain = HttpGet { scheme: Scheme::Http, headers, ..get.clone() };
+            if let Ok(address) = self.ask(&plain, pod_ip).await {
+                return Ok(Done { fell_back: Some(address) });
+            }
+        }
+        Err(error)
+    }
+
+    /// The address that answered.
+    async fn ask(&self, get: &HttpGet, pod_ip: Option<IpAddr>) -> Result<Box<str>, Box<str>> {
+        let give_up_at = self.clock.now() + limits::HOOK_LOCAL_MAX;
+        loop {
+            let plan = Plan::for_hook(get, pod_ip).map_err(text_of)?;
+            let address: Box<str> = plan.dial_address().into();
+            let outcome = {
+                // Of no attempt, and on real time.
+                let _hold = clock::hold();
+                tls::hook(plan).await
+            };
+            match outcome {
+                Outcome::Success(_) | Outcome::Warning(_) => return Ok(address),
+                Outcome::Local(cause) if self.clock.now() < give_up_at => self.try_later(cause).await,
+                failed => return Err(text_of(failed)),
+            }
+        }
+    }
+
     /// As the kubelet writes it (`format.Pod`).
     fn pod_name(&self) -> String {
         format!("{}_{}({})", self.pod.name, self.pod.namespace, self.pod.uid)
     }
 }
 
-/// One request, and where a TLS server turns out to speak plain HTTP a second one, without `Authorization`. The error is the
-/// first one's.
-async fn http_get(get: &HttpGet, pod_ip: impl Fn() -> Option<std::net::IpAddr>) -> Result<Done, Box<str>> {
-    let has_host = get.host.as_ref().is_some_and(|host| !host.is_empty());
-    let pod_ip = if has_host { None } else { pod_ip() };
-    if !has_host && pod_ip.is_none() {
-        return Err("failed to find networking container: the pod has no IP address".into());
-    }
-    let ask = async |get: &HttpGet| {
-        let plan = Plan::for_hook(get, pod_ip).map_err(text_of)?;
-        // Of no attempt, and on real time.
-        let _hold = clock::hold();
-        let address: Box<str> = plan.dial_address().into();
-        match tls::hook(plan).await {
-            Outcome::Success(_) | Outcome::Warning(_) => Ok(address),
-            failed => Err(text_of(failed)),
-        }
-    };
-    let error = match ask(get).await {
-        Ok(_) => return Ok(Done::default()),
-        Err(error) => error,
-    };
-    if get.scheme == Scheme::Https && error.ends_with(PLAIN_HTTP) {
-        let is_secret = |name: &str| name.eq_ignore_ascii_case("Authorization");
-        let headers = get.headers.iter().filter(|header| !is_secret(&header.name)).cloned().collect();
-        let plain = HttpGet { scheme: Scheme::Http, headers, ..get.clone() };
-        if let Ok(address) = ask(&plain).await {
-            return Ok(Done { fell_back: Some(address) });
-        }
-    }
-    Err(error)
-}
-
 fn text_of(outcome: Outcome) -> Box<str> {
     match outcome {
         Outcome::Success(text) | Outcome::Warning(text) | Outcome::Failure(text) | Outcome::Error(text) => text,
-        Outcome::Local(cause) => cause.to_string().into(),
+        Outcome::Local(cause) => cause.sentence().into(),
     }
 }
 

@@ -60,6 +60,8 @@ pub(super) struct PodWorker {
     deletion_grace_seconds: Option<u64>,
     /// Nothing remains to be kept or started: whatever still runs is stopped, and nothing is started any more.
     over: bool,
+    /// Failures of probes that wait for the end of a sync; at most one per container.
+    failed: Vec<(usize, ContainerId, ProbeType)>,
     /// Without grace.
     end_now: bool,
     calls: JoinSet<Called>,
@@ -70,8 +72,16 @@ pub(super) struct PodWorker {
 /// A call of the runtime, or a hook, has returned.
 enum Called {
     Start(usize, Result<Started, RuntimeError>),
-    Stop,
+    Stop(Stop, Result<(), RuntimeError>),
+    StopAgain(Stop),
     Hook { index: usize, id: ContainerId, when: When, result: Result<Done, HookError> },
+}
+
+/// What the runtime is asked when an instance is to end.
+struct Stop {
+    index: usize,
+    id: ContainerId,
+    grace: Duration,
 }
 
 impl PodWorker {
@@ -81,7 +91,8 @@ impl PodWorker {
         let slot = |container: &Container| {
             let past = past.and_then(|past| past.container(&pod, container.name.as_str()));
             let mut slot = Slot::new(container.name.clone(), reason);
-            past.into_iter().for_each(|past| slot.remember(past, is_over));
+            let wait_max = context.config.backoff.max;
+            past.into_iter().for_each(|past| slot.remember(past, container.kind, is_over, wait_max));
             slot
         };
         let slots = pod.all_containers().map(slot).collect();
@@ -94,6 +105,7 @@ impl PodWorker {
             next_starts: VecDeque::new(),
             deletion_grace_seconds: None,
             over: false,
+            failed: Vec::new(),
             end_now: false,
             calls: JoinSet::new(),
             reported: None,
@@ -110,7 +122,8 @@ impl PodWorker {
                 Some(message) = inbox.recv() => self.hear(message),
                 Some(called) = self.calls.join_next() => match called {
                     Ok(Called::Start(index, started)) => self.started(index, started),
-                    Ok(Called::Stop) => {}
+                    Ok(Called::Stop(stop, result)) => self.stopped(stop, result),
+                    Ok(Called::StopAgain(stop)) => self.stop_again(stop),
                     Ok(Called::Hook { index, id, when, result }) => self.hook_ended(index, &id, when, result),
                     // A hook that was cut off.
                     Err(e) if e.is_cancelled() => {}
@@ -157,21 +170,23 @@ impl PodWorker {
         if self.is_closing() {
             return;
         }
-        let statuses = self.statuses();
-        if order::is_over(&self.pod, &statuses) {
-            tracing::info!(pod = %self.pod.name, "all containers of the pod have ended for good");
-            self.over = true;
-            self.stop_all();
-            return;
-        }
-        let turns = order::turns_len(&self.pod, &statuses, &|name| self.flags(name));
-        // All of them in one sync.
-        for index in 0..turns {
-            if self.slots[index].is_new() {
-                self.begin(index);
+        loop {
+            let statuses = self.statuses();
+            if order::is_over(&self.pod, &statuses) {
+                tracing::info!(pod = %self.pod.name, "all containers of the pod have ended for good");
+                self.over = true;
+                self.stop_all();
+                return;
             }
+            let turns = order::turns_len(&self.pod, &statuses, &|name| self.flags(name));
+            let new: Vec<usize> = (0..turns).filter(|index| self.slots[*index].is_new()).collect();
+            if new.is_empty() {
+                return;
+            }
+            // All of them in one sync. One that had ended before this daemon may let others come.
+            new.into_iter().for_each(|index| self.begin(index));
+            self.start_next();
         }
-        self.start_next();
     }
 
     /// Tells the pod's state; `terminal`: its last one.

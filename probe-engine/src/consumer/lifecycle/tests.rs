@@ -39,6 +39,8 @@ pub(super) struct Fake {
     hasty: Mutex<HashSet<&'static str>>,
     /// Containers that end well when they are stopped.
     polite: Mutex<HashSet<&'static str>>,
+    /// Containers of which the first try to stop them fails, with this error.
+    clinging: Mutex<HashMap<&'static str, std::io::ErrorKind>>,
     /// Containers that ignore the stop signal.
     stubborn: Mutex<HashSet<&'static str>>,
 }
@@ -115,6 +117,10 @@ impl ContainerRuntime for Fake {
         Box::pin(async move {
             self.note(format!("stop {id} {grace:?}"));
             let container = id.as_str().split(['/', '.']).nth(2).unwrap();
+            let clings = self.clinging.lock().unwrap().remove(container);
+            if let Some(kind) = clings {
+                return Err(RuntimeError::Io { what: "kill".to_owned(), source: kind.into() });
+            }
             let stubborn = self.stubborn.lock().unwrap().contains(container);
             let takes = if stubborn { grace } else { Duration::from_millis(1).min(grace) };
             // tidy: what the container takes to end, in paused time
@@ -309,6 +315,26 @@ fn ended(state: &ContainerState) -> bool {
 }
 
 const BACK_OFF: &str = "BackOff: Back-off restarting failed container a in pod web_shop(uid-1)";
+
+#[tokio::test(start_paused = true)]
+async fn a_kill_that_fails_is_told_and_tried_again_until_the_container_has_ended() {
+    use std::io::ErrorKind;
+    let late = "ExceededGracePeriod: Container runtime did not kill the pod within specified grace period.";
+    let refused = "FailedKillPod: error killing pod: kill: permission denied";
+    for (kind, told) in [(ErrorKind::TimedOut, late), (ErrorKind::PermissionDenied, refused)] {
+        let mut world = World::new();
+        world.runtime.clinging.lock().unwrap().insert("a", kind);
+        world.add(&pod(&["a"], RestartPolicy::Always)).await;
+        world.instance(0).await;
+        world.send(LifecycleInput::Remove("uid-1".into(), None)).await;
+        let begun = world.clock.now();
+        let [_, _, killing, failed] = world.events().await;
+        assert_eq!([killing.as_str(), &failed], ["Killing: Stopping container a", told]);
+        world.update(|update| matches!(update, PodUpdate::Terminated(_))).await;
+        assert_eq!((world.clock.now() - begun).as_secs(), 10);
+        assert_eq!(world.asked(), ["start a 0", "stop fake://a.0 30s", "stop fake://a.0 30s", "remove uid-1"]);
+    }
+}
 
 #[tokio::test(start_paused = true)]
 async fn containers_are_started_one_after_the_other_in_the_manifests_order() {

@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 
 use super::*;
 use crate::manager::{self, CommandSink, RuntimeFacts};
-use crate::results::fixture::{Bench, publish, running, simple_pod};
+use crate::results::fixture::{Bench, SOON, publish, running, simple_pod};
 use crate::results::{Input, PodRecord, ProbeStats};
 use crate::shard::inbox::Command;
 use crate::source::PodUpdate;
@@ -34,10 +34,10 @@ async fn content(bench: &Bench) -> Vec<u8> {
         directory: PathBuf::new(),
         results: bench.results.clone(),
         stats: Arc::default(),
-        written: Vec::new(),
+        written: None,
         is_told: false,
     };
-    keeper.collect().await.expect("the stage runs").0
+    keeper.collect().await.expect("the stage runs").finish(&Whole::default())
 }
 
 /// What a manager with this state and without a runtime says of a pod that it hears of.
@@ -124,27 +124,33 @@ async fn of_a_container_with_another_definition_nothing_is_kept() {
     let state = State::parse(content(&bench).await).expect("a state");
     let mut other = (*pod).clone();
     Arc::make_mut(&mut other.containers)[0].spec_hash = 1;
+    let begun = clock::now();
     let told = added(state, &Arc::new(other)).await;
-    let Input::Added { slots, .. } = &told else { panic!("{told:?}") };
-    assert_eq!(slots[0].past, None);
+    let Input::Added { slots, status: Some(status), past, .. } = &told else { panic!("{told:?}") };
+    assert_eq!((slots[0].past, past), (None, &None));
+    let probe_core::status::ContainerState::Running { started_at } = status.containers[0].state else {
+        panic!("it runs")
+    };
+    assert!(started_at >= begun, "another definition is another instance");
 }
 
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn the_file_is_written_in_time_and_once_more_at_the_end() {
     let directory = tempfile::tempdir().expect("a directory");
     let pod = simple_pod("uid-1", &[ProbeType::Readiness]);
     let bench = Bench::start(16, 16);
     let (end, ending) = watch::channel(false);
     let stats: Arc<StateStats> = Arc::default();
-    let config = Config { directory: directory.path().to_owned(), interval: limits::STATE_INTERVAL };
+    let config = Config { directory: directory.path().to_owned(), interval: Duration::from_millis(20) };
     let keeper = run(config, bench.results.clone(), Arc::clone(&stats), ending);
     let keeper = tokio::spawn(keeper);
     bench.add(&pod, Some(running(&pod, "none://0"))).await;
+    bench.input(Input::Synced("manifests")).await;
     let begun = tokio::time::Instant::now();
     while State::read(directory.path()).is_empty() {
-        assert!(begun.elapsed() < limits::STATE_INTERVAL * 2);
-        // tidy: paused time; a file gives no event
-        tokio::time::sleep(Duration::from_millis(100)).await;
+        assert!(begun.elapsed() < SOON);
+        // tidy: a file gives no event here
+        tokio::time::sleep(Duration::from_millis(5)).await;
     }
     bench.push(publish("uid-1", ProbeType::Readiness, "none://0", Some(Verdict::Success)));
     assert!(record(&bench).await.is_ready());
@@ -163,9 +169,12 @@ async fn a_directory_that_is_gone_is_counted_and_does_not_end_it() {
         directory: directory.clone(),
         results: bench.results.clone(),
         stats: Arc::default(),
-        written: Vec::new(),
+        written: None,
         is_told: false,
     };
+    keeper.keep().await.expect("the stage runs");
+    assert_eq!(keeper.stats.errors.load(Ordering::Relaxed), 0, "as long as not all pods are known nothing is written");
+    bench.input(Input::Synced("manifests")).await;
     keeper.keep().await.expect("the stage runs");
     keeper.keep().await.expect("the stage runs");
     assert_eq!((keeper.stats.errors.load(Ordering::Relaxed), keeper.is_told), (2, true));

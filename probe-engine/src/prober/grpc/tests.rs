@@ -109,6 +109,14 @@ fn g01_a_closed_port_takes_the_whole_timeout_and_reports_it_without_a_host() {
 }
 
 #[test]
+fn every_address_of_a_pod_makes_an_authority() {
+    for ip in ["10.1.2.3", "0.0.0.0", "255.255.255.255", "::", "::1", "fd00::7", "fe80::1", "::ffff:10.1.2.3"] {
+        let target = Target::new(Some(ip.parse().expect("an address")), 65_535);
+        assert!(request(&target.authority, clock::now()).is_ok(), "{ip}");
+    }
+}
+
+#[test]
 fn g01_the_text_names_the_address_and_a_long_timeout_as_go_does() {
     let target = Target::new(Some("127.0.0.1".parse().expect("an address")), 32);
     assert_eq!(target.shown, "127.0.0.1:32");

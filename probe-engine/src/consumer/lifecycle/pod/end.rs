@@ -2,6 +2,7 @@
 //!
 //! Event, preStop hook, turn, stop signal: all of it within one grace period, and what each step has used is taken off it.
 
+use std::io::ErrorKind;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,9 +13,10 @@ use probe_core::restart::{self, Decision, Facts, KillReason};
 use probe_core::status::{ContainerState, ContainerStatus, Termination};
 
 use super::slot::{Cause, Ending, SlotPhase, Step};
-use super::{Called, PodWorker, RETRY};
+use super::{Called, PodWorker, RETRY, Stop};
 use crate::consumer::events::EventType;
 use crate::consumer::lifecycle::hook::When;
+use crate::runtime::RuntimeError;
 
 impl PodWorker {
     /// Rule 6.3: all containers in parallel, each with the pod's grace period, and sidecars after the others. A second call can
@@ -27,12 +29,12 @@ impl PodWorker {
         if before.is_none() {
             self.context.reports.stop_liveness_and_startup(&self.pod.uid);
             self.stop_all();
-        } else if before > Some(grace_seconds) {
-            self.shorten(grace_seconds);
         }
+        self.shorten(grace_seconds);
         if now {
             for index in 0..self.slots.len() {
                 self.slots[index].abort_hook();
+                self.slots[index].forget_stop();
                 self.stop(index, Duration::ZERO);
             }
         }
@@ -77,6 +79,13 @@ impl PodWorker {
     }
 
     pub(super) fn probe_failed(&mut self, index: usize, id: &ContainerId, probe_type: ProbeType) {
+        if self.is_in_post_start() {
+            // A hook is a part of its pod's sync, and the next one, which would kill, comes after it.
+            if self.failed.iter().all(|(known, ..)| *known != index) {
+                self.failed.push((index, id.clone(), probe_type));
+            }
+            return;
+        }
         let slot = &self.slots[index];
         // A verdict on an instance that has ended meanwhile, or is being killed already, is too late.
         let is_its_own = slot.status.id.as_ref() == Some(id) && matches!(slot.phase, SlotPhase::Idle);
@@ -96,6 +105,13 @@ impl PodWorker {
         let before = self.slots[index].status.clone();
         self.kill(index, Cause::Probe { restart, before }, grace_seconds, message.into(), Some(probe_type));
         self.stop_next();
+    }
+
+    /// What probes have said while hooks ran.
+    pub(super) fn judge_again(&mut self) {
+        for (index, id, probe_type) in std::mem::take(&mut self.failed) {
+            self.probe_failed(index, &id, probe_type);
+        }
     }
 
     /// Begins a kill: the event, then the preStop hook, if there is one, and once per instance.
@@ -159,7 +175,10 @@ impl PodWorker {
             let SlotPhase::Ending(ending) = &mut self.slots[index].phase else {
                 continue;
             };
-            ending.grace_seconds = ending.grace_seconds.min(grace_seconds);
+            if ending.grace_seconds <= grace_seconds {
+                continue;
+            }
+            ending.grace_seconds = grace_seconds;
             if ending.step == Step::Stopped {
                 ending.step = Step::Turn;
             }
@@ -192,6 +211,7 @@ impl PodWorker {
             reason = %termination.reason, "container ended"
         );
         slot.status.state = ContainerState::Terminated(Box::new(termination));
+        slot.forget_stop();
         let phase = std::mem::replace(&mut slot.phase, SlotPhase::Idle);
         self.hook_cut_off(index);
         let is_start =
@@ -235,13 +255,51 @@ impl PodWorker {
         let (true, Some(id)) = (slot.is_running(), slot.status.id.clone()) else {
             return;
         };
-        let (runtime, clock) = (Arc::clone(&self.context.runtime), self.context.clock);
+        self.call_stop(Stop { index, id, grace });
+    }
+
+    fn call_stop(&mut self, stop: Stop) {
+        let runtime = Arc::clone(&self.context.runtime);
         self.calls.spawn(async move {
-            while let Err(error) = runtime.stop(&id, grace).await {
-                tracing::warn!(container = %id, %error, "cannot kill a container; trying again");
-                clock.sleep_until(clock.now() + RETRY).await;
-            }
-            Called::Stop
+            let result = runtime.stop(&stop.id, stop.grace).await;
+            Called::Stop(stop, result)
         });
+    }
+
+    pub(super) fn stop_again(&mut self, stop: Stop) {
+        if self.is_instance(stop.index, &stop.id) {
+            self.call_stop(stop);
+        }
+    }
+
+    /// It runs, and has not been followed by another.
+    fn is_instance(&self, index: usize, id: &ContainerId) -> bool {
+        let slot = &self.slots[index];
+        slot.is_running() && slot.status.id.as_ref() == Some(id)
+    }
+
+    /// A kill that failed is told and tried again until the instance has ended (rule 6.2, step 8).
+    pub(super) fn stopped(&mut self, stop: Stop, result: Result<(), RuntimeError>) {
+        let Err(error) = result else { return };
+        if !self.is_instance(stop.index, &stop.id) {
+            return;
+        }
+        let (pod, container) = (&self.pod.name, &self.slots[stop.index].name);
+        tracing::warn!(%pod, %container, %error, "cannot kill a container; trying again");
+        let is_late = matches!(&error, RuntimeError::Io { source, .. } if source.kind() == ErrorKind::TimedOut);
+        let (reason, message) = match is_late {
+            true => (
+                "ExceededGracePeriod",
+                "Container runtime did not kill the pod within specified grace period.".to_owned(),
+            ),
+            false => ("FailedKillPod", format!("error killing pod: {error}")),
+        };
+        self.event(stop.index, EventType::Warning, reason, message, None);
+        let (clock, index) = (self.context.clock, stop.index);
+        let waiting = self.calls.spawn(async move {
+            clock.sleep_until(clock.now() + RETRY).await;
+            Called::StopAgain(stop)
+        });
+        self.slots[index].stop_again = Some(waiting);
     }
 }

@@ -1,7 +1,10 @@
 //! One container of a pod, as its lifecycle knows it.
 
+use std::time::Duration;
+
 use probe_core::backoff::Backoff;
 use probe_core::id::{ContainerId, ContainerName};
+use probe_core::spec::ContainerKind;
 use probe_core::status::{ContainerState as StateNow, ContainerStatus, Termination};
 use probe_core::time::Instant;
 use tokio::task::AbortHandle;
@@ -19,12 +22,22 @@ pub(super) struct Slot {
     /// The newest instance has no startup probe, or that has succeeded; and its postStart hook is done.
     pub(super) is_started: bool,
     pub(super) phase: SlotPhase,
-    /// How its newest instance ended under the daemon before this one, where that one knew the end; see [`Slot::remember`].
-    pub(super) before: Option<Termination>,
+    /// What the daemon before this one knew of its newest instance, until its turn comes; see [`Slot::remember`].
+    pub(super) before: Option<Before>,
     /// The end before that, where its newest instance ran.
     pub(super) earlier: Option<Box<Termination>>,
     /// Of the newest instance, where one runs; it goes with the instance.
     pub(super) hook: Option<RunningHook>,
+    /// Waits to have it stopped once more.
+    pub(super) stop_again: Option<AbortHandle>,
+}
+
+/// How an instance ended under the daemon before this one.
+pub(super) enum Before {
+    /// What becomes of it was not known.
+    Ended(Termination),
+    /// The next one was a matter of time.
+    WillStart(Termination),
 }
 
 /// A hook under way.
@@ -90,28 +103,38 @@ impl Slot {
             before: None,
             earlier: None,
             hook: None,
+            stop_again: None,
         }
     }
 
     /// Takes over what the daemon before this one knew. Instances that ran have ended with it, and what comes now is in their place:
-    /// it counts as no restart. `is_over`: the pod's end was known.
-    pub(super) fn remember(&mut self, past: &ContainerState, is_over: bool) {
+    /// it counts as no restart. So are ordinary init containers, which are run again, as after the loss of a pod's sandbox.
+    /// `is_over`: the pod's end was known. `wait_max`: of the back-off, as it is set now.
+    pub(super) fn remember(&mut self, past: &ContainerState, kind: ContainerKind, is_over: bool, wait_max: Duration) {
         self.status.restart_count = past.restart_count;
         self.instances = past.restart_count;
         let Some(termination) = past.termination.as_ref().map(TerminationState::termination) else {
             return;
         };
-        self.backoff = termination.backoff;
+        if let Some((wait, since)) = termination.backoff.parts() {
+            self.backoff = Backoff::of(wait.min(wait_max), since);
+        }
         if is_over && past.has_ended {
             self.status.state = StateNow::Terminated(Box::new(termination));
-        } else if past.has_ended || past.is_waiting {
-            // The next instance is one more.
-            self.instances = past.restart_count.saturating_add(1);
-            self.before = Some(termination);
-        } else {
-            // It ran: what is shown of the end before is no reason to wait.
-            self.earlier = Some(Box::new(termination));
+            return;
         }
+        let before = match (past.has_ended && kind != ContainerKind::Init, past.is_waiting) {
+            (true, _) => Before::Ended(termination),
+            (false, true) => Before::WillStart(termination),
+            (false, false) => {
+                // It ran: what is shown of the end before is no reason to wait.
+                self.earlier = Some(Box::new(termination));
+                return;
+            }
+        };
+        // The next instance is one more.
+        self.instances = past.restart_count.saturating_add(1);
+        self.before = Some(before);
     }
 
     /// It has never run, and nothing is under way with it.
@@ -153,6 +176,13 @@ impl Slot {
         Some(hook.when)
     }
 
+    /// It has ended, or is stopped in another way: nothing is tried again.
+    pub(super) fn forget_stop(&mut self) {
+        if let Some(waiting) = self.stop_again.take() {
+            waiting.abort();
+        }
+    }
+
     /// When something is to be done about it.
     pub(super) fn due(&self) -> Option<Instant> {
         match &self.phase {
@@ -172,7 +202,7 @@ impl Slot {
 impl Ending {
     /// When its grace period is used up: neither hook nor turn is waited for any longer.
     pub(super) fn limit(&self) -> Instant {
-        self.since + std::time::Duration::from_secs(self.grace_seconds)
+        self.since + Duration::from_secs(self.grace_seconds)
     }
 }
 
@@ -183,7 +213,8 @@ mod tests {
     #[test]
     fn the_number_of_restarts_ends_at_its_maximum_whatever_a_state_file_says() {
         let mut slot = Slot::new("app".into(), "ContainerCreating");
-        slot.remember(&ContainerState { restart_count: u32::MAX, ..ContainerState::default() }, false);
+        let past = ContainerState { restart_count: u32::MAX, ..ContainerState::default() };
+        slot.remember(&past, ContainerKind::Regular, false, Duration::from_secs(300));
         slot.new_instance();
         slot.new_instance();
         assert_eq!((slot.status.restart_count, slot.instances), (u32::MAX, u32::MAX));

@@ -7,7 +7,7 @@ use probe_core::restart::{self, Decision};
 use probe_core::status::{ContainerState, Termination};
 use probe_core::time::Instant;
 
-use super::slot::SlotPhase;
+use super::slot::{Before, SlotPhase};
 use super::{Called, PodWorker, RETRY};
 use crate::consumer::events::EventType;
 use crate::consumer::lifecycle::hook::When;
@@ -72,13 +72,31 @@ impl PodWorker {
     /// for good stays so, and what waited goes on waiting.
     pub(super) fn begin(&mut self, index: usize) {
         let slot = &mut self.slots[index];
-        let Some(before) = slot.before.take() else {
-            slot.phase = SlotPhase::Starting { early_exit: None };
-            self.next_starts.push_back(index);
-            return;
-        };
-        slot.status.state = ContainerState::Terminated(Box::new(before));
-        self.decide(index, None);
+        match slot.before.take() {
+            None => self.queue_in_this_sync(index),
+            Some(Before::Ended(end)) => {
+                slot.status.state = ContainerState::Terminated(Box::new(end));
+                self.decide(index, None);
+            }
+            Some(Before::WillStart(end)) => {
+                slot.status.last_termination = Some(Box::new(end));
+                let now = self.context.clock.now();
+                let status = &self.slots[index].status;
+                match restart::restart_after_kill(&self.facts(index, status), now) {
+                    Decision::StartAt(until) => self.wait(index, until),
+                    _ => {
+                        let (last_exit, limits) = (restart::last_exit(status), self.context.config.backoff);
+                        self.slots[index].backoff.advance(last_exit, &limits, now);
+                        self.queue_in_this_sync(index);
+                    }
+                }
+            }
+        }
+    }
+
+    fn queue_in_this_sync(&mut self, index: usize) {
+        self.slots[index].phase = SlotPhase::Starting { early_exit: None };
+        self.next_starts.push_back(index);
     }
 
     /// What becomes due while others are being started waits until all of those have been: it is a matter of the next sync.
@@ -89,6 +107,9 @@ impl PodWorker {
     }
 
     pub(super) fn start_next(&mut self) {
+        if self.start_queue.is_empty() {
+            self.judge_again();
+        }
         if self.start_queue.is_empty() && !self.next_starts.is_empty() {
             // There may be no other status until all of these have been started.
             self.report(false);

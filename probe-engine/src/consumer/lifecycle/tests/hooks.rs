@@ -179,3 +179,22 @@ async fn a_second_shutdown_does_not_wait_for_hooks() {
     world.update(|update| matches!(update, PodUpdate::Terminated(_))).await;
     assert!((world.clock.now() - begun).as_secs() < 1);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_failure_that_is_told_while_a_hook_runs_kills_after_it() {
+    let mut world = World::new();
+    let probe = Probes { liveness: exec_probe(None), ..Probes::default() };
+    let probed = Container { probes: probe, ..container("b") };
+    world.add(&graceful([with_hooks("a", Some(Hook::Sleep(7)), None), probed], 30)).await;
+    world.status(|s| s.containers.iter().all(|c| running(&c.state))).await;
+    world.exit("fake://a.0", 1).await;
+    // The restart of `a`, with its hook, is under way.
+    while !world.asked().contains(&"start a 1".to_owned()) {
+        tokio::task::yield_now().await;
+    }
+    let begun = world.clock.now();
+    world.fail("b", "fake://b.0", ProbeType::Liveness).await;
+    let status = world.status(|s| s.containers[1].restart_count == 1).await;
+    assert_eq!((world.clock.now() - begun).as_secs(), 7);
+    assert!(status.containers.iter().all(|c| running(&c.state)));
+}

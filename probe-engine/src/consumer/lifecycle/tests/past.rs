@@ -5,15 +5,14 @@ use crate::state::{ContainerState as ContainerPast, TerminationState};
 
 /// Of container `a`, restarted three times, with a back-off of 40 s since its newest known end, which was `ago` seconds ago.
 fn past(ago: u64, has_ended: bool, is_waiting: bool, exit_code: i32) -> ContainerPast {
-    let ended_at_ns =
-        i64::try_from(clock::wall().as_nanosecond()).unwrap() - i64::try_from(ago).unwrap() * 1_000_000_000;
+    let ended_ns = clock::now().saturating_sub(Duration::from_secs(ago)).as_nanos();
     let termination = TerminationState {
         exit_code,
         reason: "Error".to_owned(),
-        started_at_ns: ended_at_ns,
-        finished_at_ns: ended_at_ns,
+        started_ns: ended_ns,
+        finished_ns: ended_ns,
         backoff_ms: 40_000,
-        backoff_at_ns: ended_at_ns,
+        backoff_ns: ended_ns,
         ..TerminationState::default()
     };
     ContainerPast {
@@ -72,4 +71,36 @@ async fn what_had_ended_for_good_stays_so() {
     world.add_with(&Arc::new(both), past(5, true, false, 0), false).await;
     let status = world.status(|s| ended(&s.containers[0].state) && running(&s.containers[1].state)).await;
     assert_eq!((status.phase, world.asked()), (PodPhase::Running, vec!["start b 0".to_owned()]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn init_containers_are_run_again_and_what_comes_after_them_comes() {
+    let mut world = World::new();
+    let mut pod = pod_of([container("b")]);
+    pod.init_containers = Arc::new([Container::new("a".into(), ContainerKind::Init, Probes::default())]);
+    world.add_with(&Arc::new(pod), past(5, true, false, 0), false).await;
+    world.state(running).await;
+    world.exit("fake://a.3", 0).await;
+    world.status(|s| running(&s.containers[1].state)).await;
+    assert_eq!(world.asked(), ["start a 3", "start b 0"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_sidecar_of_a_pod_whose_work_was_done_is_not_left_alone() {
+    let mut world = World::new();
+    let mut pod = pod_of([container("a")]);
+    pod.restart_policy = RestartPolicy::OnFailure;
+    pod.init_containers = Arc::new([Container::new("s".into(), ContainerKind::Sidecar, Probes::default())]);
+    world.add_with(&Arc::new(pod), past(5, true, false, 0), false).await;
+    let status = world.status(|s| ended(&s.containers[0].state)).await;
+    assert!(ended(&status.containers[1].state));
+    assert_eq!(world.asked(), ["start s 0", "stop fake://s.0 30s"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_to_be_started_again_is_whatever_its_exit_code() {
+    let mut world = World::new();
+    // Killed by a probe, ended well, its restart on its way.
+    world.add_with(&pod(&["a"], RestartPolicy::OnFailure), past(60, false, true, 0), false).await;
+    world.instance(4).await;
 }

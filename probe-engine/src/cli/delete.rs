@@ -1,0 +1,39 @@
+//! `probe-engine delete pod NAME --grace-period SECONDS`
+
+use super::client::{self, Link, error_of};
+use super::get::DEFAULT_NAMESPACE;
+use super::reference::Reference;
+use super::{CliError, Exit, Globals, output};
+use crate::api::v1;
+
+/// Arguments of `delete`.
+///
+/// A pod is ended by taking its manifest away; this only hurries it.
+#[derive(Debug, clap::Args)]
+pub struct DeleteArgs {
+    /// `pod NAME` or `pod/NAME`
+    #[arg(value_name = "pod NAME", required = true, num_args = 1..=2)]
+    pod: Vec<String>,
+    /// Seconds from the beginning of the pod's end until its containers are killed; it can only become shorter
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..))]
+    grace_period: u32,
+    /// The pod's namespace
+    #[arg(short, long, value_name = "NAMESPACE", default_value = DEFAULT_NAMESPACE)]
+    namespace: String,
+}
+
+/// Asks for it; what comes of it is told by events.
+pub(super) fn run(args: &DeleteArgs, globals: &Globals) -> Result<Exit, CliError> {
+    let pod = Reference::one_pod(&args.pod)?;
+    client::block_on(async {
+        let mut link = Link::open(globals).await?;
+        let request = v1::RemovePodRequest {
+            namespace: args.namespace.clone(),
+            pod: pod.clone(),
+            grace_period_seconds: args.grace_period,
+        };
+        link.client.remove_pod(request).await.map_err(|s| error_of(&s))?;
+        output::print(&format!("pod/{pod}: ends within {} s\n", args.grace_period))?;
+        Ok(Exit::Success)
+    })
+}
