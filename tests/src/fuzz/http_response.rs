@@ -34,6 +34,7 @@ const TEXT_BYTES_MAX: usize = 16 * 1024;
 /// anything but one request.
 pub fn check(input: &[u8]) {
     let bytes = unpack(input);
+    check_hook(&bytes);
     let (mut whole, mut pieces) = (Response::new(), Response::new());
     for (i, plan) in plans().iter().enumerate() {
         // As the shard does with the buffers of an attempt that is over.
@@ -60,24 +61,34 @@ fn plans() -> &'static [Plan; 3] {
     PLANS.get_or_init(make_plans)
 }
 
+fn get(host: &str, path: &str, headers: Box<[HttpHeader]>) -> HttpGet {
+    HttpGet { host: Some(host.into()), port: Port::Number(8080), path: path.into(), scheme: Scheme::Http, headers }
+}
+
 fn make_plans() -> [Plan; 3] {
     let header = |name: &str, value: &str| HttpHeader { name: name.into(), value: value.into() };
-    let get = |scheme, host: &str, path: &str, headers| HttpGet {
-        host: Some(host.into()),
-        port: Port::Number(8080),
-        path: path.into(),
-        scheme,
-        headers,
-    };
-    let plain = get(Scheme::Http, "h", "/a/b?q", Box::default());
+    let plain = get("h", "/a/b?q", Box::default());
     let headers = [header("Host", "name"), header("X-A", "1"), header("Accept", "")].into();
-    let full = get(Scheme::Https, "fe80::1%eth0", "/a/../b#f", headers);
+    let full = HttpGet { scheme: Scheme::Https, ..get("fe80::1%eth0", "/a/../b#f", headers) };
     let headers =
         [("Referer", "r"), ("User-Agent", "u"), ("Content-Length", "5"), ("Connection", "close"), ("X-A", "1")];
     let headers = headers.map(|(name, value)| header(name, value)).into();
-    let of_pod = HttpGet { host: None, ..get(Scheme::Http, "", "?a b", headers) };
+    let of_pod = HttpGet { host: None, ..get("", "?a b", headers) };
     let pod_ip = Some(IpAddr::from([10, 0, 0, 1]));
     [plain, full, of_pod].map(|get| Plan::new(&get, pod_ip).expect("a plan"))
+}
+
+/// Any answer to a lifecycle hook is a success; no answer, or a redirect that leads nowhere, is a failure.
+fn check_hook(bytes: &[u8]) {
+    static HOOK: OnceLock<Plan> = OnceLock::new();
+    let plan = HOOK.get_or_init(|| Plan::for_hook(&get("h", "/", Box::default()), None).expect("a plan"));
+    let mut response = Response::new();
+    match read(plan, &mut response, bytes, &mut std::iter::repeat(usize::MAX)) {
+        Judgement::Final(Outcome::Success(text)) => assert!(text.is_empty() && response.head_done()),
+        Judgement::Final(Outcome::Failure(_)) => assert!(!response.head_done() || http::is_redirect(&response)),
+        Judgement::Final(outcome) => panic!("neither: {outcome:?}"),
+        Judgement::Redirect(target) => assert!(!target.url().is_empty()),
+    }
 }
 
 /// What a response means that comes in pieces of these lengths: as the shard and the pool read it.
