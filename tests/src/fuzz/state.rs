@@ -1,7 +1,8 @@
 //! The state file: any bytes, and any content under a digest that is right.
 //!
-//! An input is a file without its digest, which no mutation would ever make right.
+//! An input is a file without its digest, which no mutation would ever make right. The boot `this` in it is the node's.
 
+use std::borrow::Cow;
 use std::path::Path;
 use std::sync::OnceLock;
 
@@ -21,6 +22,9 @@ use super::mutation::Draw;
 /// The file, one pod's message decoded (two bytes of it may be an empty container), and all of them for the harness.
 pub const MEMORY: Bound = Bound { base: 64 * 1024, per_byte: 1_024 };
 
+/// Stands for the boot of the node that runs the check.
+const THIS: &str = "this";
+
 /// What stands before the pods.
 const HEADER_BYTES: usize = 20;
 
@@ -29,6 +33,7 @@ const HEADER_BYTES: usize = 20;
 /// # Panics
 /// Where a file is taken that is damaged, or a number in it has no bound, or what was read is not what is written again.
 pub fn check(input: &[u8]) {
+    let input = &*at_this_boot(input);
     assert!(State::parse(input.to_vec()).is_err(), "taken without a digest");
     let content = [input, &Sha256::digest(input)].concat();
     let mut state = match State::parse(content) {
@@ -69,11 +74,24 @@ fn this_boot() -> &'static Whole {
     WHOLE.get_or_init(Whole::now)
 }
 
+/// The input, with the node's boot in the place of [`THIS`].
+fn at_this_boot(input: &[u8]) -> Cow<'_, [u8]> {
+    let whole = input.get(HEADER_BYTES..).and_then(|mut rest| Whole::decode_length_delimited(&mut rest).ok());
+    match (whole, whole_end(input)) {
+        (Some(whole), Some(end)) if whole.boot_id == THIS => {
+            let whole = Whole { boot_id: this_boot().boot_id.clone(), ..whole };
+            Cow::Owned([&input[..HEADER_BYTES], &whole.encode_length_delimited_to_vec(), &input[end..]].concat())
+        }
+        _ => Cow::Borrowed(input),
+    }
+}
+
 /// The same content as a file: it is read, or set aside.
 ///
 /// # Panics
 /// Where the file means something else than its content.
 pub fn check_file(input: &[u8], directory: &Path) {
+    let input = &*at_this_boot(input);
     let content = [input, &Sha256::digest(input)].concat();
     state::replace(directory, &content).expect("a directory that can be written to");
     let read = State::read(directory);
@@ -161,7 +179,7 @@ pub fn mutate(input: &[u8], _dictionary: &str, len_max: usize, seed: u64) -> Opt
     let mut pods = pods(input)?;
     let mut whole = Whole::decode_length_delimited(input.get(HEADER_BYTES..)?).unwrap_or_default();
     match draw.below(8) {
-        0 => whole.clone_from(this_boot()),
+        0 => THIS.clone_into(&mut whole.boot_id),
         1 => (whole.wall_ns, whole.monotonic_ns) = (number(&mut draw) as i64, number(&mut draw)),
         2 => whole.boot_id = text(&mut draw),
         _ => {}
