@@ -16,7 +16,7 @@ use probe_engine::prober::http1::{Error, Progress, Response};
 use super::memory::Bound;
 
 /// Two responses are held at once, each with head, body and line, and the URLs of a redirect, in which a byte becomes three.
-pub const MEMORY: Bound = Bound { base: 24 * HTTP_HEAD_BYTES_MAX, per_byte: 16 };
+pub const MEMORY: Bound = Bound { base: 8 * HTTP_HEAD_BYTES_MAX, per_byte: 16 };
 
 /// Bytes of an input after its escapes. More: cut.
 const LARGE_BYTES_MAX: usize = HTTP_HEAD_BYTES_MAX + 8 * 1024;

@@ -10,7 +10,7 @@ use super::http_response::is_one_request;
 use super::memory::Bound;
 
 /// What anchors may stand for, as a tree and as Kubernetes' objects; beyond that so much for each byte of text.
-pub const MEMORY: Bound = Bound { base: 64 * 1024 * 1024, per_byte: 4096 };
+pub const MEMORY: Bound = Bound { base: 8 * 1024 * 1024, per_byte: 1_024 };
 
 const FILE: &str = "fuzz.yaml";
 
