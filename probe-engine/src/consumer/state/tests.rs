@@ -37,7 +37,7 @@ async fn content(bench: &Bench) -> Vec<u8> {
         written: None,
         is_told: false,
     };
-    keeper.collect().await.expect("the stage runs").finish(&Whole::default())
+    keeper.collect().await.expect("the stage runs").finish(&Whole::default()).to_bytes()
 }
 
 /// What a manager with this state and without a runtime says of a pod that it hears of.
@@ -182,4 +182,32 @@ async fn a_directory_that_is_gone_is_counted_and_does_not_end_it() {
     keeper.keep().await.expect("the stage runs");
     assert_eq!((keeper.stats.errors.load(Ordering::Relaxed), keeper.is_told), (2, false));
     std::fs::remove_dir_all(&directory).expect("it was there");
+}
+
+#[tokio::test]
+async fn what_could_not_be_read_at_the_start_stays_in_the_file_and_what_is_not_wanted_goes() {
+    let pod = simple_pod("uid-1", &[ProbeType::Readiness]);
+    let bench = Bench::start(16, 16);
+    bench.add(&pod, Some(running(&pod, "none://0"))).await;
+    let before = content(&bench).await;
+    for is_whole in [true, false] {
+        let (results, mut told) = mpsc::channel(16);
+        let (updates, updates_in) = mpsc::channel(16);
+        let config = manager::Config {
+            shards: vec![Arc::new(Sink)],
+            results,
+            lifecycle: None,
+            runtime: RuntimeFacts { manages_containers: false, pod_ip: None },
+            state: State::parse(before.clone()).expect("a state"),
+        };
+        updates.send(PodUpdate::Synced { source: "manifests", is_whole }).await.expect("room");
+        drop(updates);
+        manager::run(config, updates_in).await;
+        let next = Bench::start(16, 16);
+        while let Some(input) = told.recv().await {
+            next.input(input).await;
+        }
+        let kept = State::parse(content(&next).await).expect("a state").take(&"uid-1".into());
+        assert_eq!(kept.is_some(), !is_whole);
+    }
 }
