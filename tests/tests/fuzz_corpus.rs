@@ -2,7 +2,7 @@
 #![cfg(feature = "engine")]
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use probe_tests::fuzz::{self, Target, memory::Counting};
 
@@ -15,7 +15,8 @@ const FILES_MAX: usize = 500;
 /// Bytes of one corpus.
 const BYTES_MAX: usize = 1024 * 1024;
 
-fn every_input_keeps_every_promise(target: &Target) {
+/// All inputs of a target's corpus.
+fn inputs(target: &Target) -> Vec<(PathBuf, Vec<u8>)> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("data/fuzz").join(target.name);
     let mut files: Vec<_> = fs::read_dir(&folder)
         .unwrap_or_else(|error| panic!("{}: {error}", folder.display()))
@@ -23,14 +24,21 @@ fn every_input_keeps_every_promise(target: &Target) {
         .collect();
     files.sort();
     assert!(!files.is_empty() && files.len() <= FILES_MAX, "{} files in {}", files.len(), folder.display());
-    let mut bytes = 0;
-    for file in files {
+    let read = |file: PathBuf| {
         let input = fs::read(&file).expect("a readable file");
-        bytes += input.len();
+        (file, input)
+    };
+    let inputs: Vec<_> = files.into_iter().map(read).collect();
+    let bytes: usize = inputs.iter().map(|(_, input)| input.len()).sum();
+    assert!(bytes <= BYTES_MAX, "{bytes} bytes in {}", folder.display());
+    inputs
+}
+
+fn every_input_keeps_every_promise(target: &Target) {
+    for (file, input) in inputs(target) {
         let done = std::panic::catch_unwind(|| target.run(&input));
         assert!(done.is_ok(), "{} breaks a promise", file.display());
     }
-    assert!(bytes <= BYTES_MAX, "{bytes} bytes in {}", folder.display());
 }
 
 #[test]
@@ -46,6 +54,10 @@ fn http_response() {
 #[test]
 fn state() {
     every_input_keeps_every_promise(&fuzz::STATE);
+    for (_, input) in inputs(&fuzz::STATE) {
+        let directory = tempfile::tempdir().expect("a directory");
+        fuzz::state::check_file(&input, directory.path());
+    }
 }
 
 #[test]

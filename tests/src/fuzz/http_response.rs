@@ -4,6 +4,7 @@
 //! stands for the line before it (or what there is of it) `n` times more, and `FF 00` for the byte `FF`. Inputs that begin
 //! with `FF` may become large enough for every bound, others for the body's only: large ones are slow.
 
+use std::net::IpAddr;
 use std::sync::OnceLock;
 
 use probe_core::outcome::Outcome;
@@ -33,14 +34,17 @@ const TEXT_BYTES_MAX: usize = 16 * 1024;
 /// anything but one request.
 pub fn check(input: &[u8]) {
     let bytes = unpack(input);
+    check_hook(&bytes);
+    let (mut whole, mut pieces) = (Response::new(), Response::new());
     for (i, plan) in plans().iter().enumerate() {
-        let mut whole = Response::new();
+        // As the shard does with the buffers of an attempt that is over.
+        whole.reset();
+        pieces.reset();
         let judgement = read(plan, &mut whole, &bytes, &mut std::iter::repeat(usize::MAX));
         if i > 0 && !http::is_redirect(&whole) {
             // What is no redirect means the same whatever was asked for.
             return;
         }
-        let mut pieces = Response::new();
         let mut lens = piece_lens(input);
         let in_pieces = read(plan, &mut pieces, &bytes, &mut lens);
         assert_eq!(in_pieces, judgement, "in pieces");
@@ -52,24 +56,39 @@ pub fn check(input: &[u8]) {
 }
 
 /// The requests that a response is judged by: plain and by name, and with everything that a redirect looks at.
-fn plans() -> &'static [Plan; 2] {
-    static PLANS: OnceLock<[Plan; 2]> = OnceLock::new();
+fn plans() -> &'static [Plan; 3] {
+    static PLANS: OnceLock<[Plan; 3]> = OnceLock::new();
     PLANS.get_or_init(make_plans)
 }
 
-fn make_plans() -> [Plan; 2] {
+fn get(host: &str, path: &str, headers: Box<[HttpHeader]>) -> HttpGet {
+    HttpGet { host: Some(host.into()), port: Port::Number(8080), path: path.into(), scheme: Scheme::Http, headers }
+}
+
+fn make_plans() -> [Plan; 3] {
     let header = |name: &str, value: &str| HttpHeader { name: name.into(), value: value.into() };
-    let get = |scheme, host: &str, path: &str, headers| HttpGet {
-        host: Some(host.into()),
-        port: Port::Number(8080),
-        path: path.into(),
-        scheme,
-        headers,
-    };
-    let plain = get(Scheme::Http, "h", "/a/b?q", Box::default());
+    let plain = get("h", "/a/b?q", Box::default());
     let headers = [header("Host", "name"), header("X-A", "1"), header("Accept", "")].into();
-    let full = get(Scheme::Https, "fe80::1%eth0", "/a/../b#f", headers);
-    [plain, full].map(|get| Plan::new(&get, None).expect("a plan"))
+    let full = HttpGet { scheme: Scheme::Https, ..get("fe80::1%eth0", "/a/../b#f", headers) };
+    let headers =
+        [("Referer", "r"), ("User-Agent", "u"), ("Content-Length", "5"), ("Connection", "close"), ("X-A", "1")];
+    let headers = headers.map(|(name, value)| header(name, value)).into();
+    let of_pod = HttpGet { host: None, ..get("", "?a b", headers) };
+    let pod_ip = Some(IpAddr::from([10, 0, 0, 1]));
+    [plain, full, of_pod].map(|get| Plan::new(&get, pod_ip).expect("a plan"))
+}
+
+/// Any answer to a lifecycle hook is a success; no answer, or a redirect that leads nowhere, is a failure.
+fn check_hook(bytes: &[u8]) {
+    static HOOK: OnceLock<Plan> = OnceLock::new();
+    let plan = HOOK.get_or_init(|| Plan::for_hook(&get("h", "/", Box::default()), None).expect("a plan"));
+    let mut response = Response::new();
+    match read(plan, &mut response, bytes, &mut std::iter::repeat(usize::MAX)) {
+        Judgement::Final(Outcome::Success(text)) => assert!(text.is_empty() && response.head_done()),
+        Judgement::Final(Outcome::Failure(_)) => assert!(!response.head_done() || http::is_redirect(&response)),
+        Judgement::Final(outcome) => panic!("neither: {outcome:?}"),
+        Judgement::Redirect(target) => assert!(!target.url().is_empty()),
+    }
 }
 
 /// What a response means that comes in pieces of these lengths: as the shard and the pool read it.
@@ -141,6 +160,7 @@ fn follow(plan: &Plan, response: &Response, judgement: Judgement) {
             Err(outcome) => return is_bounded(&Judgement::Final(outcome)),
         };
         is_one_request(&plan);
+        assert!(plan.request_number() > 1 && plan.dial_address().ends_with(&format!(":{}", plan.port)));
         judgement = http::judge(&plan, response);
     }
     panic!("more than {HTTP_REQUESTS_MAX} requests");

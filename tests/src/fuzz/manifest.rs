@@ -56,6 +56,8 @@ pub fn check(input: &[u8]) {
         let again: Vec<Read> = parse::pods(FILE, input, options, &interner).collect();
         assert_eq!(again.len(), first.len(), "documents, read again");
         first.iter().zip(&again).for_each(|(first, again)| is_the_same(first, again));
+        drop(again);
+        interner.sweep();
         if let [Ok(parsed)] = &*first
             && input.trim_ascii_start().starts_with(b"{")
         {
@@ -74,6 +76,8 @@ fn is_well_said(problem: &Problem, lines: usize) {
     assert_eq!(&*problem.file, FILE);
     assert!(problem.line >= 1 && problem.line as usize <= lines, "of {lines} lines: {problem:?}");
     assert!(!problem.message.is_empty(), "{problem:?}");
+    let text = problem.to_string();
+    assert!(text.starts_with(&format!("{FILE}:{}: ", problem.line)) && text.ends_with(&problem.message), "{text}");
     assert!(problem.path.len() <= PROBLEM_PATH_BYTES_MAX, "{} bytes of path", problem.path.len());
     assert!(problem.message.len() <= PROBLEM_MESSAGE_BYTES_MAX, "{} bytes of message", problem.message.len());
 }
@@ -89,7 +93,8 @@ fn is_taken(parsed: &Parsed, lines: usize) {
         is_well_said(warning, lines);
     }
     for field in &parsed.unsupported {
-        assert!(!field.path.is_empty() && field.line >= 1 && field.line as usize <= lines, "{field:?}");
+        assert!(field.to_string().starts_with(&field.path) && !field.path.is_empty());
+        assert!(field.line >= 1 && field.line as usize <= lines, "{field:?}");
     }
     is_usable(&parsed.pod);
 }

@@ -2,13 +2,16 @@
 //!
 //! An input is a file without its digest, which no mutation would ever make right.
 
+use std::path::Path;
+use std::sync::OnceLock;
+
 use probe_core::id::{ContainerId, ContainerName, ProbeType};
 use probe_core::spec::{Container, ContainerKind, Pod, Probes};
 use probe_core::time::Instant;
 use probe_core::worker::Worker;
 use probe_engine::clock;
 use probe_engine::limits::{MESSAGE_BYTES_MAX, STATE_BACKOFF_MAX};
-use probe_engine::state::{ContainerState, PodState, State, TerminationState, VERSION, Whole, Writer};
+use probe_engine::state::{self, ContainerState, PodState, State, TerminationState, VERSION, Whole, Writer};
 use prost::Message;
 use sha2::{Digest, Sha256};
 
@@ -28,7 +31,7 @@ const HEADER_BYTES: usize = 20;
 pub fn check(input: &[u8]) {
     assert!(State::parse(input.to_vec()).is_err(), "taken without a digest");
     let content = [input, &Sha256::digest(input)].concat();
-    let mut state = match State::parse(content.clone()) {
+    let mut state = match State::parse(content) {
         Ok(state) => state,
         Err(error) => {
             assert!(error.to_string().len() <= MESSAGE_BYTES_MAX, "{} bytes of error", error.to_string().len());
@@ -39,7 +42,10 @@ pub fn check(input: &[u8]) {
     let pods = pods(input).expect("what was taken can be read");
     assert!(state.len() <= pods.len() && state.is_empty() == pods.is_empty());
     let mut writer = Writer::default();
-    for pod in &pods {
+    for (index, pod) in pods.iter().enumerate() {
+        if index == pods.len() / 2 {
+            state.compact();
+        }
         // Of two with one UID the first is found, once.
         let first = pods.iter().find(|other| other.uid == pod.uid);
         if let Some(found) = state.take(&pod.uid.as_str().into()) {
@@ -51,10 +57,32 @@ pub fn check(input: &[u8]) {
     }
     assert!(state.is_empty());
     assert_eq!(writer.left_out(), 0);
-    let again = writer.finish(&Whole::now()).to_bytes();
+    let again = writer.finish(this_boot()).to_bytes();
     let written = again.get(..again.len() - 32).and_then(self::pods);
     assert_eq!(written.as_ref(), Some(&pods), "written and read again");
     assert!(State::parse(again).is_ok());
+}
+
+/// What is said of the whole of a file that is written now.
+fn this_boot() -> &'static Whole {
+    static WHOLE: OnceLock<Whole> = OnceLock::new();
+    WHOLE.get_or_init(Whole::now)
+}
+
+/// The same content as a file: it is read, or set aside.
+///
+/// # Panics
+/// Where the file means something else than its content.
+pub fn check_file(input: &[u8], directory: &Path) {
+    let content = [input, &Sha256::digest(input)].concat();
+    state::replace(directory, &content).expect("a directory that can be written to");
+    let read = State::read(directory);
+    let is_aside = directory.join(state::ASIDE_NAME).exists();
+    assert_eq!(is_aside, !directory.join(state::FILE_NAME).exists());
+    match State::parse(content) {
+        Ok(state) => assert_eq!((is_aside, read.len()), (false, state.len())),
+        Err(_) => assert!(is_aside && read.is_empty()),
+    }
 }
 
 /// Without what another boot's clock makes other numbers of.
@@ -99,6 +127,7 @@ fn is_usable(state: &PodState) {
     let containers: Vec<Container> = state.containers.iter().map(of).collect();
     let mut pod = Pod::new(state.uid.as_str().into(), "default", "pod", containers);
     pod.readiness_gates = state.gates.iter().map(|gate| gate.condition_type.as_str().into()).collect();
+    let _ = state.is_of_same_instances(&pod);
     assert!(state.gates(&pod).count() <= pod.readiness_gates.len());
     for condition in &state.conditions {
         let _ = (condition.status(), condition.since());
@@ -130,12 +159,21 @@ fn is_termination(known: &TerminationState) {
 pub fn mutate(input: &[u8], _dictionary: &str, len_max: usize, seed: u64) -> Option<Vec<u8>> {
     let mut draw = Draw::new(seed);
     let mut pods = pods(input)?;
+    let mut whole = Whole::decode_length_delimited(input.get(HEADER_BYTES..)?).unwrap_or_default();
+    match draw.below(8) {
+        0 => whole.clone_from(this_boot()),
+        1 => (whole.wall_ns, whole.monotonic_ns) = (number(&mut draw) as i64, number(&mut draw)),
+        2 => whole.boot_id = text(&mut draw),
+        _ => {}
+    }
     for _ in 0..=draw.below(3) {
         change(&mut pods, &mut draw);
     }
     let mut output = input[..HEADER_BYTES - 4].to_vec();
     output.extend_from_slice(&(pods.len() as u32).to_le_bytes());
-    output.extend_from_slice(&input[HEADER_BYTES..whole_end(input)?]);
+    if input[HEADER_BYTES - 5] >= 2 {
+        whole.encode_length_delimited(&mut output).ok()?;
+    }
     for pod in &pods {
         pod.encode_length_delimited(&mut output).ok()?;
     }
