@@ -30,6 +30,12 @@ impl Daemon {
         let metrics = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
         // Not beside the manifests, whose folder the daemon watches: it would wake up for each line.
         std::fs::create_dir_all(folder.join("log"))?;
+        let state = folder.join("state");
+        // What another daemon knew of these pods would be no measurement of this one.
+        match std::fs::remove_dir_all(&state) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
+            _ => {}
+        }
         let log_path = folder.join("log").join("daemon.log");
         let log = std::fs::File::create(&log_path)?;
         let child = Command::new(program)
@@ -38,7 +44,7 @@ impl Daemon {
             .arg("--socket")
             .arg(folder.join("api.sock"))
             .arg("--state-dir")
-            .arg(folder.join("state"))
+            .arg(&state)
             .args(["--metrics-listen", &metrics.to_string()])
             .args(extra)
             .stdin(Stdio::null())

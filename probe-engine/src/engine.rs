@@ -19,7 +19,7 @@ use probe_core::time::Instant;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Notify, mpsc, watch};
-use tokio::task::JoinHandle;
+use tokio::task::{AbortHandle, JoinHandle};
 use tracing::{error, info, warn};
 
 pub use self::ebpf::EbpfError;
@@ -418,6 +418,7 @@ impl Engine {
         self.state_end.send_replace(true);
         let mut hurry = pin!(hurry);
         let mut is_hurried = false;
+        let keepers: Vec<_> = self.state.iter().map(JoinHandle::abort_handle).collect();
         let last_state = join("state", self.state);
         tokio::select! {
             kept = tokio::time::timeout(limits::STATE_END_MAX, last_state) => if kept.is_err() {
@@ -425,6 +426,8 @@ impl Engine {
             },
             () = &mut hurry => is_hurried = true,
         }
+        // One that is late must not see the pods end: the file would be without them.
+        keepers.iter().for_each(AbortHandle::abort);
         if let Some((lifecycle, task)) = self.lifecycle {
             let hurry = async {
                 if !is_hurried {

@@ -250,9 +250,15 @@ impl Manager {
                 Ok(())
             }
             PodUpdate::Gate(uid, gate, status) => self.tell_results(Input::Gate(uid, gate, status)).await,
-            PodUpdate::Synced(source) => {
+            PodUpdate::Synced { source, is_whole } => {
                 info!(source, "source has been read");
-                self.state.compact();
+                if is_whole {
+                    self.state.clear();
+                } else {
+                    // Of pods whose manifest may be right the next time.
+                    self.state.compact();
+                    self.tell_results(Input::Untaken(self.state.left())).await?;
+                }
                 self.tell_results(Input::Synced(source)).await
             }
         }

@@ -114,28 +114,41 @@ impl Writer {
         Sha256::digest(&self.bytes).into()
     }
 
-    /// The content of a file.
+    /// A file, in the parts that it is written in.
     #[must_use]
-    pub fn finish(self, whole: &Whole) -> Vec<u8> {
-        let mut content = Vec::with_capacity(self.bytes.len() + ROOM_BYTES);
-        content.extend_from_slice(MAGIC);
-        content.push(VERSION);
-        content.extend_from_slice(&self.pods_len.to_le_bytes());
+    pub fn finish(self, whole: &Whole) -> Content {
+        let mut head = Vec::from(*MAGIC);
+        head.push(VERSION);
+        head.extend_from_slice(&self.pods_len.to_le_bytes());
         // A vector takes all that is put into it.
-        let _ = whole.encode_length_delimited(&mut content);
-        content.extend_from_slice(&self.bytes);
-        let digest = Sha256::digest(&content);
-        content.extend_from_slice(&digest);
-        content
+        let _ = whole.encode_length_delimited(&mut head);
+        let digest = Sha256::new().chain_update(&head).chain_update(&self.bytes).finalize().into();
+        Content { head, pods: self.bytes, digest }
+    }
+}
+
+/// All bytes of a file.
+#[derive(Debug)]
+pub struct Content {
+    head: Vec<u8>,
+    pods: Vec<u8>,
+    digest: [u8; DIGEST_BYTES],
+}
+
+impl Content {
+    /// In one piece.
+    #[must_use]
+    pub fn to_bytes(&self) -> Vec<u8> {
+        [&self.head, &self.pods, self.digest.as_slice()].concat()
     }
 }
 
 /// Puts `content` in the place of the file in `directory`: after this has returned well it outlives a crash of the node, before
-/// that the earlier file does.
+/// that the earlier file does. Returns how many bytes it has.
 ///
 /// # Errors
 /// Those of the file system.
-pub fn replace(directory: &Path, content: &[u8]) -> io::Result<()> {
+pub fn replace(directory: &Path, content: &Content) -> io::Result<u64> {
     let new = directory.join(format!("{FILE_NAME}.new"));
     // What a daemon that was killed has left; whatever else has that name is not written into.
     match fs::remove_file(&new) {
@@ -143,11 +156,13 @@ pub fn replace(directory: &Path, content: &[u8]) -> io::Result<()> {
         _ => {}
     }
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new)?;
-    file.write_all(content)?;
+    let parts = [&content.head, &content.pods, content.digest.as_slice()];
+    parts.iter().try_for_each(|part| file.write_all(part))?;
     file.sync_data()?;
     drop(file);
     fs::rename(&new, directory.join(FILE_NAME))?;
-    File::open(directory)?.sync_all()
+    File::open(directory)?.sync_all()?;
+    Ok(parts.iter().map(|part| part.len() as u64).sum())
 }
 
 /// What was read: the bytes of each pod, decoded when it is asked for.
@@ -158,6 +173,8 @@ pub struct State {
     places: HashMap<u64, (u32, u32)>,
     hasher: RandomState,
     whole: Whole,
+    /// Points of the monotonic clock are those of now.
+    is_of_this_boot: bool,
 }
 
 impl State {
@@ -222,6 +239,7 @@ impl State {
         if version >= 2 {
             self.whole =
                 Whole::decode_length_delimited(&mut rest).map_err(|error| StateError::Whole(error.to_string()))?;
+            self.is_of_this_boot = self.whole.is_of_this_boot();
         }
         for index in 0..u32::from_le_bytes(count) {
             let wrong = |what: String| StateError::Pod { index, what };
@@ -260,11 +278,32 @@ impl State {
         let (start, len) = self.places.remove(&self.hasher.hash_one(uid.as_str()))?;
         let message = self.bytes.get(start as usize..)?.get(..len as usize)?;
         let mut pod = PodState::decode(message).ok().filter(|pod| *pod.uid == *uid.as_str())?;
-        pod.arrive(&self.whole);
+        if !self.is_of_this_boot {
+            pod.arrive(&self.whole);
+        }
         if self.places.is_empty() {
             self.bytes = Vec::new();
         }
         Some(pod)
+    }
+
+    /// What has not been taken.
+    #[must_use]
+    pub fn left(&self) -> Vec<PodState> {
+        let message = |(start, len): &(u32, u32)| self.bytes.get(*start as usize..)?.get(..*len as usize);
+        let decoded = self.places.values().filter_map(|place| PodState::decode(message(place)?).ok());
+        let arrived = |mut pod: PodState| {
+            if !self.is_of_this_boot {
+                pod.arrive(&self.whole);
+            }
+            pod
+        };
+        decoded.map(arrived).collect()
+    }
+
+    /// Forgets all.
+    pub fn clear(&mut self) {
+        *self = State::default();
     }
 
     /// Gives back the memory of what has been taken.

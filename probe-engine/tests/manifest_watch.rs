@@ -48,7 +48,7 @@ impl Source {
         match update.expect("an update in time").expect("a source") {
             PodUpdate::Add(pod) => format!("+{}@{}", pod.name, pod.uid),
             PodUpdate::Remove(uid, _) => format!("-{uid}"),
-            PodUpdate::Synced(name) => format!("synced {name}"),
+            PodUpdate::Synced { source, .. } => format!("synced {source}"),
             other => panic!("{other:?}"),
         }
     }

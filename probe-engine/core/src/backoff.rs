@@ -182,6 +182,16 @@ mod tests {
     }
 
     #[test]
+    fn what_was_taken_apart_can_be_put_together_again() {
+        let mut backoff = Backoff::new();
+        assert_eq!(backoff.parts(), None);
+        backoff.advance(Some(Instant::from_secs(1)), &Limits::default(), Instant::from_secs(2));
+        let (wait, updated) = backoff.parts().expect("it has advanced");
+        assert_eq!((wait, updated), (Duration::from_secs(10), Instant::from_secs(2)));
+        assert_eq!(Backoff::of(wait, updated), backoff);
+    }
+
+    #[test]
     fn durations_look_like_gos() {
         let shown = |millis| {
             let mut text = String::new();

@@ -552,6 +552,15 @@ mod tests {
     }
 
     #[test]
+    fn a_container_has_the_hooks_that_it_was_given() {
+        let plain = Container::new("c".into(), ContainerKind::Regular, Probes::default());
+        assert_eq!((plain.post_start(), plain.pre_stop()), (None, None));
+        let hooks = Hooks { post_start: Some(Hook::Sleep(1)), pre_stop: Some(Hook::TcpSocket) };
+        let hooked = Container { hooks: Some(Arc::new(hooks)), ..plain };
+        assert_eq!((hooked.post_start(), hooked.pre_stop()), (Some(&Hook::Sleep(1)), Some(&Hook::TcpSocket)));
+    }
+
+    #[test]
     fn an_address_in_16_bytes_is_the_one_that_went_in() {
         let ip = |text: &str| text.parse::<IpAddr>().expect("an address");
         for text in ["10.1.2.3", "0.0.0.0", "255.255.255.255", "::", "::1", "fd00::7", "ff02::1"] {

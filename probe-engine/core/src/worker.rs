@@ -331,6 +331,9 @@ mod tests {
             assert_eq!(bench.step() == Step::Probe, !on_hold);
             assert_eq!((bench.worker.verdict(), bench.changes.len()), (Some(verdict), 0));
         }
+        let told = |passed, run| Memory::new(Readiness, Success, passed, run).run();
+        assert_eq!([told(true, 5), told(false, 2)], [(true, 5), (false, 2)]);
+        assert_eq!(Memory::new(Liveness, Failure, false, 3).run(), (false, 0), "on hold the run begins anew");
         let mut held = remembering(Liveness, Failure, false, 0);
         held.id = ContainerId::from("test://2");
         assert!(held.probe(true), "a new instance ends the hold");

@@ -74,12 +74,7 @@ impl Keeper {
         }
         let writer = self.collect().await?;
         self.stats.pods_left_out.store(writer.left_out().into(), Ordering::Relaxed);
-        let digest = writer.digest();
-        if self.written == Some(digest) {
-            self.is_current();
-        } else {
-            self.write(writer.finish(&Whole::now()), digest).await;
-        }
+        self.write(writer).await;
         Ok(())
     }
 
@@ -97,30 +92,42 @@ impl Keeper {
                 None => break,
             }
         }
+        let absent = |node: &Node| {
+            let absent = node.pasts.iter().filter(|(uid, _)| node.pods.get(uid).is_none());
+            absent.map(|(_, past)| Arc::clone(past)).collect::<Vec<_>>()
+        };
+        let mut absent = self.results.read(absent).await?;
+        absent.sort_unstable_by(|a, b| a.uid.cmp(&b.uid));
+        absent.iter().for_each(|past| writer.push(past));
         Ok(writer)
     }
 
-    async fn write(&mut self, content: Vec<u8>, digest: [u8; DIGEST_BYTES]) {
-        let directory = self.directory.clone();
-        let bytes = content.len() as u64;
+    /// Puts it in the place of what is in the file, unless that is the same.
+    async fn write(&mut self, writer: Writer) {
+        let (directory, before) = (self.directory.clone(), self.written);
         let (done, written) = oneshot::channel();
         // A thread of its own: the runtime's end waits for its blocking ones, and a file system may hang.
         let thread = Builder::new().name("state".to_owned()).spawn(move || {
+            let digest = writer.digest();
+            let result = match before == Some(digest) {
+                true => Ok(None),
+                false => state::replace(&directory, &writer.finish(&Whole::now())).map(Some),
+            };
             // Whoever asked may have gone.
-            let _ = done.send(state::replace(&directory, &content));
+            let _ = done.send((digest, result));
         });
         let written = match thread {
             Ok(_) => written.await.map_err(|_| "its thread panicked".to_owned()),
             Err(error) => Err(error.to_string()),
         };
         let error = match written {
-            Ok(Ok(())) => {
+            Ok((digest, Ok(bytes))) => {
                 self.written = Some(digest);
                 self.is_told = false;
-                self.stats.bytes.store(bytes, Ordering::Relaxed);
+                bytes.into_iter().for_each(|bytes| self.stats.bytes.store(bytes, Ordering::Relaxed));
                 return self.is_current();
             }
-            Ok(Err(error)) => error.to_string(),
+            Ok((_, Err(error))) => error.to_string(),
             Err(error) => error,
         };
         self.stats.errors.fetch_add(1, Ordering::Relaxed);

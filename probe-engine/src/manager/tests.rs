@@ -52,6 +52,7 @@ fn input_word(input: &Input) -> String {
         Input::Status(uid, _) => format!("status {uid}"),
         Input::Deleting(uid) => format!("deleting {uid}"),
         Input::Removed(uid) => format!("removed {uid}"),
+        Input::Untaken(left) => format!("untaken {}", left.len()),
         Input::Synced(source) => format!("synced {source}"),
         Input::Gate(uid, gate, _) => format!("gate {uid} {gate}"),
     }
@@ -341,7 +342,7 @@ async fn a_status_and_a_trigger_reach_results_and_the_shard_in_order() {
     bench.send(PodUpdate::Status(pod.uid.clone(), Arc::new(running(&pod, "fake://1")))).await;
     bench.send(PodUpdate::Status(PodUid::from("gone"), Arc::new(running(&pod, "fake://1")))).await;
     bench.send(PodUpdate::Trigger(pod.uid.clone(), ContainerName::from("c"), ProbeType::Liveness)).await;
-    bench.send(PodUpdate::Synced("manifests")).await;
+    bench.send(PodUpdate::Synced { source: "manifests", is_whole: true }).await;
     assert_eq!(bench.taken(), ["add a 3", "status a", "trigger a c Liveness"]);
     assert_eq!(bench.told_results(), ["added a", "status a", "synced manifests"]);
 }

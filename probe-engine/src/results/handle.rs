@@ -55,7 +55,9 @@ pub enum Input {
     Deleting(PodUid),
     /// The pod is gone.
     Removed(PodUid),
-    /// A source has been read once in whole.
+    /// What an earlier daemon knew of pods that are not here, and may come yet: their manifests could not be read.
+    Untaken(Vec<PodState>),
+    /// A source has been read once.
     Synced(&'static str),
     /// A condition was set from outside: a readiness gate's. `None` takes it away.
     Gate(PodUid, Arc<str>, Option<ConditionStatus>),

@@ -48,7 +48,7 @@ pub struct Node {
     pub pods_ready: u64,
     /// How fine the metric series are.
     pub series: SeriesLevels,
-    /// What an earlier daemon knew of pods, until each of their containers has had its turn.
+    /// What an earlier daemon knew of pods, until each of their containers has had its turn; and of pods that may come yet.
     pub pasts: HashMap<PodUid, Arc<PodState>>,
     /// Probes that have told of local trouble for too long; most of them may be over it.
     pub(super) troubled: HashSet<ProbeKey>,

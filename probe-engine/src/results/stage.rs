@@ -160,8 +160,9 @@ impl Stage {
                     status::remember(&mut record, &slots, past.as_deref());
                 }
                 self.node.insert(record);
-                if let Some(past) = past.filter(|_| waits_for_turns) {
-                    self.node.pasts.insert(uid.clone(), past);
+                match past.filter(|_| waits_for_turns) {
+                    Some(past) => drop(self.node.pasts.insert(uid.clone(), past)),
+                    None => drop(self.node.pasts.remove(&uid)),
                 }
                 self.refresh(&uid);
                 self.touch();
@@ -174,6 +175,10 @@ impl Stage {
                 }
             }
             Input::Removed(uid) => self.remove(&uid),
+            Input::Untaken(left) => {
+                let known = left.into_iter().map(|past| (PodUid::from(past.uid.as_str()), Arc::new(past)));
+                self.node.pasts.extend(known);
+            }
             Input::Synced(source) => {
                 if !self.node.synced.contains(&source) {
                     self.node.synced.push(source);

@@ -183,9 +183,7 @@ impl Control {
             Err(_) => Err(ControlError::NotShown { gate: gate.to_string() }),
         }
     }
-}
 
-impl Control {
     /// Makes the grace period of a pod that is being ended shorter.
     pub async fn shorten_grace(&self, namespace: &str, pod: &str, grace_seconds: u32) -> Result<(), ControlError> {
         let asked = (namespace.to_owned(), pod.to_owned());

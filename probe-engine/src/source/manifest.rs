@@ -79,7 +79,8 @@ pub async fn run(
             return;
         };
         table = next;
-        let sends = send(&updates, changes, &mut synced);
+        let is_whole = synced || table.status().errors.is_empty();
+        let sends = send(&updates, changes, is_whole, &mut synced);
         let taken = tokio::select! {
             taken = sends => taken,
             () = wanted_down(&mut shutdown) => return,
@@ -105,7 +106,7 @@ async fn read(config: Arc<ManifestConfig>, mut table: Table) -> Option<(Table, V
     reading.await.ok()
 }
 
-async fn send(updates: &PodUpdateSender, changes: Vec<Change>, synced: &mut bool) -> bool {
+async fn send(updates: &PodUpdateSender, changes: Vec<Change>, is_whole: bool, synced: &mut bool) -> bool {
     let named = |pod: &Pod| format!("{}/{}", pod.namespace, pod.name);
     let removed = changes.iter().filter(|change| matches!(change, Change::Remove(_))).count();
     let is_each_told = changes.len() <= limits::LOG_PODS_EACH_MAX;
@@ -137,7 +138,7 @@ async fn send(updates: &PodUpdateSender, changes: Vec<Change>, synced: &mut bool
     }
     if !*synced {
         *synced = true;
-        return updates.send(PodUpdate::Synced(NAME)).await.is_ok();
+        return updates.send(PodUpdate::Synced { source: NAME, is_whole }).await.is_ok();
     }
     true
 }

@@ -34,8 +34,13 @@ pub enum PodUpdate {
     Trigger(PodUid, ContainerName, ProbeType),
     /// A readiness gate's condition was set (control API); `None` = taken away.
     Gate(PodUid, Arc<str>, Option<ConditionStatus>),
-    /// This source has been read once in whole.
-    Synced(&'static str),
+    /// This source has been read once.
+    Synced {
+        /// Its name.
+        source: &'static str,
+        /// Nothing of it was unreadable or wrong: what it did not name is not wanted.
+        is_whole: bool,
+    },
 }
 
 /// The manager's entrance.

@@ -1,7 +1,7 @@
 //! What the state file holds of a pod.
 //!
 //! The numbers of fields are never used for something else; a field that goes leaves its number unused. Points in time are those
-//! of the wall clock, since a node may have started again.
+//! of the clock on which the daemon has them: the wall's, or for ends of instances the boot's, which [`Whole`] names.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -41,7 +41,8 @@ impl Whole {
         Whole { boot_id: boot_id(), wall_ns: nanos(clock::wall()), monotonic_ns: clock::now().as_nanos() }
     }
 
-    fn is_of_this_boot(&self) -> bool {
+    /// Blocks shortly.
+    pub(super) fn is_of_this_boot(&self) -> bool {
         !self.boot_id.is_empty() && self.boot_id == boot_id()
     }
 }
@@ -63,7 +64,7 @@ pub struct PodState {
     /// Initialized, ContainersReady and Ready, with the times of their last flips.
     #[prost(message, repeated, tag = "3")]
     pub conditions: Vec<ConditionState>,
-    /// Those that had something to be kept.
+    /// All of the pod's.
     #[prost(message, repeated, tag = "4")]
     pub containers: Vec<ContainerState>,
     /// Nothing of it runs, or will run, again.
@@ -218,7 +219,8 @@ impl PodState {
     #[must_use]
     pub fn of(record: &PodRecord, past: Option<&PodState>) -> PodState {
         if let Some(past) = past.filter(|_| record.status.is_none()) {
-            return PodState { gates: PodState::of(record, None).gates, ..past.clone() };
+            let gates = PodState::of(record, None).gates;
+            return PodState { gates, is_of_earlier_boot: false, ..past.clone() };
         }
         let container = |(spec, view): (&Container, ContainerView<'_>)| {
             let before = past.filter(|_| record.container_status(&view).is_none_or(|status| !has_begun(status)));
@@ -245,14 +247,10 @@ impl PodState {
         }
     }
 
-    /// Puts its points of the monotonic clock on the one of now. Of another boot no instance is left: what was known of it is
+    /// From another boot, or from version 1: puts its points in time on the monotonic clock of now. Of another boot no instance is left: what was known of it is
     /// forgotten, and a wait that is over by the wall clock is none.
     pub(super) fn arrive(&mut self, whole: &Whole) {
-        let is_of_this_boot = whole.is_of_this_boot();
         let is_of_version_1 = *whole == Whole::default();
-        if is_of_this_boot {
-            return;
-        }
         self.is_of_earlier_boot = !is_of_version_1;
         for container in &mut self.containers {
             if let Some(end) = &mut container.termination {

@@ -47,11 +47,15 @@ fn pod(uid: &str) -> PodState {
     }
 }
 
-fn content(pods: &[PodState]) -> Vec<u8> {
+fn finished(pods: &[PodState]) -> Content {
     let mut writer = Writer::default();
     pods.iter().for_each(|pod| writer.push(pod));
     assert_eq!(writer.left_out(), 0);
     writer.finish(&Whole::now())
+}
+
+fn content(pods: &[PodState]) -> Vec<u8> {
+    finished(pods).to_bytes()
 }
 
 /// With a digest that is right whatever the rest is.
@@ -106,7 +110,7 @@ fn a_pod_that_is_too_large_is_left_out_and_counted() {
     writer.push(&PodState { uid: "x".repeat(STATE_POD_BYTES_MAX + 1), ..pod("a") });
     writer.push(&pod("b"));
     assert_eq!(writer.left_out(), 1);
-    assert_eq!(State::parse(writer.finish(&Whole::now())).expect("a state").len(), 1);
+    assert_eq!(State::parse(writer.finish(&Whole::now()).to_bytes()).expect("a state").len(), 1);
 }
 
 #[test]
@@ -114,7 +118,7 @@ fn a_file_that_cannot_be_used_is_set_aside() {
     let directory = tempfile::tempdir().expect("a directory");
     let (path, aside) = (directory.path().join(FILE_NAME), directory.path().join(ASIDE_NAME));
     assert!(State::read(directory.path()).is_empty(), "no file is no trouble");
-    replace(directory.path(), &content(&[pod("a")])).expect("written");
+    replace(directory.path(), &finished(&[pod("a")])).expect("written");
     assert_eq!(State::read(directory.path()).len(), 1);
     std::fs::write(&path, "trouble").expect("written");
     assert!(State::read(directory.path()).is_empty());
@@ -126,7 +130,7 @@ fn a_file_that_cannot_be_used_is_set_aside() {
 fn the_file_is_for_its_owner_alone() {
     use std::os::unix::fs::PermissionsExt;
     let directory = tempfile::tempdir().expect("a directory");
-    replace(directory.path(), b"x").expect("written");
+    replace(directory.path(), &finished(&[])).expect("written");
     let mode = std::fs::metadata(directory.path().join(FILE_NAME)).expect("a file").permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
 }
@@ -158,7 +162,7 @@ fn of_an_earlier_boot(ago: Duration) -> PodState {
     (end.finished_ns, end.backoff_ns) = (9_000_000_000, 9_000_000_000);
     let mut writer = Writer::default();
     writer.push(&written);
-    State::parse(writer.finish(&whole)).expect("a state").take(&"a".into()).expect("the pod")
+    State::parse(writer.finish(&whole).to_bytes()).expect("a state").take(&"a".into()).expect("the pod")
 }
 
 #[test]
@@ -184,6 +188,9 @@ fn what_was_taken_takes_no_memory_and_the_rest_is_still_there() {
     let before = state.bytes.len();
     state.compact();
     assert!(state.bytes.len() < before);
+    let mut left: Vec<String> = state.left().into_iter().map(|pod| pod.uid).collect();
+    left.sort_unstable();
+    assert_eq!(left, ["a", "c"]);
     assert_eq!((state.take(&"c".into()), state.take(&"a".into())), (Some(pod("c")), Some(pod("a"))));
     assert!(state.bytes.is_empty());
 }

@@ -981,6 +981,33 @@ fn a_container_known_to_run_is_probed_at_once_whatever_the_type() {
     }
 }
 
+#[test]
+fn a_worker_goes_on_with_what_another_daemon_knew_of_its_instance() {
+    let mut world = World::new();
+    let status = Arc::new(pod_status([container_status("c", "test://1", running(START))]));
+    let memory = Memory::new(Liveness, Success, false, 2);
+    world.scheduler.add_pod_remembering(
+        Arc::new(pod("p", [one(Liveness, thresholds(1, 3))])),
+        Some(Arc::clone(&status)),
+        &|_, _| Some(memory),
+        START,
+        &mut |_, _, _| {},
+    );
+    world.settle();
+    world.answer(failure());
+    assert_eq!(world.verdicts_published(), [Some(Failure)], "the third in a row, and no initial value");
+    // Without an instance there is nothing to go on with.
+    let mut world = World::new();
+    world.scheduler.add_pod_remembering(
+        Arc::new(pod("p", [one(Liveness, thresholds(1, 3))])),
+        None,
+        &|_, _| Some(memory),
+        START,
+        &mut |_, _, _| {},
+    );
+    assert_eq!(world.verdict("c", Liveness), None);
+}
+
 // Ends.
 
 #[test]

@@ -87,19 +87,24 @@ struct Stop {
 impl PodWorker {
     pub(super) fn new(pod: Arc<Pod>, past: Option<&PodState>, context: Context) -> Self {
         let reason = if pod.init_containers.is_empty() { "ContainerCreating" } else { "PodInitializing" };
-        let is_over = past.is_some_and(|past| past.is_over);
-        let slot = |container: &Container| {
+        let slot = |container: &Container, is_over: bool| {
             let past = past.and_then(|past| past.container(&pod, container.name.as_str()));
             let mut slot = Slot::new(container.name.clone(), reason);
             let wait_max = context.config.backoff.max;
             past.into_iter().for_each(|past| slot.remember(past, container.kind, is_over, wait_max));
             slot
         };
-        let slots = pod.all_containers().map(slot).collect();
+        let slots = |is_over| -> Vec<Slot> { pod.all_containers().map(|container| slot(container, is_over)).collect() };
+        let mut restored = slots(past.is_some_and(|past| past.is_over));
+        let statuses: Vec<ContainerStatus> = restored.iter().map(|slot| slot.status.clone()).collect();
+        if !order::is_over(&pod, &statuses) {
+            // It never was, or another policy says now that it is not.
+            restored = slots(false);
+        }
         Self {
             pod,
             context,
-            slots,
+            slots: restored,
             start_queue: VecDeque::new(),
             starting: false,
             next_starts: VecDeque::new(),

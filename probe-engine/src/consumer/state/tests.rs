@@ -37,12 +37,12 @@ async fn content(bench: &Bench) -> Vec<u8> {
         written: None,
         is_told: false,
     };
-    keeper.collect().await.expect("the stage runs").finish(&Whole::default())
+    keeper.collect().await.expect("the stage runs").finish(&Whole::default()).to_bytes()
 }
 
-/// What a manager with this state and without a runtime says of a pod that it hears of.
-async fn added(state: State, pod: &Arc<Pod>) -> Input {
-    let (results, mut told) = mpsc::channel(16);
+/// What a manager with this state and without a runtime tells results of such an update.
+async fn told(state: State, update: PodUpdate) -> Vec<Input> {
+    let (results, mut inputs) = mpsc::channel(16);
     let (updates, updates_in) = mpsc::channel(16);
     let config = manager::Config {
         shards: vec![Arc::new(Sink)],
@@ -51,10 +51,15 @@ async fn added(state: State, pod: &Arc<Pod>) -> Input {
         runtime: RuntimeFacts { manages_containers: false, pod_ip: None },
         state,
     };
-    updates.send(PodUpdate::Add(Arc::clone(pod))).await.expect("room");
+    updates.send(update).await.expect("room");
     drop(updates);
     manager::run(config, updates_in).await;
-    told.recv().await.expect("the pod is told")
+    std::iter::from_fn(|| inputs.try_recv().ok()).collect()
+}
+
+/// The same of a pod that it hears of.
+async fn added(state: State, pod: &Arc<Pod>) -> Input {
+    told(state, PodUpdate::Add(Arc::clone(pod))).await.into_iter().next().expect("the pod is told")
 }
 
 async fn stats(bench: &Bench, probe_type: ProbeType) -> Arc<ProbeStats> {
@@ -182,4 +187,21 @@ async fn a_directory_that_is_gone_is_counted_and_does_not_end_it() {
     keeper.keep().await.expect("the stage runs");
     assert_eq!((keeper.stats.errors.load(Ordering::Relaxed), keeper.is_told), (2, false));
     std::fs::remove_dir_all(&directory).expect("it was there");
+}
+
+#[tokio::test]
+async fn what_could_not_be_read_at_the_start_stays_in_the_file_and_what_is_not_wanted_goes() {
+    let pod = simple_pod("uid-1", &[ProbeType::Readiness]);
+    let bench = Bench::start(16, 16);
+    bench.add(&pod, Some(running(&pod, "none://0"))).await;
+    let before = content(&bench).await;
+    for is_whole in [true, false] {
+        let state = State::parse(before.clone()).expect("a state");
+        let next = Bench::start(16, 16);
+        for input in told(state, PodUpdate::Synced { source: "manifests", is_whole }).await {
+            next.input(input).await;
+        }
+        let kept = State::parse(content(&next).await).expect("a state").take(&"uid-1".into());
+        assert_eq!(kept.is_some(), !is_whole);
+    }
 }

@@ -172,6 +172,7 @@ impl PodWorker {
     /// The pod's grace period has become shorter: what has its stop signal already is asked once more, with what is left.
     fn shorten(&mut self, grace_seconds: u64) {
         for index in 0..self.slots.len() {
+            self.slots[index].forget_stop();
             let SlotPhase::Ending(ending) = &mut self.slots[index].phase else {
                 continue;
             };
@@ -300,6 +301,8 @@ impl PodWorker {
             clock.sleep_until(clock.now() + RETRY).await;
             Called::StopAgain(stop)
         });
+        // Two may have been asked; the newer one goes on.
+        self.slots[index].forget_stop();
         self.slots[index].stop_again = Some(waiting);
     }
 }

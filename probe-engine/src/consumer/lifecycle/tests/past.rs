@@ -104,3 +104,10 @@ async fn what_was_to_be_started_again_is_whatever_its_exit_code() {
     world.add_with(&pod(&["a"], RestartPolicy::OnFailure), past(60, false, true, 0), false).await;
     world.instance(4).await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_was_over_under_another_policy_is_started() {
+    let mut world = World::new();
+    world.add_with(&pod(&["a"], RestartPolicy::Always), past(60, true, false, 0), true).await;
+    world.instance(4).await;
+}
