@@ -207,7 +207,7 @@ pub const API_CONNECTIONS_MAX: usize = 64;
 pub const API_REQUESTS_PER_CONNECTION_MAX: usize = 16;
 
 /// Bytes of one request to the control API. Larger: refused (OUT_OF_RANGE).
-pub const API_REQUEST_BYTES_MAX: usize = 64 * 1024;
+pub const API_REQUEST_BYTES_MAX: usize = 2 * 1024 * 1024;
 
 /// Bytes of one answer of the control API. Larger: refused by the client (OUT_OF_RANGE).
 pub const API_RESPONSE_BYTES_MAX: usize = 64 * 1024 * 1024;

@@ -52,6 +52,7 @@ pub fn pod(record: &PodRecord, passive: Option<&PassiveSettings>) -> v1::Pod {
             .map(|(spec, c)| container(spec, c, record.container_status(&c), max_age))
             .collect(),
         ignored_fields: pod.ignored_fields.iter().map(ToString::to_string).collect(),
+        source: String::new(),
     }
 }
 
@@ -281,6 +282,9 @@ fn probe(of: &ProbeRecord, spec: &ProbeSpec, max_age: Duration) -> v1::Probe {
         real_count: stats.real(),
         worst_case_detection_s: worst_case_detection_s(spec, max_age, stats.answer()),
         due_at: due(stats.due_ns(), clock::now()).map(|at| timestamp(clock::wall_of(at))),
+        paused_until: None,
+        on_hold: false,
+        durations: None,
     }
 }
 

@@ -22,6 +22,7 @@ use tonic::{Request, Response, Status};
 use super::selector::Selector;
 use super::socket::Socket;
 use super::v1::control_server::{Control as ControlApi, ControlServer};
+use super::v1::embedder_server::EmbedderServer;
 use super::{convert, logs, v1};
 use crate::consumer::events::{Event, EventsHandle, Watched};
 use crate::ebpf::PassiveSettings;
@@ -32,6 +33,14 @@ use crate::source::control::{Control, ControlError, Triggered};
 use crate::{clock, limits};
 
 mod connection;
+mod embedder;
+mod exec_calls;
+mod latency;
+mod pause;
+mod pods;
+mod watch_node;
+mod watch_pods;
+mod watch_results;
 
 /// Profile, architecture and system of this program.
 pub const BUILD: &str = if cfg!(debug_assertions) {
@@ -125,6 +134,7 @@ pub struct ServeError {
 pub async fn serve(mut socket: Socket, backend: Backend, shutdown: impl Future<Output = ()>) -> Result<(), ServeError> {
     let Some(listener) = socket.take_listener() else { return Ok(()) };
     let (ending, ended) = watch::channel(false);
+    let embedder_backend = backend.clone();
     let service = ControlServer::new(Service {
         backend,
         ended: ended.clone(),
@@ -132,6 +142,9 @@ pub async fn serve(mut socket: Socket, backend: Backend, shutdown: impl Future<O
     })
     .max_decoding_message_size(limits::API_REQUEST_BYTES_MAX)
     .max_encoding_message_size(limits::API_RESPONSE_BYTES_MAX);
+    let embedder = EmbedderServer::new(embedder::Embedder { backend: embedder_backend, ended: ended.clone() })
+        .max_decoding_message_size(limits::API_REQUEST_BYTES_MAX)
+        .max_encoding_message_size(limits::API_RESPONSE_BYTES_MAX);
     tracing::info!(socket = %socket.path().display(), "control API serving");
     let told = async move {
         shutdown.await;
@@ -142,6 +155,7 @@ pub async fn serve(mut socket: Socket, backend: Backend, shutdown: impl Future<O
         .timeout(limits::API_DEADLINE)
         .concurrency_limit_per_connection(limits::API_REQUESTS_PER_CONNECTION_MAX)
         .add_service(service)
+        .add_service(embedder)
         .serve_with_incoming_shutdown(connection::incoming(listener), told);
     tokio::select! {
         served = serving => served.map_err(|source| ServeError { path: socket.path().to_owned(), source }),
@@ -258,15 +272,49 @@ impl ControlApi for Service {
         Ok(Response::new(v1::SetReadinessGateResponse { pod: Some(pod) }))
     }
 
+    async fn add_pod(&self, request: Request<v1::AddPodRequest>) -> Result<Response<v1::AddPodResponse>, Status> {
+        pods::add(self, request.into_inner()).await.map(Response::new)
+    }
+
     async fn remove_pod(
         &self,
         request: Request<v1::RemovePodRequest>,
     ) -> Result<Response<v1::RemovePodResponse>, Status> {
-        let v1::RemovePodRequest { namespace, pod, grace_period_seconds } = request.into_inner();
-        let namespace = namespace_or_default(namespace);
-        let shortened = self.backend.control.shorten_grace(&namespace, &pod, grace_period_seconds).await;
-        shortened.map_err(|error| control_error(&error))?;
-        Ok(Response::new(v1::RemovePodResponse {}))
+        pods::remove(self, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn pause_probes(
+        &self,
+        request: Request<v1::PauseProbesRequest>,
+    ) -> Result<Response<v1::PauseProbesResponse>, Status> {
+        pause::pause(self, request.into_inner()).await.map(Response::new)
+    }
+
+    type WatchPodsStream = Parts<v1::WatchPodsResponse>;
+
+    async fn watch_pods(
+        &self,
+        request: Request<v1::WatchPodsRequest>,
+    ) -> Result<Response<Self::WatchPodsStream>, Status> {
+        watch_pods::watch(self, request.into_inner()).await.map(Response::new)
+    }
+
+    type WatchNodeStream = Parts<v1::WatchNodeResponse>;
+
+    async fn watch_node(
+        &self,
+        request: Request<v1::WatchNodeRequest>,
+    ) -> Result<Response<Self::WatchNodeStream>, Status> {
+        watch_node::watch(self, request.into_inner()).await.map(Response::new)
+    }
+
+    type WatchLatencyStream = Parts<v1::WatchLatencyResponse>;
+
+    async fn watch_latency(
+        &self,
+        request: Request<v1::WatchLatencyRequest>,
+    ) -> Result<Response<Self::WatchLatencyStream>, Status> {
+        latency::watch(self, request.into_inner()).await.map(Response::new)
     }
 
     type WatchEventsStream = Parts<v1::WatchEventsResponse>;

@@ -30,7 +30,7 @@ pub(super) fn run(args: &DeleteArgs, globals: &Globals) -> Result<Exit, CliError
         let request = v1::RemovePodRequest {
             namespace: args.namespace.clone(),
             pod: pod.clone(),
-            grace_period_seconds: args.grace_period,
+            grace_period_seconds: Some(args.grace_period),
         };
         link.client.remove_pod(request).await.map_err(|s| error_of(&s))?;
         output::print(&format!("pod/{pod}: ends within {} s\n", args.grace_period))?;

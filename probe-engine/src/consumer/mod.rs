@@ -3,5 +3,6 @@
 pub mod events;
 pub mod lifecycle;
 pub mod metrics;
+pub mod overview;
 pub mod state;
 pub mod status;
