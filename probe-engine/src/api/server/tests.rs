@@ -101,6 +101,7 @@ fn facts() -> Facts {
         ebpf_stats: None,
         metrics_address: None,
         node_name: "node-1".to_owned(),
+        instance: "this-one".to_owned(),
     }
 }
 
