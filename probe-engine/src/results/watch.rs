@@ -43,7 +43,7 @@ pub struct Part {
     pub gone: Vec<GonePod>,
     /// As they are now.
     pub pods: Vec<PodRecord>,
-    /// Up to where all is known, once this part is taken in; `None` before that is so.
+    /// Up to where all is known, once this part is taken in; `None` where it is not, and before [`News::Synced`].
     pub revision: Option<u64>,
 }
 
@@ -239,9 +239,10 @@ impl Cursor {
         if self.pending.is_empty() {
             self.pending = Vec::new();
             self.known = self.upper;
-            part.revision = Some(self.known);
             if self.stage == Stage::CatchingUp {
                 self.stage = Stage::CaughtUp;
+            } else {
+                part.revision = Some(self.known);
             }
         }
     }

@@ -18,6 +18,8 @@ use crate::runtime::none::NoneRuntime;
 use crate::runtime::{BoxFuture, RuntimeEvent, Started};
 use crate::source::PodUpdate;
 
+mod watching;
+
 /// The server over a results stage that knows two pods, on a socket of its own.
 struct Daemon {
     bench: Bench,

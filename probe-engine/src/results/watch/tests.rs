@@ -114,10 +114,11 @@ impl Watcher {
         }
         for record in &part.pods {
             let uid = record.pod.uid.to_string();
-            self.told.iter_mut().for_each(|told| drop(told.insert(uid.clone())));
+            self.told.iter_mut().for_each(|told| _ = told.insert(uid.clone()));
             self.picture.insert(uid, record.shard.expect("a mark"));
         }
-        self.place = part.revision.filter(|_| self.told.is_none()).or(self.place);
+        assert!(part.revision.is_none() || self.synced);
+        self.place = part.revision.or(self.place);
     }
 }
 
