@@ -11,6 +11,7 @@ use std::io;
 use std::path::PathBuf;
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use nix::sys::resource::{Resource, getrlimit};
@@ -273,7 +274,8 @@ impl Engine {
         };
         let manifests = engine.read_manifests(&config, choice, memory_limits);
         let state_stats = engine.keep_state(&config, &results);
-        engine.serve_admin(admin, &results, lifecycle_stats, state_stats);
+        let facts = engine.metrics_facts(&config, manager_start, manifests.clone(), lifecycle_stats, state_stats);
+        engine.serve_admin(admin, &results, facts);
         engine.serve_api(&config, socket, manager_start, manifests, &results, &events);
         engine.tell_started(&config);
         Ok(engine)
@@ -333,28 +335,43 @@ impl Engine {
         self.servers.push(tokio::spawn(told("control API", api)));
     }
 
-    fn serve_admin(
-        &mut self,
-        listener: Option<TcpListener>,
-        results: &ResultsHandle,
+    fn metrics_facts(
+        &self,
+        config: &Config,
+        started: Instant,
+        manifests: watch::Receiver<SourceStatus>,
         lifecycle: Arc<LifecycleStats>,
         state: Arc<StateStats>,
-    ) {
+    ) -> Facts {
         let pool = self.pool.handle();
-        let lane = move |handler| PoolLane { queued: pool.queue_len(handler), in_flight: pool.in_flight(handler) };
-        let facts = Facts {
+        let lane = move |handler| PoolLane {
+            queued: pool.queue_len(handler),
+            in_flight: pool.in_flight(handler),
+            in_flight_max: pool.in_flight_max(handler),
+        };
+        Facts {
             version: env!("CARGO_PKG_VERSION"),
+            started_at: clock::wall_of(started),
+            series: config.metrics_series,
             runtime: self.runtime.name(),
             runs_pods: self.runtime.manages_containers(),
             io: self.shards.iter().map(|shard| shard.kernel).collect(),
+            heartbeats: self.heartbeats(),
             in_flight_max: flights_max(self.shards.len()),
+            sources: vec![(manifest::NAME, manifests)],
             lifecycle: self.runtime.manages_containers().then_some(lifecycle),
             state,
             pool: Some(Arc::new(lane)),
             ebpf: self.ebpf.facts.clone(),
-        };
-        let heartbeats = self.shards.iter().map(ShardThread::heartbeat_ns).collect();
-        let health = Health::new(heartbeats, results.clone());
+        }
+    }
+
+    fn heartbeats(&self) -> Vec<Arc<AtomicU64>> {
+        self.shards.iter().map(ShardThread::heartbeat_ns).collect()
+    }
+
+    fn serve_admin(&mut self, listener: Option<TcpListener>, results: &ResultsHandle, facts: Facts) {
+        let health = Health::new(self.heartbeats(), results.clone());
         if let Some(listener) = listener {
             let admin = Admin::new(Metrics::new(results.clone(), facts), health.clone());
             self.servers.push(tokio::spawn(admin::serve(listener, admin, self.servers_end.subscribe())));

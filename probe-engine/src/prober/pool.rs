@@ -246,6 +246,12 @@ impl PoolHandle {
         let lane = self.shared.lane(LaneKind::of(handler));
         lane.in_flight.load(Ordering::Relaxed)
     }
+
+    /// Attempts at work in this handler's lane at most.
+    #[must_use]
+    pub fn in_flight_max(&self, handler: HandlerKind) -> usize {
+        self.shared.lane(LaneKind::of(handler)).in_flight_max
+    }
 }
 
 /// Who runs the commands of exec probes.
@@ -350,6 +356,7 @@ struct Lane {
     /// One per attempt at work.
     places: Semaphore,
     in_flight: AtomicUsize,
+    in_flight_max: usize,
 }
 
 impl Lane {
@@ -359,6 +366,7 @@ impl Lane {
             arrived: Notify::new(),
             places: Semaphore::new(concurrent_max),
             in_flight: AtomicUsize::new(0),
+            in_flight_max: concurrent_max,
         }
     }
 
