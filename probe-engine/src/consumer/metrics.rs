@@ -36,7 +36,7 @@ use crate::shard::metrics::{HandlerKind, Occupancy, OutcomeKind};
 use crate::source::manifest::SourceStatus;
 
 /// The handlers that the pool serves.
-const POOLED: [HandlerKind; 3] = [HandlerKind::Https, HandlerKind::Grpc, HandlerKind::Exec];
+pub(crate) const POOLED: [HandlerKind; 3] = [HandlerKind::Https, HandlerKind::Grpc, HandlerKind::Exec];
 
 /// How one handler of the pool stands.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -247,10 +247,10 @@ impl PoolHandle {
         lane.in_flight.load(Ordering::Relaxed)
     }
 
-    /// Attempts at work in this handler's lane at most.
+    /// Of them at most.
     #[must_use]
     pub fn in_flight_max(&self, handler: HandlerKind) -> usize {
-        self.shared.lane(LaneKind::of(handler)).in_flight_max
+        self.shared.lane(LaneKind::of(handler)).concurrent_max
     }
 }
 
@@ -355,8 +355,9 @@ struct Lane {
     arrived: Notify,
     /// One per attempt at work.
     places: Semaphore,
+    /// How many places there are.
+    concurrent_max: usize,
     in_flight: AtomicUsize,
-    in_flight_max: usize,
 }
 
 impl Lane {
@@ -365,8 +366,8 @@ impl Lane {
             queue: ArrayQueue::new(queue_len_max),
             arrived: Notify::new(),
             places: Semaphore::new(concurrent_max),
+            concurrent_max,
             in_flight: AtomicUsize::new(0),
-            in_flight_max: concurrent_max,
         }
     }
 

@@ -229,7 +229,7 @@ families! {
         SHARD_WORKERS: Gauge, Stable, "probe_engine_shard_workers", ["shard"],
             "Probe workers that live on the shard.";
         SHARD_TURN_AGE_SECONDS: Gauge, Stable, "probe_engine_shard_turn_age_seconds", ["shard"],
-            "Since the shard last finished a turn; an idle shard makes one every few seconds.";
+            "Since the shard last finished a turn; an idle shard makes one every second.";
         TURN_DURATION_SECONDS: Histogram, Alpha, "probe_engine_turn_duration_seconds", [],
             "Duration of the shards' turns, waiting apart.";
     }
