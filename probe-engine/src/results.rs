@@ -11,6 +11,7 @@
 pub(crate) mod fixture;
 mod handle;
 mod node;
+mod pauses;
 mod pods;
 mod series;
 mod stage;
@@ -31,6 +32,7 @@ pub use node::{
     CONDITIONS_LEN, ContainerRecord, ContainerView, Gate, LastReport, LocalTrouble, Node, PodRecord, ProbeRecord,
     StuckProbe, WallNs,
 };
+pub use pauses::{Paused, Standing};
 pub use pods::Pods;
 pub use series::{SeriesLevel, SeriesLevels};
 pub use stage::{Config, Stage};

@@ -23,7 +23,7 @@ use self::text::{Buckets, Kind, Labels, Text};
 use crate::consumer::lifecycle::LifecycleStats;
 use crate::consumer::state::StateStats;
 use crate::ebpf::stats::EbpfStats;
-use crate::results::{ResultsError, ResultsHandle, SeriesLevel, SeriesLevels};
+use crate::results::{ResultsError, ResultsHandle, SeriesLevel, SeriesLevels, Standing};
 use crate::shard::metrics::{HandlerKind, Occupancy, OutcomeKind};
 
 /// The handlers that the pool serves.
@@ -363,6 +363,24 @@ fn write_daemon(text: &mut Text, engine: &EngineSnapshot, levels: SeriesLevels, 
     if let Some(pool) = &facts.pool {
         write_pool(text, pool);
     }
+    write_standing(
+        text,
+        engine.held,
+        ("probe_engine_probes_held", "Liveness and startup probes on hold with a Failure whose container runs on."),
+        (
+            "probe_engine_probes_held_oldest_timestamp_seconds",
+            "Since when the first of them is, since 1970; 0 = none is.",
+        ),
+    );
+    write_standing(
+        text,
+        engine.paused,
+        ("probe_engine_probes_paused", "Probes that make no attempts because somebody has paused them."),
+        (
+            "probe_engine_probes_paused_oldest_timestamp_seconds",
+            "Since when the first of them is, since 1970; 0 = none is.",
+        ),
+    );
     text.family(
         "probe_engine_probes_stuck",
         Kind::Gauge,
@@ -394,6 +412,18 @@ fn write_daemon(text: &mut Text, engine: &EngineSnapshot, levels: SeriesLevels, 
         }
     }
     write_shards(text, engine, facts);
+}
+
+/// Two gauges: how many, and since when the first.
+fn write_standing(
+    text: &mut Text,
+    of: Standing,
+    count: (&'static str, &'static str),
+    oldest: (&'static str, &'static str),
+) {
+    text.family(count.0, Kind::Gauge, count.1).value(&Labels::none(), of.count);
+    let since = of.oldest.map_or(0, |at| u64::try_from(at.as_second()).unwrap_or_default());
+    text.family(oldest.0, Kind::Gauge, oldest.1).value(&Labels::none(), since);
 }
 
 fn write_series_level(text: &mut Text, levels: SeriesLevels, runs_pods: bool) {

@@ -41,6 +41,7 @@ fn word(command: &Command) -> String {
         Command::Status { uid, .. } => format!("status {uid}"),
         Command::StopLivenessAndStartup { uid } => format!("stop {uid}"),
         Command::Trigger { uid, container, probe_type } => format!("trigger {uid} {container} {probe_type}"),
+        Command::Pause { uid, .. } => format!("pause {uid}"),
         Command::Detect { target } => format!("detect {target}"),
         Command::Shutdown => "shutdown".to_owned(),
     }
@@ -54,6 +55,7 @@ fn input_word(input: &Input) -> String {
         Input::Removed(uid) => format!("removed {uid}"),
         Input::Untaken(left) => format!("untaken {}", left.len()),
         Input::Synced(source) => format!("synced {source}"),
+        Input::Pause(uid, _) => format!("pause {uid}"),
         Input::Gate(uid, gate, _) => format!("gate {uid} {gate}"),
     }
 }
@@ -458,4 +460,17 @@ async fn a_shorter_grace_is_told_once_and_leaves_who_waits_alone() {
     assert_eq!(bench.told_lifecycle(), ["remove a", "shorten a 20", "shorten a 0"]);
     bench.send(PodUpdate::Terminated(PodUid::from("a"))).await;
     assert_eq!(bench.told_lifecycle(), ["add a"], "the one that waited");
+}
+
+#[tokio::test]
+async fn a_pause_is_told_to_results_and_then_to_the_pods_shard() {
+    let mut bench = Bench::new(1, false);
+    bench.add(&three("a")).await;
+    bench.told_results();
+    bench.taken();
+    let pause = Arc::new(crate::results::fixture::pause(true));
+    bench.send(PodUpdate::Pause("a".into(), Arc::clone(&pause))).await;
+    assert_eq!((bench.told_results(), bench.taken()), (vec!["pause a".to_owned()], vec!["pause a".to_owned()]));
+    bench.send(PodUpdate::Pause("b".into(), pause)).await;
+    assert!(bench.taken().is_empty(), "of a pod that is gone no shard hears");
 }

@@ -43,6 +43,7 @@ fn pod(uid: &str) -> PodState {
             condition_type: "example.com/lb".to_owned(),
             condition: Some(ConditionState { status: 1, since_ns: 5 }),
         }],
+        pauses: Vec::new(),
         is_of_earlier_boot: false,
     }
 }

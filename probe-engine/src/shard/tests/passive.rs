@@ -278,8 +278,13 @@ impl<K: Kernel> Real<K> {
     /// A probe of this address every second, and what it counts.
     fn add(&self, addr: SocketAddr) -> Arc<ProbeStats> {
         let stats = Arc::new(ProbeStats::default());
-        let slot =
-            ProbeSlot { container: CONTAINER.into(), probe_type: READINESS, stats: Arc::clone(&stats), past: None };
+        let slot = ProbeSlot {
+            container: CONTAINER.into(),
+            probe_type: READINESS,
+            stats: Arc::clone(&stats),
+            past: None,
+            paused: None,
+        };
         let status = Some(running(self.now));
         let command = Command::AddPod { pod: pod("pod", every_second(addr.port())), slots: Box::new([slot]), status };
         self.sender.send(command).expect("room");
