@@ -278,7 +278,7 @@ mod tests {
             ("pause --all --for 1h --until 2026-11-28T14:00:00Z", "cannot be used with"),
             ("pause --all --for 25h", "not within 0 and 24 hours"),
             ("pause --all --for 0s", "not within 0 and 24 hours"),
-            ("pause --all --for -1h", "not within 0 and 24 hours"),
+            ("pause --all --for=-1h", "not within 0 and 24 hours"),
             ("pause --all --for soon", "it is written 90s, 30m or 1h30m"),
             ("pause --all --until noon", "it is written 2026-11-28T14:00:00Z"),
             ("pause --all --for 1h --type live", "possible values: startup, readiness, liveness"),

@@ -16,7 +16,7 @@ impl Stage {
         }
         let pod = Arc::clone(&record.pod);
         let names = pause.is_each_told.then(|| names_of(record, &concerned));
-        self.touch();
+        self.node.touch(uid);
         let Some(names) = names else { return };
         let (reason, message) = match pause.paused {
             Some(paused) => {
