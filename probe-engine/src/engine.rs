@@ -16,7 +16,6 @@ use std::time::Duration;
 use nix::sys::resource::{Resource, getrlimit};
 use probe_core::backoff;
 use probe_core::time::Instant;
-use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::{AbortHandle, JoinHandle};
@@ -29,10 +28,12 @@ use self::stepping::Stepping;
 use crate::api::admin::health::Health;
 use crate::api::admin::supervise::supervise;
 use crate::api::admin::{self, Admin, AdminError};
+use crate::api::dashboard::{Dashboard, Listeners};
 use crate::api::server::{self, Backend, ShardFacts, SourceFacts};
 use crate::api::socket::{Socket, SocketError};
-use crate::config::{Config, RuntimeChoice};
+use crate::config::{Config, DashboardListen, RuntimeChoice};
 use crate::consumer;
+use crate::consumer::board::Board;
 use crate::consumer::events::{self, EventSender, EventsHandle};
 use crate::consumer::lifecycle::{Lifecycle, LifecycleConfig, LifecycleInput, LifecycleStats};
 use crate::consumer::metrics::{Facts, Metrics, PoolLane};
@@ -217,14 +218,10 @@ impl Engine {
         let manager_start = clock::now();
         // Both before anything is started: a second daemon must fail without touching the first one's pods.
         let socket = Socket::bind(config.socket.as_deref().ok_or(EngineError::NoSocket)?)?;
-        let admin = match config.metrics_listen {
-            Some(address) => Some(admin::bind(address).await?),
-            None => None,
-        };
-        if let Some(Ok(bound)) = admin.as_ref().map(TcpListener::local_addr) {
-            // Port 0 was any free one: from here on it is known which.
-            config.metrics_listen = Some(bound);
-        }
+        let listeners = Listeners::bind(config.metrics_listen, config.dashboard_listen).await?;
+        // Port 0 was any free one, and the dashboard's place a rule: from here on it is known where they are.
+        config.metrics_listen = listeners.metrics_address();
+        config.dashboard_listen = listeners.dashboard_address().map_or(DashboardListen::Off, DashboardListen::At);
         std::fs::create_dir_all(&config.state_dir)
             .map_err(|source| EngineError::StateDir { path: config.state_dir.clone(), source })?;
         let state = State::read(&config.state_dir);
@@ -273,7 +270,8 @@ impl Engine {
         };
         let manifests = engine.read_manifests(&config, choice, memory_limits);
         let state_stats = engine.keep_state(&config, &results);
-        engine.serve_admin(admin, &results, lifecycle_stats, state_stats);
+        let board = engine.keep_board(&results);
+        engine.serve_admin(listeners, &results, lifecycle_stats, state_stats, (board, events.clone()));
         engine.serve_api(&config, socket, manager_start, manifests, &results, &events);
         engine.tell_started(&config);
         Ok(engine)
@@ -318,6 +316,7 @@ impl Engine {
             passive: self.ebpf.passive.as_ref().ok().map(|passive| Arc::clone(&passive.settings)),
             ebpf_stats: self.ebpf.facts.as_ref().map(|facts| Arc::clone(&facts.stats)),
             metrics_address: config.metrics_listen,
+            dashboard_address: dashboard_address(config),
             node_name: nix::unistd::gethostname().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default(),
         };
         let (facts_in, facts) = watch::channel(facts);
@@ -335,10 +334,11 @@ impl Engine {
 
     fn serve_admin(
         &mut self,
-        listener: Option<TcpListener>,
+        listeners: Listeners,
         results: &ResultsHandle,
         lifecycle: Arc<LifecycleStats>,
         state: Arc<StateStats>,
+        (board, events): (Board, EventsHandle),
     ) {
         let pool = self.pool.handle();
         let lane = move |handler| PoolLane { queued: pool.queue_len(handler), in_flight: pool.in_flight(handler) };
@@ -355,11 +355,20 @@ impl Engine {
         };
         let heartbeats = self.shards.iter().map(ShardThread::heartbeat_ns).collect();
         let health = Health::new(heartbeats, results.clone());
-        if let Some(listener) = listener {
-            let admin = Admin::new(Metrics::new(results.clone(), facts), health.clone());
-            self.servers.push(tokio::spawn(admin::serve(listener, admin, self.servers_end.subscribe())));
+        let admin = Admin::new(Metrics::new(results.clone(), facts), health.clone());
+        let passive = self.ebpf.passive.as_ref().ok().map(|passive| Arc::clone(&passive.settings));
+        let dashboard = || Dashboard::new(board, results.clone(), events, passive, self.servers_end.subscribe());
+        for (listener, router) in listeners.served(&admin, dashboard) {
+            self.servers.push(tokio::spawn(admin::serve(listener, router, self.servers_end.subscribe())));
         }
         self.servers.push(tokio::spawn(supervise(health, self.servers_end.subscribe())));
+    }
+
+    /// The dashboard's frames. They cost nothing as long as nobody looks.
+    fn keep_board(&mut self, results: &ResultsHandle) -> Board {
+        let board = Board::new(results.clone(), overviews(results, self.servers_end.subscribe()));
+        self.servers.push(tokio::spawn(board.clone().run(self.servers_end.subscribe())));
+        board
     }
 
     fn keep_state(&mut self, config: &Config, results: &ResultsHandle) -> Arc<StateStats> {
@@ -406,6 +415,7 @@ impl Engine {
             runtime = self.runtime.name(),
             socket = socket.as_deref(),
             metrics = config.metrics_listen.map(|address| address.to_string()),
+            dashboard = dashboard_address(config).map(|address| format!("http://{address}/")),
             "started"
         );
     }
@@ -467,6 +477,13 @@ impl Engine {
         join("thread", vec![threads]).await;
         join("stage", self.stages).await;
         info!("ended");
+    }
+}
+
+fn dashboard_address(config: &Config) -> Option<std::net::SocketAddr> {
+    match config.dashboard_listen {
+        DashboardListen::At(address) => Some(address),
+        DashboardListen::Auto | DashboardListen::Off => None,
     }
 }
 

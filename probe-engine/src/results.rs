@@ -17,6 +17,7 @@ mod stage;
 mod stats;
 #[cfg(test)]
 mod tests;
+mod timeline;
 mod totals;
 
 use std::sync::Arc;
@@ -35,6 +36,7 @@ pub use pods::Pods;
 pub use series::{SeriesLevel, SeriesLevels};
 pub use stage::{Config, Stage};
 pub use stats::{DURATION_BUCKETS_S, Durations, ProbeStats};
+pub use timeline::{Change, Changed, Timeline};
 pub use totals::ShardTotals;
 
 use crate::limits;

@@ -93,6 +93,8 @@ pub struct Facts {
     pub ebpf_stats: Option<Arc<EbpfStats>>,
     /// Where /metrics is.
     pub metrics_address: Option<SocketAddr>,
+    /// Where the dashboard is.
+    pub dashboard_address: Option<SocketAddr>,
     /// `spec.nodeName`
     pub node_name: String,
 }
@@ -554,6 +556,7 @@ fn info_of(facts: Facts) -> v1::GetInfoResponse {
         ebpf,
         ebpf_loaded: facts.passive.is_some(),
         metrics_address: facts.metrics_address.map(|a| a.to_string()).unwrap_or_default(),
+        dashboard_address: facts.dashboard_address.map(|a| a.to_string()).unwrap_or_default(),
         node_name: facts.node_name,
         pid: std::process::id(),
         ..v1::GetInfoResponse::default()

@@ -16,7 +16,7 @@ use tracing::{debug, info, warn};
 
 use super::handle::Ask;
 use super::node::{PodCount, cut, text_of};
-use super::{Inbox, Input, LocalTrouble, Node, PodRecord, ResultsError, ShardTotals, Update, UpdateQueue};
+use super::{Change, Changed, Inbox, Input, LocalTrouble, Node, PodRecord, ResultsError, ShardTotals, Update, UpdateQueue};
 use crate::clock;
 use crate::consumer::events::{EventSender, EventType, NewEvent};
 use crate::consumer::lifecycle::LifecycleInput;
@@ -265,6 +265,7 @@ impl Stage {
             return;
         }
         log_verdict(&record.pod, publish);
+        self.node.timeline.push(Change::of(publish, clock::wall_of(publish.at).into()));
         self.refresh(&publish.pod);
         self.touch();
         self.tell_lifecycle(publish);
@@ -406,6 +407,8 @@ impl Stage {
         if record.is_ready() != was_ready {
             let pod = &record.pod;
             info!(pod = %format_args!("{}/{}", pod.namespace, pod.name), ready = !was_ready, "pod readiness changed");
+            let what = Changed::Ready(!was_ready);
+            self.node.timeline.push(Change { pod: uid.clone(), at: clock::wall().into(), what });
             self.node.recount(Some(before), uid);
         }
     }

@@ -100,6 +100,7 @@ fn facts() -> Facts {
         passive: None,
         ebpf_stats: None,
         metrics_address: None,
+        dashboard_address: None,
         node_name: "node-1".to_owned(),
     }
 }
