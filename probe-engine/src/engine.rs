@@ -37,6 +37,7 @@ use crate::consumer::board::Board;
 use crate::consumer::events::{self, EventSender, EventsHandle};
 use crate::consumer::lifecycle::{Lifecycle, LifecycleConfig, LifecycleInput, LifecycleStats};
 use crate::consumer::metrics::{Facts, Metrics, PoolLane};
+use crate::consumer::overview::{self, Overviews};
 use crate::consumer::state::StateStats;
 use crate::ebpf::thread::Outputs;
 use crate::manager::{self, CommandSink, RuntimeFacts};
@@ -270,9 +271,13 @@ impl Engine {
         };
         let manifests = engine.read_manifests(&config, choice, memory_limits);
         let state_stats = engine.keep_state(&config, &results);
-        let board = engine.keep_board(&results);
-        engine.serve_admin(listeners, &results, lifecycle_stats, state_stats, (board, events.clone()));
-        engine.serve_api(&config, socket, manager_start, manifests, &results, &events);
+        let server_facts = engine.server_facts(&config, manager_start, manifests);
+        let metrics_facts = engine.metrics_facts(lifecycle_stats, state_stats);
+        let health = engine.health(&results);
+        let (overviews, board) = engine.watch_node(&results, &metrics_facts, &server_facts, &health);
+        let dashboard = engine.dashboard(board, &results, &events);
+        engine.serve_admin(listeners, dashboard, Metrics::new(results.clone(), metrics_facts), health);
+        engine.serve_api(socket, server_facts, overviews, &results, &events);
         engine.tell_started(&config);
         Ok(engine)
     }
@@ -297,15 +302,13 @@ impl Engine {
         Stepping::new(stepper, shards.collect())
     }
 
-    fn serve_api(
+    /// What `GetInfo` says; the sources' part is kept up to date.
+    fn server_facts(
         &mut self,
         config: &Config,
-        socket: Socket,
         started: Instant,
         manifests: watch::Receiver<SourceStatus>,
-        results: &ResultsHandle,
-        events: &EventsHandle,
-    ) {
+    ) -> watch::Receiver<server::Facts> {
         let shards = self.shards.iter();
         let facts = server::Facts {
             started_at: clock::wall_of(started),
@@ -321,28 +324,17 @@ impl Engine {
         };
         let (facts_in, facts) = watch::channel(facts);
         self.servers.push(tokio::spawn(follow(manifests, config.manifests.clone(), facts_in)));
-        let backend = Backend {
-            results: results.clone(),
-            events: events.clone(),
-            control: Control::new(self.updates.clone(), results.clone()),
-            runtime: Arc::clone(&self.runtime),
-            facts,
-        };
-        let api = server::serve(socket, backend, turned_true(self.servers_end.subscribe()));
-        self.servers.push(tokio::spawn(told("control API", api)));
+        facts
     }
 
-    fn serve_admin(
-        &mut self,
-        listeners: Listeners,
-        results: &ResultsHandle,
-        lifecycle: Arc<LifecycleStats>,
-        state: Arc<StateStats>,
-        (board, events): (Board, EventsHandle),
-    ) {
+    fn metrics_facts(&self, lifecycle: Arc<LifecycleStats>, state: Arc<StateStats>) -> Facts {
         let pool = self.pool.handle();
-        let lane = move |handler| PoolLane { queued: pool.queue_len(handler), in_flight: pool.in_flight(handler) };
-        let facts = Facts {
+        let lane = move |handler| PoolLane {
+            queued: pool.queue_len(handler),
+            in_flight: pool.in_flight(handler),
+            in_flight_max: pool.in_flight_max(handler),
+        };
+        Facts {
             version: env!("CARGO_PKG_VERSION"),
             runtime: self.runtime.name(),
             runs_pods: self.runtime.manages_containers(),
@@ -352,23 +344,65 @@ impl Engine {
             state,
             pool: Some(Arc::new(lane)),
             ebpf: self.ebpf.facts.clone(),
-        };
+        }
+    }
+
+    fn health(&self, results: &ResultsHandle) -> Health {
         let heartbeats = self.shards.iter().map(ShardThread::heartbeat_ns).collect();
-        let health = Health::new(heartbeats, results.clone());
-        let admin = Admin::new(Metrics::new(results.clone(), facts), health.clone());
+        Health::new(heartbeats, results.clone())
+    }
+
+    fn watch_node(
+        &mut self,
+        results: &ResultsHandle,
+        facts: &Facts,
+        server: &watch::Receiver<server::Facts>,
+        health: &Health,
+    ) -> (Overviews, Board) {
+        let (outputs, overviews, heatmaps) = overview::channel();
+        let config = overview::Config {
+            results: results.clone(),
+            facts: facts.clone(),
+            server: server.clone(),
+            health: health.clone(),
+        };
+        self.servers.push(tokio::spawn(overview::run(config, outputs, self.servers_end.subscribe())));
+        let board = Board::new(results.clone(), overviews.clone(), heatmaps);
+        self.servers.push(tokio::spawn(board.clone().run(self.servers_end.subscribe())));
+        (overviews, board)
+    }
+
+    fn dashboard(&self, board: Board, results: &ResultsHandle, events: &EventsHandle) -> Dashboard {
         let passive = self.ebpf.passive.as_ref().ok().map(|passive| Arc::clone(&passive.settings));
-        let dashboard = || Dashboard::new(board, results.clone(), events, passive, self.servers_end.subscribe());
+        Dashboard::new(board, results.clone(), events.clone(), passive, self.servers_end.subscribe())
+    }
+
+    fn serve_api(
+        &mut self,
+        socket: Socket,
+        facts: watch::Receiver<server::Facts>,
+        overviews: Overviews,
+        results: &ResultsHandle,
+        events: &EventsHandle,
+    ) {
+        let backend = Backend {
+            results: results.clone(),
+            events: events.clone(),
+            control: Control::new(self.updates.clone(), results.clone()),
+            runtime: Arc::clone(&self.runtime),
+            facts,
+            overviews,
+        };
+        let api = server::serve(socket, backend, turned_true(self.servers_end.subscribe()));
+        self.servers.push(tokio::spawn(told("control API", api)));
+    }
+
+    fn serve_admin(&mut self, listeners: Listeners, dashboard: Dashboard, metrics: Metrics, health: Health) {
+        let admin = Admin::new(metrics, health.clone());
         for (listener, router) in listeners.served(&admin, dashboard) {
             self.servers.push(tokio::spawn(admin::serve(listener, router, self.servers_end.subscribe())));
         }
         self.servers.push(tokio::spawn(supervise(health, self.servers_end.subscribe())));
-    }
-
-    /// The dashboard's frames. They cost nothing as long as nobody looks.
-    fn keep_board(&mut self, results: &ResultsHandle) -> Board {
-        let board = Board::new(results.clone(), overviews(results, self.servers_end.subscribe()));
-        self.servers.push(tokio::spawn(board.clone().run(self.servers_end.subscribe())));
-        board
     }
 
     fn keep_state(&mut self, config: &Config, results: &ResultsHandle) -> Arc<StateStats> {

@@ -5,7 +5,8 @@
 //! | `/`, `/pods/NAMESPACE/NAME` | the page |
 //! | `/assets/..` | its files |
 //! | `/api/v1/overview` | the node at a glance |
-//! | `/api/v1/events/stream` | server-sent events: a frame a second |
+//! | `/api/v1/heatmap` | latency over the last minutes |
+//! | `/api/v1/events/stream` | server-sent events: two frames a second |
 //! | `/api/v1/pods`, `/api/v1/pods?uid=..` | the rows of the table, of all pods or of these |
 //! | `/api/v1/pods/NAMESPACE/NAME` | one pod, like `describe`, with its timeline |
 //!
@@ -81,6 +82,7 @@ impl Dashboard {
             .route("/pods/{namespace}/{name}", get(assets::page))
             .route("/assets/{file}", get(assets::file))
             .route("/api/v1/overview", get(overview))
+            .route("/api/v1/heatmap", get(heatmap))
             .route("/api/v1/events/stream", get(stream::stream))
             .route("/api/v1/pods", get(pods))
             .route("/api/v1/pods/{namespace}/{name}", get(one_pod))
@@ -91,6 +93,10 @@ impl Dashboard {
 
 async fn overview(State(dashboard): State<Dashboard>) -> Response {
     json(&*dashboard.board.overview())
+}
+
+async fn heatmap(State(dashboard): State<Dashboard>) -> Response {
+    json(&dashboard.board.heatmap())
 }
 
 /// All rows, or with `?uid=A&uid=B` those of these pods.
@@ -116,7 +122,7 @@ async fn one_pod(State(dashboard): State<Dashboard>, Path((namespace, name)): Pa
             let text = format!("there is no pod {name:?} in namespace {namespace:?}\n");
             (StatusCode::NOT_FOUND, text).into_response()
         };
-        Ok(found.await?.map_or_else(missing, |pod| json(&pod)))
+        found.await.map(|pod| pod.map_or_else(missing, |pod| json(&pod)))
     };
     in_time(answer).await
 }

@@ -1,4 +1,5 @@
-//! What the dashboard's stream carries, once a second: the overview, and the rows of the table that changed.
+//! What the dashboard's stream carries, twice a second: the overview, the newest columns of the heatmap, and once a second the
+//! rows of the table that changed.
 //!
 //! One task makes each frame once for all browsers, and only while one of them is there. They share the newest, so a slow one
 //! misses frames: each says which version of the table it goes on from, and who has another reads the table anew.
@@ -18,18 +19,28 @@ use serde::Serialize;
 use tokio::sync::watch;
 
 use self::row::PodRow;
-use super::overview::{Overview, Overviews};
+use super::overview::heatmap::{Column, bounds_ns};
+use super::overview::{Heatmaps, Overview, Overviews};
 use crate::limits;
 use crate::results::{PodRecord, ResultsError, ResultsHandle};
+
+/// The table is looked at for every so many frames: once a second.
+const LOOK_EVERY: u64 = 2;
+
+/// Columns of the heatmap in each frame: those that may have changed since the frame before, and one more for a browser that
+/// missed it.
+const COLUMNS_PER_FRAME: usize = 3;
 
 /// One message of the stream.
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Frame {
+pub struct Frame<'a> {
     /// Counts up by one with each.
     pub sequence: u64,
     /// The node, as of now.
-    pub overview: Arc<Overview>,
+    pub overview: &'a Overview,
+    /// The newest columns; the last one grows until its second is over.
+    pub heatmap: Vec<&'a Column>,
     /// What changed in the table.
     pub table: TableChange,
 }
@@ -48,6 +59,22 @@ pub struct TableChange {
     pub rows: Vec<PodRow>,
     /// UIDs of pods that have no row any more.
     pub gone: Vec<String>,
+}
+
+impl TableChange {
+    fn nothing(version: u64, pods_count: usize) -> Self {
+        Self { from: version, version, pods_count, ..Self::default() }
+    }
+}
+
+/// The whole heatmap.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Heatmap {
+    /// Upper bounds of all buckets but the last, in nanoseconds, rising.
+    pub bounds_ns: Vec<u64>,
+    /// One per second in which the daemon ran, the oldest first.
+    pub columns: Vec<Column>,
 }
 
 /// The whole table.
@@ -71,6 +98,7 @@ pub struct Table {
 pub struct Board {
     results: ResultsHandle,
     overviews: Overviews,
+    heatmaps: Heatmaps,
     frames: Arc<watch::Sender<Option<Arc<str>>>>,
     version: Arc<AtomicU64>,
 }
@@ -78,14 +106,24 @@ pub struct Board {
 impl Board {
     /// One that makes no frames before [`Board::run`].
     #[must_use]
-    pub fn new(results: ResultsHandle, overviews: Overviews) -> Self {
-        Self { results, overviews, frames: Arc::new(watch::Sender::new(None)), version: Arc::default() }
+    pub fn new(results: ResultsHandle, overviews: Overviews, heatmaps: Heatmaps) -> Self {
+        Self { results, overviews, heatmaps, frames: Arc::new(watch::Sender::new(None)), version: Arc::default() }
     }
 
     /// The newest overview.
     #[must_use]
     pub fn overview(&self) -> Arc<Overview> {
         Arc::clone(&self.overviews.borrow())
+    }
+
+    /// The heatmap as it is.
+    #[must_use]
+    pub fn heatmap(&self) -> Heatmap {
+        let columns = Arc::clone(&self.heatmaps.borrow());
+        Heatmap {
+            bounds_ns: bounds_ns().to_vec(),
+            columns: columns.iter().map(|column| Column::clone(column)).collect(),
+        }
     }
 
     /// The frames to come, as JSON; as long as somebody holds this they are made.
@@ -148,9 +186,19 @@ impl Board {
                 self.forget(&mut told);
                 continue;
             }
-            let Ok(table) = self.look(&mut told).await else { return };
+            // The first frame has all rows.
+            let table = if told.sequence % LOOK_EVERY == 0 || told.pods.is_empty() {
+                let Ok(change) = self.look(&mut told).await else { return };
+                change
+            } else {
+                TableChange::nothing(self.version.load(Ordering::Acquire), told.pods_count)
+            };
+            told.pods_count = table.pods_count;
             told.sequence += 1;
-            let frame = Frame { sequence: told.sequence, overview, table };
+            let columns = Arc::clone(&self.heatmaps.borrow());
+            let newest = columns.iter().skip(columns.len().saturating_sub(COLUMNS_PER_FRAME));
+            let heatmap = newest.map(|column| &**column).collect();
+            let frame = Frame { sequence: told.sequence, overview: &overview, heatmap, table };
             let json = serde_json::to_string(&frame).expect("numbers and texts under names are always JSON");
             self.frames.send_replace(Some(json.into()));
         }
@@ -171,7 +219,7 @@ impl Board {
     async fn look(&self, told: &mut Told) -> Result<TableChange, ResultsError> {
         let from = self.version.load(Ordering::Acquire);
         told.round = told.round.wrapping_add(1);
-        let mut change = TableChange { from, version: from, ..TableChange::default() };
+        let mut change = TableChange::nothing(from, 0);
         let (mut pods, round) = (std::mem::take(&mut told.pods), told.round);
         for first in (0..).step_by(limits::RESULTS_PODS_PER_PART) {
             let room = limits::DASHBOARD_CHANGES_PER_FRAME_MAX - change.rows.len();
@@ -204,6 +252,7 @@ impl Board {
 #[derive(Default)]
 struct Told {
     sequence: u64,
+    pods_count: usize,
     /// Of looks.
     round: u32,
     pods: HashMap<PodUid, ToldPod>,
@@ -226,6 +275,7 @@ fn changed_of<'a>(
     for record in part {
         let digest = row::digest(record);
         let has_room = changed.len() < room;
+        let has_place = pods.len() < limits::DASHBOARD_PODS_MAX;
         match pods.get_mut(&record.pod.uid) {
             Some(told) => {
                 told.round = round;
@@ -234,7 +284,7 @@ fn changed_of<'a>(
                 }
                 told.digest = digest;
             }
-            None if !has_room || pods.len() >= limits::DASHBOARD_PODS_MAX => continue,
+            None if !has_room || !has_place => continue,
             None => drop(pods.insert(record.pod.uid.clone(), ToldPod { digest, round })),
         }
         changed.push(record.clone());

@@ -27,7 +27,7 @@ use crate::results::{ResultsError, ResultsHandle, SeriesLevel, SeriesLevels};
 use crate::shard::metrics::{HandlerKind, Occupancy, OutcomeKind};
 
 /// The handlers that the pool serves.
-const POOLED: [HandlerKind; 3] = [HandlerKind::Https, HandlerKind::Grpc, HandlerKind::Exec];
+pub(crate) const POOLED: [HandlerKind; 3] = [HandlerKind::Https, HandlerKind::Grpc, HandlerKind::Exec];
 
 /// How one handler of the pool stands.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -36,6 +36,8 @@ pub struct PoolLane {
     pub queued: usize,
     /// Attempts being made.
     pub in_flight: usize,
+    /// Of them at most.
+    pub in_flight_max: usize,
 }
 
 /// Asks the pool.

@@ -76,16 +76,16 @@ impl Listeners {
 
     /// Each listener with what is served there.
     #[must_use]
-    pub fn served(self, admin: &Admin, dashboard: impl FnOnce() -> Dashboard) -> Vec<(TcpListener, Router)> {
+    pub fn served(self, admin: &Admin, dashboard: Dashboard) -> Vec<(TcpListener, Router)> {
         let metrics = || admin.routes().merge(admin.latency_routes());
         match (self.metrics, self.dashboard) {
             (Some(listener), Place::WithMetrics) => {
-                vec![(listener, metrics().merge(dashboard().routes()))]
+                vec![(listener, metrics().merge(dashboard.routes()))]
             }
             (listener, place) => {
                 let mut served: Vec<_> = listener.map(|listener| (listener, metrics())).into_iter().collect();
                 if let Place::Own(listener) = place {
-                    served.push((listener, dashboard().routes().merge(admin.latency_routes())));
+                    served.push((listener, dashboard.routes().merge(admin.latency_routes())));
                 }
                 served
             }

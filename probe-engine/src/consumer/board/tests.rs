@@ -20,7 +20,7 @@ impl Desk {
     fn start() -> Self {
         let bench = Bench::start(16, 16);
         let (overviews, newest) = watch::channel(Arc::default());
-        let board = Board::new(bench.results.clone(), newest);
+        let board = Board::new(bench.results.clone(), newest, watch::channel(Arc::from([])).1);
         let (stop, stopping) = watch::channel(false);
         tokio::spawn(board.clone().run(stopping));
         Self { bench, board, overviews, _stop: stop }
@@ -32,7 +32,17 @@ impl Desk {
         self.bench.revision().await;
     }
 
+    /// The next frame for which the table was looked at.
     async fn frame(&self, frames: &mut watch::Receiver<Option<Arc<str>>>) -> Value {
+        loop {
+            let frame = self.any_frame(frames).await;
+            if frame["sequence"].as_u64().is_some_and(|sequence| sequence % LOOK_EVERY == 1) {
+                return frame;
+            }
+        }
+    }
+
+    async fn any_frame(&self, frames: &mut watch::Receiver<Option<Arc<str>>>) -> Value {
         self.overviews.send_replace(Arc::default());
         tokio::time::timeout(SOON, frames.changed()).await.expect("in time").expect("the board runs");
         let frame = frames.borrow_and_update().clone().expect("a frame");

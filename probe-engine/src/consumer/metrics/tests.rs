@@ -44,7 +44,7 @@ async fn small_node() -> (Bench, Metrics) {
     liveness.record(true, 30_000_000, 2, 2);
     liveness.record(false, 1_000_000_000, 3, 1);
     bench.push(Update::Metrics(Box::new(shard_counts())));
-    let pool: PoolView = Arc::new(|_| PoolLane { queued: 3, in_flight: 2 });
+    let pool: PoolView = Arc::new(|_| PoolLane { queued: 3, in_flight: 2, in_flight_max: 64 });
     let facts = Facts { io: vec!["io_uring"], pool: Some(pool), ebpf: Some(ebpf()), ..facts() };
     let metrics = Metrics::new(bench.results.clone(), facts);
     (bench, metrics)
