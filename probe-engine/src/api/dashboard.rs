@@ -103,8 +103,7 @@ async fn heatmap(State(dashboard): State<Dashboard>) -> Response {
 async fn pods(State(dashboard): State<Dashboard>, RawQuery(query): RawQuery) -> Response {
     let query = query.unwrap_or_default();
     let asked = url::form_urlencoded::parse(query.as_bytes()).filter(|(key, _)| key == "uid");
-    let uids: Vec<PodUid> =
-        asked.map(|(_, uid)| PodUid::from(&*uid)).take(limits::DASHBOARD_ROWS_ASKED_MAX).collect();
+    let uids: Vec<PodUid> = asked.map(|(_, uid)| PodUid::from(&*uid)).take(limits::DASHBOARD_ROWS_ASKED_MAX).collect();
     let answer = async {
         if !uids.is_empty() {
             return dashboard.board.rows(uids).await.map(|rows| json(&rows));

@@ -16,7 +16,9 @@ use tracing::{debug, info, warn};
 
 use super::handle::Ask;
 use super::node::{PodCount, cut, text_of};
-use super::{Change, Changed, Inbox, Input, LocalTrouble, Node, PodRecord, ResultsError, ShardTotals, Update, UpdateQueue};
+use super::{
+    Change, Changed, Inbox, Input, LocalTrouble, Node, PodRecord, ResultsError, ShardTotals, Update, UpdateQueue,
+};
 use crate::clock;
 use crate::consumer::events::{EventSender, EventType, NewEvent};
 use crate::consumer::lifecycle::LifecycleInput;

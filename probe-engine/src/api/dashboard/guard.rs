@@ -68,10 +68,21 @@ mod tests {
         for host in ["localhost", "LOCALHOST:9750", "127.0.0.1:9750", "127.1.2.3", "[::1]:9750", "[::1]"] {
             assert!(is_this_host(host), "{host}");
         }
-        for host in
-            ["", ":", "evil.example", "evil.example:9750", "localhost.evil.example", "127.0.0.1.evil.example", "10.0.0.1",
-             "localhost:x", "localhost:", "[::2]", "0.0.0.0", "127.0.0.1:9750:1", "[::ffff:10.0.0.1]"]
-        {
+        for host in [
+            "",
+            ":",
+            "evil.example",
+            "evil.example:9750",
+            "localhost.evil.example",
+            "127.0.0.1.evil.example",
+            "10.0.0.1",
+            "localhost:x",
+            "localhost:",
+            "[::2]",
+            "0.0.0.0",
+            "127.0.0.1:9750:1",
+            "[::ffff:10.0.0.1]",
+        ] {
             assert!(!is_this_host(host), "{host}");
         }
     }

@@ -106,7 +106,10 @@ mod tests {
         SocketAddr::from(([127, 0, 0, 1], port))
     }
 
-    async fn bound(metrics: Option<SocketAddr>, dashboard: DashboardListen) -> (Option<SocketAddr>, Option<SocketAddr>) {
+    async fn bound(
+        metrics: Option<SocketAddr>,
+        dashboard: DashboardListen,
+    ) -> (Option<SocketAddr>, Option<SocketAddr>) {
         let listeners = Listeners::bind(metrics, dashboard).await.expect("free ports");
         (listeners.metrics_address(), listeners.dashboard_address())
     }
@@ -129,7 +132,8 @@ mod tests {
 
     #[tokio::test]
     async fn the_same_address_twice_is_one_listener() {
-        let free = std::net::TcpListener::bind(local(0)).and_then(|listener| listener.local_addr()).expect("a free port");
+        let free =
+            std::net::TcpListener::bind(local(0)).and_then(|listener| listener.local_addr()).expect("a free port");
         assert_eq!(bound(Some(free), DashboardListen::At(free)).await, (Some(free), Some(free)));
     }
 

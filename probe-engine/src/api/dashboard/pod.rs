@@ -46,7 +46,14 @@ fn json_of_pod(record: &PodRecord, passive: Option<&PassiveSettings>) -> Value {
     let containers = record.containers().zip(&wire.containers).map(|((spec, view), wire)| {
         let probes = view.probes.iter().zip(&wire.probes).filter_map(|(probe, wire)| {
             let asked = spec.probes.by_type(probe.probe_type)?;
-            Some(json_of_probe(wire, probe.verdict, probe.probe_type.as_str(), row::target(&asked.handler), row::handler_kind(&asked.handler).as_str(), row::near(asked, probe)))
+            Some(json_of_probe(
+                wire,
+                probe.verdict,
+                probe.probe_type.as_str(),
+                row::target(&asked.handler),
+                row::handler_kind(&asked.handler).as_str(),
+                row::near(asked, probe),
+            ))
         });
         json!({
             "name": wire.name,

@@ -66,7 +66,10 @@ async fn a_frame_holds_what_changed_since_the_one_before() {
     let first = desk.frame(&mut frames).await;
     assert_eq!(names(&first["table"]["rows"]), ["a", "b"]);
     let quiet = desk.frame(&mut frames).await;
-    assert_eq!((&quiet["table"]["rows"], &quiet["table"]["from"]), (&Value::Array(Vec::new()), &quiet["table"]["version"]));
+    assert_eq!(
+        (&quiet["table"]["rows"], &quiet["table"]["from"]),
+        (&Value::Array(Vec::new()), &quiet["table"]["version"])
+    );
     desk.bench.push(publish("b", ProbeType::Readiness, "id", Some(Verdict::Success)));
     let changed = desk.frame(&mut frames).await;
     assert_eq!(names(&changed["table"]["rows"]), ["b"]);
