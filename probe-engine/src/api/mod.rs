@@ -1,4 +1,4 @@
-//! The control API (gRPC over a unix socket) and the HTTP servers: admin and dashboard.
+//! The control API (gRPC over a unix socket, and over TCP with TLS) and the HTTP servers: admin and dashboard.
 
 pub mod admin;
 pub mod convert;
@@ -18,3 +18,6 @@ pub mod socket;
 pub mod v1 {
     tonic::include_proto!("probeengine.v1");
 }
+
+/// The proto files and those they import, comments included, as an encoded `google.protobuf.FileDescriptorSet`.
+pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/control.descriptors"));

@@ -234,6 +234,15 @@ async fn label_values_of_a_manifest_cannot_forge_series() {
 }
 
 #[tokio::test]
+async fn every_line_is_of_a_family_of_the_table() {
+    let (_bench, metrics) = small_node().await;
+    let text = metrics.all().await.expect("the stage runs");
+    for line in text.lines().filter(|line| !line.starts_with('#')) {
+        assert_eq!(families::tests::in_table(line), Ok(()), "{line}");
+    }
+}
+
+#[tokio::test]
 async fn promtool_finds_nothing_to_say() {
     let (_bench, metrics) = small_node().await;
     let text = metrics.all().await.expect("the stage runs");
