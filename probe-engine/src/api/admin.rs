@@ -81,7 +81,6 @@ impl Admin {
     }
 
     /// Metrics and health, and what all other paths are answered with.
-    #[must_use]
     pub fn routes(&self) -> Router {
         Router::new()
             .route("/metrics", get(metrics))
@@ -94,7 +93,6 @@ impl Admin {
     }
 
     /// Latency: with the metrics, and with the dashboard where that is elsewhere.
-    #[must_use]
     pub fn latency_routes(&self) -> Router {
         Router::new().route("/api/v1/latency", get(latency)).with_state(self.clone())
     }

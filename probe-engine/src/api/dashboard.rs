@@ -75,7 +75,6 @@ impl Dashboard {
     }
 
     /// Its paths, guarded.
-    #[must_use]
     pub fn routes(self) -> Router {
         Router::new()
             .route("/", get(assets::page))
