@@ -46,11 +46,11 @@ const stream = new Stream({
   },
   state: (state) => connection.show(state),
 });
-/** All anew: what was missed while there was no connection, or another daemon. */
+/** All anew: what was missed while there was no connection, or another daemon. The rows follow with the first frame. */
 function resync() {
   sequence = 0;
+  rows.isCurrent = false;
   loadHeatmap();
-  loadRows();
   loadLatency();
   podPage.refresh();
 }

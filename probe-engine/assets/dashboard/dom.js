@@ -55,6 +55,6 @@ export function segments(parent, choices, chosen, choose) {
   press(chosen);
   return {
     press,
-    count: (key, count) => text(buttons.get(key).querySelector('.badge'), count === undefined ? '' : String(count)),
+    count: (key, count) => text(buttons.get(key).querySelector('.badge'), count === undefined ? '' : count.toLocaleString('en-US')),
   };
 }

@@ -27,13 +27,15 @@ export class Rows {
     this.version = -1;
     this.podsCount = 0;
     this.isLoaded = false;
+    /** What the daemon that is there now has told. */
+    this.isCurrent = false;
     this.columns = [];
     this.probeColumns = [];
   }
 
   /** All rows, as the daemon gave them. */
   load({ version, podsCount, columns, probeColumns, rows }) {
-    Object.assign(this, { version, podsCount, columns, probeColumns, isLoaded: true });
+    Object.assign(this, { version, podsCount, columns, probeColumns, isLoaded: true, isCurrent: true });
     this.pods = new Map();
     this.merge(rows);
   }
@@ -48,7 +50,7 @@ export class Rows {
 
   /** A frame's change; `false` where it does not go on from what is here: all rows must be read anew. */
   change({ from, version, podsCount, rows, gone }) {
-    if (!this.isLoaded || from > this.version) return false;
+    if (!this.isCurrent || from > this.version) return false;
     this.merge(rows);
     for (const uid of gone) this.pods.delete(uid);
     this.podsCount = podsCount;

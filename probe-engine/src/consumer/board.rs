@@ -186,8 +186,7 @@ impl Board {
                 self.forget(&mut told);
                 continue;
             }
-            // The first frame has all rows.
-            let table = if told.sequence % LOOK_EVERY == 0 || told.pods.is_empty() {
+            let table = if told.sequence.is_multiple_of(LOOK_EVERY) || !told.is_primed {
                 let Ok(change) = self.look(&mut told).await else { return };
                 change
             } else {
@@ -204,28 +203,26 @@ impl Board {
         }
     }
 
-    /// Nobody looks: what was told needs no memory, and whoever comes back reads the table anew.
+    /// Nobody looks: what was told needs no memory.
     fn forget(&self, told: &mut Told) {
-        if !told.pods.is_empty() {
-            told.pods = HashMap::new();
-            self.version.fetch_add(1, Ordering::AcqRel);
-        }
+        (told.pods, told.is_primed) = (HashMap::new(), false);
         if self.frames.borrow().is_some() {
             self.frames.send_replace(None);
         }
     }
 
-    /// What changed since the last look.
+    /// What changed since the last look. The first one only learns how the pods are: it makes another version, so that everybody
+    /// reads the table after it.
     async fn look(&self, told: &mut Told) -> Result<TableChange, ResultsError> {
-        let from = self.version.load(Ordering::Acquire);
+        let is_first = !std::mem::replace(&mut told.is_primed, true);
         told.round = told.round.wrapping_add(1);
-        let mut change = TableChange::nothing(from, 0);
         let (mut pods, round) = (std::mem::take(&mut told.pods), told.round);
+        let mut change = TableChange::default();
         for first in (0..).step_by(limits::RESULTS_PODS_PER_PART) {
             let room = limits::DASHBOARD_CHANGES_PER_FRAME_MAX - change.rows.len();
             let part = self.results.read(move |node| {
                 let part = node.pods.part(first..first + limits::RESULTS_PODS_PER_PART);
-                let changed = part.map(|part| changed_of(part, &mut pods, round, room));
+                let changed = part.map(|part| changed_of(part, &mut pods, round, room, is_first));
                 (node.pods.len(), changed, pods)
             });
             let (pods_count, changed, given_back) = part.await?;
@@ -240,9 +237,11 @@ impl Board {
             change.gone.push(uid.to_string());
         }
         told.pods = pods;
-        if !change.rows.is_empty() || !change.gone.is_empty() {
-            change.version = from + 1;
-            self.version.store(change.version, Ordering::Release);
+        let is_changed = is_first || !change.rows.is_empty() || !change.gone.is_empty();
+        change.from = self.version.fetch_add(u64::from(is_changed), Ordering::AcqRel);
+        change.version = change.from + u64::from(is_changed);
+        if is_first {
+            change.from = change.version;
         }
         Ok(change)
     }
@@ -253,6 +252,7 @@ impl Board {
 struct Told {
     sequence: u64,
     pods_count: usize,
+    is_primed: bool,
     /// Of looks.
     round: u32,
     pods: HashMap<PodUid, ToldPod>,
@@ -264,17 +264,18 @@ struct ToldPod {
     round: u32,
 }
 
-/// Pods of a part that are new or changed, at most `room` of them: the others wait for the next look.
+/// Pods of a part that are new or changed, at most `room` of them: the others wait for the next look. At the first look none is.
 fn changed_of<'a>(
     part: impl Iterator<Item = &'a PodRecord>,
     pods: &mut HashMap<PodUid, ToldPod>,
     round: u32,
     room: usize,
+    is_first: bool,
 ) -> Vec<PodRecord> {
     let mut changed = Vec::new();
     for record in part {
         let digest = row::digest(record);
-        let has_room = changed.len() < room;
+        let has_room = is_first || changed.len() < room;
         let has_place = pods.len() < limits::DASHBOARD_PODS_MAX;
         match pods.get_mut(&record.pod.uid) {
             Some(told) => {
@@ -287,7 +288,9 @@ fn changed_of<'a>(
             None if !has_room || !has_place => continue,
             None => drop(pods.insert(record.pod.uid.clone(), ToldPod { digest, round })),
         }
-        changed.push(record.clone());
+        if !is_first {
+            changed.push(record.clone());
+        }
     }
     changed
 }

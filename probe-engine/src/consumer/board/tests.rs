@@ -64,7 +64,7 @@ async fn a_frame_holds_what_changed_since_the_one_before() {
     desk.add("b").await;
     let mut frames = desk.board.frames();
     let first = desk.frame(&mut frames).await;
-    assert_eq!(names(&first["table"]["rows"]), ["a", "b"]);
+    assert_eq!((&first["table"]["rows"], &first["table"]["podsCount"]), (&Value::Array(Vec::new()), &2.into()));
     let quiet = desk.frame(&mut frames).await;
     assert_eq!(
         (&quiet["table"]["rows"], &quiet["table"]["from"]),
@@ -93,20 +93,19 @@ async fn the_table_with_the_frames_after_it_is_what_is_there() {
 }
 
 #[tokio::test]
-async fn who_comes_back_after_nobody_looked_has_another_version() {
+async fn who_comes_back_after_nobody_looked_must_read_the_table_anew() {
     let desk = Desk::start();
     desk.add("a").await;
     let mut frames = desk.board.frames();
     let first = desk.frame(&mut frames).await;
     drop(frames);
     desk.overviews.send_replace(Arc::default());
-    while desk.board.version.load(Ordering::Acquire) == first["table"]["version"].as_u64().expect("a number") {
+    while desk.board.frames.borrow().is_some() {
         tokio::time::sleep(Duration::from_millis(1)).await; // tidy: what nobody looks at gives no event
     }
     let mut frames = desk.board.frames();
     let again = desk.frame(&mut frames).await;
-    assert_ne!(again["table"]["from"], first["table"]["version"]);
-    assert_eq!(names(&again["table"]["rows"]), ["a"]);
+    assert!(again["table"]["from"].as_u64() > first["table"]["version"].as_u64());
 }
 
 #[tokio::test]
@@ -118,7 +117,7 @@ async fn more_changes_than_a_frame_holds_come_with_the_next_ones() {
     };
     let records = ["a", "b", "c"].map(record);
     let told = |pods: &mut HashMap<PodUid, ToldPod>, round| {
-        let changed = changed_of(records.iter(), pods, round, 2);
+        let changed = changed_of(records.iter(), pods, round, 2, false);
         changed.iter().map(|record| record.pod.uid.to_string()).collect::<Vec<_>>()
     };
     assert_eq!(told(&mut pods, 1), ["a", "b"]);
