@@ -19,6 +19,7 @@ use crate::api::socket;
 use crate::cli::logging::LogFormat;
 use crate::ebpf::{EbpfChoice, PassiveSettings};
 use crate::limits;
+use crate::results::SeriesLevel;
 use crate::shard::kernel::{CloseMode, IoChoice};
 
 /// Prefix of every variable.
@@ -160,6 +161,11 @@ pub struct Settings {
     #[arg(long, value_name = "ADDR|off|auto", value_parser = parse_dashboard_listen)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dashboard_listen: Option<String>,
+    /// What may have metric series of its own under the kubelet's and kube-state-metrics' names. A node with too many probes or
+    /// pods has coarser ones in any case (`probe_engine_metric_series_level` tells)
+    #[arg(long, value_enum)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub metrics_series: Option<SeriesLevel>,
     /// How shards do their I/O
     #[arg(long, value_enum)]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -248,6 +254,8 @@ pub struct Config {
     pub metrics_listen: Option<SocketAddr>,
     /// See [`Settings::dashboard_listen`].
     pub dashboard_listen: DashboardListen,
+    /// See [`Settings::metrics_series`].
+    pub metrics_series: SeriesLevel,
     /// See [`Settings::io`].
     pub io: IoChoice,
     /// See [`Settings::shards`].
@@ -337,6 +345,7 @@ fn defaults() -> Settings {
         socket: socket::default_path().ok(),
         metrics_listen: Some("127.0.0.1:9750".to_owned()),
         dashboard_listen: Some("auto".to_owned()),
+        metrics_series: Some(SeriesLevel::Probe),
         io: Some(IoChoice::Auto),
         shards: Some(narrow(cores.min(limits::SHARDS_MAX))),
         close: Some(CloseChoice::Fin),
@@ -384,6 +393,7 @@ fn effective(merged: BTreeMap<String, (Value, String)>) -> Result<Config, Config
             "off" => DashboardListen::Off,
             address => DashboardListen::At(address.parse().expect("checked by parse_dashboard_listen")),
         },
+        metrics_series: settings.metrics_series.expect("has a default"),
         io: settings.io.expect("has a default"),
         shards: usize::from(settings.shards.expect("has a default")),
         close: match settings.close.expect("has a default") {

@@ -10,6 +10,7 @@
 #[cfg(test)]
 pub(crate) mod fixture;
 mod handle;
+mod journal;
 mod node;
 mod pods;
 mod series;
@@ -19,6 +20,7 @@ mod stats;
 mod tests;
 mod timeline;
 mod totals;
+mod watch;
 
 use std::sync::Arc;
 
@@ -27,6 +29,7 @@ use probe_core::action::{LocalTooLong, Publish, Report};
 use tokio::sync::Notify;
 
 pub use handle::{Inbox, Input, PendingReport, ResultsError, ResultsHandle, ResultsSender, channel};
+pub use journal::GonePod;
 pub(crate) use node::cut;
 pub use node::{
     CONDITIONS_LEN, ContainerRecord, ContainerView, Gate, LastReport, LocalTrouble, Node, PodRecord, ProbeRecord,
@@ -38,6 +41,7 @@ pub use stage::{Config, Stage};
 pub use stats::{DURATION_BUCKETS_S, Durations, ProbeStats};
 pub use timeline::{Change, Changed, Timeline};
 pub use totals::ShardTotals;
+pub use watch::{News, Part, PodWatch, Select};
 
 use crate::limits;
 use crate::shard::metrics::ShardMetrics;
