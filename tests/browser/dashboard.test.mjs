@@ -24,8 +24,15 @@ const { ASSETS } = process.env;
 /** Longer than anything takes on a slow machine. */
 const PATIENCE_MS = 30000;
 const PODS_MANY = 10000;
-/** Frames while scrolling that 95 of 100 must not be slower than: a bound for two busy cores; the figure is printed. */
-const FRAME_P95_MAX_MS = 100;
+/** Frames while scrolling that half, and 95 of 100, must not be slower than: bounds for two cores that much else runs on (a frame
+ * without scrolling is printed beside them). */
+const FRAME_P50_MAX_MS = 120;
+const FRAME_P95_MAX_MS = 300;
+/** Time of a frame that is the table's own. */
+const RENDER_P95_MAX_MS = 30;
+
+// Pods that a test or their answers make special.
+const [FLAPPING, EVIL, LATE] = ['orders-6b4d', 'legacy-cms-0', 'reports-0'];
 
 // ---- the daemon ----
 
@@ -102,7 +109,8 @@ async function target(answer) {
   return { port: server.address().port, close: () => server.close() };
 }
 
-const probe = (handler, more = {}) => ({ periodSeconds: 1, timeoutSeconds: 1, ...handler, ...more });
+// The timeout is long: what is to be well must be so on a machine that is busy.
+const probe = (handler, more = {}) => ({ periodSeconds: 1, timeoutSeconds: 10, ...handler, ...more });
 const httpGet = (port, path = '/') => ({ httpGet: { port, path } });
 
 function pod(name, containers, { namespace = 'default', labels = {} } = {}) {
@@ -137,14 +145,17 @@ async function open(url, options = {}) {
 }
 
 async function fromFolder(page) {
-  await page.route('**/assets/*', async (route) => {
-    const response = await route.fetch();
-    await route.fulfill({ response, path: join(ASSETS, new URL(route.request().url()).pathname.split('/').pop()) });
-  });
-  await page.route((url) => url.pathname === '/' || url.pathname.startsWith('/pods/'), async (route) => {
-    const response = await route.fetch();
-    await route.fulfill({ response, path: join(ASSETS, 'index.html') });
-  });
+  const instead = (name) => async (route) => {
+    try {
+      const response = await route.fetch();
+      await route.fulfill({ response, path: join(ASSETS, name ?? new URL(route.request().url()).pathname.split('/').pop()) });
+    } catch {
+      // The page was closed meanwhile, or there is no daemon.
+      await route.abort().catch(() => {});
+    }
+  };
+  await page.route('**/assets/*', instead());
+  await page.route((url) => url.pathname === '/' || url.pathname.startsWith('/pods/'), instead('index.html'));
 }
 
 async function close(page) {
@@ -185,7 +196,7 @@ test('figures and rows are updated live', async ({ few, app }) => {
   const page = await open(few.url);
   await live(page);
   await until('all pods', async () => (await countText(page)) === '12 pods');
-  const row = page.locator('#grid-body .line', { hasText: 'flapping' });
+  const row = page.locator('#grid-body .line', { hasText: FLAPPING });
   await until('it is well', async () => (await row.getAttribute('data-state')) === 'well');
   app.flapping = false;
   await until('it is failing', async () => (await row.getAttribute('data-state')) === 'failing');
@@ -200,39 +211,45 @@ test('figures and rows are updated live', async ({ few, app }) => {
   await close(page);
 });
 
-test('the heatmap cell of a known latency lights within two seconds', async ({ few }) => {
-  const page = await open(few.url);
+test('the heatmap cell of a known latency lights within two seconds', async ({ lone }) => {
+  const page = await open(lone.url);
   await live(page);
-  await page.click('#heatmap-handlers [data-key=https], #heatmap-handlers [data-key=http]');
+  page.allowed.push(/willReadFrequently/);
+  await page.click('#heatmap-handlers [data-key=http]');
   const cell = () => page.evaluate(() => {
     const canvas = document.getElementById('heatmap');
     const { left, top, cellWidth, cellHeight, firstS, buckets } = Object.fromEntries(Object.entries(canvas.dataset).map(([key, value]) => [key, Number(value)]));
-    // The bucket of 180 ms: bounds are 10 us times 10^(n/7).
-    const bucket = Math.ceil(Math.log10(0.18 / 1e-5) * 7);
+    // Bounds are 10 us times 10^(n/7): 190 ms and what a busy machine adds are in the bucket to 193 ms or in one of the next.
+    const lowest = Math.ceil(Math.log10(0.19 / 1e-5) * 7);
     const scale = window.devicePixelRatio;
-    const y = top + (buckets - bucket - 0.5) * cellHeight;
     const context = canvas.getContext('2d');
     const lit = [];
     for (let index = 0; left + (index + 0.5) * cellWidth < canvas.clientWidth - 8; index += 1) {
-      const [r, g, b, a] = context.getImageData((left + (index + 0.5) * cellWidth) * scale, y * scale, 1, 1).data;
-      // Lines of the grid are grey; what was counted is not.
-      if (a > 200 && Math.max(r, g, b) - Math.min(r, g, b) > 30) lit.push([firstS + index, left + (index + 0.5) * cellWidth, y]);
+      for (const bucket of [lowest, lowest + 1, lowest + 2]) {
+        const [x, y] = [left + (index + 0.5) * cellWidth, top + (buckets - bucket - 0.5) * cellHeight];
+        const [r, g, b, a] = context.getImageData(x * scale, y * scale, 1, 1).data;
+        // Lines of the grid are grey; what was counted is not.
+        if (a > 200 && Math.max(r, g, b) - Math.min(r, g, b) > 30) lit.push([firstS + index, x, y]);
+      }
     }
     return lit;
   });
-  check((await cell()).length === 0, 'dark before the attempt');
+  // The first attempt comes within a period of the daemon's start; a trigger is obeyed after it, and the next one is far.
+  const [first] = await until('the first attempt', async () => { const found = await cell(); return found.length ? found : null; });
+  await until('a later second', () => Date.now() / 1000 > first[0] + 2);
+  const before = (await cell()).length;
   const triggered = Date.now();
-  const { code, said } = await few.cli('probe', 'pod/slow', '-c', 'web', '--type', 'readiness');
+  const { code, said } = await lone.cli('probe', 'pod/slow', '-c', 'web', '--type', 'readiness');
   const answered = Date.now();
   check(code === 0, `the attempt: ${said}`);
-  const lit = await until('a lit cell', async () => { const found = await cell(); return found.length ? found : null; });
+  const lit = await until('a lit cell', async () => { const found = await cell(); return found.length > before ? found.slice(before) : null; });
   figures.heatmapMs = Date.now() - answered;
   check(figures.heatmapMs <= 2000, `within two seconds of the attempt's end: ${figures.heatmapMs} ms`);
-  check(Math.abs(lit[0][0] * 1000 - answered) < 3000 && answered - triggered >= 180, `in the column of its second: ${lit[0][0]}`);
+  check(Math.abs(lit[0][0] * 1000 - answered) < 3000 && answered - triggered >= 190, `in the column of its second: ${lit[0][0]}`);
   const box = await page.locator('#heatmap').boundingBox();
   await page.mouse.move(box.x + lit[0][1], box.y + lit[0][2]);
   const readout = await until('the readout', async () => { const text = await page.textContent('#heatmap-readout'); return /1 of \d+ attempts/.test(text) ? text : null; });
-  check(/1\d\d ms – \d+ ms/.test(readout), `its bounds: ${readout}`);
+  check(/\d+ ms – (193|268|373) ms/.test(readout), `its bounds: ${readout}`);
   await page.focus('#heatmap');
   await page.keyboard.press('ArrowUp');
   await until('the keyboard moves the cursor', async () => (await page.textContent('#heatmap-readout')) !== readout);
@@ -261,25 +278,37 @@ test('ten thousand rows scroll at interactive speed', async ({ many }) => {
   await until('all rows', async () => (await countText(page)) === '10,000 pods');
   const elements = await page.$$eval('#grid-body .line', (lines) => lines.length);
   check(elements < 120, `only what is in sight is in the document: ${elements} lines`);
-  const frames = await page.evaluate(async () => {
+  const { idle, frames, renders } = await page.evaluate(async () => {
     const grid = document.getElementById('grid');
-    const times = [];
-    let last = performance.now();
-    for (let frame = 0; frame < 180; frame += 1) {
-      grid.scrollTop += 417;
-      await new Promise(requestAnimationFrame);
-      const now = performance.now();
-      times.push(now - last);
-      last = now;
-    }
+    const measure = async (count, step) => {
+      const times = [];
+      let last = performance.now();
+      for (let frame = 0; frame < count; frame += 1) {
+        step();
+        await new Promise(requestAnimationFrame);
+        const now = performance.now();
+        times.push(now - last);
+        last = now;
+      }
+      return times;
+    };
+    const renders = [];
+    new PerformanceObserver((list) => renders.push(...list.getEntriesByName('table').map((entry) => entry.duration))).observe({ entryTypes: ['measure'] });
+    const idle = await measure(40, () => {});
+    const frames = await measure(180, () => { grid.scrollTop += 417; });
     grid.scrollTop = grid.scrollHeight;
-    await new Promise(requestAnimationFrame);
-    await new Promise(requestAnimationFrame);
-    return times.sort((a, b) => a - b);
+    await measure(4, () => {});
+    return { idle, frames, renders };
   });
-  const at = (q) => frames[Math.floor(frames.length * q)];
-  Object.assign(figures, { frameP50Ms: round(at(0.5)), frameP95Ms: round(at(0.95)), frameMaxMs: round(frames.at(-1)), lines: elements });
-  check(at(0.95) < FRAME_P95_MAX_MS, `95 of 100 frames within ${FRAME_P95_MAX_MS} ms: ${at(0.95)} ms`);
+  const at = (times, q) => times.sort((a, b) => a - b)[Math.min(times.length - 1, Math.floor(times.length * q))];
+  const [p50, p95, render] = [at(frames, 0.5), at(frames, 0.95), at(renders, 0.95)];
+  Object.assign(figures, {
+    idleFrameP50Ms: round(at(idle, 0.5)), frameP50Ms: round(p50), frameP95Ms: round(p95), frameMaxMs: round(at(frames, 1)),
+    renderP50Ms: round(at(renders, 0.5)), renderP95Ms: round(render), renders: renders.length, lines: elements,
+  });
+  check(renders.length > 100, `the table was drawn while it was scrolled: ${renders.length} times`);
+  check(p50 < FRAME_P50_MAX_MS && p95 < FRAME_P95_MAX_MS, `frames within ${FRAME_P50_MAX_MS} and ${FRAME_P95_MAX_MS} ms: ${p50}, ${p95} ms`);
+  check(render < RENDER_P95_MAX_MS, `drawing the table within ${RENDER_P95_MAX_MS} ms: ${render} ms`);
   check((await shown(page)).length > 5, 'the end of the table is drawn');
   await shot(page, 'many');
   await close(page);
@@ -342,7 +371,7 @@ test('a pod has a page with a stable address', async ({ few }) => {
 });
 
 test('a pod that fails shows its events and when its verdict changed', async ({ few, app }) => {
-  const page = await open(`${few.url}/pods/default/flapping`);
+  const page = await open(`${few.url}/pods/default/${FLAPPING}`);
   await page.waitForSelector('.probe-card');
   app.flapping = false;
   await page.waitForSelector('.probe-card.failing');
@@ -368,13 +397,13 @@ test('a pod that is not there is told apart from one that cannot be read', async
 });
 
 test('what a target sends is shown as text', async ({ few }) => {
-  const page = await open(`${few.url}/pods/default/evil`);
+  const page = await open(`${few.url}/pods/default/${EVIL}`);
   const said = await until('the body', async () => { const text = await page.textContent('#pod-view'); return text.includes('<script>') ? text : null; });
   check(said.includes('<img src=x onerror=alert(1)>'), 'all of it');
   check((await page.$$('#pod-view script, #pod-view img')).length === 0, 'none of it is an element');
   await page.goto(few.url);
   await until('all pods', async () => (await countText(page)) === '12 pods');
-  await page.fill('#search', 'evil');
+  await page.fill('#search', EVIL);
   await until('one row', async () => (await countText(page)) === '1 of 12 pods');
   await page.focus('#grid');
   await page.keyboard.press('ArrowRight');
@@ -388,8 +417,24 @@ test('attempts that nearly took too long are near misses', async ({ few }) => {
   await until('all pods', async () => (await countText(page)) === '12 pods');
   await until('a near miss', async () => Number(await page.textContent('#states [data-key=near] .badge')) > 0);
   await page.click('#states [data-key=near]');
-  check((await shown(page)).includes('nearly-late'), `that one: ${await shown(page)}`);
+  check((await shown(page)).includes(LATE), `that one: ${await shown(page)}`);
   await close(page);
+});
+
+test('pictures of a node in light and dark', async ({ few, app }) => {
+  app.flapping = false;
+  for (const colorScheme of ['light', 'dark']) {
+    const page = await open(few.url, { colorScheme, viewport: { width: 1360, height: 900 } });
+    await until('a failing pod', async () => (await page.textContent('#states [data-key=failing] .badge')) !== '0');
+    await until('quantiles', async () => (await page.$$('#quantiles .curve')).length > 0);
+    await until('lines', async () => (await page.getAttribute('.tile[data-tile=rate] .spark path', 'd'))?.split('L').length > 12);
+    const box = await page.locator('#grid-body .line[aria-level="1"]').first().boundingBox();
+    await page.mouse.click(box.x + box.width / 2, box.y + box.height / 2);
+    await page.mouse.move(0, 0);
+    await shot(page, `dashboard-${colorScheme}`);
+    await close(page);
+  }
+  app.flapping = true;
 });
 
 test('a page without its daemon says so, and finds it again', async ({ few }) => {
@@ -485,27 +530,13 @@ test('one browser too many is told why', async ({ few }) => {
   }
 });
 
-test('pictures of a node in light and dark', async ({ few, app }) => {
-  app.flapping = false;
-  for (const colorScheme of ['light', 'dark']) {
-    const page = await open(few.url, { colorScheme, viewport: { width: 1360, height: 900 } });
-    await until('a failing pod', async () => (await page.textContent('#states [data-key=failing] .badge')) !== '0');
-    await until('quantiles', async () => (await page.$$('#quantiles .curve')).length > 0);
-    await until('lines', async () => (await page.getAttribute('.tile[data-tile=rate] .spark path', 'd'))?.split('L').length > 12);
-    const box = await page.locator('#grid-body .line[aria-level="1"]').first().boundingBox();
-    await page.mouse.click(box.x + box.width / 2, box.y + box.height / 2);
-    await page.mouse.move(0, 0);
-    await shot(page, `dashboard-${colorScheme}`);
-    await close(page);
-  }
-  app.flapping = true;
-});
-
 // ---- the run ----
 
 const round = (ms) => Math.round(ms * 10) / 10;
 
-function fewPods(app, slowPort) {
+const slowPod = (port) => pod('slow', { web: { readinessProbe: probe(httpGet(port), { periodSeconds: 12, timeoutSeconds: 5 }) } });
+
+function fewPods(app) {
   const web = (name, path, more) => pod(name, { web: { livenessProbe: probe(httpGet(app.port, path)), readinessProbe: probe(httpGet(app.port, path)) } }, more);
   const tcp = (name, more) => pod(name, { main: { livenessProbe: probe({ tcpSocket: { port: app.port } }) } }, more);
   return [
@@ -515,19 +546,25 @@ function fewPods(app, slowPort) {
     web('search-1', '/some-ms', {}),
     tcp('redis-0'), tcp('redis-1'), tcp('postgres-0'),
     pod('gateway-86bc', { proxy: { readinessProbe: probe({ tcpSocket: { port: app.port } }) }, auth: { readinessProbe: probe(httpGet(app.port, '/ok')), livenessProbe: probe({ tcpSocket: { port: app.port } }) } }),
-    pod('flapping', { web: { readinessProbe: probe(httpGet(app.port, '/flapping'), { failureThreshold: 1 }) } }),
-    pod('evil', { web: { readinessProbe: probe(httpGet(app.port, '/evil')) } }),
-    pod('nearly-late', { web: { readinessProbe: probe(httpGet(app.port, '/nearly-late')) } }),
-    // Made once when it starts, and then when a test says so.
-    pod('slow', { web: { readinessProbe: probe(httpGet(slowPort, '/'), { periodSeconds: 3600, initialDelaySeconds: 3600, timeoutSeconds: 5 }) } }),
+    pod(FLAPPING, { web: { readinessProbe: probe(httpGet(app.port, '/flapping'), { failureThreshold: 1 }) } }),
+    pod(EVIL, { web: { readinessProbe: probe(httpGet(app.port, '/evil')) } }),
+    pod(LATE, { web: { readinessProbe: probe(httpGet(app.port, '/nearly-late'), { periodSeconds: 5, timeoutSeconds: 5 }) } }),
+    pod('worker-0', { main: { readinessProbe: probe({ tcpSocket: { port: app.port } }) } }),
   ];
 }
 
-function manyPods(app, closedPort) {
+/** All on one server of the engine's own, which takes connections faster than one written in JavaScript. */
+function manyPods(openPort, closedPort) {
   return Array.from({ length: PODS_MANY }, (_, index) => {
-    const port = index % 100 === 99 ? closedPort : app.port;
-    return pod(`pod-${index}`, { main: { readinessProbe: probe({ tcpSocket: { port } }, { periodSeconds: 20, failureThreshold: 1 }), livenessProbe: probe({ tcpSocket: { port: app.port } }, { periodSeconds: 60 }) } }, { namespace: `shop-${Math.floor(index / 1000)}` });
+    const [port, failureThreshold] = index % 100 === 99 ? [closedPort, 1] : [openPort, 9];
+    return pod(`pod-${index}`, { main: { readinessProbe: probe({ tcpSocket: { port } }, { periodSeconds: 20, failureThreshold }), livenessProbe: probe({ tcpSocket: { port: openPort } }, { periodSeconds: 60 }) } }, { namespace: `shop-${Math.floor(index / 1000)}` });
   });
+}
+
+async function serveTcp() {
+  const child = spawn(BINARY, ['serve', 'tcp'], { stdio: ['ignore', 'pipe', 'ignore'] });
+  const [told] = await once(child.stdout, 'data');
+  return { child, port: Number(String(told).match(/:(\d+)/)[1]) };
 }
 
 async function serveApps() {
@@ -536,12 +573,13 @@ async function serveApps() {
   const app = await target((request, response) => {
     const path = request.url;
     if (path === '/flapping' && !state.flapping) response.writeHead(503).end('not now\n');
-    else if (path === '/evil') response.writeHead(500).end('<script>alert(1)</script><img src=x onerror=alert(1)>');
-    else if (path === '/nearly-late') later(response, 870);
+    // A redirect to another host is not followed: a warning, with what the body says.
+    else if (path === '/evil') response.writeHead(302, { location: 'http://elsewhere.invalid/' }).end('<script>alert(1)</script><img src=x onerror=alert(1)>');
+    else if (path === '/nearly-late') later(response, 4300);
     else if (path === '/some-ms') later(response, 2 + Math.random() * 25);
     else response.end('ok\n');
   });
-  const slow = await target((_, response) => later(response, 180));
+  const slow = await target((_, response) => later(response, 190));
   return { app: Object.assign(state, { port: app.port }), slow };
 }
 
@@ -549,19 +587,21 @@ async function main() {
   await mkdir(SHOTS, { recursive: true });
   const filter = process.env.CASE ?? '';
   const { app, slow } = await serveApps();
-  const [few, many] = [new Daemon('few', await freePort()), new Daemon('many', await freePort())];
+  const [few, many, lone] = [new Daemon('few', await freePort()), new Daemon('many', await freePort()), new Daemon('lone', await freePort())];
+  const crowd = await serveTcp();
   let failed = 0;
   try {
-    await Promise.all([few.start(), many.start()]);
-    await few.manifest('few.json', fewPods(app, slow.port));
-    await many.manifest('many.json', manyPods(app, await freePort()));
+    await Promise.all([few.start(), many.start(), lone.start()]);
+    await few.manifest('few.json', fewPods(app));
+    await lone.manifest('slow.json', [slowPod(slow.port)]);
+    await many.manifest('many.json', manyPods(crowd.port, await freePort()));
     browser = await chromium.launch({ executablePath: CHROMIUM, args: ['--no-sandbox', '--disable-gpu', '--disable-dev-shm-usage'] });
     figures.chromium = browser.version();
     for (const [name, run] of cases.filter(([name]) => name.includes(filter))) {
       const before = Date.now();
       let error = null;
       try {
-        await run({ few, many, app });
+        await run({ few, many, lone, app });
       } catch (thrown) {
         error = thrown.stack ?? String(thrown);
         failed += 1;
@@ -575,7 +615,7 @@ async function main() {
     console.log(JSON.stringify({ figures }));
   } finally {
     await browser?.close();
-    for (const daemon of [few, many]) daemon.child?.kill('SIGKILL');
+    for (const daemon of [few, many, lone, crowd]) daemon.child?.kill('SIGKILL');
   }
   process.exit(failed ? 1 : 0);
 }

@@ -40,7 +40,7 @@ export class Overview {
     text(byId('facts'), `v${o.version} · runtime ${o.runtime} · up ${age(o.uptimeNs / 1e6)}`);
     const pods = o.podsByPhase.reduce((sum, n) => sum + n, 0);
     const others = PHASES.map((phase, index) => [phase, o.podsByPhase[index]]).filter(([phase, n]) => n && phase !== 'Running');
-    this.#tile('rate', digits(o.attemptsPerSecond), `${count(o.probes)} probes`);
+    this.#tile('rate', digits(o.attemptsPerSecond), `${count(o.probes)} ${o.probes === 1 ? 'probe' : 'probes'}`);
     this.#tile('passive', percent(o.passiveShare), 'without a connection');
     this.#tile('failures', digits(o.failuresPerSecond), `${count(o.probesFailing)} probes failing`, o.probesFailing > 0 ? 'bad' : '');
     const late = o.lateness.count ? [o.lateness.p99Ns, 'last minute'] : [lateness, 'since start'];

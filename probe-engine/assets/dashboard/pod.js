@@ -6,7 +6,9 @@ import { read } from './stream.js';
 
 const EVERY_MS = 1000;
 const SPANS = [['10 min', 600e3], ['1 h', 3600e3], ['all', Infinity]];
-const BOX = { widthMin: 640, left: 150, right: 14, lane: 22, bar: 10, barFailed: 16 };
+const BOX = { widthMin: 320, left: 150, right: 14, lane: 22, bar: 10, barFailed: 16 };
+/** Below this width a timeline has less room for names, and fewer times. */
+const NARROW_PX = 640;
 /** Probes of a container get their first verdicts within so long after it was started. */
 const START_MS = 300;
 const VERDICTS = { Success: 'ok', Failure: 'fail', Unknown: 'unknown', True: 'ok', False: 'fail', '': 'none' };
@@ -162,12 +164,13 @@ export class PodPage {
     const fromMs = Math.max(pod.createdAtMs, pod.nowMs - this.span, Number.isFinite(this.span) ? 0 : Math.min(pod.createdAtMs, ...pod.timeline.changes.map((change) => change.atMs)));
     const lanes = this.#lanes(fromMs);
     const height = 8 + (lanes.length + 2) * BOX.lane + 22;
-    const width = Math.max(BOX.widthMin, this.view.clientWidth - 2);
-    const x = (ms) => BOX.left + ((Math.max(ms, fromMs) - fromMs) / Math.max(1000, pod.nowMs - fromMs)) * (width - BOX.left - BOX.right);
+    const width = Math.max(BOX.widthMin, this.view.clientWidth - 4);
+    const [left, steps] = width < NARROW_PX ? [96, 2] : [BOX.left, 4];
+    const x = (ms) => left + ((Math.max(ms, fromMs) - fromMs) / Math.max(1000, pod.nowMs - fromMs)) * (width - left - BOX.right);
     const plot = svg('svg', { class: 'timeline', viewBox: `0 0 ${width} ${height}`, width, height, role: 'img', 'aria-label': 'Verdicts, restarts and events over time; the events are listed below' });
     lanes.forEach((lane, index) => {
       const y = 8 + index * BOX.lane;
-      plot.append(svg('text', { class: 'axis', x: BOX.left - 10, y: y + 12, 'text-anchor': 'end' }, lane.name));
+      plot.append(svg('text', { class: 'axis', x: left - 10, y: y + 12, 'text-anchor': 'end' }, lane.name));
       for (const span of lane.spans) {
         // A failure is higher besides: colours are not everybody's.
         const bar = VERDICTS[span.verdict] === 'fail' ? BOX.barFailed : BOX.bar;
@@ -177,7 +180,7 @@ export class PodPage {
     });
     const lane = (index, name) => {
       const y = 8 + (lanes.length + index) * BOX.lane;
-      plot.append(svg('text', { class: 'axis', x: BOX.left - 10, y: y + 12, 'text-anchor': 'end' }, name));
+      plot.append(svg('text', { class: 'axis', x: left - 10, y: y + 12, 'text-anchor': 'end' }, name));
       return y + 8;
     };
     let y = lane(0, 'Starts');
@@ -194,9 +197,9 @@ export class PodPage {
         plot.append(svg('circle', { class: className, cx: x(atMs), cy: y, r: 4 }, svg('title', {}, `${clock(atMs)} ${event.reason}${of}: ${event.message}`)));
       }
     }
-    for (let step = 0; step <= 4; step += 1) {
-      const at = fromMs + ((pod.nowMs - fromMs) * step) / 4;
-      plot.append(svg('text', { class: 'axis', x: x(at), y: height - 4, 'text-anchor': step === 0 ? 'start' : step === 4 ? 'end' : 'middle' }, clock(at)));
+    for (let step = 0; step <= steps; step += 1) {
+      const at = fromMs + ((pod.nowMs - fromMs) * step) / steps;
+      plot.append(svg('text', { class: 'axis', x: x(at), y: height - 4, 'text-anchor': step === 0 ? 'start' : step === steps ? 'end' : 'middle' }, clock(at)));
     }
     const choices = el('div', 'segments', ...SPANS.map(([label, span]) => {
       const button = el('button', '', label);

@@ -44,6 +44,7 @@ export class Quantiles {
       const values = QUANTILES.map(([q]) => (total * (1 - q) >= 0.999 ? quantile(counts, q) * 1000 : 0));
       return { name, total, values, max: (counts.at(-1)?.[0] ?? 0) * 1000 };
     }).filter((of) => of.total > 0);
+    byId('quantiles-table').hidden = !handlers.length;
     this.#plot(handlers);
     this.#table(handlers);
   }
@@ -58,7 +59,7 @@ export class Quantiles {
       set(place, el('p', 'nothing', 'No attempt has connected, asked or run anything yet.'));
       return;
     }
-    const values = handlers.flatMap((of) => of.values).filter((ns) => ns > 0);
+    const values = handlers.flatMap((of) => [...of.values, of.max]).filter((ns) => ns > 0);
     const low = Math.floor(Math.log10(Math.min(...values)));
     const high = Math.max(low + 1, Math.ceil(Math.log10(Math.max(...values))));
     const x = (q) => BOX.left + ((-Math.log10(1 - q) - 0.301) / (4 - 0.301)) * (BOX.width - BOX.left - BOX.right);
@@ -78,6 +79,7 @@ export class Quantiles {
       const { colour, dashes } = colourOf(of.name);
       const points = of.values.map((ns, index) => [ns, QUANTILES[index][0]]).filter(([ns]) => ns > 0);
       const line = points.map(([ns, q]) => `${x(q).toFixed(1)},${y(ns).toFixed(1)}`);
+      if (!line.length) continue;
       plot.append(svg('path', { class: 'curve', d: `M${line.join('L')}`, stroke: colour, 'stroke-dasharray': dashes }));
       for (const [ns, q] of points) {
         plot.append(svg('circle', { cx: x(q), cy: y(ns), r: 3, fill: colour }, svg('title', {}, `${of.name}: ${duration(ns)}`)));
