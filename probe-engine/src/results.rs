@@ -12,6 +12,7 @@ pub(crate) mod fixture;
 mod handle;
 mod journal;
 mod node;
+mod pauses;
 mod pods;
 mod series;
 mod stage;
@@ -35,6 +36,7 @@ pub use node::{
     CONDITIONS_LEN, ContainerRecord, ContainerView, Gate, LastReport, LocalTrouble, Node, PodRecord, ProbeRecord,
     StuckProbe, WallNs,
 };
+pub use pauses::{Paused, Standing};
 pub use pods::Pods;
 pub use series::{SeriesLevel, SeriesLevels};
 pub use stage::{Config, Stage};

@@ -152,7 +152,7 @@ pub fn digest(record: &PodRecord) -> u64 {
         for probe in container.probes {
             probe.verdict.map(Verdict::as_str).hash(&mut hasher);
             probe.last().map(|last| last.at.as_nanosecond()).hash(&mut hasher);
-            probe.stats.has_failed().hash(&mut hasher);
+            (probe.stats.has_failed(), paused_until_ms(probe)).hash(&mut hasher);
             if let Some(asked) = spec.probes.by_type(probe.probe_type) {
                 near(asked, probe).hash(&mut hasher);
             }
@@ -198,10 +198,15 @@ fn probe_row(container: &Container, spec: &ProbeSpec, of: &ProbeRecord) -> Probe
         spec.timeout_seconds,
         spec.period_seconds,
         near(spec, of),
-        0,
+        paused_until_ms(of),
         stats.answer() == Answer::Passive,
         cut(last.message, limits::DASHBOARD_MESSAGE_BYTES_MAX).to_owned(),
     )
+}
+
+/// 0 where it is not paused.
+fn paused_until_ms(of: &ProbeRecord) -> i64 {
+    of.paused(clock::now()).map_or(0, |paused| Timestamp::from(paused.until).as_millisecond())
 }
 
 /// What the newest attempt saw.
