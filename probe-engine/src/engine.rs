@@ -29,13 +29,13 @@ use self::stepping::Stepping;
 use crate::api::admin::health::Health;
 use crate::api::admin::supervise::supervise;
 use crate::api::admin::{self, Admin, AdminError};
-use crate::api::server::{self, Backend, ShardFacts, SourceFacts};
+use crate::api::server::{self, Backend, ShardFacts, SourceFacts, Tcp, TcpError};
 use crate::api::socket::{Socket, SocketError};
 use crate::config::{Config, RuntimeChoice};
 use crate::consumer;
 use crate::consumer::events::{self, EventSender, EventsHandle};
 use crate::consumer::lifecycle::{Lifecycle, LifecycleConfig, LifecycleInput, LifecycleStats};
-use crate::consumer::metrics::{Facts, Metrics, PoolLane};
+use crate::consumer::metrics::{Facts, Metrics, PoolLane, TcpStats};
 use crate::consumer::state::StateStats;
 use crate::ebpf::thread::Outputs;
 use crate::manager::{self, CommandSink, RuntimeFacts};
@@ -84,6 +84,9 @@ pub enum EngineError {
     /// The admin server.
     #[error(transparent)]
     Admin(#[from] AdminError),
+    /// The control API over TCP.
+    #[error(transparent)]
+    Tcp(#[from] TcpError),
     /// The state directory.
     #[error("cannot make the state directory {path}: {source}; name another with --state-dir")]
     StateDir {
@@ -215,8 +218,16 @@ impl Engine {
     /// What could not be started.
     pub async fn start(mut config: Config, choice: RuntimeChoice) -> Result<Self, EngineError> {
         let manager_start = clock::now();
-        // Both before anything is started: a second daemon must fail without touching the first one's pods.
+        // All before anything is started: a second daemon must fail without touching the first one's pods.
         let socket = Socket::bind(config.socket.as_deref().ok_or(EngineError::NoSocket)?)?;
+        let tcp = match &mut config.api_listen {
+            Some(listen) => {
+                let tcp = Tcp::bind(listen.address, &listen.files).await?;
+                listen.address = tcp.address();
+                Some(tcp)
+            }
+            None => None,
+        };
         let admin = match config.metrics_listen {
             Some(address) => Some(admin::bind(address).await?),
             None => None,
@@ -273,8 +284,9 @@ impl Engine {
         };
         let manifests = engine.read_manifests(&config, choice, memory_limits);
         let state_stats = engine.keep_state(&config, &results);
-        engine.serve_admin(admin, &results, lifecycle_stats, state_stats);
-        engine.serve_api(&config, socket, manager_start, manifests, &results, &events);
+        let tcp_stats = tcp.as_ref().map(Tcp::stats);
+        engine.serve_admin(admin, &results, lifecycle_stats, state_stats, tcp_stats);
+        engine.serve_api(&config, (socket, tcp), manager_start, manifests, &results, &events);
         engine.tell_started(&config);
         Ok(engine)
     }
@@ -302,7 +314,7 @@ impl Engine {
     fn serve_api(
         &mut self,
         config: &Config,
-        socket: Socket,
+        (socket, tcp): (Socket, Option<Tcp>),
         started: Instant,
         manifests: watch::Receiver<SourceStatus>,
         results: &ResultsHandle,
@@ -318,6 +330,7 @@ impl Engine {
             passive: self.ebpf.passive.as_ref().ok().map(|passive| Arc::clone(&passive.settings)),
             ebpf_stats: self.ebpf.facts.as_ref().map(|facts| Arc::clone(&facts.stats)),
             metrics_address: config.metrics_listen,
+            api_address: config.api_listen.as_ref().map(|listen| listen.address),
             node_name: nix::unistd::gethostname().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default(),
         };
         let (facts_in, facts) = watch::channel(facts);
@@ -329,7 +342,8 @@ impl Engine {
             runtime: Arc::clone(&self.runtime),
             facts,
         };
-        let api = server::serve(socket, backend, turned_true(self.servers_end.subscribe()));
+        let end = turned_true(self.servers_end.subscribe());
+        let api = server::serve(socket, tcp, backend, self.health(results), end);
         self.servers.push(tokio::spawn(told("control API", api)));
     }
 
@@ -339,6 +353,7 @@ impl Engine {
         results: &ResultsHandle,
         lifecycle: Arc<LifecycleStats>,
         state: Arc<StateStats>,
+        tcp: Option<Arc<TcpStats>>,
     ) {
         let pool = self.pool.handle();
         let lane = move |handler| PoolLane { queued: pool.queue_len(handler), in_flight: pool.in_flight(handler) };
@@ -350,16 +365,20 @@ impl Engine {
             in_flight_max: flights_max(self.shards.len()),
             lifecycle: self.runtime.manages_containers().then_some(lifecycle),
             state,
+            tcp,
             pool: Some(Arc::new(lane)),
             ebpf: self.ebpf.facts.clone(),
         };
-        let heartbeats = self.shards.iter().map(ShardThread::heartbeat_ns).collect();
-        let health = Health::new(heartbeats, results.clone());
+        let health = self.health(results);
         if let Some(listener) = listener {
             let admin = Admin::new(Metrics::new(results.clone(), facts), health.clone());
             self.servers.push(tokio::spawn(admin::serve(listener, admin, self.servers_end.subscribe())));
         }
         self.servers.push(tokio::spawn(supervise(health, self.servers_end.subscribe())));
+    }
+
+    fn health(&self, results: &ResultsHandle) -> Health {
+        Health::new(self.shards.iter().map(ShardThread::heartbeat_ns).collect(), results.clone())
     }
 
     fn keep_state(&mut self, config: &Config, results: &ResultsHandle) -> Arc<StateStats> {
@@ -406,6 +425,7 @@ impl Engine {
             runtime = self.runtime.name(),
             socket = socket.as_deref(),
             metrics = config.metrics_listen.map(|address| address.to_string()),
+            api = config.api_listen.as_ref().map(|listen| listen.address.to_string()),
             "started"
         );
     }

@@ -7,6 +7,7 @@
 mod latency;
 mod passive;
 mod snapshot;
+mod tcp;
 mod text;
 
 use std::sync::Arc;
@@ -18,6 +19,7 @@ use probe_core::pod::ConditionStatus;
 
 pub use self::latency::{Counts, Latency, SinceStart};
 use self::snapshot::{EngineSnapshot, HandlerSums, PHASES, PodSnapshot, ProbesSnapshot};
+pub use self::tcp::TcpStats;
 pub use self::text::CONTENT_TYPE;
 use self::text::{Buckets, Kind, Labels, Text};
 use crate::consumer::lifecycle::LifecycleStats;
@@ -58,6 +60,8 @@ pub struct Facts {
     pub lifecycle: Option<Arc<LifecycleStats>>,
     /// Of the state file.
     pub state: Arc<StateStats>,
+    /// Of the control API over TCP, where it is served there.
+    pub tcp: Option<Arc<TcpStats>>,
     /// The pool, where there is one.
     pub pool: Option<PoolView>,
     /// The kernel program and what watches it; `None` where it is not loaded.
@@ -118,6 +122,9 @@ impl Metrics {
             passive::write(&mut text, &engine.passive, facts.ebpf.as_ref());
             write_daemon(&mut text, &engine, probes.levels, &facts);
             write_state(&mut text, &facts.state);
+            if let Some(stats) = &facts.tcp {
+                tcp::write(&mut text, stats);
+            }
             write_probes(&mut text, &probes);
             text.finish()
         })

@@ -56,7 +56,8 @@ impl Daemon {
         };
         let socket = Socket::bind(&path).expect("bind");
         let (end, ended) = oneshot::channel::<()>();
-        let server = tokio::spawn(serve(socket, backend, async {
+        let health = Health::new(Vec::new(), bench.results.clone());
+        let server = tokio::spawn(serve(socket, None, backend, health, async {
             let _ = ended.await;
         }));
         let client = client::connect(&path).await.expect("connect");
@@ -100,6 +101,7 @@ fn facts() -> Facts {
         passive: None,
         ebpf_stats: None,
         metrics_address: None,
+        api_address: None,
         node_name: "node-1".to_owned(),
     }
 }

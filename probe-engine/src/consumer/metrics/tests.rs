@@ -25,6 +25,7 @@ fn facts() -> Facts {
         in_flight_max: 8,
         lifecycle: Some(Arc::default()),
         state: Arc::default(),
+        tcp: Some(Arc::default()),
         pool: None,
         ebpf: None,
     }
