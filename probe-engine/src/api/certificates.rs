@@ -10,6 +10,7 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use jiff::Timestamp;
 use rustls::RootCertStore;
@@ -158,9 +159,9 @@ impl Certificates {
     }
 
     /// Looks at the files again and again, until nobody asks for credentials any more.
-    pub(super) async fn follow(mut self) {
+    pub(super) async fn follow(mut self, look_every: Duration) {
         loop {
-            let next = clock::now() + limits::API_CERTIFICATES_LOOK_EVERY;
+            let next = clock::now() + look_every;
             tokio::select! {
                 () = clock::sleep_until(next) => {}
                 () = self.current.closed() => return,
@@ -362,3 +363,8 @@ fn expiry(certificate: &CertificateDer<'_>) -> Option<Timestamp> {
     let (_, parsed) = x509_parser::parse_x509_certificate(certificate).ok()?;
     Timestamp::from_second(parsed.validity().not_after.timestamp()).ok()
 }
+
+#[cfg(test)]
+pub(super) mod fixture;
+#[cfg(test)]
+mod tests;

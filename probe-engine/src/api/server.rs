@@ -27,6 +27,7 @@ use super::v1::control_server::{Control as ControlApi, ControlServer};
 use super::v1::embedder_server::EmbedderServer;
 use super::{convert, logs, v1};
 use crate::consumer::events::{Event, EventsHandle, Watched};
+use crate::consumer::overview::Overviews;
 use crate::ebpf::PassiveSettings;
 use crate::ebpf::stats::EbpfStats;
 use crate::results::{Node, PodRecord, ResultsError, ResultsHandle};
@@ -76,6 +77,8 @@ pub struct Backend {
     pub runtime: Arc<dyn ContainerRuntime>,
     /// What only the engine knows.
     pub facts: watch::Receiver<Facts>,
+    /// The node at a glance.
+    pub overviews: Overviews,
 }
 
 /// What `GetInfo` says and no stage knows.
@@ -180,7 +183,10 @@ pub async fn serve(
     let serving = async {
         let on_socket = async { on_socket.await.map_err(place(socket.path().display().to_string())) };
         let over_tcp = async { over_tcp.await.map_err(place(tcp_address.map_or_else(String::new, |a| a.to_string()))) };
-        let health = async { Ok(status.keep(health, runtime, ended.clone()).await) };
+        let health = async {
+            status.keep(health, runtime, ended.clone()).await;
+            Ok(())
+        };
         tokio::try_join!(told, on_socket, over_tcp, health).map(drop)
     };
     tokio::select! {

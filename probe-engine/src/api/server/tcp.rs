@@ -57,12 +57,13 @@ pub enum TcpError {
     Certificates(#[from] CertificateError),
 }
 
-/// What holds back peers; [`limits`] but in tests.
+/// What holds back peers, and how old certificates may be; [`limits`] but in tests.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Bounds {
     pub(super) handshakes_max: usize,
     pub(super) handshake_max: Duration,
     pub(super) connections_max: usize,
+    pub(super) look_every: Duration,
 }
 
 impl Default for Bounds {
@@ -71,6 +72,7 @@ impl Default for Bounds {
             handshakes_max: limits::API_HANDSHAKES_MAX,
             handshake_max: limits::API_HANDSHAKE_MAX,
             connections_max: limits::API_TCP_CONNECTIONS_MAX,
+            look_every: limits::API_CERTIFICATES_LOOK_EVERY,
         }
     }
 }
@@ -121,7 +123,7 @@ impl Tcp {
     pub(super) fn incoming(self) -> ReceiverStream<io::Result<Verified>> {
         let (to, from) = mpsc::channel(1);
         let newest = self.certificates.newest();
-        tokio::spawn(self.certificates.follow());
+        tokio::spawn(self.certificates.follow(self.bounds.look_every));
         let door = Door {
             newest,
             places: Arc::new(Semaphore::new(self.bounds.connections_max)),

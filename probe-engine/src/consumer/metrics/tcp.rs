@@ -2,7 +2,8 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::text::{Kind, Labels, Text};
+use super::families;
+use super::text::{Labels, Text};
 
 /// What the listener counts.
 #[derive(Debug, Default)]
@@ -27,11 +28,7 @@ pub struct TcpStats {
 
 pub(super) fn write(text: &mut Text, stats: &TcpStats) {
     let load = |number: &AtomicU64| number.load(Ordering::Relaxed);
-    let mut handshakes = text.family(
-        "probe_engine_api_handshakes_total",
-        Kind::Counter,
-        "TLS handshakes of the control API over TCP, by how they ended: full = a good certificate, but no place.",
-    );
+    let mut handshakes = text.family(&families::API_HANDSHAKES_TOTAL);
     let results = [
         ("accepted", &stats.accepted),
         ("displaced", &stats.displaced),
@@ -42,22 +39,8 @@ pub(super) fn write(text: &mut Text, stats: &TcpStats) {
     for (result, count) in results {
         handshakes.value(&Labels::of(&[("result", result)]), load(count));
     }
-    text.family(
-        "probe_engine_api_certificate_expiry_timestamp_seconds",
-        Kind::Gauge,
-        "When the control API's own certificate ends, since 1970; 0 where that cannot be read.",
-    )
-    .value(&Labels::none(), load(&stats.certificate_expires_at_s));
-    text.family(
-        "probe_engine_api_certificate_loads_total",
-        Kind::Counter,
-        "Times that the control API's certificates were taken into use, the start included.",
-    )
-    .value(&Labels::none(), load(&stats.certificate_loads));
-    text.family(
-        "probe_engine_api_certificate_load_failed",
-        Kind::Gauge,
-        "1 while the control API's certificates on disk cannot be used, and those before are.",
-    )
-    .value(&Labels::none(), load(&stats.certificate_load_failed));
+    let mut value = |spec, number| text.family(spec).value(&Labels::none(), load(number));
+    value(&families::API_CERTIFICATE_EXPIRY_TIMESTAMP_SECONDS, &stats.certificate_expires_at_s);
+    value(&families::API_CERTIFICATE_LOADS_TOTAL, &stats.certificate_loads);
+    value(&families::API_CERTIFICATE_LOAD_FAILED, &stats.certificate_load_failed);
 }
