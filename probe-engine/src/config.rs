@@ -20,6 +20,7 @@ use crate::api::socket;
 use crate::cli::logging::LogFormat;
 use crate::ebpf::{EbpfChoice, PassiveSettings};
 use crate::limits;
+use crate::results::SeriesLevel;
 use crate::shard::kernel::{CloseMode, IoChoice};
 
 /// Prefix of every variable.
@@ -162,6 +163,11 @@ pub struct Settings {
     #[arg(long, value_name = "ADDR|off", value_parser = parse_listen)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub metrics_listen: Option<String>,
+    /// What may have metric series of its own under the kubelet's and kube-state-metrics' names. A node with too many probes or
+    /// pods has coarser ones in any case (`probe_engine_metric_series_level` tells)
+    #[arg(long, value_enum)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub metrics_series: Option<SeriesLevel>,
     /// How shards do their I/O
     #[arg(long, value_enum)]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -259,6 +265,8 @@ pub struct Config {
     pub api_listen: Option<ApiListen>,
     /// `None` = off.
     pub metrics_listen: Option<SocketAddr>,
+    /// See [`Settings::metrics_series`].
+    pub metrics_series: SeriesLevel,
     /// See [`Settings::io`].
     pub io: IoChoice,
     /// See [`Settings::shards`].
@@ -351,6 +359,7 @@ fn defaults() -> Settings {
         api_tls_key: None,
         api_client_ca: None,
         metrics_listen: Some("127.0.0.1:9750".to_owned()),
+        metrics_series: Some(SeriesLevel::Probe),
         io: Some(IoChoice::Auto),
         shards: Some(narrow(cores.min(limits::SHARDS_MAX))),
         close: Some(CloseChoice::Fin),
@@ -394,6 +403,7 @@ fn effective(merged: BTreeMap<String, (Value, String)>) -> Result<Config, Config
         socket: settings.socket,
         api_listen,
         metrics_listen: (listen != "off").then(|| listen.parse().expect("checked by parse_listen")),
+        metrics_series: settings.metrics_series.expect("has a default"),
         io: settings.io.expect("has a default"),
         shards: usize::from(settings.shards.expect("has a default")),
         close: match settings.close.expect("has a default") {

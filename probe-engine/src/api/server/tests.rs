@@ -21,6 +21,8 @@ use crate::runtime::none::NoneRuntime;
 use crate::runtime::{BoxFuture, RuntimeEvent, Started};
 use crate::source::PodUpdate;
 
+mod watching;
+
 /// The server over a results stage that knows two pods, on a socket of its own.
 struct Daemon {
     bench: Bench,
@@ -117,6 +119,7 @@ fn facts() -> Facts {
         metrics_address: None,
         api_address: None,
         node_name: "node-1".to_owned(),
+        instance: "this-one".to_owned(),
     }
 }
 
