@@ -12,6 +12,7 @@ pub(crate) mod fixture;
 mod handle;
 mod journal;
 mod node;
+mod pauses;
 mod pods;
 mod series;
 mod stage;
@@ -34,6 +35,7 @@ pub use node::{
     CONDITIONS_LEN, ContainerRecord, ContainerView, Gate, LastReport, LocalTrouble, Node, PodRecord, ProbeRecord,
     StuckProbe, WallNs,
 };
+pub use pauses::{Paused, Standing};
 pub use pods::Pods;
 pub use series::{SeriesLevel, SeriesLevels};
 pub use stage::{Config, Stage};
