@@ -595,6 +595,10 @@ async function main() {
     await few.manifest('few.json', fewPods(app));
     await lone.manifest('slow.json', [slowPod(slow.port)]);
     await many.manifest('many.json', manyPods(crowd.port, await freePort()));
+    await until('the daemon has read ten thousand pods', async () => {
+      const { podsByPhase } = await (await fetch(`${many.url}/api/v1/overview`)).json();
+      return podsByPhase.reduce((sum, n) => sum + n, 0) === PODS_MANY;
+    }, 4 * PATIENCE_MS);
     browser = await chromium.launch({ executablePath: CHROMIUM, args: ['--no-sandbox', '--disable-gpu', '--disable-dev-shm-usage'] });
     figures.chromium = browser.version();
     for (const [name, run] of cases.filter(([name]) => name.includes(filter))) {
