@@ -26,10 +26,10 @@ const PATIENCE_MS = 30000;
 const PODS_MANY = 10000;
 /** Frames while scrolling that half, and 95 of 100, must not be slower than: bounds for two cores that much else runs on (a frame
  * without scrolling is printed beside them). */
-const FRAME_P50_MAX_MS = 120;
-const FRAME_P95_MAX_MS = 300;
+const FRAME_P50_MAX_MS = 200;
+const FRAME_P95_MAX_MS = 500;
 /** Time of a frame that is the table's own. */
-const RENDER_P95_MAX_MS = 30;
+const RENDER_P95_MAX_MS = 60;
 
 // Pods that a test or their answers make special.
 const [FLAPPING, EVIL, LATE] = ['orders-6b4d', 'legacy-cms-0', 'reports-0'];
