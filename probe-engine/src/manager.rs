@@ -533,6 +533,7 @@ fn container_without_runtime(
         message: "".into(),
         started_at,
         finished_at: started_at,
+        restart_allowed: None,
     };
     let state = match kind {
         ContainerKind::Init => ContainerState::Terminated(Box::new(completed())),

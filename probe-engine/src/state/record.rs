@@ -391,6 +391,7 @@ impl TerminationState {
             message: cut(&self.message, limits::MESSAGE_BYTES_MAX).into(),
             started_at: past(self.started_ns),
             finished_at: past(self.finished_ns),
+            restart_allowed: None,
             backoff: self.backoff(),
         }
     }
