@@ -3,6 +3,7 @@
 //! Exit codes: 0 success, 1 failure, 2 usage, 3 unknown (the daemon cannot be reached, or an outcome says nothing
 //! of its target).
 
+pub mod add;
 pub mod age;
 pub mod client;
 pub mod completions;
@@ -91,7 +92,9 @@ pub enum Command {
     Probe(probe::ProbeArgs),
     /// Set a readiness gate of a pod
     Set(set::SetArgs),
-    /// Make the grace period of a pod that is being ended shorter
+    /// Add pods that stay until they are deleted, or the daemon ends
+    Add(add::AddArgs),
+    /// End a pod that was added, or make the grace period of one that is being ended shorter
     Delete(delete::DeleteArgs),
     /// Say what this kernel and these privileges allow
     Doctor(doctor::DoctorArgs),
@@ -185,6 +188,7 @@ pub fn dispatch(cli: &Cli) -> ExitCode {
         Command::Events(args) => events::run(args, globals),
         Command::Probe(args) => probe::run(args, globals),
         Command::Set(args) => set::run(args, globals),
+        Command::Add(args) => add::run(args, globals),
         Command::Delete(args) => delete::run(args, globals),
         Command::Doctor(args) => doctor::run(args),
         Command::Completions(args) => completions::run(args),
@@ -230,6 +234,10 @@ mod tests {
             "logs web -c app -f --tail 10",
             "logs pod/web --previous",
             "events -w --for pod/web",
+            "add -f pods.yaml --filename=more -o json",
+            "add -f -",
+            "delete pod web",
+            "delete pod/web -n default --grace-period=5",
             "probe tcp 127.0.0.1:80",
             "probe http http://127.0.0.1:80/healthz --timeout 2",
             "probe grpc 127.0.0.1:50051 --service x",

@@ -23,6 +23,7 @@ use tracing::{debug, info, warn};
 use super::parse::{Problem, RuntimeKind, Severity, Strictness};
 use super::{PodUpdate, PodUpdateSender};
 use crate::limits;
+pub(super) use table::accept;
 use table::{Change, Table};
 use watch::Watch;
 

@@ -16,6 +16,8 @@ use crate::results::fixture::{Bench, SOON, container, pod, publish, report, runn
 use crate::runtime::none::NoneRuntime;
 use crate::runtime::{BoxFuture, RuntimeEvent, Started};
 use crate::source::PodUpdate;
+use crate::source::manifest::ManifestConfig;
+use crate::source::parse::{RuntimeKind, Strictness};
 
 /// The server over a results stage that knows two pods, on a socket of its own.
 struct Daemon {
@@ -50,7 +52,9 @@ impl Daemon {
         let backend = Backend {
             results: bench.results.clone(),
             events,
-            control: Control::new(updates_in, bench.results.clone()),
+            control: Control::new(updates_in.clone(), bench.results.clone()),
+            pods: ApiSource::new(updates_in, bench.results.clone(), reading(), true),
+            broker: None,
             runtime,
             facts,
         };
@@ -87,6 +91,16 @@ impl Daemon {
             at: clock::now(),
         };
         self.events.send(event).await.expect("the stage runs");
+    }
+}
+
+fn reading() -> ManifestConfig {
+    ManifestConfig {
+        paths: Vec::new(),
+        strictness: Strictness::Run,
+        runtime: RuntimeKind::None,
+        ignore_unsupported: false,
+        memory_limits: false,
     }
 }
 
