@@ -48,7 +48,14 @@ impl World {
                 let slots = slots_of(&pod);
                 let status = Some(pods::running(at));
                 inputs
-                    .send(Input::Added { pod, slots, shard: Some(0), status, past: None, source: SourceKind::Manifests })
+                    .send(Input::Added {
+                        pod,
+                        slots,
+                        shard: Some(0),
+                        status,
+                        past: None,
+                        source: SourceKind::Manifests,
+                    })
                     .await
                     .expect("the stage runs");
             }

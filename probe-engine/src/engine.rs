@@ -11,6 +11,7 @@ use std::io;
 use std::path::PathBuf;
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use nix::sys::resource::{Resource, getrlimit};
@@ -36,6 +37,7 @@ use crate::consumer;
 use crate::consumer::events::{self, EventSender};
 use crate::consumer::lifecycle::{Lifecycle, LifecycleConfig, LifecycleInput, LifecycleStats};
 use crate::consumer::metrics::{Facts, Metrics, PoolLane};
+use crate::consumer::overview::{self, Overviews};
 use crate::consumer::state::StateStats;
 use crate::ebpf::thread::Outputs;
 use crate::manager::{self, CommandSink, RuntimeFacts};
@@ -278,10 +280,15 @@ impl Engine {
         let manifests = engine.read_manifests(reading.clone());
         let pods = ApiSource::new(engine.updates.clone(), results.clone(), reading, choice != RuntimeChoice::External);
         let state_stats = engine.keep_state(&config, &results);
-        engine.serve_admin(admin, &results, lifecycle_stats, state_stats);
+        let server_facts = engine.server_facts(&config, manager_start, manifests.clone());
+        let metrics_facts = engine.metrics_facts(&config, manager_start, manifests, lifecycle_stats, state_stats);
+        let health = engine.health(&results);
+        let overviews = engine.watch_node(&results, &metrics_facts, &server_facts, &health);
+        engine.serve_admin(admin, &results, metrics_facts, health);
         let control = Control::new(engine.updates.clone(), results.clone());
-        let backend = |runtime, facts| Backend { results, events, control, pods, broker, runtime, facts };
-        engine.serve_api(&config, socket, manager_start, manifests, backend);
+        let (runtime, facts) = (Arc::clone(&engine.runtime), server_facts);
+        let backend = Backend { results, events, control, pods, broker, runtime, facts, overviews };
+        engine.serve_api(socket, backend);
         engine.tell_started(&config);
         Ok(engine)
     }
@@ -306,14 +313,13 @@ impl Engine {
         Stepping::new(stepper, shards.collect())
     }
 
-    fn serve_api(
+    /// What `GetInfo` says; the sources' part is kept up to date.
+    fn server_facts(
         &mut self,
         config: &Config,
-        socket: Socket,
         started: Instant,
         manifests: watch::Receiver<SourceStatus>,
-        backend: impl FnOnce(Arc<dyn ContainerRuntime>, watch::Receiver<server::Facts>) -> Backend,
-    ) {
+    ) -> watch::Receiver<server::Facts> {
         let shards = self.shards.iter();
         let facts = server::Facts {
             started_at: clock::wall_of(started),
@@ -325,36 +331,76 @@ impl Engine {
             ebpf_stats: self.ebpf.facts.as_ref().map(|facts| Arc::clone(&facts.stats)),
             metrics_address: config.metrics_listen,
             node_name: nix::unistd::gethostname().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default(),
+            instance: server::instance(),
         };
         let (facts_in, facts) = watch::channel(facts);
         self.servers.push(tokio::spawn(follow(manifests, config.manifests.clone(), facts_in)));
-        let backend = backend(Arc::clone(&self.runtime), facts);
-        let api = server::serve(socket, backend, turned_true(self.servers_end.subscribe()));
-        self.servers.push(tokio::spawn(told("control API", api)));
+        facts
     }
 
-    fn serve_admin(
-        &mut self,
-        listener: Option<TcpListener>,
-        results: &ResultsHandle,
+    fn metrics_facts(
+        &self,
+        config: &Config,
+        started: Instant,
+        manifests: watch::Receiver<SourceStatus>,
         lifecycle: Arc<LifecycleStats>,
         state: Arc<StateStats>,
-    ) {
+    ) -> Facts {
         let pool = self.pool.handle();
-        let lane = move |handler| PoolLane { queued: pool.queue_len(handler), in_flight: pool.in_flight(handler) };
-        let facts = Facts {
+        let lane = move |handler| PoolLane {
+            queued: pool.queue_len(handler),
+            in_flight: pool.in_flight(handler),
+            in_flight_max: pool.in_flight_max(handler),
+        };
+        Facts {
             version: env!("CARGO_PKG_VERSION"),
+            started_at: clock::wall_of(started),
+            series: config.metrics_series,
             runtime: self.runtime.name(),
             runs_pods: self.runtime.manages_containers(),
             io: self.shards.iter().map(|shard| shard.kernel).collect(),
+            heartbeats: self.heartbeats(),
             in_flight_max: flights_max(self.shards.len()),
+            sources: vec![(manifest::NAME, manifests)],
             lifecycle: self.runtime.manages_containers().then_some(lifecycle),
             state,
             pool: Some(Arc::new(lane)),
             ebpf: self.ebpf.facts.clone(),
+        }
+    }
+
+    fn heartbeats(&self) -> Vec<Arc<AtomicU64>> {
+        self.shards.iter().map(ShardThread::heartbeat_ns).collect()
+    }
+
+    fn health(&self, results: &ResultsHandle) -> Health {
+        Health::new(self.heartbeats(), results.clone())
+    }
+
+    fn watch_node(
+        &mut self,
+        results: &ResultsHandle,
+        facts: &Facts,
+        server: &watch::Receiver<server::Facts>,
+        health: &Health,
+    ) -> Overviews {
+        let (outputs, overviews, _heatmaps) = overview::channel();
+        let config = overview::Config {
+            results: results.clone(),
+            facts: facts.clone(),
+            server: server.clone(),
+            health: health.clone(),
         };
-        let heartbeats = self.shards.iter().map(ShardThread::heartbeat_ns).collect();
-        let health = Health::new(heartbeats, results.clone());
+        self.servers.push(tokio::spawn(overview::run(config, outputs, self.servers_end.subscribe())));
+        overviews
+    }
+
+    fn serve_api(&mut self, socket: Socket, backend: Backend) {
+        let api = server::serve(socket, backend, turned_true(self.servers_end.subscribe()));
+        self.servers.push(tokio::spawn(told("control API", api)));
+    }
+
+    fn serve_admin(&mut self, listener: Option<TcpListener>, results: &ResultsHandle, facts: Facts, health: Health) {
         if let Some(listener) = listener {
             let admin = Admin::new(Metrics::new(results.clone(), facts), health.clone());
             self.servers.push(tokio::spawn(admin::serve(listener, admin, self.servers_end.subscribe())));

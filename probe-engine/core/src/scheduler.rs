@@ -269,7 +269,8 @@ impl Scheduler {
     ) {
         let Some(pod_index) = self.set_status(uid, status) else { return };
         for worker in self.pod_workers(pod_index) {
-            if let Some(memory) = self.key_of(worker).and_then(|(container, probe_type)| memory(container, probe_type)) {
+            if let Some(memory) = self.key_of(worker).and_then(|(container, probe_type)| memory(container, probe_type))
+            {
                 self.remember(worker, memory);
             }
         }

@@ -15,9 +15,10 @@ use probe_core::time::Instant;
 use super::v1;
 use crate::clock;
 use crate::consumer::events::{Event, EventType};
+use crate::consumer::overview::{HandlerOverview, Overview, PoolOverview, Problem, Quantiles};
 use crate::consumer::status::conditions;
 use crate::ebpf::{Answer, PassiveSettings, Why};
-use crate::results::{ContainerView, PodRecord, ProbeRecord};
+use crate::results::{ContainerView, GonePod, PodRecord, ProbeRecord};
 use crate::shard::metrics::OutcomeKind;
 use crate::source::control::Triggered;
 
@@ -58,6 +59,55 @@ pub fn pod(record: &PodRecord, passive: Option<&PassiveSettings>) -> v1::Pod {
     }
 }
 
+/// The node at a glance.
+#[must_use]
+pub fn node(overview: &Overview) -> v1::WatchNodeResponse {
+    let handler = |of: &HandlerOverview| v1::HandlerCounts {
+        handler: of.handler.to_owned(),
+        successful_count: of.successful,
+        failed_count: of.failed,
+        discarded_count: of.discarded,
+        passive_count: of.passive,
+        latency: Some(quantiles(&of.latency)),
+    };
+    let lane = |of: &PoolOverview| v1::PoolLane {
+        handler: of.handler.to_owned(),
+        queued_count: of.queued,
+        in_flight_count: of.in_flight,
+        in_flight_max: of.in_flight_max,
+    };
+    let problem = |of: &Problem| v1::Problem { kind: of.kind.to_owned(), text: of.text.clone(), severe: of.severe };
+    v1::WatchNodeResponse {
+        at: Timestamp::from_millisecond(overview.at_ms).ok().map(timestamp),
+        node_name: overview.node_name.clone(),
+        uptime_ns: overview.uptime_ns,
+        pods_by_phase: overview.pods_by_phase.to_vec(),
+        pods_ready_count: overview.pods_ready,
+        probes_count: overview.probes,
+        probes_failing_count: overview.probes_failing,
+        probes_paused_count: overview.probes_paused,
+        probes_stuck_count: overview.probes_stuck,
+        handlers: overview.handlers.iter().map(handler).collect(),
+        missed_count: overview.missed,
+        local_count: overview.local,
+        restarts_count: overview.restarts,
+        in_flight_count: overview.in_flight,
+        in_flight_max: overview.in_flight_max,
+        pool: overview.pool.iter().map(lane).collect(),
+        lateness: Some(quantiles(&overview.lateness)),
+        cpu_ns: overview.cpu_ns,
+        memory_bytes: overview.memory_bytes,
+        problems: overview.problems.iter().map(problem).collect(),
+        attempts_per_second: overview.attempts_per_second,
+        cpu_cores: overview.cpu_cores,
+    }
+}
+
+fn quantiles(of: &Quantiles) -> v1::Quantiles {
+    let Quantiles { count, p50_ns, p90_ns, p99_ns, p999_ns, max_ns } = *of;
+    v1::Quantiles { count, p50_ns, p90_ns, p99_ns, p999_ns, max_ns }
+}
+
 /// The probes of a pod, each with whose it is.
 pub fn probe_rows(record: &PodRecord, passive: Option<&PassiveSettings>) -> impl Iterator<Item = v1::ProbeRow> {
     let pod = &record.pod;
@@ -71,6 +121,39 @@ pub fn probe_rows(record: &PodRecord, passive: Option<&PassiveSettings>) -> impl
             probe: Some(probe),
         })
     })
+}
+
+/// The stored results of a pod, those without a verdict included, in the order of its probes.
+pub fn probe_results(record: &PodRecord) -> impl Iterator<Item = v1::ProbeResult> {
+    let pod = &record.pod;
+    record.containers().flat_map(move |(spec, container)| {
+        let newest = record.container_status(&container).and_then(|status| status.id.as_ref());
+        container.probes.iter().map(move |of| v1::ProbeResult {
+            probe: Some(v1::ProbeName {
+                namespace: pod.namespace.to_string(),
+                pod: pod.name.to_string(),
+                pod_uid: pod.uid.to_string(),
+                container: spec.name.to_string(),
+                r#type: probe_type(of.probe_type).into(),
+            }),
+            container_id: of.container_id(newest).map(ToString::to_string).unwrap_or_default(),
+            result: verdict(of.verdict).into(),
+            run: of.stats.run(),
+            reason: of.last().map(|last| last.message.to_string()).unwrap_or_default(),
+        })
+    })
+}
+
+/// Of a pod that is gone: it has no results any more.
+#[must_use]
+pub fn no_results(gone: &GonePod) -> v1::ProbeResult {
+    let probe = v1::ProbeName {
+        namespace: gone.namespace.to_string(),
+        pod: gone.name.to_string(),
+        pod_uid: gone.uid.to_string(),
+        ..v1::ProbeName::default()
+    };
+    v1::ProbeResult { probe: Some(probe), ..v1::ProbeResult::default() }
 }
 
 /// A type of probe, on the wire.

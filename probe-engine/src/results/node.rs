@@ -41,7 +41,7 @@ pub struct Node {
     pub restarts_asked: [u64; 3],
     /// Events for which the events stage had no place.
     pub events_dropped: u64,
-    /// Counts up with every change that `get pods` would show.
+    /// Counts up with every change that `get pods` or `get probes` would show, counts and times apart.
     pub revision: u64,
     /// Pods by phase, in the order of [`PodPhase`].
     pub phases: [u64; 4],
@@ -49,6 +49,8 @@ pub struct Node {
     pub pods_ready: u64,
     /// Pods by source, in the order of [`SourceKind`].
     pub pods_by_source: [u64; 2],
+    /// Probes whose verdict is Failure.
+    pub probes_failing: u64,
     /// How fine the metric series are.
     pub series: SeriesLevels,
     /// What an earlier daemon knew of pods, until each of their containers has had its turn; and of pods that may come yet.
@@ -96,14 +98,16 @@ impl Node {
     pub(super) fn insert(&mut self, record: PodRecord) {
         let uid = record.pod.uid.clone();
         self.remove(&uid);
-        self.pods.insert(record);
+        self.revision += 1;
+        self.pods.insert(record, self.revision);
         self.recount(None, &uid);
         self.series.look(self.pods.probes_len(), self.pods.len());
     }
 
     /// Forgets a pod.
     pub(super) fn remove(&mut self, uid: &PodUid) -> Option<PodRecord> {
-        let record = self.pods.remove(uid)?;
+        let record = self.pods.remove(uid, self.revision + 1)?;
+        self.revision += 1;
         self.pasts.remove(uid);
         self.count_out(PodCount::of(&record));
         if !self.troubled.is_empty() {
@@ -113,6 +117,12 @@ impl Node {
         }
         self.series.look(self.pods.probes_len(), self.pods.len());
         Some(record)
+    }
+
+    /// The pod has changed: watchers are told of it as it is when they ask.
+    pub(super) fn touch(&mut self, uid: &PodUid) -> Option<&mut PodRecord> {
+        self.revision += 1;
+        self.pods.change(uid, self.revision)
     }
 
     /// Keeps the sums over all pods right after a change of this one. `before`: as it counted before the change.
@@ -126,6 +136,7 @@ impl Node {
             self.phases[after.phase as usize] += 1;
             self.pods_by_source[after.source as usize] += 1;
             self.pods_ready += u64::from(after.ready);
+            self.probes_failing += u64::from(after.failing);
         }
     }
 
@@ -133,6 +144,7 @@ impl Node {
         self.phases[pod.phase as usize] -= 1;
         self.pods_by_source[pod.source as usize] -= 1;
         self.pods_ready -= u64::from(pod.ready);
+        self.probes_failing -= u64::from(pod.failing);
     }
 }
 
@@ -142,11 +154,14 @@ pub(super) struct PodCount {
     phase: PodPhase,
     ready: bool,
     source: SourceKind,
+    /// Probes whose verdict is Failure.
+    failing: u32,
 }
 
 impl PodCount {
     pub(super) fn of(record: &PodRecord) -> Self {
-        Self { phase: record.phase, ready: record.is_ready(), source: record.source }
+        let failing = record.probes.iter().map(|probe| u32::from(probe.verdict == Some(Verdict::Failure))).sum();
+        Self { phase: record.phase, ready: record.is_ready(), failing, source: record.source }
     }
 }
 
@@ -489,7 +504,8 @@ impl ProbeRecord {
     }
 
     /// The instance that the verdict is about. `newest`: as the pod's status knows it.
-    fn container_id<'a>(&'a self, newest: Option<&'a ContainerId>) -> Option<&'a ContainerId> {
+    #[must_use]
+    pub fn container_id<'a>(&'a self, newest: Option<&'a ContainerId>) -> Option<&'a ContainerId> {
         match self.about {
             About::Nothing => None,
             About::Newest => newest,
@@ -544,11 +560,19 @@ impl ProbeRecord {
         true
     }
 
-    pub(super) fn report(&mut self, report: &Report) {
+    /// Takes over what a call of the prober came to; `false` where nothing changed but counts and times.
+    pub(super) fn report(&mut self, report: &Report) -> bool {
         let kind = OutcomeKind::of(&report.outcome);
+        let text = cut(text_of(&report.outcome), limits::MESSAGE_BYTES_MAX);
+        // A run that has reached its threshold goes on by itself, and what is discarded leaves it as it is.
+        let counts = matches!(kind, OutcomeKind::Success | OutcomeKind::Warning | OutcomeKind::Failure);
+        let changed = match self.last() {
+            Some(last) => last.kind != kind || *last.message != *text,
+            None => kind != OutcomeKind::Success,
+        } || (counts && report.run <= report.threshold);
         let last = (kind != OutcomeKind::Success).then(|| LastReport {
             kind,
-            message: cut(text_of(&report.outcome), limits::MESSAGE_BYTES_MAX).into(),
+            message: text.into(),
             at: clock::wall_of(report.at),
             duration_ns: report.duration_ns,
         });
@@ -558,6 +582,7 @@ impl ProbeRecord {
                 rare.local = rare.local.filter(|_| kind == OutcomeKind::Local);
             });
         }
+        changed
     }
 
     pub(super) fn trouble(&mut self, trouble: LocalTrouble) {

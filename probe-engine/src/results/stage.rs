@@ -174,13 +174,11 @@ impl Stage {
                 if !is_awaited {
                     self.refresh(&uid);
                 }
-                self.touch();
             }
             Input::Status(uid, status) => self.handle_status(&uid, status),
             Input::Deleting(uid) => {
-                if let Some(record) = self.node.pods.find_mut(&uid) {
+                if let Some(record) = self.node.touch(&uid) {
                     record.deleting = true;
-                    self.touch();
                 }
             }
             Input::Removed(uid) => self.remove(&uid),
@@ -209,14 +207,12 @@ impl Stage {
         }
         self.node.recount(Some(before), uid);
         self.refresh(uid);
-        self.touch();
     }
 
     fn handle_gate(&mut self, uid: &PodUid, gate: Arc<str>, status: Option<ConditionStatus>) {
         let Some(record) = self.node.pods.find_mut(uid) else { return };
         if status::set_gate(record, &gate, status, clock::wall()) {
             self.refresh(uid);
-            self.touch();
         }
     }
 
@@ -230,7 +226,6 @@ impl Stage {
         for (_, waiter) in self.waiters.extract_if(.., |(key, _)| key.pod == *uid) {
             let _ = waiter.send(Err(ResultsError::Removed));
         }
-        self.touch();
     }
 
     /// What a shard says of a pod that lives elsewhere by now (removed, and added again to another shard) is late. The manager
@@ -269,6 +264,7 @@ impl Stage {
 
     fn handle_publish(&mut self, publish: &Publish) {
         let Some(record) = self.node.pods.find_mut(&publish.pod) else { return };
+        let before = PodCount::of(record);
         let Some((probe, newest)) = record.probe_mut(&publish.container, publish.probe_type) else { return };
         // The pod's status is shared, so this is no copy of the text.
         let newest = newest.cloned();
@@ -276,8 +272,8 @@ impl Stage {
             return;
         }
         log_verdict(&record.pod, publish);
+        self.node.recount(Some(before), &publish.pod);
         self.refresh(&publish.pod);
-        self.touch();
         self.tell_lifecycle(publish);
     }
 
@@ -337,7 +333,9 @@ impl Stage {
         let Some(record) = self.node.pods.find_mut(&report.pod) else { return };
         let pod = Arc::clone(&record.pod);
         let Some((probe, _)) = record.probe_mut(&report.container, report.probe_type) else { return };
-        probe.report(&report);
+        if probe.report(&report) {
+            self.node.touch(&report.pod);
+        }
         if let Some((reason, message)) = event_of(report.probe_type, &report.outcome) {
             self.emit(NewEvent {
                 pod,
@@ -406,23 +404,19 @@ impl Stage {
         }
     }
 
+    /// After a change of the pod: what follows from it.
     fn refresh(&mut self, uid: &PodUid) {
-        let Some(record) = self.node.pods.find_mut(uid) else { return };
+        let Some(record) = self.node.touch(uid) else { return };
         let before = PodCount::of(record);
         let was_ready = record.is_ready();
         if !status::refresh(record, self.config.manager_start, clock::wall()) {
             return;
         }
-        self.node.revision += 1;
         if record.is_ready() != was_ready {
             let pod = &record.pod;
             info!(pod = %format_args!("{}/{}", pod.namespace, pod.name), ready = !was_ready, "pod readiness changed");
             self.node.recount(Some(before), uid);
         }
-    }
-
-    fn touch(&mut self) {
-        self.node.revision += 1;
     }
 
     fn publish_revision(&self) {

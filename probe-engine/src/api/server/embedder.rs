@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use probe_core::id::PodUid;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{Backend, Parts, api_error, exec_calls, sync_pods, unavailable, watch_results};
@@ -18,6 +18,7 @@ pub(super) struct Embedder {
     pub(super) backend: Backend,
     /// True once the server is to end.
     pub(super) ended: watch::Receiver<bool>,
+    pub(super) result_watchers: Arc<Semaphore>,
 }
 
 #[tonic::async_trait]
@@ -60,7 +61,7 @@ impl EmbedderApi for Embedder {
         &self,
         request: Request<v1::WatchResultsRequest>,
     ) -> Result<Response<Self::WatchResultsStream>, Status> {
-        watch_results::watch(&self.backend, request.into_inner()).await.map(Response::new)
+        watch_results::watch(self, request.into_inner()).await.map(Response::new)
     }
 
     type ServeExecStream = Parts<v1::ServeExecResponse>;
