@@ -6,6 +6,8 @@ pub mod asleep;
 pub mod daemon;
 #[cfg(feature = "engine")]
 pub mod fuzz;
+#[cfg(feature = "engine")]
+pub mod kubelet;
 pub mod model;
 #[cfg(feature = "engine")]
 pub mod netns;
