@@ -158,7 +158,6 @@ impl ApiSource {
     ///
     /// # Errors
     /// All that is wrong with it, whom it is about.
-    #[expect(clippy::result_large_err, reason = "moved once, and most are pods")]
     pub fn read(&self, manifest: &str) -> Result<(Pod, Vec<Problem>), Unreadable> {
         let unreadable = |problems| Unreadable { problems, about: about(manifest) };
         let alone = |message: String| {

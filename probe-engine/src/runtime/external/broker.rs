@@ -426,7 +426,10 @@ mod tests {
         let _server = broker.serve();
         let mut asked = Vec::new();
         for _ in 0..limits::EXEC_CALLS_LEN_MAX {
-            asked.push(broker.ask(&instance(), &command(), None).ok().expect("there is room"));
+            match broker.ask(&instance(), &command(), None) {
+                Ok(call) => asked.push(call),
+                Err(why) => panic!("there is room: {why}"),
+            }
         }
         let end = broker.run(&instance(), &command(), Some(LONG)).await;
         assert!(why(end).contains("not answered as many calls"));
