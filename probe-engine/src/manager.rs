@@ -36,7 +36,7 @@ use crate::limits;
 use crate::results::{Input, ProbeStats, ResultsSender};
 use crate::shard::inbox::{Command, Past, ProbeSlot, ShardSender};
 use crate::source::api::ApiUpdate;
-use crate::source::{PodUpdate, SourceKind};
+use crate::source::{Pause, PodUpdate, SourceKind};
 use crate::state::{PodState, State};
 
 /// A shard's entrance.
@@ -116,6 +116,7 @@ pub fn slots_of(pod: &Pod) -> Box<[ProbeSlot]> {
         probe_type,
         stats: Arc::new(ProbeStats::default()),
         past: None,
+        paused: None,
     };
     pod.probed_containers()
         .flat_map(|container| {
@@ -139,6 +140,13 @@ fn remember(slots: &mut [ProbeSlot], pod: &Pod, past: &PodState) {
             let (passed, run) = past.memory.run();
             slot.stats.remember(passed, run);
         }
+    }
+}
+
+/// A pause is the probe's, and not an instance's: it goes on over a restart of the daemon, whatever became of the container.
+fn stay_paused(slots: &mut [ProbeSlot], past: &PodState) {
+    for slot in slots {
+        slot.paused = past.paused(slot.container.as_str(), slot.probe_type);
     }
 }
 
@@ -281,6 +289,7 @@ impl Manager {
                 self.command(&uid.clone(), Command::Trigger { uid, container, probe_type });
                 Ok(())
             }
+            PodUpdate::Pause(uid, pause) => self.pause(uid, pause).await,
             PodUpdate::Gate(uid, gate, status) => self.tell_results(Input::Gate(uid, gate, status)).await,
             PodUpdate::Synced { source, is_whole } => self.handle_synced(source, is_whole).await,
         }
@@ -320,8 +329,10 @@ impl Manager {
 
     /// A pod whose UID and name no other has.
     async fn take_in(&mut self, pod: Arc<Pod>, source: SourceKind) -> Result<(), ResultsGone> {
-        let past = self.past_of(&pod);
+        let past = self.state.take(&pod.uid);
         let mut slots = slots_of(&pod);
+        past.iter().for_each(|past| stay_paused(&mut slots, past));
+        let past = past.and_then(|past| self.as_it_holds(past, &pod)).map(Arc::new);
         let mut status = None;
         if self.runtime.is_assuming() {
             // Its containers have gone on meanwhile.
@@ -356,13 +367,12 @@ impl Manager {
         Ok(())
     }
 
-    /// What the daemon before this one knew, as far as it says something in this one.
-    fn past_of(&mut self, pod: &Pod) -> Option<Arc<PodState>> {
-        let mut past = self.state.take(&pod.uid)?;
+    /// What the daemon before this one knew of a pod, as far as it says something in this one.
+    fn as_it_holds(&self, mut past: PodState, pod: &Pod) -> Option<PodState> {
         if !self.runtime.is_external {
             past.forget_instances();
         }
-        (!self.runtime.is_assuming() || past.is_of_same_instances(pod)).then(|| Arc::new(past))
+        (!self.runtime.is_assuming() || past.is_of_same_instances(pod)).then_some(past)
     }
 
     fn add_successor(&mut self, holder: &PodUid, pod: Arc<Pod>) {
@@ -453,6 +463,12 @@ impl Manager {
         let remembered = self.remembered(&uid, &status);
         self.tell_results(Input::Status(uid.clone(), Arc::clone(&status))).await?;
         self.command(&uid.clone(), Command::Status { uid, status, remembered });
+        Ok(())
+    }
+
+    async fn pause(&mut self, uid: PodUid, pause: Arc<Pause>) -> Result<(), ResultsGone> {
+        self.tell_results(Input::Pause(uid.clone(), Arc::clone(&pause))).await?;
+        self.command(&uid.clone(), Command::Pause { uid, pause });
         Ok(())
     }
 
