@@ -19,6 +19,7 @@ mod stage;
 mod stats;
 #[cfg(test)]
 mod tests;
+mod timeline;
 mod totals;
 mod watch;
 
@@ -40,6 +41,7 @@ pub use pods::Pods;
 pub use series::{SeriesLevel, SeriesLevels};
 pub use stage::{Config, Stage};
 pub use stats::{DURATION_BUCKETS_S, Durations, ProbeStats};
+pub use timeline::{Change, Changed, Timeline};
 pub use totals::ShardTotals;
 pub use watch::{News, Part, PodWatch, Select};
 

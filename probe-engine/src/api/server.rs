@@ -104,6 +104,8 @@ pub struct Facts {
     pub metrics_address: Option<SocketAddr>,
     /// Where this API is over TCP.
     pub api_address: Option<SocketAddr>,
+    /// Where the dashboard is.
+    pub dashboard_address: Option<SocketAddr>,
     /// `spec.nodeName`
     pub node_name: String,
     /// Of this run of the daemon: see [`instance`].
@@ -617,6 +619,7 @@ fn info_of(facts: Facts) -> v1::GetInfoResponse {
         ebpf_loaded: facts.passive.is_some(),
         metrics_address: facts.metrics_address.map(|a| a.to_string()).unwrap_or_default(),
         api_address: facts.api_address.map(|a| a.to_string()).unwrap_or_default(),
+        dashboard_address: facts.dashboard_address.map(|a| a.to_string()).unwrap_or_default(),
         node_name: facts.node_name,
         instance: facts.instance,
         pid: std::process::id(),
@@ -624,7 +627,8 @@ fn info_of(facts: Facts) -> v1::GetInfoResponse {
     }
 }
 
-fn is_failing(row: &v1::ProbeRow) -> bool {
+/// Its verdict is Failure, or its last attempt did not end well.
+pub(crate) fn is_failing(row: &v1::ProbeRow) -> bool {
     row.probe.as_ref().is_some_and(|probe| {
         probe.verdict() == v1::Verdict::Failure
             || matches!(probe.last(), v1::OutcomeKind::Failure | v1::OutcomeKind::Error | v1::OutcomeKind::Local)

@@ -18,7 +18,7 @@ use probe_core::worker::Memory;
 
 use super::pauses::{Held, Paused, Pauses};
 use super::series::SeriesLevels;
-use super::{Pods, ProbeStats, ShardTotals};
+use super::{Pods, ProbeStats, ShardTotals, Timeline};
 use crate::clock;
 use crate::limits;
 use crate::shard::inbox::ProbeSlot;
@@ -54,6 +54,8 @@ pub struct Node {
     pub series: SeriesLevels,
     /// What an earlier daemon knew of pods, until each of their containers has had its turn; and of pods that may come yet.
     pub pasts: HashMap<PodUid, Arc<PodState>>,
+    /// The newest changes of verdicts and of readiness.
+    pub timeline: Timeline,
     /// Probes that have told of local trouble for too long; most of them may be over it.
     pub(super) troubled: HashSet<ProbeKey>,
     pub(super) pauses: Pauses,

@@ -118,6 +118,7 @@ fn facts() -> Facts {
         ebpf_stats: None,
         metrics_address: None,
         api_address: None,
+        dashboard_address: None,
         node_name: "node-1".to_owned(),
         instance: "this-one".to_owned(),
     }

@@ -235,6 +235,7 @@ mod tests {
             ebpf_stats: None,
             metrics_address: None,
             api_address: None,
+            dashboard_address: None,
             node_name: "node-1".to_owned(),
             instance: "this-one".to_owned(),
         }
