@@ -604,13 +604,6 @@ fn parse_listen(text: &str) -> Result<String, String> {
     Err(format!("`{text}` is neither an IP address with a port (127.0.0.1:9750, [::1]:9750) nor `off`"))
 }
 
-fn parse_api_listen(text: &str) -> Result<String, String> {
-    if text == "off" || text.parse::<SocketAddr>().is_ok() {
-        return Ok(text.to_owned());
-    }
-    Err(format!("`{text}` is neither an IP address with a port (10.0.0.1:9751, [::1]:9751) nor `off`"))
-}
-
 fn parse_dashboard_listen(text: &str) -> Result<String, String> {
     if text == "auto" {
         return Ok(text.to_owned());
@@ -624,6 +617,13 @@ fn parse_dashboard_listen(text: &str) -> Result<String, String> {
         )),
         _ => Ok(text.to_owned()),
     }
+}
+
+fn parse_api_listen(text: &str) -> Result<String, String> {
+    if text == "off" || text.parse::<SocketAddr>().is_ok() {
+        return Ok(text.to_owned());
+    }
+    Err(format!("`{text}` is neither an IP address with a port (10.0.0.1:9751, [::1]:9751) nor `off`"))
 }
 
 #[cfg(test)]
@@ -659,6 +659,25 @@ mod tests {
     }
 
     #[test]
+    fn the_dashboard_listens_on_loopback_only_and_says_why() {
+        let load = |text: &str| Config::load(&Settings::default(), Some(file(text).path()));
+        assert_eq!(Config::load(&Settings::default(), None).expect("valid").dashboard_listen, DashboardListen::Auto);
+        assert_eq!(load("dashboardListen: off\n").expect("valid").dashboard_listen, DashboardListen::Off);
+        for text in ["127.0.0.2:80", "[::1]:9750"] {
+            let at = DashboardListen::At(text.parse().expect("an address"));
+            assert_eq!(load(&format!("dashboardListen: '{text}'\n")).expect("valid").dashboard_listen, at);
+        }
+        for text in ["0.0.0.0:9750", "10.0.0.1:9750", "[::]:9750", "[::ffff:10.0.0.1]:9750"] {
+            let error = load(&format!("dashboardListen: '{text}'\n")).expect_err("not loopback").to_string();
+            for part in ["--dashboard-listen", text, "no address of loopback", "ssh -L 9750:127.0.0.1:9750"] {
+                assert!(error.contains(part), "{error}");
+            }
+        }
+        let error = load("dashboardListen: localhost\n").expect_err("a name").to_string();
+        assert!(error.contains("nor `off` nor `auto`"), "{error}");
+    }
+
+    #[test]
     fn the_api_over_tcp_is_off_by_default_and_names_each_missing_file() {
         let load = |text: &str| Config::load(&Settings::default(), Some(file(text).path()));
         for text in ["", "apiListen: off\n", "apiListen: 'off'\napiTlsCert: c.pem\n"] {
@@ -677,25 +696,6 @@ mod tests {
             let text = load(&format!("apiListen: '{wrong}'\n")).expect_err("no address").to_string();
             assert!(text.contains("--api-listen") && text.contains("10.0.0.1:9751") && text.contains("off"), "{text}");
         }
-    }
-
-    #[test]
-    fn the_dashboard_listens_on_loopback_only_and_says_why() {
-        let load = |text: &str| Config::load(&Settings::default(), Some(file(text).path()));
-        assert_eq!(Config::load(&Settings::default(), None).expect("valid").dashboard_listen, DashboardListen::Auto);
-        assert_eq!(load("dashboardListen: off\n").expect("valid").dashboard_listen, DashboardListen::Off);
-        for text in ["127.0.0.2:80", "[::1]:9750"] {
-            let at = DashboardListen::At(text.parse().expect("an address"));
-            assert_eq!(load(&format!("dashboardListen: '{text}'\n")).expect("valid").dashboard_listen, at);
-        }
-        for text in ["0.0.0.0:9750", "10.0.0.1:9750", "[::]:9750", "[::ffff:10.0.0.1]:9750"] {
-            let error = load(&format!("dashboardListen: '{text}'\n")).expect_err("not loopback").to_string();
-            for part in ["--dashboard-listen", text, "no address of loopback", "ssh -L 9750:127.0.0.1:9750"] {
-                assert!(error.contains(part), "{error}");
-            }
-        }
-        let error = load("dashboardListen: localhost\n").expect_err("a name").to_string();
-        assert!(error.contains("nor `off` nor `auto`"), "{error}");
     }
 
     #[test]

@@ -223,6 +223,10 @@ impl Engine {
         let manager_start = clock::now();
         // All before anything is started: a second daemon must fail without touching the first one's pods.
         let socket = Socket::bind(config.socket.as_deref().ok_or(EngineError::NoSocket)?)?;
+        let listeners = Listeners::bind(config.metrics_listen, config.dashboard_listen).await?;
+        // Port 0 was any free one, and the dashboard's place a rule: from here on it is known where they are.
+        config.metrics_listen = listeners.metrics_address();
+        config.dashboard_listen = listeners.dashboard_address().map_or(DashboardListen::Off, DashboardListen::At);
         let tcp = match &mut config.api_listen {
             Some(listen) => {
                 let tcp = Tcp::bind(listen.address, &listen.files).await?;
@@ -231,10 +235,6 @@ impl Engine {
             }
             None => None,
         };
-        let listeners = Listeners::bind(config.metrics_listen, config.dashboard_listen).await?;
-        // Port 0 was any free one, and the dashboard's place a rule: from here on it is known where they are.
-        config.metrics_listen = listeners.metrics_address();
-        config.dashboard_listen = listeners.dashboard_address().map_or(DashboardListen::Off, DashboardListen::At);
         std::fs::create_dir_all(&config.state_dir)
             .map_err(|source| EngineError::StateDir { path: config.state_dir.clone(), source })?;
         let state = State::read(&config.state_dir);
@@ -332,8 +332,8 @@ impl Engine {
             passive: self.ebpf.passive.as_ref().ok().map(|passive| Arc::clone(&passive.settings)),
             ebpf_stats: self.ebpf.facts.as_ref().map(|facts| Arc::clone(&facts.stats)),
             metrics_address: config.metrics_listen,
-            api_address: config.api_listen.as_ref().map(|listen| listen.address),
             dashboard_address: dashboard_address(config),
+            api_address: config.api_listen.as_ref().map(|listen| listen.address),
             node_name: nix::unistd::gethostname().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default(),
             instance: server::instance(),
         };
@@ -480,8 +480,8 @@ impl Engine {
             runtime = self.runtime.name(),
             socket = socket.as_deref(),
             metrics = config.metrics_listen.map(|address| address.to_string()),
-            api = config.api_listen.as_ref().map(|listen| listen.address.to_string()),
             dashboard = dashboard_address(config).map(|address| format!("http://{address}/")),
+            api = config.api_listen.as_ref().map(|listen| listen.address.to_string()),
             "started"
         );
     }

@@ -102,10 +102,10 @@ pub struct Facts {
     pub ebpf_stats: Option<Arc<EbpfStats>>,
     /// Where /metrics is.
     pub metrics_address: Option<SocketAddr>,
-    /// Where this API is over TCP.
-    pub api_address: Option<SocketAddr>,
     /// Where the dashboard is.
     pub dashboard_address: Option<SocketAddr>,
+    /// Where this API is over TCP.
+    pub api_address: Option<SocketAddr>,
     /// `spec.nodeName`
     pub node_name: String,
     /// Of this run of the daemon: see [`instance`].
@@ -619,8 +619,8 @@ fn info_of(facts: Facts) -> v1::GetInfoResponse {
         ebpf,
         ebpf_loaded: facts.passive.is_some(),
         metrics_address: facts.metrics_address.map(|a| a.to_string()).unwrap_or_default(),
-        api_address: facts.api_address.map(|a| a.to_string()).unwrap_or_default(),
         dashboard_address: facts.dashboard_address.map(|a| a.to_string()).unwrap_or_default(),
+        api_address: facts.api_address.map(|a| a.to_string()).unwrap_or_default(),
         node_name: facts.node_name,
         instance: facts.instance,
         pid: std::process::id(),

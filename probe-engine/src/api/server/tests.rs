@@ -117,8 +117,8 @@ fn facts() -> Facts {
         passive: None,
         ebpf_stats: None,
         metrics_address: None,
-        api_address: None,
         dashboard_address: None,
+        api_address: None,
         node_name: "node-1".to_owned(),
         instance: "this-one".to_owned(),
     }

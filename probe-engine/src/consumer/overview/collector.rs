@@ -234,8 +234,8 @@ mod tests {
             passive: None,
             ebpf_stats: None,
             metrics_address: None,
-            api_address: None,
             dashboard_address: None,
+            api_address: None,
             node_name: "node-1".to_owned(),
             instance: "this-one".to_owned(),
         }
