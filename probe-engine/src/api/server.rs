@@ -185,7 +185,8 @@ pub async fn serve(
         .max_decoding_message_size(limits::API_REQUEST_BYTES_MAX)
         .max_encoding_message_size(limits::API_RESPONSE_BYTES_MAX);
     let tcp_address = tcp.as_ref().map(Tcp::address);
-    tracing::info!(socket = %socket.path().display(), tcp = ?tcp_address, "control API serving");
+    let tcp_text = tcp_address.map(|address| address.to_string());
+    tracing::info!(socket = %socket.path().display(), tcp = tcp_text, "control API serving");
     let told = async move {
         shutdown.await;
         // Streams that follow would never end by themselves.
@@ -206,7 +207,7 @@ pub async fn serve(
     let place = |place: String| move |source| ServeError { place, source };
     let serving = async {
         let on_socket = async { on_socket.await.map_err(place(socket.path().display().to_string())) };
-        let over_tcp = async { over_tcp.await.map_err(place(tcp_address.map_or_else(String::new, |a| a.to_string()))) };
+        let over_tcp = async { over_tcp.await.map_err(place(tcp_text.unwrap_or_default())) };
         let health = async {
             status.keep(health, runtime, ended.clone()).await;
             Ok(())
