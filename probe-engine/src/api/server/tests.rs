@@ -6,6 +6,9 @@ use probe_core::spec::ContainerKind;
 use tokio::sync::{mpsc, oneshot, watch};
 use tonic::Code;
 
+mod serving;
+mod tcp;
+
 use super::*;
 use crate::api::v1::watch_events_response::Item;
 use crate::cli::client::{self, Client};
@@ -17,6 +20,8 @@ use crate::results::{Input, Update};
 use crate::runtime::none::NoneRuntime;
 use crate::runtime::{BoxFuture, RuntimeEvent, Started};
 use crate::source::PodUpdate;
+use crate::source::manifest::ManifestConfig;
+use crate::source::parse::{RuntimeKind, Strictness};
 
 mod watching;
 
@@ -35,6 +40,10 @@ struct Daemon {
 
 impl Daemon {
     async fn start(runtime: Arc<dyn ContainerRuntime>) -> Self {
+        Self::start_with(runtime, None).await
+    }
+
+    async fn start_with(runtime: Arc<dyn ContainerRuntime>, tcp: Option<Tcp>) -> Self {
         let dir = tempfile::tempdir().expect("tempdir");
         let path = dir.path().join("run/api.sock");
         let bench = Bench::start(16, 16);
@@ -53,14 +62,17 @@ impl Daemon {
         let backend = Backend {
             results: bench.results.clone(),
             events,
-            control: Control::new(updates_in, bench.results.clone()),
+            control: Control::new(updates_in.clone(), bench.results.clone()),
+            pods: ApiSource::new(updates_in, bench.results.clone(), reading(), true),
+            broker: None,
             runtime,
             facts,
             overviews: watch::channel(Arc::new(overview())).1,
         };
         let socket = Socket::bind(&path).expect("bind");
         let (end, ended) = oneshot::channel::<()>();
-        let server = tokio::spawn(serve(socket, backend, async {
+        let health = Health::new(Vec::new(), bench.results.clone());
+        let server = tokio::spawn(serve(socket, tcp, backend, health, async {
             let _ = ended.await;
         }));
         let client = client::connect(&path).await.expect("connect");
@@ -94,6 +106,16 @@ impl Daemon {
     }
 }
 
+fn reading() -> ManifestConfig {
+    ManifestConfig {
+        paths: Vec::new(),
+        strictness: Strictness::Run,
+        runtime: RuntimeKind::None,
+        ignore_unsupported: false,
+        memory_limits: false,
+    }
+}
+
 fn overview() -> Overview {
     let tcp = HandlerOverview { handler: "tcp", passive: 7, failed: 1, ..HandlerOverview::default() };
     Overview { at_ms: 1_700_000_000_500, probes: 5, handlers: vec![tcp], cpu_cores: 0.25, ..Overview::default() }
@@ -110,6 +132,7 @@ fn facts() -> Facts {
         ebpf_stats: None,
         metrics_address: None,
         dashboard_address: None,
+        api_address: None,
         node_name: "node-1".to_owned(),
         instance: "this-one".to_owned(),
     }
