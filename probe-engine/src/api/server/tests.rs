@@ -20,6 +20,8 @@ use crate::results::{Input, Update};
 use crate::runtime::none::NoneRuntime;
 use crate::runtime::{BoxFuture, RuntimeEvent, Started};
 use crate::source::PodUpdate;
+use crate::source::manifest::ManifestConfig;
+use crate::source::parse::{RuntimeKind, Strictness};
 
 mod watching;
 
@@ -60,7 +62,9 @@ impl Daemon {
         let backend = Backend {
             results: bench.results.clone(),
             events,
-            control: Control::new(updates_in, bench.results.clone()),
+            control: Control::new(updates_in.clone(), bench.results.clone()),
+            pods: ApiSource::new(updates_in, bench.results.clone(), reading(), true),
+            broker: None,
             runtime,
             facts,
             overviews: watch::channel(Arc::new(overview())).1,
@@ -99,6 +103,16 @@ impl Daemon {
             at: clock::now(),
         };
         self.events.send(event).await.expect("the stage runs");
+    }
+}
+
+fn reading() -> ManifestConfig {
+    ManifestConfig {
+        paths: Vec::new(),
+        strictness: Strictness::Run,
+        runtime: RuntimeKind::None,
+        ignore_unsupported: false,
+        memory_limits: false,
     }
 }
 
