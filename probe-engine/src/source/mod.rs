@@ -80,7 +80,7 @@ pub struct Pause {
     pub types: ProbeTypes,
     /// From when until when; `None`: their pauses end.
     pub paused: Option<Paused>,
-    /// Who asked for it: `uid 0`.
+    /// Who asked for it: `uid 0`, `192.0.2.7`.
     pub by: Arc<str>,
     /// So few pods were chosen that an event tells of each.
     pub is_each_told: bool,
