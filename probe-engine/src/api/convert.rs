@@ -15,7 +15,7 @@ use crate::clock;
 use crate::consumer::events::{Event, EventType};
 use crate::consumer::status::conditions;
 use crate::ebpf::{Answer, PassiveSettings, Why};
-use crate::results::{ContainerView, PodRecord, ProbeRecord};
+use crate::results::{ContainerView, PodRecord, ProbeRecord, Sketch};
 use crate::shard::metrics::OutcomeKind;
 use crate::source::control::Triggered;
 
@@ -284,7 +284,18 @@ fn probe(of: &ProbeRecord, spec: &ProbeSpec, max_age: Duration) -> v1::Probe {
         due_at: due(stats.due_ns(), clock::now()).map(|at| timestamp(clock::wall_of(at))),
         paused_until: None,
         on_hold: false,
-        durations: None,
+        durations: Some(durations(&stats.sketch())),
+    }
+}
+
+fn durations(sketch: &Sketch) -> v1::Durations {
+    let quantile_ns = |quantile| sketch.quantile_ns(quantile).unwrap_or(0);
+    v1::Durations {
+        count: sketch.count,
+        sum_ns: sketch.sum_ns,
+        max_ns: sketch.max_ns,
+        p50_ns: quantile_ns(0.5),
+        p99_ns: quantile_ns(0.99),
     }
 }
 

@@ -4,6 +4,7 @@
 //! component-base). Like the kubelet's, a probe's series appear with its first count and end with its worker. A node with more
 //! probes or pods than `limits.rs` allows series has them per pod or per handler, and says so in a metric.
 
+mod hlog;
 mod latency;
 mod passive;
 mod snapshot;
@@ -16,7 +17,10 @@ use probe_core::id::ProbeType;
 use probe_core::outcome::LocalCause;
 use probe_core::pod::ConditionStatus;
 
-pub use self::latency::{Counts, Latency, SinceStart};
+pub use self::latency::{
+    Counts, DetailLatency, Distribution, Histograms, Latency, PodLatency, PodLatencyError, ProbeLatency, SketchLatency,
+    WindowLatency,
+};
 use self::snapshot::{EngineSnapshot, HandlerSums, PHASES, PodSnapshot, ProbesSnapshot};
 pub use self::text::CONTENT_TYPE;
 use self::text::{Buckets, Kind, Labels, Text};

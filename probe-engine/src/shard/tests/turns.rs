@@ -17,7 +17,7 @@ use crate::prober::pool::Job;
 use crate::results::{ProbeStats, Update, UpdateQueue};
 use crate::shard::inbox::{Command, PoolReply, ProbeSlot, ShardSender, inbox};
 use crate::shard::kernel::Waker;
-use crate::shard::metrics::ShardMetrics;
+use crate::shard::metrics::{PhasesUs, ShardMetrics};
 use crate::shard::pace::Pace;
 use crate::shard::{JobSink, Shard, ShardConfig, Turn};
 
@@ -286,7 +286,10 @@ fn a_full_pool_makes_attempts_wait_and_misses_their_due_times() {
     let at = bench.world.now();
     bench.sender.reply(PoolReply::Started { attempt: job.attempt, at }, at);
     let outcome = Outcome::Success("".into());
-    bench.sender.reply(PoolReply::Done { attempt: job.attempt, outcome, latency_ns: 5_000_000 }, bench.world.now());
+    bench.sender.reply(
+        PoolReply::Done { attempt: job.attempt, outcome, latency_ns: 5_000_000, phases: PhasesUs::default() },
+        bench.world.now(),
+    );
     bench.run(ms(20));
     assert_eq!(bench.verdicts().last(), Some(&Some(Verdict::Success)));
 }
@@ -312,7 +315,10 @@ fn a_shard_may_be_left_alone_until_something_is_due_and_not_while_an_attempt_is_
     let job = bench.pool.jobs.borrow_mut().pop().expect("a job");
     assert_eq!(bench.shard.pace(), Pace::UnderWay, "the pool makes it");
     let outcome = Outcome::Success("".into());
-    bench.sender.reply(PoolReply::Done { attempt: job.attempt, outcome, latency_ns: 1 }, bench.world.now());
+    bench.sender.reply(
+        PoolReply::Done { attempt: job.attempt, outcome, latency_ns: 1, phases: PhasesUs::default() },
+        bench.world.now(),
+    );
     bench.run(ms(20));
     assert_eq!(bench.shard.pace(), Pace::Until(due));
 }
@@ -330,7 +336,10 @@ fn an_attempt_that_began_in_time_is_not_late_because_its_shard_slept() {
     bench.world.pass(ms(10_500));
     bench.run(ms(2_000));
     let outcome = Outcome::Success("".into());
-    bench.sender.reply(PoolReply::Done { attempt: job.attempt, outcome, latency_ns: 5_000_000 }, bench.world.now());
+    bench.sender.reply(
+        PoolReply::Done { attempt: job.attempt, outcome, latency_ns: 5_000_000, phases: PhasesUs::default() },
+        bench.world.now(),
+    );
     bench.run(ms(2_000));
     assert_eq!(bench.verdicts().last(), Some(&Some(Verdict::Success)));
     assert_eq!(bench.count(|metrics| metrics.missed), 0);
@@ -352,9 +361,10 @@ fn a_followed_redirect_goes_to_the_pool_with_its_deadline() {
     assert!(job.resume.is_some());
     assert_eq!(bench.outcomes(), []);
     let outcome = Outcome::Failure("HTTP probe failed with statuscode: 500".into());
-    bench
-        .sender
-        .reply(PoolReply::Done { attempt: job.attempt, outcome: outcome.clone(), latency_ns: 1 }, bench.world.now());
+    bench.sender.reply(
+        PoolReply::Done { attempt: job.attempt, outcome: outcome.clone(), latency_ns: 1, phases: PhasesUs::default() },
+        bench.world.now(),
+    );
     bench.run(ms(20));
     assert_eq!(bench.outcomes(), [outcome]);
 }
