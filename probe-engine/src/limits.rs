@@ -303,6 +303,15 @@ pub const DETAILED_AFTER_FAILURE: Duration = Duration::from_mins(15);
 /// A pod's page is watching it so long; whoever looks on asks again within that.
 pub const DETAILED_AFTER_LOOK: Duration = Duration::from_secs(60);
 
+/// Seconds of the heatmap that are kept, a column each. More: the oldest go.
+pub const HEATMAP_COLUMNS_MAX: usize = 600;
+
+/// Time between two looks at the node for its overview.
+pub const OVERVIEW_PERIOD: Duration = Duration::from_millis(500);
+
+/// The state file is told to be unwritable when its last writing failed and it has not been current for so long.
+pub const STATE_UNWRITTEN_MAX: Duration = Duration::from_secs(30);
+
 /// Pods that a reader looks at before the results stage goes on with its other work. More: in further parts.
 pub const RESULTS_PODS_PER_PART: usize = 2_048;
 

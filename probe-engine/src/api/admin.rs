@@ -19,7 +19,7 @@ use std::sync::Arc;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::State;
-use axum::http::{Request, StatusCode, header};
+use axum::http::{HeaderMap, Request, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use hyper::body::Incoming;
@@ -34,7 +34,7 @@ use tower::ServiceExt;
 use tracing::{debug, info};
 
 use self::health::{Check, Health};
-use crate::consumer::metrics::{CONTENT_TYPE, Metrics};
+use crate::consumer::metrics::{Format, Metrics};
 use crate::limits;
 use crate::results::ResultsError;
 
@@ -166,18 +166,24 @@ fn router(admin: Admin) -> Router {
         .with_state(admin)
 }
 
-async fn metrics(State(admin): State<Admin>) -> Response {
-    scrape(&admin, CONTENT_TYPE, admin.metrics.all()).await
+async fn metrics(State(admin): State<Admin>, headers: HeaderMap) -> Response {
+    let format = accepted(&headers);
+    scrape(&admin, format.content_type(), admin.metrics.all_as(format)).await
 }
 
-async fn metrics_probes(State(admin): State<Admin>) -> Response {
-    scrape(&admin, CONTENT_TYPE, admin.metrics.probes()).await
+async fn metrics_probes(State(admin): State<Admin>, headers: HeaderMap) -> Response {
+    let format = accepted(&headers);
+    scrape(&admin, format.content_type(), admin.metrics.probes_as(format)).await
+}
+
+fn accepted(headers: &HeaderMap) -> Format {
+    Format::accepted(headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or_default())
 }
 
 async fn scrape(
     admin: &Admin,
     content_type: &'static str,
-    text: impl Future<Output = Result<String, ResultsError>>,
+    text: impl Future<Output = Result<Vec<u8>, ResultsError>>,
 ) -> Response {
     let written = async {
         let _place = admin.scrapes.acquire().await;

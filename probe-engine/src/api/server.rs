@@ -25,6 +25,7 @@ use super::v1::control_server::{Control as ControlApi, ControlServer};
 use super::v1::embedder_server::EmbedderServer;
 use super::{convert, logs, v1};
 use crate::consumer::events::{Event, EventsHandle, Watched};
+use crate::consumer::overview::Overviews;
 use crate::ebpf::PassiveSettings;
 use crate::ebpf::stats::EbpfStats;
 use crate::results::{Node, PodRecord, ResultsError, ResultsHandle};
@@ -72,6 +73,8 @@ pub struct Backend {
     pub runtime: Arc<dyn ContainerRuntime>,
     /// What only the engine knows.
     pub facts: watch::Receiver<Facts>,
+    /// The node at a glance.
+    pub overviews: Overviews,
 }
 
 /// What `GetInfo` says and no stage knows.
@@ -233,7 +236,8 @@ impl ControlApi for Service {
         let passive = self.passive();
         let part = move |records: &[PodRecord]| {
             let rows = records.iter().flat_map(|record| convert::probe_rows(record, passive.as_deref()));
-            v1::ListProbesResponse { probes: rows.filter(|row| !request.failing || is_failing(row)).collect() }
+            let failing = rows.filter(|row| !request.failing || is_failing(row));
+            v1::ListProbesResponse { probes: failing.filter(|row| !request.near_miss || has_near_miss(row)).collect() }
         };
         Ok(Response::new(self.parts(filter, part).await?))
     }
@@ -565,6 +569,10 @@ fn is_failing(row: &v1::ProbeRow) -> bool {
         probe.verdict() == v1::Verdict::Failure
             || matches!(probe.last(), v1::OutcomeKind::Failure | v1::OutcomeKind::Error | v1::OutcomeKind::Local)
     })
+}
+
+fn has_near_miss(row: &v1::ProbeRow) -> bool {
+    row.probe.as_ref().is_some_and(|probe| probe.near_miss_count > 0)
 }
 
 /// The item on the wire; `None` for an event that was not asked for.

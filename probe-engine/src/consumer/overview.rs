@@ -1,15 +1,41 @@
-//! The node at a glance, once a second: what `top` and the dashboard show.
+//! The node at a glance, twice a second: what `top` and the dashboard show.
 //!
 //! One task makes it; readers share the newest, so a slow one misses some and nobody waits for it. Field names in JSON are
 //! stable: they are part of `/api/v1/overview`.
+
+mod collector;
+pub mod heatmap;
+mod problems;
+mod process;
 
 use std::sync::Arc;
 
 use serde::Serialize;
 use tokio::sync::watch;
 
+pub use self::collector::{Config, run};
+use self::heatmap::Column;
+use crate::results::latency::Recorded;
+
 /// The newest, for any number of readers.
 pub type Overviews = watch::Receiver<Arc<Overview>>;
+
+/// The columns of the heatmap, the oldest first, for any number of readers.
+pub type Heatmaps = watch::Receiver<Arc<[Arc<Column>]>>;
+
+/// Where the newest of both go.
+pub struct Outputs {
+    overviews: watch::Sender<Arc<Overview>>,
+    heatmaps: watch::Sender<Arc<[Arc<Column>]>>,
+}
+
+/// Before the first look there is an empty overview (`at_ms` 0) and no column.
+#[must_use]
+pub fn channel() -> (Outputs, Overviews, Heatmaps) {
+    let (overviews, newest) = watch::channel(Arc::default());
+    let (heatmaps, columns) = watch::channel(Arc::from([]));
+    (Outputs { overviews, heatmaps }, newest, columns)
+}
 
 /// See the module. Counts are since the daemon started unless said otherwise.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
@@ -103,7 +129,7 @@ pub struct PoolOverview {
     pub in_flight_max: u64,
 }
 
-/// Of a histogram, in nanoseconds. 0 where fewer were counted than a quantile needs: 100 for p99, 1,000 for p99.9.
+/// Of a histogram, in nanoseconds. 0 where fewer were counted than a quantile needs: 10 for p90, 100 for p99, 1,000 for p99.9.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Quantiles {
@@ -119,6 +145,20 @@ pub struct Quantiles {
     pub p999_ns: u64,
     /// The largest.
     pub max_ns: u64,
+}
+
+impl From<&Recorded> for Quantiles {
+    fn from(recorded: &Recorded) -> Self {
+        let quantile_ns = |quantile| recorded.quantile_us(quantile).unwrap_or(0) * 1_000;
+        Self {
+            count: recorded.count(),
+            p50_ns: quantile_ns(0.5),
+            p90_ns: quantile_ns(0.9),
+            p99_ns: quantile_ns(0.99),
+            p999_ns: quantile_ns(0.999),
+            max_ns: recorded.max_us() * 1_000,
+        }
+    }
 }
 
 /// Something that is wrong with the engine itself; `kind` is the name of the alert where there is one.

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use hdrhistogram::Histogram;
 use probe_core::outcome::{LocalCause, Outcome};
+use probe_core::spec::{Handler, Scheme};
 
 use crate::ebpf::Why;
 use crate::limits;
@@ -28,6 +29,20 @@ impl HandlerKind {
     /// Every kind.
     pub const ALL: [HandlerKind; 5] =
         [HandlerKind::Tcp, HandlerKind::Http, HandlerKind::Https, HandlerKind::Grpc, HandlerKind::Exec];
+
+    /// Of a probe.
+    #[must_use]
+    pub const fn of(handler: &Handler) -> Self {
+        match handler {
+            Handler::TcpSocket(_) => HandlerKind::Tcp,
+            Handler::HttpGet(get) => match get.scheme {
+                Scheme::Http => HandlerKind::Http,
+                Scheme::Https => HandlerKind::Https,
+            },
+            Handler::Grpc(_) => HandlerKind::Grpc,
+            Handler::Exec(_) => HandlerKind::Exec,
+        }
+    }
 
     /// Position in [`HandlerKind::ALL`].
     #[must_use]

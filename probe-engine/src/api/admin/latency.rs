@@ -74,7 +74,7 @@ pub(super) async fn page(State(admin): State<Admin>, uri: Uri) -> Response {
                 Err(PodLatencyError::Results(error)) => Err(error),
                 Err(error) => {
                     unknown = Some(error.to_string());
-                    Ok(String::new())
+                    Ok(Vec::new())
                 }
             };
         }
@@ -99,8 +99,8 @@ pub(super) async fn log(State(admin): State<Admin>, uri: Uri) -> Response {
     }
 }
 
-fn json_of(value: &impl serde::Serialize) -> String {
-    serde_json::to_string(value).expect("numbers and texts under names are always JSON")
+fn json_of(value: &impl serde::Serialize) -> Vec<u8> {
+    serde_json::to_vec(value).expect("numbers and texts under names are always JSON")
 }
 
 fn refused(error: &QueryError) -> Response {

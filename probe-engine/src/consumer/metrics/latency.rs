@@ -215,7 +215,7 @@ impl Metrics {
     }
 
     /// `/api/v1/latency.hlog`: the same in the log format of HdrHistogram.
-    pub async fn latency_log(&self, window: Window) -> Result<String, ResultsError> {
+    pub async fn latency_log(&self, window: Window) -> Result<Vec<u8>, ResultsError> {
         let look = move |node: &Node| {
             let now = clock::now();
             let begin = node.latency.begin(window, now);
