@@ -10,6 +10,7 @@
 #[cfg(test)]
 pub(crate) mod fixture;
 mod handle;
+mod journal;
 pub mod latency;
 mod node;
 mod pods;
@@ -20,6 +21,7 @@ mod stats;
 #[cfg(test)]
 mod tests;
 mod totals;
+mod watch;
 
 use std::num::NonZeroU16;
 use std::sync::Arc;
@@ -29,6 +31,7 @@ use probe_core::action::{LocalTooLong, Publish, Report};
 use tokio::sync::Notify;
 
 pub use handle::{Inbox, Input, PendingReport, ResultsError, ResultsHandle, ResultsSender, channel};
+pub use journal::GonePod;
 pub(crate) use node::cut;
 pub use node::{
     CONDITIONS_LEN, ContainerRecord, ContainerView, Gate, LastReport, LocalTrouble, Node, PodRecord, ProbeRecord,
@@ -40,6 +43,7 @@ pub use sketch::Sketch;
 pub use stage::{Config, Stage};
 pub use stats::{DURATION_BUCKETS_S, Durations, ProbeStats};
 pub use totals::ShardTotals;
+pub use watch::{News, Part, PodWatch, Select};
 
 use crate::limits;
 use crate::shard::metrics::{OutcomeKind, ShardMetrics};

@@ -169,13 +169,11 @@ impl Stage {
                     None => drop(self.node.pasts.remove(&uid)),
                 }
                 self.refresh(&uid);
-                self.touch();
             }
             Input::Status(uid, status) => self.handle_status(&uid, status),
             Input::Deleting(uid) => {
-                if let Some(record) = self.node.pods.find_mut(&uid) {
+                if let Some(record) = self.node.touch(&uid) {
                     record.deleting = true;
-                    self.touch();
                 }
             }
             Input::Removed(uid) => self.remove(&uid),
@@ -202,14 +200,12 @@ impl Stage {
         }
         self.node.recount(Some(before), uid);
         self.refresh(uid);
-        self.touch();
     }
 
     fn handle_gate(&mut self, uid: &PodUid, gate: Arc<str>, status: Option<ConditionStatus>) {
         let Some(record) = self.node.pods.find_mut(uid) else { return };
         if status::set_gate(record, &gate, status, clock::wall()) {
             self.refresh(uid);
-            self.touch();
         }
     }
 
@@ -223,7 +219,6 @@ impl Stage {
         for (_, waiter) in self.waiters.extract_if(.., |(key, _)| key.pod == *uid) {
             let _ = waiter.send(Err(ResultsError::Removed));
         }
-        self.touch();
     }
 
     /// What a shard says of a pod that lives elsewhere by now (removed, and added again to another shard) is late. The manager
@@ -276,7 +271,6 @@ impl Stage {
         log_verdict(&record.pod, publish);
         self.node.recount(Some(before), &publish.pod);
         self.refresh(&publish.pod);
-        self.touch();
         self.tell_lifecycle(publish);
     }
 
@@ -336,8 +330,11 @@ impl Stage {
         let Some(record) = self.node.pods.find_mut(&report.pod) else { return };
         let pod = Arc::clone(&record.pod);
         let Some((probe, _)) = record.probe_mut(&report.container, report.probe_type) else { return };
-        probe.report(&report);
+        let changed = probe.report(&report);
         let failed = matches!(report.outcome, Outcome::Failure(_)).then(|| Arc::clone(&probe.stats));
+        if changed {
+            self.node.touch(&report.pod);
+        }
         if let Some(stats) = failed {
             let latency_us = u32::try_from(report.duration_ns / 1_000).unwrap_or(u32::MAX);
             self.node.latency.details.failed(key_of(&report), &stats, latency_us, clock::now());
@@ -410,23 +407,19 @@ impl Stage {
         }
     }
 
+    /// After a change of the pod: what follows from it.
     fn refresh(&mut self, uid: &PodUid) {
-        let Some(record) = self.node.pods.find_mut(uid) else { return };
+        let Some(record) = self.node.touch(uid) else { return };
         let before = PodCount::of(record);
         let was_ready = record.is_ready();
         if !status::refresh(record, self.config.manager_start, clock::wall()) {
             return;
         }
-        self.node.revision += 1;
         if record.is_ready() != was_ready {
             let pod = &record.pod;
             info!(pod = %format_args!("{}/{}", pod.namespace, pod.name), ready = !was_ready, "pod readiness changed");
             self.node.recount(Some(before), uid);
         }
-    }
-
-    fn touch(&mut self) {
-        self.node.revision += 1;
     }
 
     fn publish_revision(&self) {

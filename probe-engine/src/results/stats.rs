@@ -186,7 +186,7 @@ impl ProbeStats {
 /// What the results stage writes.
 impl ProbeStats {
     /// From now on (0: no more) the shard tells of each attempt under this name.
-    pub(super) fn set_detail(&self, token: u16) {
+    pub(crate) fn set_detail(&self, token: u16) {
         self.detail.store(token, Ordering::Relaxed);
     }
 }

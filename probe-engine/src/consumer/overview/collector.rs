@@ -12,14 +12,15 @@ use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::heatmap::{History, Sums};
-use super::{HandlerOverview, Outputs, Overview, PoolOverview, Quantiles, problems, process};
+use super::{HandlerOverview, Outputs, Overview, PoolOverview, Quantiles, problems};
 use crate::api::admin::health::Health;
 use crate::api::server;
 use crate::clock;
 use crate::consumer::metrics::{Facts, POOLED};
+use crate::consumer::process;
 use crate::limits;
 use crate::results::latency::{Recorded, Series, Window};
-use crate::results::{Node, ResultsHandle, SeriesLevel};
+use crate::results::{Node, ResultsHandle, SeriesLevels};
 use crate::shard::metrics::{HandlerKind, OutcomeKind};
 
 /// Over so long rates are taken.
@@ -84,7 +85,7 @@ struct NodeLook {
     sums: Sums,
     overview: Overview,
     unsynced: Vec<&'static str>,
-    series: SeriesLevel,
+    series: SeriesLevels,
 }
 
 impl Collector {
@@ -108,6 +109,7 @@ impl Collector {
         {
             let server = self.config.server.borrow();
             overview.node_name.clone_from(&server.node_name);
+            overview.instance.clone_from(&server.instance);
             overview.uptime_ns = u64::try_from((moment.at - server.started).as_nanos()).unwrap_or(u64::MAX);
             let waited = POOLED.iter().zip(moment.waited).filter(|(_, looks)| *looks >= SATURATED_LOOKS);
             let saturated: Vec<_> = waited.map(|(handler, _)| handler.as_str()).collect();
@@ -118,7 +120,7 @@ impl Collector {
                 unsynced: &unsynced,
                 stuck: overview.probes_stuck,
                 paused: overview.probes_paused,
-                series,
+                series: series.at_most(facts.series),
                 saturated: &saturated,
             });
         }
@@ -206,7 +208,7 @@ fn look_at(node: &Node) -> NodeLook {
         lateness: quantiles(node, now, &HandlerKind::ALL.map(Series::Lateness)),
         ..Overview::default()
     };
-    NodeLook { sums: Sums::of(node), overview, unsynced: node.unsynced().collect(), series: node.series.probes() }
+    NodeLook { sums: Sums::of(node), overview, unsynced: node.unsynced().collect(), series: node.series }
 }
 
 #[cfg(test)]
@@ -221,8 +223,8 @@ mod tests {
     use crate::consumer::metrics::PoolLane;
     use crate::consumer::overview::{Overviews, channel};
     use crate::consumer::state::StateStats;
-    use crate::results::Update;
     use crate::results::fixture::{Bench, publish, running, simple_pod};
+    use crate::results::{SeriesLevel, Update};
     use crate::shard::metrics::ShardMetrics;
 
     fn server_facts() -> server::Facts {
@@ -242,6 +244,7 @@ mod tests {
             ebpf_stats: None,
             metrics_address: None,
             node_name: "node-1".to_owned(),
+            instance: "this-one".to_owned(),
         }
     }
 
@@ -249,10 +252,14 @@ mod tests {
         let (outputs, overviews, _) = channel();
         let facts = Facts {
             version: "1",
+            started_at: clock::wall(),
+            series: SeriesLevel::Probe,
             runtime: "none",
             runs_pods: false,
             io: vec!["epoll", "epoll"],
+            heartbeats: Vec::new(),
             in_flight_max: 100,
+            sources: Vec::new(),
             lifecycle: None,
             state: Arc::new(StateStats::default()),
             pool: Some(Arc::new(move |_| PoolLane { queued, in_flight: 2, in_flight_max: 2 })),

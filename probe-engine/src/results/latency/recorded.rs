@@ -245,6 +245,6 @@ mod tests {
         assert_eq!(BUCKETS_LEN_MAX, 3_287);
         let mut recorded = Recorded::default();
         (400..3_200).for_each(|value_us| recorded.record(value_us, u64::MAX));
-        assert_eq!((recorded.cells.len(), recorded.count()), (385, 385 * COUNT_MAX));
+        assert_eq!((recorded.cells.len(), recorded.count()), (384, 384 * COUNT_MAX));
     }
 }
