@@ -332,6 +332,12 @@ pub const WATCH_LOOK_EVERY: Duration = Duration::from_millis(100);
 /// Callers waiting for the next report of a probe. More: refused with an error.
 pub const REPORT_WAITERS_MAX: usize = 1_024;
 
+/// Longest pause of a probe, from when it is asked for. Longer: refused with an error.
+pub const PAUSE_MAX: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// Pods that one pause is about and that get an event each. More: the log's line alone tells of it.
+pub const PAUSE_EVENTS_MAX: usize = 256;
+
 /// Events waiting for the events stage. Full: dropped and counted.
 pub const NEW_EVENTS_LEN_MAX: usize = 4_096;
 

@@ -13,6 +13,7 @@ mod handle;
 mod journal;
 pub mod latency;
 mod node;
+mod pauses;
 mod pods;
 mod series;
 mod sketch;
@@ -37,6 +38,7 @@ pub use node::{
     CONDITIONS_LEN, ContainerRecord, ContainerView, Gate, LastReport, LocalTrouble, Node, PodRecord, ProbeRecord,
     StuckProbe, WallNs,
 };
+pub use pauses::{Paused, Standing};
 pub use pods::Pods;
 pub use series::{SeriesLevel, SeriesLevels};
 pub use sketch::Sketch;

@@ -306,7 +306,7 @@ impl ControlApi for Service {
         &self,
         request: Request<v1::PauseProbesRequest>,
     ) -> Result<Response<v1::PauseProbesResponse>, Status> {
-        pause::pause(self, request.into_inner()).await.map(Response::new)
+        pause::pause(self, request).await.map(Response::new)
     }
 
     type WatchPodsStream = Parts<v1::WatchPodsResponse>;
@@ -657,9 +657,10 @@ fn control_error(error: &ControlError) -> Status {
         ControlError::UnknownPod { .. }
         | ControlError::UnknownContainer { .. }
         | ControlError::UnknownProbe { .. }
+        | ControlError::NoneHas { .. }
         | ControlError::UnknownGate { .. } => Status::not_found(text),
-        ControlError::Wanted { .. } => Status::failed_precondition(text),
-        ControlError::NotShown { .. } => Status::deadline_exceeded(text),
+        ControlError::Wanted { .. } | ControlError::Paused { .. } => Status::failed_precondition(text),
+        ControlError::NotShown { .. } | ControlError::PauseNotShown => Status::deadline_exceeded(text),
         ControlError::AmbiguousContainer { .. } => Status::invalid_argument(text),
         ControlError::Results(ResultsError::NoReport(_)) => Status::deadline_exceeded(text),
         ControlError::Results(ResultsError::Removed) => Status::not_found(text),

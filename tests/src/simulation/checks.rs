@@ -36,6 +36,8 @@ pub struct Checks {
     answered: Vec<u64>,
     /// By probe: its newest real result was a failure.
     failing: Vec<bool>,
+    /// By probe: what it may have begun, and not more, as long as its pause lasts.
+    allowed: Vec<u64>,
     window: Window,
     right_since: Option<Instant>,
     /// What each probe had counted when the drought began.
@@ -72,6 +74,7 @@ impl Checks {
             assert!(world.net.has_reserve(), "nothing in flight, and no descriptor in reserve");
         }
         self.comes_to_rest(shard, world);
+        self.pauses(shard, world);
         self.results(world);
         self.reports(world);
         self.drought(world);
@@ -97,6 +100,20 @@ impl Checks {
             shard.waiting_len(),
             shard.scheduler().poll_timeout()
         );
+    }
+
+    /// Nothing begins before a pause is over, passive answers included; but what waited for its place when it began may.
+    fn pauses(&mut self, shard: &Shard<FakeKernel>, world: &mut World) {
+        self.allowed.resize(world.pods.probes.len(), 0);
+        for (index, probe) in world.pods.probes.iter_mut().enumerate() {
+            let begun = probe.begun + probe.answers().0;
+            if std::mem::take(&mut probe.is_newly_paused) {
+                self.allowed[index] = begun + u64::from(shard.waiting_len() > 0);
+            } else if probe.paused_until > world.reads.now {
+                let until = probe.paused_until;
+                assert!(begun <= self.allowed[index], "probe {index}: an attempt, though it is paused until {until:?}");
+            }
+        }
     }
 
     /// Every result that was counted in this turn.
