@@ -17,7 +17,6 @@ use std::time::Duration;
 use nix::sys::resource::{Resource, getrlimit};
 use probe_core::backoff;
 use probe_core::time::Instant;
-use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::{AbortHandle, JoinHandle};
@@ -30,13 +29,15 @@ use self::stepping::Stepping;
 use crate::api::admin::health::Health;
 use crate::api::admin::supervise::supervise;
 use crate::api::admin::{self, Admin, AdminError};
-use crate::api::server::{self, Backend, ShardFacts, SourceFacts};
+use crate::api::dashboard::{Dashboard, Listeners};
+use crate::api::server::{self, Backend, ShardFacts, SourceFacts, Tcp, TcpError};
 use crate::api::socket::{Socket, SocketError};
-use crate::config::{Config, RuntimeChoice};
+use crate::config::{Config, DashboardListen, RuntimeChoice};
 use crate::consumer;
+use crate::consumer::board::Board;
 use crate::consumer::events::{self, EventSender, EventsHandle};
 use crate::consumer::lifecycle::{Lifecycle, LifecycleConfig, LifecycleInput, LifecycleStats};
-use crate::consumer::metrics::{Facts, Metrics, PoolLane};
+use crate::consumer::metrics::{Facts, Metrics, PoolLane, TcpStats};
 use crate::consumer::overview::{self, Overviews};
 use crate::consumer::state::StateStats;
 use crate::ebpf::thread::Outputs;
@@ -86,6 +87,9 @@ pub enum EngineError {
     /// The admin server.
     #[error(transparent)]
     Admin(#[from] AdminError),
+    /// The control API over TCP.
+    #[error(transparent)]
+    Tcp(#[from] TcpError),
     /// The state directory.
     #[error("cannot make the state directory {path}: {source}; name another with --state-dir")]
     StateDir {
@@ -217,16 +221,20 @@ impl Engine {
     /// What could not be started.
     pub async fn start(mut config: Config, choice: RuntimeChoice) -> Result<Self, EngineError> {
         let manager_start = clock::now();
-        // Both before anything is started: a second daemon must fail without touching the first one's pods.
+        // All before anything is started: a second daemon must fail without touching the first one's pods.
         let socket = Socket::bind(config.socket.as_deref().ok_or(EngineError::NoSocket)?)?;
-        let admin = match config.metrics_listen {
-            Some(address) => Some(admin::bind(address).await?),
+        let listeners = Listeners::bind(config.metrics_listen, config.dashboard_listen).await?;
+        // Port 0 was any free one, and the dashboard's place a rule: from here on it is known where they are.
+        config.metrics_listen = listeners.metrics_address();
+        config.dashboard_listen = listeners.dashboard_address().map_or(DashboardListen::Off, DashboardListen::At);
+        let tcp = match &mut config.api_listen {
+            Some(listen) => {
+                let tcp = Tcp::bind(listen.address, &listen.files).await?;
+                listen.address = tcp.address();
+                Some(tcp)
+            }
             None => None,
         };
-        if let Some(Ok(bound)) = admin.as_ref().map(TcpListener::local_addr) {
-            // Port 0 was any free one: from here on it is known which.
-            config.metrics_listen = Some(bound);
-        }
         std::fs::create_dir_all(&config.state_dir)
             .map_err(|source| EngineError::StateDir { path: config.state_dir.clone(), source })?;
         let state = State::read(&config.state_dir);
@@ -276,11 +284,13 @@ impl Engine {
         let manifests = engine.read_manifests(&config, choice, memory_limits);
         let state_stats = engine.keep_state(&config, &results);
         let server_facts = engine.server_facts(&config, manager_start, manifests.clone());
-        let metrics_facts = engine.metrics_facts(&config, manager_start, manifests, lifecycle_stats, state_stats);
+        let (stats, tcp_stats) = ((lifecycle_stats, state_stats), tcp.as_ref().map(Tcp::stats));
+        let metrics_facts = engine.metrics_facts(&config, manager_start, manifests, stats, tcp_stats);
         let health = engine.health(&results);
-        let overviews = engine.watch_node(&results, &metrics_facts, &server_facts, &health);
-        engine.serve_admin(admin, &results, metrics_facts, health);
-        engine.serve_api(socket, server_facts, overviews, &results, &events);
+        let (overviews, board) = engine.watch_node(&results, &metrics_facts, &server_facts, &health);
+        let dashboard = engine.dashboard(board, &results, &events);
+        engine.serve_admin(listeners, dashboard, Metrics::new(results.clone(), metrics_facts), health.clone());
+        engine.serve_api((socket, tcp), health, server_facts, overviews, &results, &events);
         engine.tell_started(&config);
         Ok(engine)
     }
@@ -322,6 +332,8 @@ impl Engine {
             passive: self.ebpf.passive.as_ref().ok().map(|passive| Arc::clone(&passive.settings)),
             ebpf_stats: self.ebpf.facts.as_ref().map(|facts| Arc::clone(&facts.stats)),
             metrics_address: config.metrics_listen,
+            dashboard_address: dashboard_address(config),
+            api_address: config.api_listen.as_ref().map(|listen| listen.address),
             node_name: nix::unistd::gethostname().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default(),
             instance: server::instance(),
         };
@@ -335,8 +347,8 @@ impl Engine {
         config: &Config,
         started: Instant,
         manifests: watch::Receiver<SourceStatus>,
-        lifecycle: Arc<LifecycleStats>,
-        state: Arc<StateStats>,
+        (lifecycle, state): (Arc<LifecycleStats>, Arc<StateStats>),
+        tcp: Option<Arc<TcpStats>>,
     ) -> Facts {
         let pool = self.pool.handle();
         let lane = move |handler| PoolLane {
@@ -356,6 +368,7 @@ impl Engine {
             sources: vec![(manifest::NAME, manifests)],
             lifecycle: self.runtime.manages_containers().then_some(lifecycle),
             state,
+            tcp,
             pool: Some(Arc::new(lane)),
             ebpf: self.ebpf.facts.clone(),
         }
@@ -375,8 +388,8 @@ impl Engine {
         facts: &Facts,
         server: &watch::Receiver<server::Facts>,
         health: &Health,
-    ) -> Overviews {
-        let (outputs, overviews, _heatmaps) = overview::channel();
+    ) -> (Overviews, Board) {
+        let (outputs, overviews, heatmaps) = overview::channel();
         let config = overview::Config {
             results: results.clone(),
             facts: facts.clone(),
@@ -384,12 +397,20 @@ impl Engine {
             health: health.clone(),
         };
         self.servers.push(tokio::spawn(overview::run(config, outputs, self.servers_end.subscribe())));
-        overviews
+        let board = Board::new(results.clone(), overviews.clone(), heatmaps);
+        self.servers.push(tokio::spawn(board.clone().run(self.servers_end.subscribe())));
+        (overviews, board)
+    }
+
+    fn dashboard(&self, board: Board, results: &ResultsHandle, events: &EventsHandle) -> Dashboard {
+        let passive = self.ebpf.passive.as_ref().ok().map(|passive| Arc::clone(&passive.settings));
+        Dashboard::new(board, results.clone(), events.clone(), passive, self.servers_end.subscribe())
     }
 
     fn serve_api(
         &mut self,
-        socket: Socket,
+        (socket, tcp): (Socket, Option<Tcp>),
+        health: Health,
         facts: watch::Receiver<server::Facts>,
         overviews: Overviews,
         results: &ResultsHandle,
@@ -403,14 +424,14 @@ impl Engine {
             facts,
             overviews,
         };
-        let api = server::serve(socket, backend, turned_true(self.servers_end.subscribe()));
+        let api = server::serve(socket, tcp, backend, health, turned_true(self.servers_end.subscribe()));
         self.servers.push(tokio::spawn(told("control API", api)));
     }
 
-    fn serve_admin(&mut self, listener: Option<TcpListener>, results: &ResultsHandle, facts: Facts, health: Health) {
-        if let Some(listener) = listener {
-            let admin = Admin::new(Metrics::new(results.clone(), facts), health.clone());
-            self.servers.push(tokio::spawn(admin::serve(listener, admin, self.servers_end.subscribe())));
+    fn serve_admin(&mut self, listeners: Listeners, dashboard: Dashboard, metrics: Metrics, health: Health) {
+        let admin = Admin::new(metrics, health.clone());
+        for (listener, router) in listeners.served(&admin, dashboard) {
+            self.servers.push(tokio::spawn(admin::serve(listener, router, self.servers_end.subscribe())));
         }
         self.servers.push(tokio::spawn(supervise(health, self.servers_end.subscribe())));
     }
@@ -459,6 +480,8 @@ impl Engine {
             runtime = self.runtime.name(),
             socket = socket.as_deref(),
             metrics = config.metrics_listen.map(|address| address.to_string()),
+            dashboard = dashboard_address(config).map(|address| format!("http://{address}/")),
+            api = config.api_listen.as_ref().map(|listen| listen.address.to_string()),
             "started"
         );
     }
@@ -520,6 +543,13 @@ impl Engine {
         join("thread", vec![threads]).await;
         join("stage", self.stages).await;
         info!("ended");
+    }
+}
+
+fn dashboard_address(config: &Config) -> Option<std::net::SocketAddr> {
+    match config.dashboard_listen {
+        DashboardListen::At(address) => Some(address),
+        DashboardListen::Auto | DashboardListen::Off => None,
     }
 }
 

@@ -206,6 +206,40 @@ pub const API_CONNECTIONS_MAX: usize = 64;
 /// Requests being answered on one connection of the control API. Full: further ones wait.
 pub const API_REQUESTS_PER_CONNECTION_MAX: usize = 16;
 
+/// Requests and streams open on one connection of the control API, those that wait included. Full: the client waits before it asks.
+pub const API_STREAMS_PER_CONNECTION_MAX: u32 = 128;
+
+/// Bytes of one request's headers to the control API. Larger: refused (431).
+pub const API_HEADERS_BYTES_MAX: u32 = 16 * 1024;
+
+/// Connections of the control API over TCP at once. Full: clients who have shown their certificates wait for a place until
+/// [`API_HANDSHAKE_MAX`] is over, and are closed. The unix socket has places of its own.
+pub const API_TCP_CONNECTIONS_MAX: usize = 64;
+
+/// TLS handshakes of the control API under way at once. Full: the oldest is ended, so that peers who say nothing keep nobody out.
+pub const API_HANDSHAKES_MAX: usize = 64;
+
+/// How long a client of the control API over TCP may take to show its certificate. Longer: closed.
+pub const API_HANDSHAKE_MAX: Duration = Duration::from_secs(10);
+
+/// How often a client of the control API over TCP is asked whether it is still there.
+pub const API_PING_EVERY: Duration = Duration::from_secs(30);
+
+/// How long it may take to answer. Longer: closed.
+pub const API_PING_ANSWER_MAX: Duration = Duration::from_secs(20);
+
+/// How often a line is logged about refused clients of the control API over TCP. More: counted, told in the next.
+pub const API_REFUSALS_TOLD_EVERY: Duration = Duration::from_secs(60);
+
+/// How often the control API's certificates are looked at.
+pub const API_CERTIFICATES_LOOK_EVERY: Duration = Duration::from_secs(10);
+
+/// Bytes of a PEM file of the control API. Larger: refused.
+pub const API_PEM_BYTES_MAX: u64 = 1024 * 1024;
+
+/// How often the control API's health service looks whether the daemon is live and ready.
+pub const API_HEALTH_LOOK_EVERY: Duration = Duration::from_secs(1);
+
 /// Bytes of one request to the control API. Larger: refused (OUT_OF_RANGE).
 pub const API_REQUEST_BYTES_MAX: usize = 2 * 1024 * 1024;
 
@@ -369,6 +403,33 @@ pub const ADMIN_HEAD_BYTES_MAX: usize = 16 * 1024;
 
 /// How long connections of the admin server may finish their requests at shutdown. Longer: closed.
 pub const ADMIN_DRAIN: Duration = Duration::from_secs(2);
+
+/// Browsers that follow the dashboard's stream at once. More: refused with 503 and a sentence.
+pub const DASHBOARD_STREAMS_MAX: usize = 16;
+
+/// How long a browser may leave the stream's next frame unread; frames made meanwhile it never sees. Longer: its stream ends.
+pub const DASHBOARD_STALL: Duration = Duration::from_secs(30);
+
+/// Pods in the dashboard's table. More: the first ones that are found, and the page says how many there are.
+pub const DASHBOARD_PODS_MAX: usize = 20_000;
+
+/// Changed pods, and pods that went, in one frame of the dashboard's stream. More: they come with the next frames.
+pub const DASHBOARD_CHANGES_PER_FRAME_MAX: usize = 2_048;
+
+/// Pods whose rows the dashboard asks for by name at once. More: the first ones.
+pub const DASHBOARD_ROWS_ASKED_MAX: usize = 128;
+
+/// Whole tables of the dashboard being written at once. More: wait for their turn.
+pub const DASHBOARD_TABLES_CONCURRENT_MAX: usize = 2;
+
+/// Changes of verdicts and of readiness that are kept for the timelines of pods, about 64 bytes each. More: the oldest go.
+pub const TIMELINE_LEN_MAX: usize = 16_384;
+
+/// Bytes of a probe's last message in the dashboard's table. More: cut; the pod's page shows the rest.
+pub const DASHBOARD_MESSAGE_BYTES_MAX: usize = 160;
+
+/// Bytes of what a probe asks for in the dashboard's table. More: cut.
+pub const DASHBOARD_TARGET_BYTES_MAX: usize = 96;
 
 /// Bytes of one line of a container's output. Longer: written in parts, each marked `P` (CRI log format).
 pub const LOG_LINE_BYTES_MAX: usize = 16 * 1024;

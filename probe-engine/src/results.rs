@@ -21,6 +21,7 @@ mod stage;
 mod stats;
 #[cfg(test)]
 mod tests;
+mod timeline;
 mod totals;
 mod watch;
 
@@ -44,6 +45,7 @@ pub use series::{SeriesLevel, SeriesLevels};
 pub use sketch::Sketch;
 pub use stage::{Config, Stage};
 pub use stats::{DURATION_BUCKETS_S, Durations, ProbeStats};
+pub use timeline::{Change, Changed, Timeline};
 pub use totals::ShardTotals;
 pub use watch::{News, Part, PodWatch, Select};
 

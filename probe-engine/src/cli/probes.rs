@@ -94,6 +94,21 @@ pub fn durations(probe: &v1::Probe) -> Option<String> {
     Some(text)
 }
 
+/// The rows of a pod's probes.
+pub fn rows_of(pod: v1::Pod) -> impl Iterator<Item = v1::ProbeRow> {
+    let v1::Pod { uid, namespace, name, containers, .. } = pod;
+    containers.into_iter().flat_map(move |container| {
+        let row = v1::ProbeRow {
+            namespace: namespace.clone(),
+            pod: name.clone(),
+            pod_uid: uid.clone(),
+            container: container.name,
+            probe: None,
+        };
+        container.probes.into_iter().map(move |probe| v1::ProbeRow { probe: Some(probe), ..row.clone() })
+    })
+}
+
 /// `paused until 2026-11-28T14:00:00Z (3m)`; `None` where it is not, or the time has come.
 #[must_use]
 pub fn paused(probe: &v1::Probe, now: Timestamp) -> Option<String> {

@@ -11,6 +11,7 @@ mod passive;
 mod process;
 mod protobuf;
 mod snapshot;
+mod tcp;
 mod text;
 
 use std::sync::Arc;
@@ -31,6 +32,7 @@ pub use self::latency::{
     WindowLatency,
 };
 use self::snapshot::{EngineSnapshot, HandlerSums, PHASES, PodSnapshot, ProbesSnapshot};
+pub use self::tcp::TcpStats;
 use self::text::{Buckets, Labels, Text};
 pub use self::text::{CONTENT_TYPE, Format};
 use crate::clock;
@@ -86,6 +88,8 @@ pub struct Facts {
     pub lifecycle: Option<Arc<LifecycleStats>>,
     /// Of the state file.
     pub state: Arc<StateStats>,
+    /// Of the control API over TCP, where it is served there.
+    pub tcp: Option<Arc<TcpStats>>,
     /// The pool, where there is one.
     pub pool: Option<PoolView>,
     /// The kernel program and what watches it; `None` where it is not loaded.
@@ -169,6 +173,9 @@ impl Metrics {
             scrapes.write(&mut text);
             write_sources(&mut text, &facts.sources);
             write_state(&mut text, &facts.state);
+            if let Some(stats) = &facts.tcp {
+                tcp::write(&mut text, stats);
+            }
             process::write(&mut text, facts.started_at);
             write_probes(&mut text, &probes);
             let text = text.finish();

@@ -19,7 +19,7 @@ use probe_core::worker::Memory;
 use super::latency::{Latencies, TooMany};
 use super::pauses::{Held, Paused, Pauses};
 use super::series::SeriesLevels;
-use super::{Pods, ProbeStats, ShardTotals};
+use super::{Pods, ProbeStats, ShardTotals, Timeline};
 use crate::clock;
 use crate::limits;
 use crate::shard::inbox::ProbeSlot;
@@ -57,6 +57,8 @@ pub struct Node {
     pub series: SeriesLevels,
     /// What an earlier daemon knew of pods, until each of their containers has had its turn; and of pods that may come yet.
     pub pasts: HashMap<PodUid, Arc<PodState>>,
+    /// The newest changes of verdicts and of readiness.
+    pub timeline: Timeline,
     /// Probes that have told of local trouble for too long; most of them may be over it.
     pub(super) troubled: HashSet<ProbeKey>,
     pub(super) pauses: Pauses,
@@ -601,10 +603,11 @@ impl ProbeRecord {
         let text = cut(text_of(&report.outcome), limits::MESSAGE_BYTES_MAX);
         // A run that has reached its threshold goes on by itself, and what is discarded leaves it as it is.
         let counts = matches!(kind, OutcomeKind::Success | OutcomeKind::Warning | OutcomeKind::Failure);
-        let changed = match self.last() {
+        let is_other = match self.last() {
             Some(last) => last.kind != kind || *last.message != *text,
             None => kind != OutcomeKind::Success,
-        } || (counts && report.run <= report.threshold);
+        };
+        let paused_before = self.paused_ever();
         let last = (kind != OutcomeKind::Success).then(|| LastReport {
             kind,
             message: text.into(),
@@ -619,7 +622,7 @@ impl ProbeRecord {
                 rare.paused = rare.paused.filter(|paused| paused.until_at > report.at);
             });
         }
-        changed
+        is_other || (counts && report.run <= report.threshold) || paused_before != self.paused_ever()
     }
 
     pub(super) fn trouble(&mut self, trouble: LocalTrouble) {

@@ -17,7 +17,9 @@ use tracing::{debug, info, warn};
 
 use super::handle::Ask;
 use super::node::{PodCount, cut, text_of};
-use super::{Inbox, Input, LocalTrouble, Node, PodRecord, ResultsError, ShardTotals, Update, UpdateQueue};
+use super::{
+    Change, Changed, Inbox, Input, LocalTrouble, Node, PodRecord, ResultsError, ShardTotals, Update, UpdateQueue,
+};
 use crate::clock;
 use crate::consumer::events::{EventSender, EventType, NewEvent};
 use crate::consumer::lifecycle::LifecycleInput;
@@ -276,6 +278,7 @@ impl Stage {
             return;
         }
         log_verdict(&record.pod, publish);
+        self.node.timeline.push(Change::of(publish, clock::wall_of(publish.at).into()));
         if publish.probe_type != ProbeType::Readiness {
             let (pod, container) = (publish.pod.clone(), publish.container.clone());
             let key = ProbeKey { pod, container, probe_type: publish.probe_type };
@@ -430,6 +433,8 @@ impl Stage {
         if record.is_ready() != was_ready {
             let pod = &record.pod;
             info!(pod = %format_args!("{}/{}", pod.namespace, pod.name), ready = !was_ready, "pod readiness changed");
+            let what = Changed::Ready(!was_ready);
+            self.node.timeline.push(Change { pod: uid.clone(), at: clock::wall().into(), what });
             self.node.recount(Some(before), uid);
         }
     }
