@@ -1,7 +1,9 @@
-//! Compiles the control API's proto without `protoc`, and tells the code what it is built from.
+//! Compiles the control API's proto without `protoc`, keeps what it says for reflection, and tells the code what it is built from.
 
 use std::error::Error;
+use std::path::PathBuf;
 
+use protox::prost::Message;
 use sha2::{Digest, Sha256};
 
 /// The kernel programs that `probe_ebpf` embeds.
@@ -10,6 +12,8 @@ const OBJECT: &str = "../probe-ebpf/prebuilt/probe-ebpf.o";
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-changed=proto");
     let descriptors = protox::compile(["proto/probeengine/v1/control.proto"], ["proto"])?;
+    let out = PathBuf::from(std::env::var("OUT_DIR")?);
+    std::fs::write(out.join("control.descriptors"), descriptors.encode_to_vec())?;
     tonic_prost_build::configure().compile_fds(descriptors)?;
     // What `version` and GetInfo say of the build.
     println!("cargo::rustc-env=BUILD_TARGET={}", std::env::var("TARGET")?);

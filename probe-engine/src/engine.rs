@@ -36,6 +36,7 @@ use crate::consumer;
 use crate::consumer::events::{self, EventSender, EventsHandle};
 use crate::consumer::lifecycle::{Lifecycle, LifecycleConfig, LifecycleInput, LifecycleStats};
 use crate::consumer::metrics::{Facts, Metrics, PoolLane};
+use crate::consumer::overview::{self, Overviews};
 use crate::consumer::state::StateStats;
 use crate::ebpf::thread::Outputs;
 use crate::manager::{self, CommandSink, RuntimeFacts};
@@ -273,8 +274,12 @@ impl Engine {
         };
         let manifests = engine.read_manifests(&config, choice, memory_limits);
         let state_stats = engine.keep_state(&config, &results);
-        engine.serve_admin(admin, &results, lifecycle_stats, state_stats);
-        engine.serve_api(&config, socket, manager_start, manifests, &results, &events);
+        let server_facts = engine.server_facts(&config, manager_start, manifests);
+        let metrics_facts = engine.metrics_facts(lifecycle_stats, state_stats);
+        let health = engine.health(&results);
+        let overviews = engine.watch_node(&results, &metrics_facts, &server_facts, &health);
+        engine.serve_admin(admin, &results, metrics_facts, health);
+        engine.serve_api(socket, server_facts, overviews, &results, &events);
         engine.tell_started(&config);
         Ok(engine)
     }
@@ -299,15 +304,13 @@ impl Engine {
         Stepping::new(stepper, shards.collect())
     }
 
-    fn serve_api(
+    /// What `GetInfo` says; the sources' part is kept up to date.
+    fn server_facts(
         &mut self,
         config: &Config,
-        socket: Socket,
         started: Instant,
         manifests: watch::Receiver<SourceStatus>,
-        results: &ResultsHandle,
-        events: &EventsHandle,
-    ) {
+    ) -> watch::Receiver<server::Facts> {
         let shards = self.shards.iter();
         let facts = server::Facts {
             started_at: clock::wall_of(started),
@@ -322,27 +325,17 @@ impl Engine {
         };
         let (facts_in, facts) = watch::channel(facts);
         self.servers.push(tokio::spawn(follow(manifests, config.manifests.clone(), facts_in)));
-        let backend = Backend {
-            results: results.clone(),
-            events: events.clone(),
-            control: Control::new(self.updates.clone(), results.clone()),
-            runtime: Arc::clone(&self.runtime),
-            facts,
-        };
-        let api = server::serve(socket, backend, turned_true(self.servers_end.subscribe()));
-        self.servers.push(tokio::spawn(told("control API", api)));
+        facts
     }
 
-    fn serve_admin(
-        &mut self,
-        listener: Option<TcpListener>,
-        results: &ResultsHandle,
-        lifecycle: Arc<LifecycleStats>,
-        state: Arc<StateStats>,
-    ) {
+    fn metrics_facts(&self, lifecycle: Arc<LifecycleStats>, state: Arc<StateStats>) -> Facts {
         let pool = self.pool.handle();
-        let lane = move |handler| PoolLane { queued: pool.queue_len(handler), in_flight: pool.in_flight(handler) };
-        let facts = Facts {
+        let lane = move |handler| PoolLane {
+            queued: pool.queue_len(handler),
+            in_flight: pool.in_flight(handler),
+            in_flight_max: pool.in_flight_max(handler),
+        };
+        Facts {
             version: env!("CARGO_PKG_VERSION"),
             runtime: self.runtime.name(),
             runs_pods: self.runtime.manages_containers(),
@@ -352,9 +345,53 @@ impl Engine {
             state,
             pool: Some(Arc::new(lane)),
             ebpf: self.ebpf.facts.clone(),
-        };
+        }
+    }
+
+    fn health(&self, results: &ResultsHandle) -> Health {
         let heartbeats = self.shards.iter().map(ShardThread::heartbeat_ns).collect();
-        let health = Health::new(heartbeats, results.clone());
+        Health::new(heartbeats, results.clone())
+    }
+
+    fn watch_node(
+        &mut self,
+        results: &ResultsHandle,
+        facts: &Facts,
+        server: &watch::Receiver<server::Facts>,
+        health: &Health,
+    ) -> Overviews {
+        let (outputs, overviews, _heatmaps) = overview::channel();
+        let config = overview::Config {
+            results: results.clone(),
+            facts: facts.clone(),
+            server: server.clone(),
+            health: health.clone(),
+        };
+        self.servers.push(tokio::spawn(overview::run(config, outputs, self.servers_end.subscribe())));
+        overviews
+    }
+
+    fn serve_api(
+        &mut self,
+        socket: Socket,
+        facts: watch::Receiver<server::Facts>,
+        overviews: Overviews,
+        results: &ResultsHandle,
+        events: &EventsHandle,
+    ) {
+        let backend = Backend {
+            results: results.clone(),
+            events: events.clone(),
+            control: Control::new(self.updates.clone(), results.clone()),
+            runtime: Arc::clone(&self.runtime),
+            facts,
+            overviews,
+        };
+        let api = server::serve(socket, backend, turned_true(self.servers_end.subscribe()));
+        self.servers.push(tokio::spawn(told("control API", api)));
+    }
+
+    fn serve_admin(&mut self, listener: Option<TcpListener>, results: &ResultsHandle, facts: Facts, health: Health) {
         if let Some(listener) = listener {
             let admin = Admin::new(Metrics::new(results.clone(), facts), health.clone());
             self.servers.push(tokio::spawn(admin::serve(listener, admin, self.servers_end.subscribe())));

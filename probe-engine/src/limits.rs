@@ -279,6 +279,15 @@ pub const METRIC_PROBES_MAX: usize = 10_000;
 /// of the pods has gone.
 pub const METRIC_PODS_MAX: usize = 10_000;
 
+/// Seconds of the heatmap that are kept, a column each. More: the oldest go.
+pub const HEATMAP_COLUMNS_MAX: usize = 600;
+
+/// Time between two looks at the node for its overview.
+pub const OVERVIEW_PERIOD: Duration = Duration::from_millis(500);
+
+/// The state file is told to be unwritable when its last writing failed and it has not been current for so long.
+pub const STATE_UNWRITTEN_MAX: Duration = Duration::from_secs(30);
+
 /// Pods that a reader looks at before the results stage goes on with its other work. More: in further parts.
 pub const RESULTS_PODS_PER_PART: usize = 2_048;
 

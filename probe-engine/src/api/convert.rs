@@ -13,6 +13,7 @@ use probe_core::time::Instant;
 use super::v1;
 use crate::clock;
 use crate::consumer::events::{Event, EventType};
+use crate::consumer::overview::{HandlerOverview, Overview, PoolOverview, Problem, Quantiles};
 use crate::consumer::status::conditions;
 use crate::ebpf::{Answer, PassiveSettings, Why};
 use crate::results::{ContainerView, PodRecord, ProbeRecord};
@@ -54,6 +55,55 @@ pub fn pod(record: &PodRecord, passive: Option<&PassiveSettings>) -> v1::Pod {
         ignored_fields: pod.ignored_fields.iter().map(ToString::to_string).collect(),
         source: String::new(),
     }
+}
+
+/// The node at a glance.
+#[must_use]
+pub fn node(overview: &Overview) -> v1::WatchNodeResponse {
+    let handler = |of: &HandlerOverview| v1::HandlerCounts {
+        handler: of.handler.to_owned(),
+        successful_count: of.successful,
+        failed_count: of.failed,
+        discarded_count: of.discarded,
+        passive_count: of.passive,
+        latency: Some(quantiles(&of.latency)),
+    };
+    let lane = |of: &PoolOverview| v1::PoolLane {
+        handler: of.handler.to_owned(),
+        queued_count: of.queued,
+        in_flight_count: of.in_flight,
+        in_flight_max: of.in_flight_max,
+    };
+    let problem = |of: &Problem| v1::Problem { kind: of.kind.to_owned(), text: of.text.clone(), severe: of.severe };
+    v1::WatchNodeResponse {
+        at: Timestamp::from_millisecond(overview.at_ms).ok().map(timestamp),
+        node_name: overview.node_name.clone(),
+        uptime_ns: overview.uptime_ns,
+        pods_by_phase: overview.pods_by_phase.to_vec(),
+        pods_ready_count: overview.pods_ready,
+        probes_count: overview.probes,
+        probes_failing_count: overview.probes_failing,
+        probes_paused_count: overview.probes_paused,
+        probes_stuck_count: overview.probes_stuck,
+        handlers: overview.handlers.iter().map(handler).collect(),
+        missed_count: overview.missed,
+        local_count: overview.local,
+        restarts_count: overview.restarts,
+        in_flight_count: overview.in_flight,
+        in_flight_max: overview.in_flight_max,
+        pool: overview.pool.iter().map(lane).collect(),
+        lateness: Some(quantiles(&overview.lateness)),
+        cpu_ns: overview.cpu_ns,
+        memory_bytes: overview.memory_bytes,
+        problems: overview.problems.iter().map(problem).collect(),
+        attempts_per_second: overview.attempts_per_second,
+        cpu_cores: overview.cpu_cores,
+    }
+}
+
+fn quantiles(of: &Quantiles) -> v1::Quantiles {
+    let Quantiles { count, p50_ns, p90_ns, p99_ns, p999_ns, max_ns } = *of;
+    v1::Quantiles { count, p50_ns, p90_ns, p99_ns, p999_ns, max_ns }
 }
 
 /// The probes of a pod, each with whose it is.

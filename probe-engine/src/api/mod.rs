@@ -1,4 +1,4 @@
-//! The control API (gRPC over a unix socket) and the admin HTTP server.
+//! The control API (gRPC over a unix socket, and over TCP with TLS) and the admin HTTP server.
 
 pub mod admin;
 pub mod convert;
@@ -17,3 +17,6 @@ pub mod socket;
 pub mod v1 {
     tonic::include_proto!("probeengine.v1");
 }
+
+/// The proto files and those they import, comments included, as an encoded `google.protobuf.FileDescriptorSet`.
+pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/control.descriptors"));

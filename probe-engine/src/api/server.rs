@@ -25,6 +25,7 @@ use super::v1::control_server::{Control as ControlApi, ControlServer};
 use super::v1::embedder_server::EmbedderServer;
 use super::{convert, logs, v1};
 use crate::consumer::events::{Event, EventsHandle, Watched};
+use crate::consumer::overview::Overviews;
 use crate::ebpf::PassiveSettings;
 use crate::ebpf::stats::EbpfStats;
 use crate::results::{Node, PodRecord, ResultsError, ResultsHandle};
@@ -72,6 +73,8 @@ pub struct Backend {
     pub runtime: Arc<dyn ContainerRuntime>,
     /// What only the engine knows.
     pub facts: watch::Receiver<Facts>,
+    /// The node at a glance.
+    pub overviews: Overviews,
 }
 
 /// What `GetInfo` says and no stage knows.

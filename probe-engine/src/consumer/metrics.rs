@@ -4,6 +4,7 @@
 //! component-base). Like the kubelet's, a probe's series appear with its first count and end with its worker. A node with more
 //! probes or pods than `limits.rs` allows series has them per pod or per handler, and says so in a metric.
 
+mod families;
 mod latency;
 mod passive;
 mod snapshot;
@@ -16,10 +17,11 @@ use probe_core::id::ProbeType;
 use probe_core::outcome::LocalCause;
 use probe_core::pod::ConditionStatus;
 
+pub use self::families::reference;
 pub use self::latency::{Counts, Latency, SinceStart};
 use self::snapshot::{EngineSnapshot, HandlerSums, PHASES, PodSnapshot, ProbesSnapshot};
 pub use self::text::CONTENT_TYPE;
-use self::text::{Buckets, Kind, Labels, Text};
+use self::text::{Buckets, Labels, Text};
 use crate::consumer::lifecycle::LifecycleStats;
 use crate::consumer::state::StateStats;
 use crate::ebpf::stats::EbpfStats;
@@ -27,7 +29,7 @@ use crate::results::{ResultsError, ResultsHandle, SeriesLevel, SeriesLevels};
 use crate::shard::metrics::{HandlerKind, Occupancy, OutcomeKind};
 
 /// The handlers that the pool serves.
-const POOLED: [HandlerKind; 3] = [HandlerKind::Https, HandlerKind::Grpc, HandlerKind::Exec];
+pub(crate) const POOLED: [HandlerKind; 3] = [HandlerKind::Https, HandlerKind::Grpc, HandlerKind::Exec];
 
 /// How one handler of the pool stands.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -36,6 +38,8 @@ pub struct PoolLane {
     pub queued: usize,
     /// Attempts being made.
     pub in_flight: usize,
+    /// Of them at most.
+    pub in_flight_max: usize,
 }
 
 /// Asks the pool.
@@ -157,11 +161,7 @@ async fn off_the_runtime(write: impl FnOnce() -> String + Send + 'static) -> Res
 
 /// Of probes, pods or handlers: under the kubelet's names at every level, with fewer of its labels.
 fn write_probes(text: &mut Text, probes: &ProbesLook) {
-    let mut durations = text.family(
-        "prober_probe_duration_seconds",
-        Kind::Histogram,
-        "[ALPHA] Duration in seconds for a probe response.",
-    );
+    let mut durations = text.family(&families::PROBER_PROBE_DURATION_SECONDS);
     let mut duration = |labels: &[(&str, &str)], buckets: &Buckets| {
         if buckets.count() > 0 {
             durations.histogram(&Labels::of(labels), buckets);
@@ -185,11 +185,7 @@ fn write_probes(text: &mut Text, probes: &ProbesLook) {
     for HandlerSums { handler, durations, .. } in &probes.handlers {
         duration(&[("handler", handler.as_str())], durations);
     }
-    let mut totals = text.family(
-        "prober_probe_total",
-        Kind::Counter,
-        "[BETA] Cumulative number of a liveness, readiness or startup probe for a container by result.",
-    );
+    let mut totals = text.family(&families::PROBER_PROBE_TOTAL);
     let mut total = |labels: &[(&str, &str)], failed: u64, successful: u64| {
         for (result, count) in [("failed", failed), ("successful", successful)] {
             if count > 0 {
@@ -219,20 +215,11 @@ fn write_probes(text: &mut Text, probes: &ProbesLook) {
 
 /// kube-state-metrics' names and labels (`docs/metrics/workload/pod-metrics.md` there).
 fn write_pods(text: &mut Text, pods: &[PodSnapshot]) {
-    let mut ready = text.family(
-        "kube_pod_container_status_ready",
-        Kind::Gauge,
-        "Describes whether the containers readiness check succeeded.",
-    );
+    let mut ready = text.family(&families::KUBE_POD_CONTAINER_STATUS_READY);
     for_each_container(pods, |labels, is_ready, _| ready.value(labels, u64::from(is_ready)));
-    let mut restarts = text.family(
-        "kube_pod_container_status_restarts_total",
-        Kind::Counter,
-        "The number of container restarts per container.",
-    );
+    let mut restarts = text.family(&families::KUBE_POD_CONTAINER_STATUS_RESTARTS_TOTAL);
     for_each_container(pods, |labels, _, count| restarts.value(labels, u64::from(count)));
-    let mut pod_ready =
-        text.family("kube_pod_status_ready", Kind::Gauge, "Describes whether the pod is ready to serve requests.");
+    let mut pod_ready = text.family(&families::KUBE_POD_STATUS_READY);
     let statuses =
         [("true", ConditionStatus::True), ("false", ConditionStatus::False), ("unknown", ConditionStatus::Unknown)];
     for pod in pods {
@@ -250,42 +237,17 @@ fn write_pods(text: &mut Text, pods: &[PodSnapshot]) {
 
 fn write_state(text: &mut Text, stats: &StateStats) {
     let load = |number: &AtomicU64| number.load(Ordering::Relaxed);
-    text.family("probe_engine_state_bytes", Kind::Gauge, "Size of the state file.")
-        .value(&Labels::none(), load(&stats.bytes));
-    text.family(
-        "probe_engine_state_current_timestamp_seconds",
-        Kind::Gauge,
-        "When the state file was last known to be up to date, since 1970; 0 where it never was.",
-    )
-    .value(&Labels::none(), load(&stats.current_at_ms) / 1_000);
-    text.family(
-        "probe_engine_state_pods_left_out",
-        Kind::Gauge,
-        "Pods that had no place in the state file at the last look.",
-    )
-    .value(&Labels::none(), load(&stats.pods_left_out));
-    text.family(
-        "probe_engine_state_write_errors_total",
-        Kind::Counter,
-        "Times that the state file could not be written.",
-    )
-    .value(&Labels::none(), load(&stats.errors));
+    text.family(&families::STATE_BYTES).value(&Labels::none(), load(&stats.bytes));
+    text.family(&families::STATE_CURRENT_TIMESTAMP_SECONDS).value(&Labels::none(), load(&stats.current_at_ms) / 1_000);
+    text.family(&families::STATE_PODS_LEFT_OUT).value(&Labels::none(), load(&stats.pods_left_out));
+    text.family(&families::STATE_WRITE_ERRORS_TOTAL).value(&Labels::none(), load(&stats.errors));
 }
 
 /// Under the kubelet's names.
 fn write_hooks(text: &mut Text, stats: &LifecycleStats) {
-    text.family(
-        "kubelet_lifecycle_handler_http_fallbacks_total",
-        Kind::Counter,
-        "HTTPS lifecycle hooks that a server answered over plain HTTP, and that succeeded with it.",
-    )
-    .value(&Labels::none(), stats.http_fallbacks());
-    text.family(
-        "kubelet_sleep_action_terminated_early_total",
-        Kind::Counter,
-        "Lifecycle hooks of kind sleep that were cut off before their time was over.",
-    )
-    .value(&Labels::none(), stats.sleeps_cut_off());
+    text.family(&families::KUBELET_LIFECYCLE_HANDLER_HTTP_FALLBACKS_TOTAL)
+        .value(&Labels::none(), stats.http_fallbacks());
+    text.family(&families::KUBELET_SLEEP_ACTION_TERMINATED_EARLY_TOTAL).value(&Labels::none(), stats.sleeps_cut_off());
 }
 
 fn for_each_container(pods: &[PodSnapshot], mut write: impl FnMut(&Labels, bool, u32)) {
@@ -303,11 +265,7 @@ fn for_each_container(pods: &[PodSnapshot], mut write: impl FnMut(&Labels, bool,
 }
 
 fn write_attempts(text: &mut Text, engine: &EngineSnapshot) {
-    let mut durations = text.family(
-        "probe_engine_attempt_duration_seconds",
-        Kind::Histogram,
-        "Duration of probe attempts by handler and outcome, failures and discarded ones included.",
-    );
+    let mut durations = text.family(&families::ATTEMPT_DURATION_SECONDS);
     for (handler, by_outcome) in HandlerKind::ALL.iter().zip(&engine.latency) {
         for (outcome, buckets) in OutcomeKind::ALL.iter().zip(by_outcome) {
             if buckets.count() > 0 {
@@ -316,27 +274,13 @@ fn write_attempts(text: &mut Text, engine: &EngineSnapshot) {
             }
         }
     }
-    text.family(
-        "probe_engine_attempt_lateness_seconds",
-        Kind::Histogram,
-        "Actual start of probe attempts minus their due time.",
-    )
-    .histogram(&Labels::none(), &engine.lateness);
-    let mut local = text.family(
-        "probe_engine_attempts_local_total",
-        Kind::Counter,
-        "Attempts discarded because of trouble of the daemon's own, by cause.",
-    );
+    text.family(&families::ATTEMPT_LATENESS_SECONDS).histogram(&Labels::none(), &engine.lateness);
+    let mut local = text.family(&families::ATTEMPTS_LOCAL_TOTAL);
     for (cause, count) in LocalCause::ALL.iter().zip(engine.local) {
         local.value(&Labels::of(&[("cause", cause.as_str())]), count);
     }
-    text.family("probe_engine_attempts_missed_total", Kind::Counter, "Due times that got no attempt.")
-        .value(&Labels::none(), engine.missed);
-    let mut rescheduled = text.family(
-        "probe_engine_attempts_rescheduled_total",
-        Kind::Counter,
-        "Attempts that had to wait for a place on the ring or in the pool, by handler.",
-    );
+    text.family(&families::ATTEMPTS_MISSED_TOTAL).value(&Labels::none(), engine.missed);
+    let mut rescheduled = text.family(&families::ATTEMPTS_RESCHEDULED_TOTAL);
     for (handler, count) in HandlerKind::ALL.iter().zip(engine.rescheduled) {
         rescheduled.value(&Labels::of(&[("handler", handler.as_str())]), count);
     }
@@ -344,49 +288,23 @@ fn write_attempts(text: &mut Text, engine: &EngineSnapshot) {
 
 fn write_daemon(text: &mut Text, engine: &EngineSnapshot, levels: SeriesLevels, facts: &Facts) {
     let info = Labels::of(&[("runtime", facts.runtime), ("version", facts.version)]);
-    text.family("probe_engine_build_info", Kind::Gauge, "Always 1; the labels tell what runs.").value(&info, 1);
-    text.family(
-        "probe_engine_container_restarts_total",
-        Kind::Counter,
-        "Container instances started again since the daemon started.",
-    )
-    .value(&Labels::none(), engine.restarts);
-    text.family("probe_engine_events_dropped_total", Kind::Counter, "Events for which there was no place.")
-        .value(&Labels::none(), engine.events_dropped);
+    text.family(&families::BUILD_INFO).value(&info, 1);
+    text.family(&families::CONTAINER_RESTARTS_TOTAL).value(&Labels::none(), engine.restarts);
+    text.family(&families::EVENTS_DROPPED_TOTAL).value(&Labels::none(), engine.events_dropped);
     write_series_level(text, levels, facts.runs_pods);
-    let mut pods = text.family("probe_engine_pods", Kind::Gauge, "Pods by phase.");
+    let mut pods = text.family(&families::PODS);
     for (phase, count) in PHASES.iter().zip(engine.pods) {
         pods.value(&Labels::of(&[("phase", phase.as_str())]), count);
     }
-    text.family("probe_engine_pods_ready", Kind::Gauge, "Pods whose condition Ready is True.")
-        .value(&Labels::none(), engine.pods_ready);
+    text.family(&families::PODS_READY).value(&Labels::none(), engine.pods_ready);
     if let Some(pool) = &facts.pool {
         write_pool(text, pool);
     }
-    text.family(
-        "probe_engine_probes_stuck",
-        Kind::Gauge,
-        "Probes with nothing but trouble of the daemon's own for too long.",
-    )
-    .value(&Labels::none(), engine.stuck);
+    text.family(&families::PROBES_STUCK).value(&Labels::none(), engine.stuck);
     let without = if levels.probes() == SeriesLevel::Probe { 0 } else { engine.probes_len };
-    text.family(
-        "probe_engine_probes_without_series",
-        Kind::Gauge,
-        "Probes whose prober_probe_* series are summed up with others'; see probe_engine_metric_series_level.",
-    )
-    .value(&Labels::none(), without);
-    text.family(
-        "probe_engine_reports_dropped_total",
-        Kind::Counter,
-        "Reports of attempts for which there was no place.",
-    )
-    .value(&Labels::none(), engine.reports_dropped);
-    let mut asked = text.family(
-        "probe_engine_restarts_asked_total",
-        Kind::Counter,
-        "Failures of liveness and startup probes that ask for a restart of their container, whatever becomes of it.",
-    );
+    text.family(&families::PROBES_WITHOUT_SERIES).value(&Labels::none(), without);
+    text.family(&families::REPORTS_DROPPED_TOTAL).value(&Labels::none(), engine.reports_dropped);
+    let mut asked = text.family(&families::RESTARTS_ASKED_TOTAL);
     for (probe_type, count) in ProbeType::ALL.iter().zip(engine.restarts_asked) {
         // Readiness restarts nothing.
         if *probe_type != ProbeType::Readiness {
@@ -397,11 +315,7 @@ fn write_daemon(text: &mut Text, engine: &EngineSnapshot, levels: SeriesLevels, 
 }
 
 fn write_series_level(text: &mut Text, levels: SeriesLevels, runs_pods: bool) {
-    let mut level = text.family(
-        "probe_engine_metric_series_level",
-        Kind::Gauge,
-        "1 for what has series of its own now: each probe, pod or handler, each pod or none.",
-    );
+    let mut level = text.family(&families::METRIC_SERIES_LEVEL);
     let mut line = |level_of: &str, series: &str, is_now: bool| {
         level.value(&Labels::of(&[("level", level_of), ("series", series)]), u64::from(is_now));
     };
@@ -416,13 +330,11 @@ fn write_series_level(text: &mut Text, levels: SeriesLevels, runs_pods: bool) {
 
 fn write_pool(text: &mut Text, pool: &PoolView) {
     let lanes = POOLED.map(|handler| (Labels::of(&[("handler", handler.as_str())]), pool(handler)));
-    let mut in_flight =
-        text.family("probe_engine_pool_in_flight", Kind::Gauge, "Attempts being made in the pool, by handler.");
+    let mut in_flight = text.family(&families::POOL_IN_FLIGHT);
     for (labels, lane) in &lanes {
         in_flight.value(labels, lane.in_flight as u64);
     }
-    let mut queued =
-        text.family("probe_engine_pool_queued", Kind::Gauge, "Attempts waiting in the pool's queues, by handler.");
+    let mut queued = text.family(&families::POOL_QUEUED);
     for (labels, lane) in &lanes {
         queued.value(labels, lane.queued as u64);
     }
@@ -430,20 +342,15 @@ fn write_pool(text: &mut Text, pool: &PoolView) {
 
 fn write_shards(text: &mut Text, engine: &EngineSnapshot, facts: &Facts) {
     let indices: Vec<String> = (0..engine.shards.len()).map(|index| index.to_string()).collect();
-    let mut in_flight =
-        text.family("probe_engine_shard_in_flight", Kind::Gauge, "Attempts being made on the shard's ring.");
+    let mut in_flight = text.family(&families::SHARD_IN_FLIGHT);
     for (index, (_, count)) in indices.iter().zip(&engine.shards) {
         in_flight.value(&Labels::of(&[("shard", index)]), *count);
     }
-    let mut in_flight_max = text.family(
-        "probe_engine_shard_in_flight_max",
-        Kind::Gauge,
-        "Attempts on the shard's ring at most, by the daemon's RLIMIT_NOFILE; more wait in due order.",
-    );
+    let mut in_flight_max = text.family(&families::SHARD_IN_FLIGHT_MAX);
     for index in &indices {
         in_flight_max.value(&Labels::of(&[("shard", index)]), facts.in_flight_max as u64);
     }
-    let mut info = text.family("probe_engine_shard_info", Kind::Gauge, "Always 1; the label tells the I/O in use.");
+    let mut info = text.family(&families::SHARD_INFO);
     for (index, io) in indices.iter().zip(&facts.io) {
         info.value(&Labels::of(&[("io", io), ("shard", index)]), 1);
     }
@@ -452,24 +359,19 @@ fn write_shards(text: &mut Text, engine: &EngineSnapshot, facts: &Facts) {
             |(index, slabs)| Occupancy::SLABS.iter().zip(slabs).map(move |(slab, occupancy)| (index, slab, occupancy));
         indices.iter().zip(&engine.slabs).flat_map(of)
     };
-    let mut places = text.family(
-        "probe_engine_shard_slab_places",
-        Kind::Gauge,
-        "Places of a slab of the shard that there is memory for: as many as were ever used at once, or some more.",
-    );
+    let mut places = text.family(&families::SHARD_SLAB_PLACES);
     for (index, slab, occupancy) in each_slab() {
         places.value(&Labels::of(&[("shard", index), ("slab", slab)]), occupancy.places);
     }
-    let mut used = text.family("probe_engine_shard_slab_used", Kind::Gauge, "Places of a slab of the shard in use.");
+    let mut used = text.family(&families::SHARD_SLAB_USED);
     for (index, slab, occupancy) in each_slab() {
         used.value(&Labels::of(&[("shard", index), ("slab", slab)]), occupancy.used);
     }
-    let mut workers = text.family("probe_engine_shard_workers", Kind::Gauge, "Probe workers that live on the shard.");
+    let mut workers = text.family(&families::SHARD_WORKERS);
     for (index, (count, _)) in indices.iter().zip(&engine.shards) {
         workers.value(&Labels::of(&[("shard", index)]), *count);
     }
-    text.family("probe_engine_turn_duration_seconds", Kind::Histogram, "Duration of the shards' turns, waiting apart.")
-        .histogram(&Labels::none(), &engine.turn);
+    text.family(&families::TURN_DURATION_SECONDS).histogram(&Labels::none(), &engine.turn);
 }
 
 #[cfg(test)]

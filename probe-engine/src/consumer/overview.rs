@@ -1,15 +1,40 @@
-//! The node at a glance, once a second: what `top` and the dashboard show.
+//! The node at a glance, twice a second: what `top` and the dashboard show.
 //!
 //! One task makes it; readers share the newest, so a slow one misses some and nobody waits for it. Field names in JSON are
 //! stable: they are part of `/api/v1/overview`.
+
+mod collector;
+pub mod heatmap;
+mod problems;
+mod process;
 
 use std::sync::Arc;
 
 use serde::Serialize;
 use tokio::sync::watch;
 
+pub use self::collector::{Config, run};
+use self::heatmap::Column;
+
 /// The newest, for any number of readers.
 pub type Overviews = watch::Receiver<Arc<Overview>>;
+
+/// The columns of the heatmap, the oldest first, for any number of readers.
+pub type Heatmaps = watch::Receiver<Arc<[Arc<Column>]>>;
+
+/// Where the newest of both go.
+pub struct Outputs {
+    overviews: watch::Sender<Arc<Overview>>,
+    heatmaps: watch::Sender<Arc<[Arc<Column>]>>,
+}
+
+/// Before the first look there is an empty overview (`at_ms` 0) and no column.
+#[must_use]
+pub fn channel() -> (Outputs, Overviews, Heatmaps) {
+    let (overviews, newest) = watch::channel(Arc::default());
+    let (heatmaps, columns) = watch::channel(Arc::from([]));
+    (Outputs { overviews, heatmaps }, newest, columns)
+}
 
 /// See the module. Counts are since the daemon started unless said otherwise.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]

@@ -246,6 +246,12 @@ impl PoolHandle {
         let lane = self.shared.lane(LaneKind::of(handler));
         lane.in_flight.load(Ordering::Relaxed)
     }
+
+    /// Of them at most.
+    #[must_use]
+    pub fn in_flight_max(&self, handler: HandlerKind) -> usize {
+        self.shared.lane(LaneKind::of(handler)).concurrent_max
+    }
 }
 
 /// Who runs the commands of exec probes.
@@ -349,6 +355,8 @@ struct Lane {
     arrived: Notify,
     /// One per attempt at work.
     places: Semaphore,
+    /// How many places there are.
+    concurrent_max: usize,
     in_flight: AtomicUsize,
 }
 
@@ -358,6 +366,7 @@ impl Lane {
             queue: ArrayQueue::new(queue_len_max),
             arrived: Notify::new(),
             places: Semaphore::new(concurrent_max),
+            concurrent_max,
             in_flight: AtomicUsize::new(0),
         }
     }

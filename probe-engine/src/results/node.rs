@@ -46,6 +46,8 @@ pub struct Node {
     pub phases: [u64; 4],
     /// Pods whose condition Ready is True.
     pub pods_ready: u64,
+    /// Probes whose verdict is Failure.
+    pub probes_failing: u64,
     /// How fine the metric series are.
     pub series: SeriesLevels,
     /// What an earlier daemon knew of pods, until each of their containers has had its turn; and of pods that may come yet.
@@ -116,12 +118,14 @@ impl Node {
         if let Some(after) = after {
             self.phases[after.phase as usize] += 1;
             self.pods_ready += u64::from(after.ready);
+            self.probes_failing += u64::from(after.failing);
         }
     }
 
     fn count_out(&mut self, pod: PodCount) {
         self.phases[pod.phase as usize] -= 1;
         self.pods_ready -= u64::from(pod.ready);
+        self.probes_failing -= u64::from(pod.failing);
     }
 }
 
@@ -130,11 +134,14 @@ impl Node {
 pub(super) struct PodCount {
     phase: PodPhase,
     ready: bool,
+    /// Probes whose verdict is Failure.
+    failing: u32,
 }
 
 impl PodCount {
     pub(super) fn of(record: &PodRecord) -> Self {
-        Self { phase: record.phase, ready: record.is_ready() }
+        let failing = record.probes.iter().map(|probe| u32::from(probe.verdict == Some(Verdict::Failure))).sum();
+        Self { phase: record.phase, ready: record.is_ready(), failing }
     }
 }
 

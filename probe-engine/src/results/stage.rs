@@ -258,6 +258,7 @@ impl Stage {
 
     fn handle_publish(&mut self, publish: &Publish) {
         let Some(record) = self.node.pods.find_mut(&publish.pod) else { return };
+        let before = PodCount::of(record);
         let Some((probe, newest)) = record.probe_mut(&publish.container, publish.probe_type) else { return };
         // The pod's status is shared, so this is no copy of the text.
         let newest = newest.cloned();
@@ -265,6 +266,7 @@ impl Stage {
             return;
         }
         log_verdict(&record.pod, publish);
+        self.node.recount(Some(before), &publish.pod);
         self.refresh(&publish.pod);
         self.touch();
         self.tell_lifecycle(publish);

@@ -398,3 +398,25 @@ async fn the_sums_over_all_pods_follow_each_of_them() {
     bench.input(Input::Removed(pod.uid.clone())).await;
     assert_eq!(sums(&bench).await, ([0; 4], 0));
 }
+
+#[tokio::test]
+async fn failing_probes_are_counted_as_their_verdicts_come_and_go() {
+    let bench = bench_of(&[ProbeType::Readiness, ProbeType::Liveness]).await;
+    let failing = |bench: &Bench| {
+        let results = bench.results.clone();
+        async move { results.read(|node| node.probes_failing).await.expect("the stage runs") }
+    };
+    for (probe_type, verdict, expected) in [
+        (ProbeType::Readiness, Some(Verdict::Failure), 1),
+        (ProbeType::Liveness, Some(Verdict::Failure), 2),
+        (ProbeType::Liveness, Some(Verdict::Failure), 2),
+        (ProbeType::Readiness, Some(Verdict::Success), 1),
+        (ProbeType::Liveness, None, 0),
+        (ProbeType::Readiness, Some(Verdict::Failure), 1),
+    ] {
+        bench.push(publish("a", probe_type, ID, verdict));
+        assert_eq!(failing(&bench).await, expected, "{probe_type} {verdict:?}");
+    }
+    bench.input(Input::Removed(PodUid::from("a"))).await;
+    assert_eq!(failing(&bench).await, 0);
+}

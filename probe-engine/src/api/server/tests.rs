@@ -10,6 +10,7 @@ use super::*;
 use crate::api::v1::watch_events_response::Item;
 use crate::cli::client::{self, Client};
 use crate::consumer::events::{self, EventSender, EventType, NewEvent};
+use crate::consumer::overview::{HandlerOverview, Overview};
 use crate::prober::exec::Execution;
 use crate::results::Update;
 use crate::results::fixture::{Bench, SOON, container, pod, publish, report, running};
@@ -53,6 +54,7 @@ impl Daemon {
             control: Control::new(updates_in, bench.results.clone()),
             runtime,
             facts,
+            overviews: watch::channel(Arc::new(overview())).1,
         };
         let socket = Socket::bind(&path).expect("bind");
         let (end, ended) = oneshot::channel::<()>();
@@ -88,6 +90,11 @@ impl Daemon {
         };
         self.events.send(event).await.expect("the stage runs");
     }
+}
+
+fn overview() -> Overview {
+    let tcp = HandlerOverview { handler: "tcp", passive: 7, failed: 1, ..HandlerOverview::default() };
+    Overview { at_ms: 1_700_000_000_500, probes: 5, handlers: vec![tcp], cpu_cores: 0.25, ..Overview::default() }
 }
 
 fn facts() -> Facts {
@@ -355,4 +362,17 @@ async fn the_end_ends_followers_and_removes_the_socket() {
     tokio::time::timeout(SOON, daemon.server).await.expect("in time").expect("no panic").expect("served");
     assert!(matches!(followed.message().await, Ok(None) | Err(_)));
     assert!(!daemon.path.exists());
+}
+
+#[tokio::test]
+async fn a_watcher_of_the_node_gets_the_newest_overview_at_once() {
+    let mut daemon = Daemon::start(none()).await;
+    let mut watched = daemon.client.watch_node(v1::WatchNodeRequest {}).await.expect("served").into_inner();
+    let node = watched.message().await.expect("a message").expect("one");
+    assert_eq!(convert::timestamp_from(node.at.as_ref()), Timestamp::from_millisecond(1_700_000_000_500).ok());
+    assert_eq!((node.probes_count, node.cpu_cores), (5, 0.25));
+    assert_eq!(
+        (node.handlers[0].handler.as_str(), node.handlers[0].passive_count, node.handlers[0].failed_count),
+        ("tcp", 7, 1)
+    );
 }

@@ -44,7 +44,7 @@ async fn small_node() -> (Bench, Metrics) {
     liveness.record(true, 30_000_000, 2, 2);
     liveness.record(false, 1_000_000_000, 3, 1);
     bench.push(Update::Metrics(Box::new(shard_counts())));
-    let pool: PoolView = Arc::new(|_| PoolLane { queued: 3, in_flight: 2 });
+    let pool: PoolView = Arc::new(|_| PoolLane { queued: 3, in_flight: 2, in_flight_max: 64 });
     let facts = Facts { io: vec!["io_uring"], pool: Some(pool), ebpf: Some(ebpf()), ..facts() };
     let metrics = Metrics::new(bench.results.clone(), facts);
     (bench, metrics)
@@ -231,6 +231,15 @@ async fn label_values_of_a_manifest_cannot_forge_series() {
     let text = Metrics::new(bench.results.clone(), facts()).all().await.expect("the stage runs");
     assert!(text.contains(r#"uid="u\"} 1\nforged{x=\"""#), "{text}");
     assert!(!text.lines().any(|line| line.starts_with("forged")), "{text}");
+}
+
+#[tokio::test]
+async fn every_line_is_of_a_family_of_the_table() {
+    let (_bench, metrics) = small_node().await;
+    let text = metrics.all().await.expect("the stage runs");
+    for line in text.lines().filter(|line| !line.starts_with('#')) {
+        assert_eq!(families::tests::in_table(line), Ok(()), "{line}");
+    }
 }
 
 #[tokio::test]

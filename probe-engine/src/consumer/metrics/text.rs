@@ -6,6 +6,8 @@
 
 use std::fmt::Write;
 
+use super::families::Spec;
+
 /// `Content-Type` of the format.
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
@@ -21,7 +23,8 @@ pub(super) enum Kind {
 }
 
 impl Kind {
-    const fn as_str(self) -> &'static str {
+    /// As the format has it.
+    pub(super) const fn as_str(self) -> &'static str {
         match self {
             Kind::Counter => "counter",
             Kind::Gauge => "gauge",
@@ -96,8 +99,8 @@ pub(super) struct Text(String);
 
 impl Text {
     /// Begins a family; a family without series leaves no line behind.
-    pub(super) fn family(&mut self, name: &'static str, kind: Kind, help: &'static str) -> Family<'_> {
-        Family { text: &mut self.0, name, kind, help, begun: false }
+    pub(super) fn family(&mut self, spec: &'static Spec) -> Family<'_> {
+        Family { text: &mut self.0, spec, begun: false }
     }
 
     /// The whole text.
@@ -111,9 +114,7 @@ impl Text {
 #[derive(Debug)]
 pub(super) struct Family<'a> {
     text: &'a mut String,
-    name: &'static str,
-    kind: Kind,
-    help: &'static str,
+    spec: &'static Spec,
     begun: bool,
 }
 
@@ -149,18 +150,18 @@ impl Family<'_> {
             return;
         }
         self.text.push_str("# HELP ");
-        self.text.push_str(self.name);
+        self.text.push_str(self.spec.name());
         self.text.push(' ');
-        push_escaped(self.text, self.help, false);
+        push_escaped(self.text, self.spec.help(), false);
         self.text.push_str("\n# TYPE ");
-        self.text.push_str(self.name);
+        self.text.push_str(self.spec.name());
         self.text.push(' ');
-        self.text.push_str(self.kind.as_str());
+        self.text.push_str(self.spec.kind().as_str());
         self.text.push('\n');
     }
 
     fn line(&mut self, suffix: &str, labels: &Labels, le: Option<f64>, value: std::fmt::Arguments<'_>) {
-        self.text.push_str(self.name);
+        self.text.push_str(self.spec.name());
         self.text.push_str(suffix);
         if le.is_some() || !labels.0.is_empty() {
             self.text.push('{');
@@ -198,14 +199,16 @@ mod tests {
     #[test]
     fn label_values_are_escaped_and_help_keeps_its_quotes() {
         let mut text = Text::default();
-        text.family("m", Kind::Gauge, "a \"b\" \\ \n c").value(&Labels::of(&[("l", "a\"b\\c\nd")]), 7);
+        const M: Spec = Spec::in_test("m", Kind::Gauge, "a \"b\" \\ \n c");
+        text.family(&M).value(&Labels::of(&[("l", "a\"b\\c\nd")]), 7);
         assert_eq!(text.finish(), "# HELP m a \"b\" \\\\ \\n c\n# TYPE m gauge\nm{l=\"a\\\"b\\\\c\\nd\"} 7\n");
     }
 
     #[test]
     fn a_family_without_series_leaves_no_line() {
         let mut text = Text::default();
-        text.family("m", Kind::Gauge, "help");
+        const M: Spec = Spec::in_test("m", Kind::Gauge, "help");
+        text.family(&M);
         assert_eq!(text.finish(), "");
     }
 
@@ -215,7 +218,8 @@ mod tests {
         buckets.observe(1.0, 2);
         buckets.observe(2.6, 1);
         let mut text = Text::default();
-        text.family("h", Kind::Histogram, "help").histogram(&Labels::none(), &buckets);
+        const H: Spec = Spec::in_test("h", Kind::Histogram, "help");
+        text.family(&H).histogram(&Labels::none(), &buckets);
         let lines = "h_bucket{le=\"1\"} 2\nh_bucket{le=\"2.5\"} 2\nh_bucket{le=\"+Inf\"} 3\nh_sum 4.6\nh_count 3\n";
         assert_eq!(text.finish(), format!("# HELP h help\n# TYPE h histogram\n{lines}"));
     }

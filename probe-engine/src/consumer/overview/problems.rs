@@ -1,0 +1,94 @@
+//! What is wrong with the engine itself, as sentences: the dashboard's banner and the head of `top`.
+//!
+//! Names are those of the alerts (`deploy/prometheus`), where there is one.
+
+use std::sync::atomic::Ordering;
+
+use super::Problem;
+use crate::api::admin::health::Health;
+use crate::api::server;
+use crate::clock;
+use crate::consumer::metrics::Facts;
+use crate::limits;
+use crate::results::SeriesLevel;
+
+/// What the collector saw at one look.
+pub(super) struct Look<'a> {
+    pub(super) facts: &'a Facts,
+    pub(super) server: &'a server::Facts,
+    pub(super) health: &'a Health,
+    /// Sources that have not been read once.
+    pub(super) unsynced: &'a [&'static str],
+    pub(super) stuck: u64,
+    pub(super) paused: u64,
+    pub(super) series: SeriesLevel,
+    /// Handlers whose attempts waited for a place at every look of the last seconds.
+    pub(super) saturated: &'a [&'static str],
+}
+
+/// Severe ones first.
+pub(super) fn of(look: &Look<'_>) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    let mut tell = |kind, severe, text: String| problems.push(Problem { kind, text, severe });
+    for check in look.health.live() {
+        if let Some(why) = check.failure {
+            tell("ShardStalled", true, format!("{}: {why}", check.name));
+        }
+    }
+    if look.stuck > 0 {
+        let text =
+            "probes have no outcome, for reasons of the daemon's own; `probe-engine doctor` and /readyz name them";
+        tell("LocalHigh", true, format!("{} {text}", look.stuck));
+    }
+    for source in &look.server.sources {
+        if let Some(error) = &source.error {
+            tell("ConfigReloadFailed", true, format!("{}: {error}", source.kind));
+        }
+    }
+    if let Some(since) = unwritten_for(look.facts) {
+        let text = "the state file could not be written, so that a restart would forget verdicts and counts";
+        tell("StateUnwritable", true, format!("for {since} s {text}"));
+    }
+    if let Some(ebpf) = &look.facts.ebpf
+        && ebpf.stats.feed_healthy.load(Ordering::Relaxed) == 0
+    {
+        tell(
+            "PassiveFeedLost",
+            true,
+            "the kernel program's self-test does not pass: every tcpSocket attempt connects".to_owned(),
+        );
+    }
+    for handler in look.saturated {
+        tell(
+            "PoolSaturated",
+            true,
+            format!("{handler} attempts wait for a place in the pool; see --{handler}-concurrent-max"),
+        );
+    }
+    for (index, shard) in look.server.shards.iter().enumerate() {
+        if let Some(why) = &shard.fallback_reason {
+            tell("FallbackEpoll", false, format!("shard {index} works without io_uring: {why}"));
+        }
+    }
+    if look.paused > 0 {
+        tell("Paused", false, format!("{} probes are paused", look.paused));
+    }
+    if look.series != SeriesLevel::Probe {
+        let level = look.series.as_str();
+        tell("SeriesCapped", false, format!("metric series are kept per {level}, not per probe: there are many"));
+    }
+    if !look.unsynced.is_empty() {
+        tell("NotReady", false, format!("not read once yet: {}", look.unsynced.join(", ")));
+    }
+    problems.sort_by_key(|problem| !problem.severe);
+    problems
+}
+
+/// Seconds since the state file was current, where that is too long ago.
+fn unwritten_for(facts: &Facts) -> Option<u64> {
+    let current_at_ms = facts.state.current_at_ms.load(Ordering::Relaxed);
+    let has_failed = facts.state.errors.load(Ordering::Relaxed) > 0;
+    let now_ms = u64::try_from(clock::wall().as_millisecond()).unwrap_or_default();
+    let age_s = now_ms.saturating_sub(current_at_ms) / 1_000;
+    (has_failed && age_s > limits::STATE_UNWRITTEN_MAX.as_secs()).then_some(age_s)
+}

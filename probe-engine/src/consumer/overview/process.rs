@@ -1,0 +1,35 @@
+//! What the kernel says of this process.
+
+use nix::sys::resource::{UsageWho, getrusage};
+use nix::unistd::{SysconfVar, sysconf};
+
+/// CPU time of all threads, ended ones included, in nanoseconds; 0 where it cannot be read. getrusage(2).
+pub(super) fn cpu_ns() -> u64 {
+    let Ok(usage) = getrusage(UsageWho::RUSAGE_SELF) else { return 0 };
+    let nanos = |time: nix::sys::time::TimeVal| {
+        let micros = i128::from(time.tv_sec()) * 1_000_000 + i128::from(time.tv_usec());
+        u64::try_from(micros * 1_000).unwrap_or_default()
+    };
+    nanos(usage.user_time()) + nanos(usage.system_time())
+}
+
+/// Resident memory, in bytes; 0 where it cannot be read. The second number of /proc/self/statm (proc(5)), in pages.
+pub(super) fn memory_bytes() -> u64 {
+    let pages = std::fs::read_to_string("/proc/self/statm").ok();
+    let pages = pages.and_then(|text| text.split_whitespace().nth(1)?.parse::<u64>().ok()).unwrap_or_default();
+    let page_bytes = sysconf(SysconfVar::PAGE_SIZE).ok().flatten().and_then(|bytes| u64::try_from(bytes).ok());
+    pages * page_bytes.unwrap_or(4_096)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn this_process_has_used_time_and_memory() {
+        let before = cpu_ns();
+        let busy: u64 = (0..20_000_000_u64).fold(0, |sum, n| std::hint::black_box(sum ^ n));
+        assert!(cpu_ns() > before, "{busy}");
+        assert!(memory_bytes() > 1_000_000);
+    }
+}
