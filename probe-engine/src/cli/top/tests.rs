@@ -1,4 +1,4 @@
-//! Golden screens. `PROBE_ENGINE_BLESS=1` writes them anew; the diff is what is to be judged.
+//! Golden screens. `BLESS=1` writes them anew; the diff is what is to be judged.
 
 use std::path::Path;
 
@@ -36,7 +36,7 @@ fn golden(name: &str, state: &mut State, width: u16, height: u16) {
         assert!(fit::width(line) <= usize::from(width), "{line}");
     }
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/cli/top/golden").join(format!("{name}.txt"));
-    if std::env::var_os("PROBE_ENGINE_BLESS").is_some() {
+    if std::env::var_os("BLESS").is_some() {
         std::fs::write(&path, &shown).expect("a golden file");
     }
     let expected = std::fs::read_to_string(&path).unwrap_or_default();
