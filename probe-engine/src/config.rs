@@ -19,6 +19,7 @@ use crate::api::socket;
 use crate::cli::logging::LogFormat;
 use crate::ebpf::{EbpfChoice, PassiveSettings};
 use crate::limits;
+use crate::results::SeriesLevel;
 use crate::shard::kernel::{CloseMode, IoChoice};
 
 /// Prefix of every variable.
@@ -144,6 +145,11 @@ pub struct Settings {
     #[arg(long, value_name = "ADDR|off", value_parser = parse_listen)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub metrics_listen: Option<String>,
+    /// What may have metric series of its own under the kubelet's and kube-state-metrics' names. A node with too many probes or
+    /// pods has coarser ones in any case (`probe_engine_metric_series_level` tells)
+    #[arg(long, value_enum)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub metrics_series: Option<SeriesLevel>,
     /// How shards do their I/O
     #[arg(long, value_enum)]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -230,6 +236,8 @@ pub struct Config {
     pub socket: Option<PathBuf>,
     /// `None` = off.
     pub metrics_listen: Option<SocketAddr>,
+    /// See [`Settings::metrics_series`].
+    pub metrics_series: SeriesLevel,
     /// See [`Settings::io`].
     pub io: IoChoice,
     /// See [`Settings::shards`].
@@ -318,6 +326,7 @@ fn defaults() -> Settings {
         state_interval_seconds: Some(seconds(limits::STATE_INTERVAL)),
         socket: socket::default_path().ok(),
         metrics_listen: Some("127.0.0.1:9750".to_owned()),
+        metrics_series: Some(SeriesLevel::Probe),
         io: Some(IoChoice::Auto),
         shards: Some(narrow(cores.min(limits::SHARDS_MAX))),
         close: Some(CloseChoice::Fin),
@@ -359,6 +368,7 @@ fn effective(merged: BTreeMap<String, (Value, String)>) -> Result<Config, Config
         state_interval: Duration::from_secs(settings.state_interval_seconds.expect("has a default").into()),
         socket: settings.socket,
         metrics_listen: (listen != "off").then(|| listen.parse().expect("checked by parse_listen")),
+        metrics_series: settings.metrics_series.expect("has a default"),
         io: settings.io.expect("has a default"),
         shards: usize::from(settings.shards.expect("has a default")),
         close: match settings.close.expect("has a default") {

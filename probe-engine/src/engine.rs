@@ -11,6 +11,7 @@ use std::io;
 use std::path::PathBuf;
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use nix::sys::resource::{Resource, getrlimit};
@@ -274,8 +275,8 @@ impl Engine {
         };
         let manifests = engine.read_manifests(&config, choice, memory_limits);
         let state_stats = engine.keep_state(&config, &results);
-        let server_facts = engine.server_facts(&config, manager_start, manifests);
-        let metrics_facts = engine.metrics_facts(lifecycle_stats, state_stats);
+        let server_facts = engine.server_facts(&config, manager_start, manifests.clone());
+        let metrics_facts = engine.metrics_facts(&config, manager_start, manifests, lifecycle_stats, state_stats);
         let health = engine.health(&results);
         let overviews = engine.watch_node(&results, &metrics_facts, &server_facts, &health);
         engine.serve_admin(admin, &results, metrics_facts, health);
@@ -329,7 +330,14 @@ impl Engine {
         facts
     }
 
-    fn metrics_facts(&self, lifecycle: Arc<LifecycleStats>, state: Arc<StateStats>) -> Facts {
+    fn metrics_facts(
+        &self,
+        config: &Config,
+        started: Instant,
+        manifests: watch::Receiver<SourceStatus>,
+        lifecycle: Arc<LifecycleStats>,
+        state: Arc<StateStats>,
+    ) -> Facts {
         let pool = self.pool.handle();
         let lane = move |handler| PoolLane {
             queued: pool.queue_len(handler),
@@ -338,10 +346,14 @@ impl Engine {
         };
         Facts {
             version: env!("CARGO_PKG_VERSION"),
+            started_at: clock::wall_of(started),
+            series: config.metrics_series,
             runtime: self.runtime.name(),
             runs_pods: self.runtime.manages_containers(),
             io: self.shards.iter().map(|shard| shard.kernel).collect(),
+            heartbeats: self.heartbeats(),
             in_flight_max: flights_max(self.shards.len()),
+            sources: vec![(manifest::NAME, manifests)],
             lifecycle: self.runtime.manages_containers().then_some(lifecycle),
             state,
             pool: Some(Arc::new(lane)),
@@ -349,9 +361,12 @@ impl Engine {
         }
     }
 
+    fn heartbeats(&self) -> Vec<Arc<AtomicU64>> {
+        self.shards.iter().map(ShardThread::heartbeat_ns).collect()
+    }
+
     fn health(&self, results: &ResultsHandle) -> Health {
-        let heartbeats = self.shards.iter().map(ShardThread::heartbeat_ns).collect();
-        Health::new(heartbeats, results.clone())
+        Health::new(self.heartbeats(), results.clone())
     }
 
     fn watch_node(

@@ -7,26 +7,33 @@
 mod families;
 mod latency;
 mod passive;
+mod process;
 mod snapshot;
 mod text;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
+use jiff::Timestamp;
 use probe_core::id::ProbeType;
 use probe_core::outcome::LocalCause;
 use probe_core::pod::ConditionStatus;
+use probe_core::time::Instant;
+use tokio::sync::watch;
 
 pub use self::families::reference;
 pub use self::latency::{Counts, Latency, SinceStart};
 use self::snapshot::{EngineSnapshot, HandlerSums, PHASES, PodSnapshot, ProbesSnapshot};
 pub use self::text::CONTENT_TYPE;
 use self::text::{Buckets, Labels, Text};
+use crate::clock;
 use crate::consumer::lifecycle::LifecycleStats;
 use crate::consumer::state::StateStats;
 use crate::ebpf::stats::EbpfStats;
 use crate::results::{ResultsError, ResultsHandle, SeriesLevel, SeriesLevels};
 use crate::shard::metrics::{HandlerKind, Occupancy, OutcomeKind};
+use crate::source::manifest::SourceStatus;
 
 /// The handlers that the pool serves.
 pub(crate) const POOLED: [HandlerKind; 3] = [HandlerKind::Https, HandlerKind::Grpc, HandlerKind::Exec];
@@ -45,19 +52,30 @@ pub struct PoolLane {
 /// Asks the pool.
 pub type PoolView = Arc<dyn Fn(HandlerKind) -> PoolLane + Send + Sync>;
 
+/// What a source has read, under its name.
+pub type SourceView = (&'static str, watch::Receiver<SourceStatus>);
+
 /// What does not change while the daemon runs.
 #[derive(Clone)]
 pub struct Facts {
     /// Of the daemon.
     pub version: &'static str,
+    /// When it started.
+    pub started_at: Timestamp,
+    /// The finest series that are wanted.
+    pub series: SeriesLevel,
     /// The runtime in use: `process`, `none`.
     pub runtime: &'static str,
     /// The pods are run by us: their states are told under kube-state-metrics' names.
     pub runs_pods: bool,
     /// By shard: `io_uring` or `epoll`.
     pub io: Vec<&'static str>,
+    /// By shard: the end of its last turn, in nanoseconds of CLOCK_MONOTONIC.
+    pub heartbeats: Vec<Arc<AtomicU64>>,
     /// Attempts on each shard's ring at most.
     pub in_flight_max: usize,
+    /// Where pods come from.
+    pub sources: Vec<SourceView>,
     /// What lifecycle counts, where it runs.
     pub lifecycle: Option<Arc<LifecycleStats>>,
     /// Of the state file.
@@ -84,13 +102,22 @@ pub struct EbpfFacts {
 pub struct Metrics {
     results: ResultsHandle,
     facts: Arc<Facts>,
+    scrapes: Arc<Scrapes>,
+}
+
+/// Answers to `/metrics` so far.
+#[derive(Debug, Default)]
+struct Scrapes {
+    count: AtomicU64,
+    ns: AtomicU64,
+    last_bytes: AtomicU64,
 }
 
 impl Metrics {
     /// Reads from `results` at every scrape.
     #[must_use]
     pub fn new(results: ResultsHandle, facts: Facts) -> Self {
-        Self { results, facts: Arc::new(facts) }
+        Self { results, facts: Arc::new(facts), scrapes: Arc::default() }
     }
 
     /// `/metrics/probes`: what a kubelet serves there.
@@ -106,9 +133,10 @@ impl Metrics {
 
     /// `/metrics`: everything.
     pub async fn all(&self) -> Result<String, ResultsError> {
+        let begun = clock::now();
         let probes = self.look(self.facts.runs_pods).await?;
         let engine = self.results.read(snapshot::engine).await?;
-        let facts = Arc::clone(&self.facts);
+        let (facts, scrapes) = (Arc::clone(&self.facts), Arc::clone(&self.scrapes));
         off_the_runtime(move || {
             let probes = probes.sorted();
             let mut text = Text::default();
@@ -121,15 +149,20 @@ impl Metrics {
             write_attempts(&mut text, &engine);
             passive::write(&mut text, &engine.passive, facts.ebpf.as_ref());
             write_daemon(&mut text, &engine, probes.levels, &facts);
+            scrapes.write(&mut text);
+            write_sources(&mut text, &facts.sources);
             write_state(&mut text, &facts.state);
+            process::write(&mut text, facts.started_at);
             write_probes(&mut text, &probes);
-            text.finish()
+            let text = text.finish();
+            scrapes.made(text.len(), clock::now() - begun);
+            text
         })
         .await
     }
 
     async fn look(&self, with_containers: bool) -> Result<ProbesLook, ResultsError> {
-        let levels = self.results.read(|node| node.series).await?;
+        let levels = self.results.read(|node| node.series).await?.at_most(self.facts.series);
         let pods = snapshot::pods(&self.results, levels, with_containers).await?;
         let handlers = match levels.probes() {
             SeriesLevel::Handler => self.results.read(snapshot::handlers).await?,
@@ -235,6 +268,38 @@ fn write_pods(text: &mut Text, pods: &[PodSnapshot]) {
     }
 }
 
+impl Scrapes {
+    fn write(&self, text: &mut Text) {
+        let load = |number: &AtomicU64| number.load(Ordering::Relaxed);
+        text.family(&families::SCRAPE_BYTES).value(&Labels::none(), load(&self.last_bytes));
+        text.family(&families::SCRAPE_SECONDS_TOTAL).seconds(&Labels::none(), load(&self.ns));
+        text.family(&families::SCRAPES_TOTAL).value(&Labels::none(), load(&self.count));
+    }
+
+    fn made(&self, bytes: usize, took: Duration) {
+        self.last_bytes.store(bytes as u64, Ordering::Relaxed);
+        self.ns.fetch_add(u64::try_from(took.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
+        self.count.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+fn write_sources(text: &mut Text, sources: &[SourceView]) {
+    let labels = |name: &str| Labels::of(&[("source", name)]);
+    let mut clean_at = text.family(&families::SOURCE_LAST_SUCCESS_TIMESTAMP_SECONDS);
+    for (name, status) in sources {
+        let at_ns = status.borrow().clean_at.map_or(0, |at| u64::try_from(at.as_nanosecond()).unwrap_or_default());
+        clean_at.seconds(&labels(name), at_ns);
+    }
+    let mut pods = text.family(&families::SOURCE_PODS);
+    for (name, status) in sources {
+        pods.value(&labels(name), status.borrow().pods_count as u64);
+    }
+    let mut problems = text.family(&families::SOURCE_PROBLEMS);
+    for (name, status) in sources {
+        problems.value(&labels(name), status.borrow().errors.len() as u64);
+    }
+}
+
 fn write_state(text: &mut Text, stats: &StateStats) {
     let load = |number: &AtomicU64| number.load(Ordering::Relaxed);
     text.family(&families::STATE_BYTES).value(&Labels::none(), load(&stats.bytes));
@@ -326,6 +391,7 @@ fn write_series_level(text: &mut Text, levels: SeriesLevels, runs_pods: bool) {
     for of in SeriesLevel::ALL {
         line(of.as_str(), "prober_probe", levels.probes() == of);
     }
+    text.family(&families::METRIC_SERIES_CAPPED).value(&Labels::none(), u64::from(levels.is_capped()));
 }
 
 fn write_pool(text: &mut Text, pool: &PoolView) {
@@ -333,6 +399,10 @@ fn write_pool(text: &mut Text, pool: &PoolView) {
     let mut in_flight = text.family(&families::POOL_IN_FLIGHT);
     for (labels, lane) in &lanes {
         in_flight.value(labels, lane.in_flight as u64);
+    }
+    let mut in_flight_max = text.family(&families::POOL_IN_FLIGHT_MAX);
+    for (labels, lane) in &lanes {
+        in_flight_max.value(labels, lane.in_flight_max as u64);
     }
     let mut queued = text.family(&families::POOL_QUEUED);
     for (labels, lane) in &lanes {
@@ -366,6 +436,12 @@ fn write_shards(text: &mut Text, engine: &EngineSnapshot, facts: &Facts) {
     let mut used = text.family(&families::SHARD_SLAB_USED);
     for (index, slab, occupancy) in each_slab() {
         used.value(&Labels::of(&[("shard", index), ("slab", slab)]), occupancy.used);
+    }
+    let mut age = text.family(&families::SHARD_TURN_AGE_SECONDS);
+    for (index, heartbeat) in facts.heartbeats.iter().enumerate() {
+        let since = clock::now() - Instant::from_nanos(heartbeat.load(Ordering::Relaxed));
+        let labels = Labels::of(&[("shard", &index.to_string())]);
+        age.seconds(&labels, u64::try_from(since.as_nanos()).unwrap_or(u64::MAX));
     }
     let mut workers = text.family(&families::SHARD_WORKERS);
     for (index, (count, _)) in indices.iter().zip(&engine.shards) {

@@ -4,5 +4,6 @@ pub mod events;
 pub mod lifecycle;
 pub mod metrics;
 pub mod overview;
+mod process;
 pub mod state;
 pub mod status;

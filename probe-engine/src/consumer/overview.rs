@@ -6,7 +6,6 @@
 mod collector;
 pub mod heatmap;
 mod problems;
-mod process;
 
 use std::sync::Arc;
 

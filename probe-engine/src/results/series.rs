@@ -2,21 +2,26 @@
 //!
 //! Up to [`limits::METRIC_PROBES_MAX`] probes each has its series; beyond, each pod; beyond [`limits::METRIC_PODS_MAX`] pods
 //! each handler. The series of pods (kube-state-metrics' names) end at the same number of pods. A limit that was passed
-//! counts again once a tenth of it is free, so that a node at its limit does not change its series with every pod.
+//! counts again once a tenth of it is free, so that a node at its limit does not change its series with every pod. The operator may
+//! want coarser ones (`--metrics-series`), never finer ones.
 
+use clap::ValueEnum;
+use serde::{Deserialize, Serialize};
 use tracing::warn;
 
 use crate::limits;
 
-/// What has series of its own.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// What has series of its own; finest first.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum SeriesLevel {
-    /// Each probe.
+    /// Each probe
     #[default]
     Probe,
-    /// Each pod: the sums over its probes.
+    /// Each pod: the sums over its probes
     Pod,
-    /// Each handler: the sums over the node's probes.
+    /// Each handler: the sums over the node's probes; none of pods
+    #[value(alias = "node")]
     Handler,
 }
 
@@ -40,12 +45,19 @@ impl SeriesLevel {
 pub struct SeriesLevels {
     many_probes: bool,
     many_pods: bool,
+    /// What the operator allows.
+    finest: SeriesLevel,
 }
 
 impl SeriesLevels {
     /// Of the probes' series.
     #[must_use]
     pub fn probes(self) -> SeriesLevel {
+        self.by_number().max(self.finest)
+    }
+
+    /// As fine as the numbers of probes and pods allow.
+    fn by_number(self) -> SeriesLevel {
         match (self.many_probes, self.many_pods) {
             (false, _) => SeriesLevel::Probe,
             (true, false) => SeriesLevel::Pod,
@@ -56,7 +68,19 @@ impl SeriesLevels {
     /// Each pod has its series under kube-state-metrics' names.
     #[must_use]
     pub fn has_pods(self) -> bool {
-        !self.many_pods
+        !self.many_pods && self.finest < SeriesLevel::Handler
+    }
+
+    /// The node has so many probes or pods that series are coarser than they may be.
+    #[must_use]
+    pub fn is_capped(self) -> bool {
+        self.by_number() > self.finest || self.many_pods && self.finest < SeriesLevel::Handler
+    }
+
+    /// The same where nothing finer than this is wanted.
+    #[must_use]
+    pub fn at_most(self, finest: SeriesLevel) -> Self {
+        Self { finest, ..self }
     }
 
     /// Looks at the numbers again, and says so where the level of a kind of series is another now.
@@ -96,5 +120,32 @@ mod tests {
         assert_eq!(at(probes * 9 / 10 + 1, pods * 9 / 10 + 1), (SeriesLevel::Handler, false));
         assert_eq!(at(probes * 9 / 10, pods * 9 / 10 + 1), (SeriesLevel::Probe, false));
         assert_eq!(at(0, pods * 9 / 10), (SeriesLevel::Probe, true));
+    }
+
+    #[test]
+    fn what_the_operator_wants_coarser_is_not_capped() {
+        let mut levels = SeriesLevels::default();
+        let told = |levels: SeriesLevels, finest| {
+            let levels = levels.at_most(finest);
+            (levels.probes(), levels.has_pods(), levels.is_capped())
+        };
+        let (probe, pod, handler) = (SeriesLevel::Probe, SeriesLevel::Pod, SeriesLevel::Handler);
+        for (finest, expected) in
+            [(probe, (probe, true, false)), (pod, (pod, true, false)), (handler, (handler, false, false))]
+        {
+            assert_eq!(told(levels, finest), expected);
+        }
+        levels.look(limits::METRIC_PROBES_MAX + 1, 1);
+        for (finest, expected) in
+            [(probe, (pod, true, true)), (pod, (pod, true, false)), (handler, (handler, false, false))]
+        {
+            assert_eq!(told(levels, finest), expected);
+        }
+        levels.look(limits::METRIC_PROBES_MAX + 1, limits::METRIC_PODS_MAX + 1);
+        for (finest, expected) in
+            [(probe, (handler, false, true)), (pod, (handler, false, true)), (handler, (handler, false, false))]
+        {
+            assert_eq!(told(levels, finest), expected);
+        }
     }
 }

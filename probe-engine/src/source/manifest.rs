@@ -15,6 +15,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use jiff::Timestamp;
 use probe_core::spec::Pod;
 use tokio::sync::watch as signal;
 use tokio::time;
@@ -22,7 +23,7 @@ use tracing::{debug, info, warn};
 
 use super::parse::{Problem, RuntimeKind, Severity, Strictness};
 use super::{PodUpdate, PodUpdateSender};
-use crate::limits;
+use crate::{clock, limits};
 use table::{Change, Table};
 use watch::Watch;
 
@@ -53,6 +54,8 @@ pub struct SourceStatus {
     pub pods_count: usize,
     /// Errors of the newest reading, by file; at most `limits::MANIFEST_PROBLEMS_LEN_MAX` a file.
     pub errors: BTreeMap<PathBuf, Vec<Problem>>,
+    /// When it was last read without any; `None` = not yet.
+    pub clean_at: Option<Timestamp>,
 }
 
 /// Reads and watches until `shutdown` turns true or its sender is gone, or nobody takes `updates` any more. Does
@@ -67,6 +70,7 @@ pub async fn run(
     let mut watch = Watch::new(&config.paths);
     let mut table = Table::default();
     let mut synced = false;
+    let mut clean_at = None;
     loop {
         // Armed before the files are read, so that a change in between is not lost.
         watch.arm();
@@ -88,7 +92,11 @@ pub async fn run(
         if !taken {
             return;
         }
-        status.send_replace(table.status());
+        let read = table.status();
+        if read.errors.is_empty() {
+            clean_at = Some(clock::wall());
+        }
+        status.send_replace(SourceStatus { clean_at, ..read });
         tokio::select! {
             () = watch.changed() => {}
             () = wanted_down(&mut shutdown) => return,

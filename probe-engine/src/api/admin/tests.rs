@@ -7,8 +7,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use super::*;
 use crate::clock;
 use crate::consumer::metrics::Facts;
-use crate::results::Input;
 use crate::results::fixture::{Bench, SOON, simple_pod};
+use crate::results::{Input, SeriesLevel};
 
 struct Server {
     address: SocketAddr,
@@ -23,6 +23,10 @@ impl Server {
         let bench = Bench::start(16, 16);
         let heartbeat = Arc::new(AtomicU64::new(clock::now().as_nanos()));
         let facts = Facts {
+            started_at: clock::wall(),
+            series: SeriesLevel::Probe,
+            heartbeats: Vec::new(),
+            sources: Vec::new(),
             version: "0.1.0",
             runtime: "none",
             runs_pods: false,

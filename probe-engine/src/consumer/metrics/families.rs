@@ -83,13 +83,13 @@ macro_rules! families {
 }
 
 families! {
-    "Probes, under the kubelet's names", "A probe's series appear with its first count and end with its worker. Beyond a number of probes they are summed up per pod or per handler, with fewer labels: `probe_engine_metric_series_level` tells." => {
+    "Probes, under the kubelet's names", "A probe's series appear with its first count and end with its worker. Beyond a number of probes, or by `--metrics-series`, they are summed up per pod or per handler, with fewer labels: `probe_engine_metric_series_level` tells." => {
         PROBER_PROBE_DURATION_SECONDS: Histogram, Alpha, "prober_probe_duration_seconds", ["container", "handler", "namespace", "pod", "probe_type"],
             "[ALPHA] Duration in seconds for a probe response.";
         PROBER_PROBE_TOTAL: Counter, Beta, "prober_probe_total", ["container", "handler", "namespace", "pod", "pod_uid", "probe_type", "result"],
             "[BETA] Cumulative number of a liveness, readiness or startup probe for a container by result.";
     }
-    "Pods, under the names of kube-state-metrics and of the kubelet", "Only with `--runtime process`: pods that others run are left to others. Beyond a number of pods those of pods end." => {
+    "Pods, under the names of kube-state-metrics and of the kubelet", "Only with `--runtime process`: pods that others run are left to others. Beyond a number of pods, or with `--metrics-series handler`, those of pods end." => {
         KUBE_POD_CONTAINER_STATUS_READY: Gauge, Stable, "kube_pod_container_status_ready", ["container", "namespace", "pod", "uid"],
             "Describes whether the containers readiness check succeeded.";
         KUBE_POD_CONTAINER_STATUS_RESTARTS_TOTAL: Counter, Stable, "kube_pod_container_status_restarts_total", ["container", "namespace", "pod", "uid"],
@@ -212,6 +212,8 @@ families! {
             "Failures of liveness and startup probes that ask for a restart of their container, whatever becomes of it.";
         METRIC_SERIES_LEVEL: Gauge, Stable, "probe_engine_metric_series_level", ["level", "series"],
             "1 for what has series of its own now: each probe, pod or handler, each pod or none.";
+        METRIC_SERIES_CAPPED: Gauge, Stable, "probe_engine_metric_series_capped", [],
+            "1 where the node has so many probes or pods that series are coarser than --metrics-series lets them be, else 0.";
     }
     "Shards", "By index of the shard." => {
         SHARD_IN_FLIGHT: Gauge, Stable, "probe_engine_shard_in_flight", ["shard"],
@@ -226,14 +228,34 @@ families! {
             "Places of a slab of the shard in use.";
         SHARD_WORKERS: Gauge, Stable, "probe_engine_shard_workers", ["shard"],
             "Probe workers that live on the shard.";
+        SHARD_TURN_AGE_SECONDS: Gauge, Stable, "probe_engine_shard_turn_age_seconds", ["shard"],
+            "Since the shard last finished a turn; an idle shard makes one every second.";
         TURN_DURATION_SECONDS: Histogram, Alpha, "probe_engine_turn_duration_seconds", [],
             "Duration of the shards' turns, waiting apart.";
     }
     "Pool", "" => {
         POOL_IN_FLIGHT: Gauge, Stable, "probe_engine_pool_in_flight", ["handler"],
             "Attempts being made in the pool, by handler.";
+        POOL_IN_FLIGHT_MAX: Gauge, Stable, "probe_engine_pool_in_flight_max", ["handler"],
+            "Attempts in the pool at most, by handler; more wait in its queue.";
         POOL_QUEUED: Gauge, Stable, "probe_engine_pool_queued", ["handler"],
             "Attempts waiting in the pool's queues, by handler.";
+    }
+    "Scrapes", "Of this page itself." => {
+        SCRAPE_BYTES: Gauge, Alpha, "probe_engine_scrape_bytes", [],
+            "Size of the answer to /metrics before this one.";
+        SCRAPE_SECONDS_TOTAL: Counter, Alpha, "probe_engine_scrape_seconds_total", [],
+            "Time that answers to /metrics before this one took to make.";
+        SCRAPES_TOTAL: Counter, Alpha, "probe_engine_scrapes_total", [],
+            "Answers to /metrics before this one.";
+    }
+    "Sources", "By name of the source." => {
+        SOURCE_LAST_SUCCESS_TIMESTAMP_SECONDS: Gauge, Stable, "probe_engine_source_last_success_timestamp_seconds", ["source"],
+            "When the source was last read without an error, since 1970; it is read when something changed. 0 where it never was.";
+        SOURCE_PODS: Gauge, Stable, "probe_engine_source_pods", ["source"],
+            "Pods that the source wants now.";
+        SOURCE_PROBLEMS: Gauge, Stable, "probe_engine_source_problems", ["source"],
+            "Files and directories with errors when the source was last read; the pods that they gave before are kept.";
     }
     "State file", "" => {
         STATE_BYTES: Gauge, Alpha, "probe_engine_state_bytes", [],
@@ -244,6 +266,20 @@ families! {
             "Pods that had no place in the state file at the last look.";
         STATE_WRITE_ERRORS_TOTAL: Counter, Stable, "probe_engine_state_write_errors_total", [],
             "Times that the state file could not be written.";
+    }
+    "Process", "Under the names of Prometheus' client libraries." => {
+        PROCESS_CPU_SECONDS_TOTAL: Counter, Stable, "process_cpu_seconds_total", [],
+            "Total user and system CPU time spent in seconds.";
+        PROCESS_MAX_FDS: Gauge, Stable, "process_max_fds", [],
+            "Maximum number of open file descriptors.";
+        PROCESS_OPEN_FDS: Gauge, Stable, "process_open_fds", [],
+            "Number of open file descriptors.";
+        PROCESS_RESIDENT_MEMORY_BYTES: Gauge, Stable, "process_resident_memory_bytes", [],
+            "Resident memory size in bytes.";
+        PROCESS_START_TIME_SECONDS: Gauge, Stable, "process_start_time_seconds", [],
+            "Start time of the process since unix epoch in seconds.";
+        PROCESS_VIRTUAL_MEMORY_BYTES: Gauge, Stable, "process_virtual_memory_bytes", [],
+            "Virtual memory size in bytes.";
     }
 }
 

@@ -12,13 +12,14 @@ use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::heatmap::{History, Sums};
-use super::{HandlerOverview, Outputs, Overview, PoolOverview, problems, process};
+use super::{HandlerOverview, Outputs, Overview, PoolOverview, problems};
 use crate::api::admin::health::Health;
 use crate::api::server;
 use crate::clock;
 use crate::consumer::metrics::{Facts, POOLED};
+use crate::consumer::process;
 use crate::limits;
-use crate::results::{Node, ResultsHandle, SeriesLevel};
+use crate::results::{Node, ResultsHandle, SeriesLevels};
 use crate::shard::metrics::{HandlerKind, OutcomeKind};
 
 /// Over so long rates are taken.
@@ -83,7 +84,7 @@ struct NodeLook {
     sums: Sums,
     overview: Overview,
     unsynced: Vec<&'static str>,
-    series: SeriesLevel,
+    series: SeriesLevels,
 }
 
 impl Collector {
@@ -118,7 +119,7 @@ impl Collector {
                 unsynced: &unsynced,
                 stuck: overview.probes_stuck,
                 paused: overview.probes_paused,
-                series,
+                series: series.at_most(facts.series),
                 saturated: &saturated,
             });
         }
@@ -197,7 +198,7 @@ fn look_at(node: &Node) -> NodeLook {
         in_flight: counts().map(|counts| counts.in_flight).sum(),
         ..Overview::default()
     };
-    NodeLook { sums: Sums::of(node), overview, unsynced: node.unsynced().collect(), series: node.series.probes() }
+    NodeLook { sums: Sums::of(node), overview, unsynced: node.unsynced().collect(), series: node.series }
 }
 
 #[cfg(test)]
@@ -212,8 +213,8 @@ mod tests {
     use crate::consumer::metrics::PoolLane;
     use crate::consumer::overview::{Overviews, channel};
     use crate::consumer::state::StateStats;
-    use crate::results::Update;
     use crate::results::fixture::{Bench, publish, running, simple_pod};
+    use crate::results::{SeriesLevel, Update};
     use crate::shard::metrics::ShardMetrics;
 
     fn server_facts() -> server::Facts {
@@ -241,10 +242,14 @@ mod tests {
         let (outputs, overviews, _) = channel();
         let facts = Facts {
             version: "1",
+            started_at: clock::wall(),
+            series: SeriesLevel::Probe,
             runtime: "none",
             runs_pods: false,
             io: vec!["epoll", "epoll"],
+            heartbeats: Vec::new(),
             in_flight_max: 100,
+            sources: Vec::new(),
             lifecycle: None,
             state: Arc::new(StateStats::default()),
             pool: Some(Arc::new(move |_| PoolLane { queued, in_flight: 2, in_flight_max: 2 })),

@@ -10,7 +10,7 @@ use crate::api::server;
 use crate::clock;
 use crate::consumer::metrics::Facts;
 use crate::limits;
-use crate::results::SeriesLevel;
+use crate::results::SeriesLevels;
 
 /// What the collector saw at one look.
 pub(super) struct Look<'a> {
@@ -21,7 +21,7 @@ pub(super) struct Look<'a> {
     pub(super) unsynced: &'a [&'static str],
     pub(super) stuck: u64,
     pub(super) paused: u64,
-    pub(super) series: SeriesLevel,
+    pub(super) series: SeriesLevels,
     /// Handlers whose attempts waited for a place at every look of the last seconds.
     pub(super) saturated: &'a [&'static str],
 }
@@ -73,9 +73,9 @@ pub(super) fn of(look: &Look<'_>) -> Vec<Problem> {
     if look.paused > 0 {
         tell("Paused", false, format!("{} probes are paused", look.paused));
     }
-    if look.series != SeriesLevel::Probe {
-        let level = look.series.as_str();
-        tell("SeriesCapped", false, format!("metric series are kept per {level}, not per probe: there are many"));
+    if look.series.is_capped() {
+        let level = look.series.probes().as_str();
+        tell("SeriesCapped", false, format!("metric series are kept per {level}: there are too many for finer ones"));
     }
     if !look.unsynced.is_empty() {
         tell("NotReady", false, format!("not read once yet: {}", look.unsynced.join(", ")));

@@ -200,7 +200,7 @@ impl Table {
         for (path, problem) in &self.paths {
             errors.entry(path.clone()).or_default().push(problem.clone());
         }
-        SourceStatus { synced: self.was_read, pods_count: self.wanted.len(), errors }
+        SourceStatus { synced: self.was_read, pods_count: self.wanted.len(), errors, clean_at: None }
     }
 
     /// The files to read, in the order of the paths; each once.
