@@ -51,7 +51,6 @@ pub fn run(args: &ValidateArgs, out: &mut impl Write, err: &mut impl Write) -> i
     let all: Vec<PathBuf> = args.files.iter().flat_map(|path| files(path, &mut problems)).collect();
     let mut progress = Progress::new("checking", all.len());
     for file in all {
-        progress.step();
         totals.files += 1;
         match read(&file) {
             Ok(bytes) => {
@@ -63,6 +62,7 @@ pub fn run(args: &ValidateArgs, out: &mut impl Write, err: &mut impl Write) -> i
             }
             Err(error) => problems.push(unreadable(&file, &error)),
         }
+        progress.step();
     }
     drop(progress);
     let count = |severity| problems.iter().filter(|p| p.severity == severity).count();
