@@ -594,7 +594,8 @@ fn info_of(facts: Facts) -> v1::GetInfoResponse {
     }
 }
 
-fn is_failing(row: &v1::ProbeRow) -> bool {
+/// Its verdict is Failure, or its last attempt did not end well.
+pub(crate) fn is_failing(row: &v1::ProbeRow) -> bool {
     row.probe.as_ref().is_some_and(|probe| {
         probe.verdict() == v1::Verdict::Failure
             || matches!(probe.last(), v1::OutcomeKind::Failure | v1::OutcomeKind::Error | v1::OutcomeKind::Local)

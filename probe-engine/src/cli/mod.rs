@@ -13,6 +13,7 @@ pub mod describe;
 pub mod doctor;
 pub mod escape;
 pub mod events;
+pub mod follow;
 pub mod get;
 pub mod guardian;
 pub mod logging;
@@ -33,6 +34,7 @@ pub mod table;
 pub mod top;
 pub mod validate;
 pub mod version;
+mod watch;
 
 use std::io;
 use std::path::PathBuf;
@@ -227,6 +229,7 @@ mod tests {
         for line in [
             "get pods -A -o wide",
             "get pods -n kube-system -l app=web -w",
+            "get pods --watch-only --output-watch-events -o json",
             "get pod web -o yaml",
             "get pod/web -ojson",
             "get po -owide --socket /tmp/x.sock",

@@ -57,6 +57,21 @@ pub fn row(of: &v1::ProbeRow, wide: bool, now: Timestamp) -> Vec<String> {
     cells
 }
 
+/// The rows of a pod's probes.
+pub fn rows_of(pod: v1::Pod) -> impl Iterator<Item = v1::ProbeRow> {
+    let v1::Pod { uid, namespace, name, containers, .. } = pod;
+    containers.into_iter().flat_map(move |container| {
+        let row = v1::ProbeRow {
+            namespace: namespace.clone(),
+            pod: name.clone(),
+            pod_uid: uid.clone(),
+            container: container.name,
+            probe: None,
+        };
+        container.probes.into_iter().map(move |probe| v1::ProbeRow { probe: Some(probe), ..row.clone() })
+    })
+}
+
 /// What of a row tells that the probe changed.
 #[must_use]
 pub fn change_key(of: &v1::ProbeRow) -> (i32, i32, String, String) {
