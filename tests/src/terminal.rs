@@ -12,6 +12,12 @@ use crate::daemon::PATIENCE;
 /// Between two looks at the screen, which gives no event to wait for.
 const LOOK: Duration = Duration::from_millis(50);
 
+/// Days of a week and months.
+const DATE: [&str; 19] = [
+    "Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun", "Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep",
+    "Oct", "Nov", "Dec",
+];
+
 /// What a terminal shows when its program has ended, with the exit code.
 const ENDED: &str = "[exit ";
 
@@ -166,13 +172,17 @@ pub fn keep(name: &str, capture: &str) {
     fs::write(folder.join(format!("{name}.txt")), capture).expect("a capture");
 }
 
-/// A line with its words' distances and all that differs from run to run taken out: times, numbers, ports, IDs. `1/2` and words
-/// with digits in them stay.
+/// A line with its words' distances and all that differs from run to run taken out: times (and the `-` of none), numbers, ports, IDs.
+/// `1/2` and words with digits in them stay.
 #[must_use]
 pub fn mask(line: &str) -> String {
+    if line.starts_with(ENDED) {
+        return line.to_owned();
+    }
     let indent = line.len() - line.trim_start().len();
     let words: Vec<String> = line.split_whitespace().map(masked_word).collect();
-    format!("{}{}", " ".repeat(indent), words.join(" "))
+    // A run that is longer than its threshold.
+    format!("{}{}", " ".repeat(indent), words.join(" ").replace(" of <n> (<n>)", " of <n>"))
 }
 
 fn masked_word(word: &str) -> String {
@@ -188,20 +198,29 @@ fn masked_word(word: &str) -> String {
         let path = port.trim_start_matches(|c: char| c.is_ascii_digit());
         return word.replace(core, &format!("{before}:<port>{path}"));
     }
-    let masked = if is_bars(core) {
+    let masked = if is_node(core) {
+        "<node>"
+    } else if is_bars(core) {
         "<bars>"
     } else if is_clock(core) {
         "<clock>"
     } else if is_id(core) {
         "<id>"
-    } else if is_time(core) {
+    } else if is_time(core) || core == "-" {
         "<time>"
-    } else if is_number(core) {
+    } else if DATE.contains(&core) {
+        "<date>"
+    } else if is_number(core) || core.strip_prefix('x').is_some_and(is_number) {
         "<n>"
     } else {
         return word.to_owned();
     };
     word.replacen(core, masked, 1)
+}
+
+/// This machine's name.
+fn is_node(word: &str) -> bool {
+    nix::unistd::gethostname().is_ok_and(|name| name == *word)
 }
 
 fn is_bars(word: &str) -> bool {
@@ -257,6 +276,9 @@ mod tests {
             ("Attempts/s ▁▂█ 1.23M", "Attempts/s <bars> <n>"),
             ("since 12:01:03 UTC (5s ago)", "since <clock> UTC (<time> ago)"),
             ("2026-11-28T02:13:01.5Z", "<clock>"),
+            ("Start Time: Sat, 28 Nov 2026", "Start Time: <date>, <n> <date> <n>"),
+            ("4s (x4 over 2m), 2 of 2 (34)", "<time> (<n> over <time>), <n> of <n>"),
+            ("[exit 1]", "[exit 1]"),
         ] {
             assert_eq!(mask(line), masked);
         }

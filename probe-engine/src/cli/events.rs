@@ -185,14 +185,21 @@ impl Shown<'_> {
     /// Until it is ended, or nobody reads it any more.
     async fn follow(&mut self, path: PathBuf, mut link: Link) -> Result<Exit, CliError> {
         loop {
-            let why = match self.session(&mut link).await? {
+            let ended = tokio::select! {
+                ended = self.session(&mut link) => ended?,
+                () = output::reader_gone() => return Ok(Exit::Success),
+            };
+            let why = match ended {
                 Ok(()) => "it ended the stream, so it is shutting down".to_owned(),
                 Err(status) if is_for_good(&status) => return Err(error_of(&status)),
                 Err(status) => escape::line(status.message()).into_owned(),
             };
             eprintln!("warning: lost the daemon at {} ({why}); waiting for it", path.display());
             let known = (link.info.instance.clone(), link.info.pid);
-            link = find_again(&path).await;
+            link = tokio::select! {
+                link = find_again(&path) => link,
+                () = output::reader_gone() => return Ok(Exit::Success),
+            };
             if (&link.info.instance, link.info.pid) == (&known.0, known.1) {
                 eprintln!("warning: found the daemon (it is the same); going on");
             } else {
@@ -248,7 +255,7 @@ impl Shown<'_> {
 
     fn print(&mut self, events: &[v1::Event]) -> Result<(), CliError> {
         if self.args.output.is_some() {
-            return events.iter().try_for_each(|event| output::print(&json_line(event)?));
+            return events.iter().try_for_each(|event| output::print(&output::json_line(&value(event))));
         }
         if events.is_empty() {
             return Ok(());
@@ -288,12 +295,6 @@ fn lost_text(missed_count: u64) -> String {
         0 => "events were dropped before they could be shown".to_owned(),
         count => format!("{count} events were dropped before they could be shown"),
     }
-}
-
-fn json_line(event: &v1::Event) -> Result<String, CliError> {
-    let text = serde_json::to_string(&value(event))
-        .map_err(|error| CliError::Failed(format!("cannot write the event: {error}")))?;
-    Ok(format!("{}\n", super::escape::json(&text)))
 }
 
 /// An event as data.

@@ -131,7 +131,8 @@ fn footer(state: &State, look: Look, width: usize) -> Line<'static> {
         return Line::default();
     }
     if state.is_searching {
-        return Line::from(format!("/{}_", escape::line(&state.search)));
+        // Its end is what is being typed.
+        return Line::from(format!("/{}_", fit::middle(&escape::line(&state.search), width - 2, look.charset)));
     }
     let keys: &[&str] = if state.is_help {
         &["Esc back", "q quit"]
