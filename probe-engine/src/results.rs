@@ -12,12 +12,14 @@ pub(crate) mod fixture;
 mod handle;
 mod journal;
 mod node;
+mod pauses;
 mod pods;
 mod series;
 mod stage;
 mod stats;
 #[cfg(test)]
 mod tests;
+mod timeline;
 mod totals;
 mod watch;
 
@@ -34,10 +36,12 @@ pub use node::{
     CONDITIONS_LEN, ContainerRecord, ContainerView, Gate, LastReport, LocalTrouble, Node, PodRecord, ProbeRecord,
     StuckProbe, WallNs,
 };
+pub use pauses::{Paused, Standing};
 pub use pods::Pods;
 pub use series::{SeriesLevel, SeriesLevels};
 pub use stage::{Config, Stage};
 pub use stats::{DURATION_BUCKETS_S, Durations, ProbeStats};
+pub use timeline::{Change, Changed, Timeline};
 pub use totals::ShardTotals;
 pub use watch::{News, Part, PodWatch, Select};
 

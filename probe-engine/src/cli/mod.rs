@@ -20,6 +20,7 @@ pub mod logging;
 pub mod logs;
 pub mod man;
 pub mod output;
+pub mod pause;
 pub mod pod_list;
 pub mod pods;
 pub mod probe;
@@ -98,6 +99,10 @@ pub enum Command {
     Probe(probe::ProbeArgs),
     /// Set a readiness gate of a pod
     Set(set::SetArgs),
+    /// Make no attempts of some probes for a while; their verdicts stay
+    Pause(pause::PauseArgs),
+    /// End pauses of probes
+    Resume(pause::ResumeArgs),
     /// Make the grace period of a pod that is being ended shorter
     Delete(delete::DeleteArgs),
     /// Say what this kernel and these privileges allow
@@ -193,6 +198,8 @@ pub fn dispatch(cli: &Cli) -> ExitCode {
         Command::Top(args) => top::run(args, globals),
         Command::Probe(args) => probe::run(args, globals),
         Command::Set(args) => set::run(args, globals),
+        Command::Pause(args) => pause::pause(args, globals),
+        Command::Resume(args) => pause::resume(args, globals),
         Command::Delete(args) => delete::run(args, globals),
         Command::Doctor(args) => doctor::run(args),
         Command::Completions(args) => completions::run(args),
