@@ -239,14 +239,14 @@ fn top_shows_what_fails_first_and_obeys_its_keys() {
     terminal.press(&["Tab", "f"]);
     terminal.wait_for("what fails alone", |s| names(s) == ["broken"] && s.contains("failing only"));
     terminal.press(&["Escape"]);
-    terminal.wait_for("everything", &is_first);
+    terminal.wait_for("everything", is_first);
 
     terminal.press(&["/", "w", "e", "b"]);
     terminal.wait_for("what is found", |s| names(s) == ["web"] && s.contains("/web_"));
     terminal.press(&["Enter"]);
     terminal.wait_text(&["search \"web\"", "q quit"]);
     terminal.press(&["Escape"]);
-    terminal.wait_for("everything", &is_first);
+    terminal.wait_for("everything", is_first);
 
     terminal.press(&["Enter"]);
     let screen = terminal.wait_text(&["pod default/broken", "not yet", "Warning Unhealthy"]);
@@ -258,7 +258,7 @@ fn top_shows_what_fails_first_and_obeys_its_keys() {
     terminal.press(&["Escape"]);
     terminal.wait_text(&["pod default/broken"]);
     terminal.press(&["Escape"]);
-    terminal.wait_for("the table", &is_first);
+    terminal.wait_for("the table", is_first);
     terminal.press(&["Down", "Down", "Enter"]);
     terminal.wait_text(&["pod default/web", "Readiness tcp-socket"]);
     terminal.press(&["q"]);

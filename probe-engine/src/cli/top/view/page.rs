@@ -129,8 +129,8 @@ fn of_probe(text: &mut Text, probe: &v1::Probe, now: Timestamp) {
     if probe.threshold > 0 {
         let _ = write!(verdict, ", run {}", probes::run(probe.run, probe.threshold));
     }
-    if let Some(until) = timestamp_from(probe.paused_until.as_ref()) {
-        let _ = write!(verdict, ", paused for {}", age::human(until.duration_since(now)));
+    if let Some(paused) = probes::paused(probe, now) {
+        let _ = write!(verdict, ", {paused}");
     } else if probe.on_hold {
         verdict.push_str(", on hold until the container has a new instance");
     } else if let Some(due) = timestamp_from(probe.due_at.as_ref()) {
