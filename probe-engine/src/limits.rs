@@ -652,6 +652,18 @@ pub const LEASES_COUNTED_MAX: u64 = 4_096;
 /// Passive answers of a shard between two audits, at least. Fewer: the audit waits for them.
 pub const AUDIT_ATTEMPTS_APART_MIN: u32 = 50;
 
+/// Messages of the control API that `top` has not taken in. Full: its feed waits, and the daemon tells it that it lost its place.
+pub const TOP_MESSAGES_LEN_MAX: usize = 1_024;
+
+/// Keys that `top` has not looked at. Full: the terminal keeps them.
+pub const TOP_KEYS_LEN_MAX: usize = 64;
+
+/// Bars of five seconds that `top` remembers for its curves: as many as the widest terminal has room for. More: the oldest go.
+pub const TOP_BARS_LEN_MAX: usize = 500;
+
+/// Events on a pod's page of `top`. More: the oldest go.
+pub const TOP_EVENTS_LEN_MAX: usize = 200;
+
 #[cfg(test)]
 mod tests {
     use super::*;

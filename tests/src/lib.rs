@@ -19,3 +19,5 @@ pub mod passive;
 pub mod simulation;
 #[cfg(feature = "engine")]
 pub mod skip;
+#[cfg(feature = "engine")]
+pub mod terminal;

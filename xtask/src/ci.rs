@@ -79,18 +79,19 @@ fn deny() -> anyhow::Result<()> {
 }
 
 /// What tests and benches use if it is there: the program, and the Debian package it comes with.
-const PROGRAMS: [(&str, &str); 5] = [
+const PROGRAMS: [(&str, &str); 6] = [
     ("promtool", "prometheus"),
     ("ip", "iproute2"),
     ("iptables", "iptables"),
     ("nsenter", "util-linux"),
     ("python3", "python3-venv"),
+    ("tmux", "tmux"),
 ];
 
 /// Best effort: a step that misses its tool says so itself.
 fn install() {
     let version = |program: &str| match program {
-        "ip" => "-V",
+        "ip" | "tmux" => "-V",
         // What `python3 -m venv` needs, and Debian's python3 comes without.
         "python3" => "-cimport ensurepip",
         _ => "--version",

@@ -1,7 +1,10 @@
 //! `probe-engine delete pod NAME [--grace-period SECONDS]`
 
+use serde_json::json;
+
 use super::client::{self, Link, error_of};
 use super::get::DEFAULT_NAMESPACE;
+use super::output::DataFormat;
 use super::reference::Reference;
 use super::{CliError, Exit, Globals, output};
 use crate::api::v1;
@@ -21,6 +24,9 @@ pub struct DeleteArgs {
     /// The pod's namespace
     #[arg(short, long, value_name = "NAMESPACE", default_value = DEFAULT_NAMESPACE)]
     namespace: String,
+    /// How it is written
+    #[arg(short, long, value_name = "FORMAT")]
+    output: Option<DataFormat>,
 }
 
 /// Asks for it; what comes of it is told by events.
@@ -34,8 +40,20 @@ pub(super) fn run(args: &DeleteArgs, globals: &Globals) -> Result<Exit, CliError
             grace_period_seconds: args.grace_period,
         };
         link.client.remove_pod(request).await.map_err(|s| error_of(&s))?;
-        let within = args.grace_period.map(|seconds| format!(" within {seconds} s")).unwrap_or_default();
-        output::print(&format!("pod/{pod}: ends{within}\n"))?;
+        match args.output {
+            None => {
+                let within = args.grace_period.map(|seconds| format!(" within {seconds} s")).unwrap_or_default();
+                output::print(&format!("pod/{pod}: ends{within}\n"))?;
+            }
+            Some(format) => {
+                let value = json!({
+                    "namespace": args.namespace,
+                    "pod": pod,
+                    "gracePeriodSeconds": args.grace_period,
+                });
+                output::print_data(&value, format)?;
+            }
+        }
         Ok(Exit::Success)
     })
 }

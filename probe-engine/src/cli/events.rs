@@ -1,17 +1,27 @@
-//! `probe-engine events`
+//! `probe-engine events`: what is kept, and with -f what happens. A daemon that goes is waited for, and what it has to tell since
+//! the last event that was seen is told then.
+
+use std::path::PathBuf;
+use std::time::Duration;
 
 use serde_json::json;
+use tonic::{Code, Status};
 
 use super::client::{self, Link, error_of};
 use super::get::Namespaces;
 use super::output::{self, DataFormat};
 use super::reference::Reference;
 use super::table::Table;
-use super::{CliError, Exit, Globals, age, probes};
+use super::{CliError, Exit, Globals, age, escape, probes, style};
 use crate::api::convert::timestamp_from;
 use crate::api::v1::{self, watch_events_response::Item};
 use crate::clock;
 use crate::consumer::events::SOURCE_COMPONENT;
+
+/// Waits between two tries to reach a daemon that is gone: the first, and the longest.
+const RETRY_MIN: Duration = Duration::from_millis(250);
+/// See [`RETRY_MIN`].
+const RETRY_MAX: Duration = Duration::from_secs(5);
 
 /// Arguments of `events`.
 #[derive(Debug, clap::Args)]
@@ -21,12 +31,45 @@ pub struct EventsArgs {
     /// Only what happened to this pod: `pod/NAME`
     #[arg(long = "for", value_name = "pod/NAME")]
     of: Option<String>,
-    /// Go on with what happens
+    /// Go on with what happens, until it is ended; a daemon that goes is waited for
+    #[arg(short, long)]
+    follow: bool,
+    /// The same, as kubectl has it
     #[arg(short, long)]
     watch: bool,
-    /// How it is written; with -w one JSON object a line
+    /// Only events of this type
+    #[arg(long = "type", value_name = "TYPE", ignore_case = true)]
+    event_type: Option<EventTypeArg>,
+    /// Only events with one of these reasons: `Unhealthy,Killing`
+    #[arg(long, value_name = "REASON", value_delimiter = ',')]
+    reason: Vec<String>,
+    /// How it is written; with -f one JSON object a line
     #[arg(short, long, value_name = "FORMAT")]
     output: Option<DataFormat>,
+}
+
+/// `--type`
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum EventTypeArg {
+    /// What goes as it should
+    Normal,
+    /// What may need somebody
+    Warning,
+}
+
+impl EventsArgs {
+    const fn is_followed(&self) -> bool {
+        self.follow || self.watch
+    }
+
+    fn is_asked_for(&self, event: &v1::Event) -> bool {
+        let is_type = match self.event_type {
+            None => true,
+            Some(EventTypeArg::Warning) => event.r#type() == v1::EventType::Warning,
+            Some(EventTypeArg::Normal) => event.r#type() != v1::EventType::Warning,
+        };
+        is_type && (self.reason.is_empty() || self.reason.iter().any(|r| r.eq_ignore_ascii_case(&event.reason)))
+    }
 }
 
 /// Shows events, oldest first.
@@ -35,14 +78,18 @@ pub fn run(args: &EventsArgs, globals: &Globals) -> Result<Exit, CliError> {
         Some(of) => Reference::one_pod(std::slice::from_ref(of))?,
         None => String::new(),
     };
-    if args.watch && args.output == Some(DataFormat::Yaml) {
-        return Err(CliError::usage("-w writes lines: only -o json may stand beside it"));
+    if args.is_followed() && args.output == Some(DataFormat::Yaml) {
+        return Err(CliError::usage("-f writes lines: only -o json may stand beside it"));
     }
     client::block_on(async {
-        let mut link = Link::open(globals).await?;
-        let request = v1::WatchEventsRequest { namespace: args.namespaces.filter(), pod, since: 0, follow: args.watch };
-        let answer = link.client.watch_events(request).await.map_err(|s| error_of(&s))?;
-        show(answer.into_inner(), args).await
+        let path = client::socket_path(globals)?;
+        let link = Link::open(globals).await?;
+        let table = table(args.namespaces.all_namespaces).coloured(style::colours(&std::io::stdout()));
+        let mut shown = Shown { args, pod, table, has_header: false, newest: 0, is_live: false };
+        if args.is_followed() {
+            return shown.follow(path, link).await;
+        }
+        shown.kept(link).await
     })
 }
 
@@ -99,61 +146,148 @@ fn object(event: &v1::Event) -> String {
     format!("pod/{}:{}", event.pod, event.container)
 }
 
-async fn show(mut events: tonic::Streaming<v1::WatchEventsResponse>, args: &EventsArgs) -> Result<Exit, CliError> {
-    let with_namespace = args.namespaces.all_namespaces;
-    let mut shown = table(with_namespace);
-    let (mut kept, mut live, mut lines) = (Vec::new(), false, 0_usize);
-    while let Some(part) = events.message().await.map_err(|s| error_of(&s))? {
-        match part.item {
-            Some(Item::Event(event)) if live && args.output.is_some() => output::print(&json_line(&event)?)?,
-            Some(Item::Event(event)) if live => {
-                shown.clear_rows();
-                shown.push(row(&event, with_namespace, clock::wall()));
-                output::print(&if lines == 0 { shown.text() } else { shown.rows_text() })?;
-                lines += 1;
-            }
-            Some(Item::Event(event)) => kept.push(event),
-            Some(Item::PlaceLost(lost)) => eprintln!("warning: {}", lost_text(lost.missed_count)),
-            Some(Item::CaughtUp(_)) => {
-                live = true;
-                lines += show_kept(&std::mem::take(&mut kept), &mut shown, args)?;
-            }
-            None => {}
-        }
-    }
-    if !live {
-        lines += show_kept(&kept, &mut shown, args)?;
-    }
-    if args.watch {
-        return Err(CliError::Unknown("the daemon ended the stream: it is shutting down".to_owned()));
-    }
-    if lines == 0 && args.output.is_none() {
-        eprintln!("No events found");
-    }
-    Ok(Exit::Success)
+/// What was shown, and how.
+struct Shown<'a> {
+    args: &'a EventsArgs,
+    /// Whose; empty = of all.
+    pod: String,
+    table: Table,
+    has_header: bool,
+    /// The newest event that was heard of, whether it was asked for or not.
+    newest: u64,
+    /// Everything that was kept has been shown.
+    is_live: bool,
 }
 
-fn show_kept(kept: &[v1::Event], shown: &mut Table, args: &EventsArgs) -> Result<usize, CliError> {
-    match args.output {
-        Some(_) if args.watch => {
-            for event in kept {
-                output::print(&json_line(event)?)?;
+impl Shown<'_> {
+    /// What is kept, and that is all.
+    async fn kept(&mut self, mut link: Link) -> Result<Exit, CliError> {
+        let mut events = Vec::new();
+        let mut parts = self.open(&mut link).await.map_err(|s| error_of(&s))?;
+        while let Some(part) = parts.message().await.map_err(|s| error_of(&s))? {
+            match part.item {
+                Some(Item::Event(event)) if self.args.is_asked_for(&event) => events.push(event),
+                Some(Item::PlaceLost(lost)) => eprintln!("warning: {}", lost_text(lost.missed_count)),
+                _ => {}
             }
         }
-        Some(format) => {
-            let items: Vec<_> = kept.iter().map(value).collect();
+        if let Some(format) = self.args.output {
+            let items: Vec<_> = events.iter().map(value).collect();
             output::print_data(&json!({ "kind": "EventList", "items": items }), format)?;
+        } else if events.is_empty() {
+            eprintln!("No events found");
+        } else {
+            self.print(&events)?;
         }
-        None if kept.is_empty() => {}
-        None => {
-            let now = clock::wall();
-            for event in kept {
-                shown.push(row(event, args.namespaces.all_namespaces, now));
+        Ok(Exit::Success)
+    }
+
+    /// Until it is ended, or nobody reads it any more.
+    async fn follow(&mut self, path: PathBuf, mut link: Link) -> Result<Exit, CliError> {
+        loop {
+            let ended = tokio::select! {
+                ended = self.session(&mut link) => ended?,
+                () = output::reader_gone() => return Ok(Exit::Success),
+            };
+            let why = match ended {
+                Ok(()) => "it ended the stream, so it is shutting down".to_owned(),
+                Err(status) if is_for_good(&status) => return Err(error_of(&status)),
+                Err(status) => escape::line(status.message()).into_owned(),
+            };
+            eprintln!("warning: lost the daemon at {} ({why}); waiting for it", path.display());
+            let known = (link.info.instance.clone(), link.info.pid);
+            link = tokio::select! {
+                link = find_again(&path) => link,
+                () = output::reader_gone() => return Ok(Exit::Success),
+            };
+            if (&link.info.instance, link.info.pid) == (&known.0, known.1) {
+                eprintln!("warning: found the daemon (it is the same); going on");
+            } else {
+                // Its sequence numbers begin anew.
+                self.newest = 0;
+                eprintln!("warning: found the daemon (it was started again); going on with its events");
             }
-            output::print(&shown.text())?;
         }
     }
-    Ok(kept.len())
+
+    /// One stream, to its end.
+    async fn session(&mut self, link: &mut Link) -> Result<Result<(), Status>, CliError> {
+        let mut parts = match self.open(link).await {
+            Ok(parts) => parts,
+            Err(status) => return Ok(Err(status)),
+        };
+        // What was kept at first is one table.
+        let mut kept = Vec::new();
+        loop {
+            let part = match parts.message().await {
+                Ok(Some(part)) => part,
+                Ok(None) => return Ok(Ok(())),
+                Err(status) => return Ok(Err(status)),
+            };
+            match part.item {
+                Some(Item::Event(event)) => {
+                    self.newest = event.sequence;
+                    match self.args.is_asked_for(&event) {
+                        true if self.is_live => self.print(std::slice::from_ref(&event))?,
+                        true => kept.push(event),
+                        false => {}
+                    }
+                }
+                Some(Item::PlaceLost(lost)) => eprintln!("warning: {}", lost_text(lost.missed_count)),
+                Some(Item::CaughtUp(_)) => {
+                    self.is_live = true;
+                    self.print(&std::mem::take(&mut kept))?;
+                }
+                None => {}
+            }
+        }
+    }
+
+    async fn open(&self, link: &mut Link) -> Result<tonic::Streaming<v1::WatchEventsResponse>, Status> {
+        let request = v1::WatchEventsRequest {
+            namespace: self.args.namespaces.filter(),
+            pod: self.pod.clone(),
+            since: self.newest,
+            follow: self.args.is_followed(),
+        };
+        Ok(link.client.watch_events(request).await?.into_inner())
+    }
+
+    fn print(&mut self, events: &[v1::Event]) -> Result<(), CliError> {
+        if self.args.output.is_some() {
+            return events.iter().try_for_each(|event| output::print(&output::json_line(&value(event))));
+        }
+        if events.is_empty() {
+            return Ok(());
+        }
+        let now = clock::wall();
+        self.table.clear_rows();
+        for event in events {
+            self.table.push(row(event, self.args.namespaces.all_namespaces, now));
+        }
+        let has_header = std::mem::replace(&mut self.has_header, true);
+        output::print(&if has_header { self.table.rows_text() } else { self.table.text() })
+    }
+}
+
+/// Tries until there is a daemon.
+async fn find_again(path: &std::path::Path) -> Link {
+    let mut wait = RETRY_MIN;
+    loop {
+        tokio::time::sleep(wait).await;
+        wait = (2 * wait).min(RETRY_MAX);
+        if let Ok(link) = Link::open_at(path).await {
+            return link;
+        }
+    }
+}
+
+/// Asking again would get the same answer.
+fn is_for_good(status: &Status) -> bool {
+    matches!(
+        status.code(),
+        Code::InvalidArgument | Code::PermissionDenied | Code::Unauthenticated | Code::Unimplemented
+    )
 }
 
 fn lost_text(missed_count: u64) -> String {
@@ -161,12 +295,6 @@ fn lost_text(missed_count: u64) -> String {
         0 => "events were dropped before they could be shown".to_owned(),
         count => format!("{count} events were dropped before they could be shown"),
     }
-}
-
-fn json_line(event: &v1::Event) -> Result<String, CliError> {
-    let text = serde_json::to_string(&value(event))
-        .map_err(|error| CliError::Failed(format!("cannot write the event: {error}")))?;
-    Ok(format!("{}\n", super::escape::json(&text)))
 }
 
 /// An event as data.
@@ -196,6 +324,24 @@ fn value(event: &v1::Event) -> serde_json::Value {
 mod tests {
     use super::*;
     use crate::cli::pods::tests::{NOW, at};
+
+    #[test]
+    fn type_and_reason_choose_events() {
+        use clap::Parser;
+        let chosen = |line: &str, event_type: v1::EventType, reason: &str| {
+            let words = ["probe-engine", "events"].into_iter().chain(line.split_whitespace());
+            let cli = super::super::Cli::try_parse_from(words).expect(line);
+            let super::super::Command::Events(args) = cli.command else { panic!("{line}") };
+            let event = v1::Event { r#type: event_type.into(), reason: reason.to_owned(), ..v1::Event::default() };
+            args.is_asked_for(&event)
+        };
+        use v1::EventType::{Normal, Warning};
+        assert!(chosen("", Normal, "Started"));
+        assert!(chosen("--type warning", Warning, "Unhealthy") && !chosen("--type Warning", Normal, "Started"));
+        assert!(chosen("--type Normal", Normal, "Started") && !chosen("--type normal", Warning, "Unhealthy"));
+        assert!(chosen("--reason Killing,unhealthy", Warning, "Unhealthy"));
+        assert!(!chosen("--reason Killing --type Warning", Warning, "Unhealthy"));
+    }
 
     #[test]
     fn an_event_has_its_run_beside_its_text() {

@@ -8,7 +8,7 @@ use super::pods::{self, Columns};
 use super::reference::{Kind, Reference};
 use super::table::Table;
 use super::watch::{self, View};
-use super::{CliError, Exit, Globals, escape, pod_list, probes};
+use super::{CliError, Exit, Globals, escape, pod_list, probes, style};
 use crate::api::selector::Selector;
 use crate::{api::v1, clock};
 
@@ -271,14 +271,11 @@ fn objects(rows: &[v1::ProbeRow]) -> serde_json::Value {
 }
 
 /// Nothing where there are no rows.
-fn print_table(
-    mut table: Table,
-    rows: impl ExactSizeIterator<Item = Vec<String>>,
-    headers: bool,
-) -> Result<(), CliError> {
+fn print_table(table: Table, rows: impl ExactSizeIterator<Item = Vec<String>>, headers: bool) -> Result<(), CliError> {
     if rows.len() == 0 {
         return Ok(());
     }
+    let mut table = table.coloured(style::colours(&std::io::stdout()));
     rows.for_each(|row| table.push(row));
     output::print(&if headers { table.text() } else { table.rows_text() })
 }

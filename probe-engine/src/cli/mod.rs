@@ -26,11 +26,14 @@ pub mod pod_list;
 pub mod pods;
 pub mod probe;
 pub mod probes;
+pub mod progress;
 pub mod reference;
 pub mod run;
 pub mod serve;
 pub mod set;
+pub mod style;
 pub mod table;
+pub mod top;
 pub mod validate;
 pub mod version;
 mod watch;
@@ -91,6 +94,8 @@ pub enum Command {
     Logs(logs::LogsArgs),
     /// Show what happened
     Events(events::EventsArgs),
+    /// The node, its pods and their probes as they are, in the terminal
+    Top(top::TopArgs),
     /// Make one attempt: of a probe given here, or of a running pod's
     Probe(probe::ProbeArgs),
     /// Set a readiness gate of a pod
@@ -193,6 +198,7 @@ pub fn dispatch(cli: &Cli) -> ExitCode {
         Command::Describe(args) => describe::run(args, globals),
         Command::Logs(args) => logs::run(args, globals),
         Command::Events(args) => events::run(args, globals),
+        Command::Top(args) => top::run(args, globals),
         Command::Probe(args) => probe::run(args, globals),
         Command::Set(args) => set::run(args, globals),
         Command::Add(args) => add::run(args, globals),
@@ -248,6 +254,10 @@ mod tests {
             "add -f -",
             "delete pod web",
             "delete pod/web -n default --grace-period=5",
+            "events -f -A --type Warning --reason Unhealthy,Killing",
+            "top",
+            "top --once",
+            "top -o json",
             "probe tcp 127.0.0.1:80",
             "probe http http://127.0.0.1:80/healthz --timeout 2",
             "probe grpc 127.0.0.1:50051 --service x",

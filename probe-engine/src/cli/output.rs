@@ -34,6 +34,13 @@ pub enum DataFormat {
     Yaml,
 }
 
+/// `-o` where several answers follow each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum LineFormat {
+    /// One JSON object a line.
+    Json,
+}
+
 /// Prints text as it is.
 pub fn print(text: &str) -> Result<(), CliError> {
     let mut out = io::stdout().lock();

@@ -1,7 +1,10 @@
 //! `probe-engine set gate POD TYPE=True|False|Unknown`
 
+use serde_json::json;
+
 use super::client::{self, Link, error_of};
 use super::get::DEFAULT_NAMESPACE;
+use super::output::LineFormat;
 use super::reference::Reference;
 use super::{CliError, Exit, Globals, output, pod_list};
 use crate::api::v1;
@@ -30,6 +33,9 @@ struct GateArgs {
     /// The pod's namespace
     #[arg(short, long, value_name = "NAMESPACE", default_value = DEFAULT_NAMESPACE)]
     namespace: String,
+    /// How it is written: an object a line
+    #[arg(short, long, value_name = "FORMAT")]
+    output: Option<LineFormat>,
 }
 
 /// Sets what was said, in the order in which it was said; ends at the first that is refused.
@@ -48,7 +54,10 @@ pub fn run(args: &SetArgs, globals: &Globals) -> Result<Exit, CliError> {
             };
             let answer = link.client.set_readiness_gate(request).await.map_err(|s| error_of(&s))?.into_inner();
             let shown = answer.pod.ok_or_else(|| CliError::Unknown("the daemon's answer holds no pod".to_owned()))?;
-            output::print(&line(&shown, condition_type, status))?;
+            output::print(&match args.output {
+                None => line(&shown, condition_type, status),
+                Some(LineFormat::Json) => output::json_line(&value(&shown, condition_type, status)),
+            })?;
         }
         Ok(Exit::Success)
     })
@@ -81,6 +90,18 @@ fn line(pod: &v1::Pod, condition_type: &str, status: v1::ConditionStatus) -> Str
     let ready = pod.conditions.iter().find(|condition| condition.r#type == "Ready");
     let ready = ready.map_or(v1::ConditionStatus::Unspecified, v1::Condition::status);
     format!("pod/{}: {condition_type} is {}, Ready is {}\n", pod.name, word(status), word(ready))
+}
+
+/// What was set, and what the pod's readiness is with it.
+fn value(pod: &v1::Pod, condition_type: &str, status: v1::ConditionStatus) -> serde_json::Value {
+    let ready = pod.conditions.iter().find(|condition| condition.r#type == "Ready");
+    json!({
+        "namespace": pod.namespace,
+        "pod": pod.name,
+        "type": condition_type,
+        "status": (status != v1::ConditionStatus::Unspecified).then(|| pod_list::condition_status(status)),
+        "ready": ready.map(|condition| pod_list::condition_status(condition.status())),
+    })
 }
 
 #[cfg(test)]

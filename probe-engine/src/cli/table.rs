@@ -3,6 +3,7 @@
 use std::fmt::Write;
 
 use super::escape;
+use super::style::{self, Tone};
 
 /// Blanks between two columns.
 const GAP: usize = 3;
@@ -15,6 +16,7 @@ pub struct Table {
     header: Vec<&'static str>,
     rows: Vec<Vec<String>>,
     widths: Vec<usize>,
+    is_coloured: bool,
 }
 
 impl Table {
@@ -22,7 +24,14 @@ impl Table {
     #[must_use]
     pub fn new(header: Vec<&'static str>) -> Self {
         let widths = header.iter().map(|name| width(name)).collect();
-        Self { header, rows: Vec::new(), widths }
+        Self { header, rows: Vec::new(), widths, is_coloured: false }
+    }
+
+    /// Cells that tell of trouble in colour, where that is wanted.
+    #[must_use]
+    pub fn coloured(mut self, is_coloured: bool) -> Self {
+        self.is_coloured = is_coloured;
+        self
     }
 
     /// With one more column, before the others.
@@ -48,7 +57,7 @@ impl Table {
     #[must_use]
     pub fn text(&self) -> String {
         let header: Vec<String> = self.header.iter().map(ToString::to_string).collect();
-        let mut text = self.format(&header);
+        let mut text = self.format(&header, false);
         text.push_str(&self.rows_text());
         text
     }
@@ -56,7 +65,7 @@ impl Table {
     /// Rows alone.
     #[must_use]
     pub fn rows_text(&self) -> String {
-        self.rows.iter().map(|row| self.format(row)).collect()
+        self.rows.iter().map(|row| self.format(row, self.is_coloured)).collect()
     }
 
     /// Forgets the rows and keeps the widths, so that later rows stand under earlier ones.
@@ -64,10 +73,13 @@ impl Table {
         self.rows.clear();
     }
 
-    fn format(&self, cells: &[String]) -> String {
+    fn format(&self, cells: &[String], is_coloured: bool) -> String {
         let mut line = String::new();
         for (index, cell) in cells.iter().enumerate() {
-            line.push_str(cell);
+            match is_coloured.then(|| style::cell(self.header[index], cell)) {
+                None | Some(Tone::Plain) => line.push_str(cell),
+                Some(tone) => line.push_str(&style::paint(cell, tone)),
+            }
             if index + 1 < cells.len() {
                 let column = (self.widths[index] + GAP).max(WIDTH_MIN);
                 let blanks = column.saturating_sub(width(cell));
@@ -110,6 +122,14 @@ mod tests {
         let mut table = Table::new(vec!["A", "B"]);
         table.push(row(&["x", "line\nend\x1b"]));
         assert_eq!(table.text(), "A     B\nx     line\\nend\\x1b\n");
+    }
+
+    #[test]
+    fn colour_moves_no_column() {
+        let mut table = Table::new(vec!["NAME", "STATUS", "AGE"]).coloured(true);
+        table.push(row(&["a", "Running", "5m"]));
+        table.push(row(&["b", "Error", "5m"]));
+        assert_eq!(table.text(), "NAME   STATUS    AGE\na      Running   5m\nb      \x1b[31mError\x1b[0m     5m\n");
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
+use super::progress::Progress;
 use crate::limits;
 use crate::source::manifest;
 use crate::source::parse::{self, Problem, Severity};
@@ -47,21 +48,23 @@ struct Totals {
 pub fn run(args: &ValidateArgs, out: &mut impl Write, err: &mut impl Write) -> io::Result<u8> {
     let mut totals = Totals::default();
     let mut problems = Vec::new();
-    for path in &args.files {
-        for file in files(path, &mut problems) {
-            totals.files += 1;
-            match read(&file) {
-                Ok(bytes) => {
-                    let origin = origin(&file);
-                    for document in parse::documents(&origin, &bytes) {
-                        totals.documents += 1;
-                        problems.extend(parse::check(document));
-                    }
+    let all: Vec<PathBuf> = args.files.iter().flat_map(|path| files(path, &mut problems)).collect();
+    let mut progress = Progress::new("checking", all.len());
+    for file in all {
+        totals.files += 1;
+        match read(&file) {
+            Ok(bytes) => {
+                let origin = origin(&file);
+                for document in parse::documents(&origin, &bytes) {
+                    totals.documents += 1;
+                    problems.extend(parse::check(document));
                 }
-                Err(error) => problems.push(unreadable(&file, &error)),
             }
+            Err(error) => problems.push(unreadable(&file, &error)),
         }
+        progress.step();
     }
+    drop(progress);
     let count = |severity| problems.iter().filter(|p| p.severity == severity).count();
     totals.errors = count(Severity::Error);
     totals.notes = count(Severity::Note);

@@ -1,7 +1,11 @@
 //! `probe-engine version`
 
+use serde_json::{Value, json};
+
 use super::client::{self, Link, VERSION};
+use super::output::DataFormat;
 use super::{CliError, Exit, Globals, age, escape, output, probes};
+use crate::api::convert::timestamp_from;
 use crate::api::v1::GetInfoResponse;
 use crate::ebpf::load::OBJECT_SHA256;
 use std::fmt::Write;
@@ -15,10 +19,16 @@ pub struct VersionArgs {
     /// Only this program's
     #[arg(long)]
     client: bool,
+    /// How it is written
+    #[arg(short, long, value_name = "FORMAT")]
+    output: Option<DataFormat>,
 }
 
 /// Prints this program's version, and what the daemon says of itself if there is one.
 pub fn run(args: &VersionArgs, globals: &Globals) -> Result<Exit, CliError> {
+    if let Some(format) = args.output {
+        return data(args, globals, format);
+    }
     output::print(&format!(
         "Client: {VERSION} ({})\n  eBPF:     kernel programs sha256:{OBJECT_SHA256}\n",
         crate::api::server::BUILD
@@ -29,6 +39,58 @@ pub fn run(args: &VersionArgs, globals: &Globals) -> Result<Exit, CliError> {
     let info = client::block_on(async { Ok(Link::open(globals).await?.info) })?;
     output::print(&daemon_text(&info))?;
     Ok(Exit::Success)
+}
+
+fn data(args: &VersionArgs, globals: &Globals, format: DataFormat) -> Result<Exit, CliError> {
+    let client = json!({ "version": VERSION, "build": crate::api::server::BUILD, "ebpfObjectSha256": OBJECT_SHA256 });
+    let mut value = json!({ "client": client });
+    if !args.client {
+        let info = client::block_on(async { Ok(Link::open(globals).await?.info) })?;
+        value["daemon"] = daemon_value(&info);
+    }
+    output::print_data(&value, format)?;
+    Ok(Exit::Success)
+}
+
+/// Names as in the API.
+fn daemon_value(info: &GetInfoResponse) -> Value {
+    let some = |text: &str| (!text.is_empty()).then(|| text.to_owned());
+    let shards = info
+        .shards
+        .iter()
+        .map(|shard| json!({ "index": shard.index, "io": shard.io, "fallbackReason": some(&shard.fallback_reason) }));
+    let sources = info.sources.iter().map(|source| {
+        json!({
+            "kind": source.kind,
+            "place": source.place,
+            "synced": source.synced,
+            "podsCount": source.pods_count,
+            "error": some(&source.error),
+        })
+    });
+    json!({
+        "version": info.version,
+        "build": info.build,
+        "startedAt": timestamp_from(info.started_at.as_ref()).map(|at| at.to_string()),
+        "uptimeNs": info.uptime_ns,
+        "pid": info.pid,
+        "nodeName": info.node_name,
+        "runtime": info.runtime,
+        "instance": info.instance,
+        "shards": shards.collect::<Vec<_>>(),
+        "ebpf": info.ebpf,
+        "ebpfLoaded": info.ebpf_loaded,
+        "passiveHeldCount": info.passive_held_count,
+        "passiveHeldNs": info.passive_held_ns,
+        "passiveCutNs": info.passive_cut_ns,
+        "podsCount": info.pods_count,
+        "probesCount": info.probes_count,
+        "stuckProbesCount": info.stuck_probes_count,
+        "sources": sources.collect::<Vec<_>>(),
+        "metricsAddress": some(&info.metrics_address),
+        "dashboardAddress": some(&info.dashboard_address),
+        "apiAddress": some(&info.api_address),
+    })
 }
 
 fn daemon_text(info: &GetInfoResponse) -> String {

@@ -12,7 +12,7 @@ use super::get::{GetArgs, nothing};
 use super::output::{self, DataFormat, Format};
 use super::pods::{self, Columns};
 use super::table::Table;
-use super::{CliError, Exit, Globals, escape, pod_list, probes};
+use super::{CliError, Exit, Globals, escape, pod_list, probes, style};
 use crate::api::server::is_failing;
 use crate::api::v1;
 use crate::clock;
@@ -184,7 +184,7 @@ struct Shown<'a> {
 
 impl<'a> Shown<'a> {
     fn new(args: &'a GetArgs, view: View, node_name: &str) -> Self {
-        let table = view.table();
+        let table = view.table().coloured(style::colours(&std::io::stdout()));
         let table = if args.output_watch_events { table.with_first("EVENT") } else { table };
         Self { args, view, node_name: node_name.to_owned(), table, headers: !args.no_headers, known: BTreeMap::new() }
     }
