@@ -30,14 +30,14 @@ use crate::api::admin::health::Health;
 use crate::api::admin::supervise::supervise;
 use crate::api::admin::{self, Admin, AdminError};
 use crate::api::dashboard::{Dashboard, Listeners};
-use crate::api::server::{self, Backend, ShardFacts, SourceFacts};
+use crate::api::server::{self, Backend, ShardFacts, SourceFacts, Tcp, TcpError};
 use crate::api::socket::{Socket, SocketError};
 use crate::config::{Config, DashboardListen, RuntimeChoice};
 use crate::consumer;
 use crate::consumer::board::Board;
 use crate::consumer::events::{self, EventSender, EventsHandle};
 use crate::consumer::lifecycle::{Lifecycle, LifecycleConfig, LifecycleInput, LifecycleStats};
-use crate::consumer::metrics::{Facts, Metrics, PoolLane};
+use crate::consumer::metrics::{Facts, Metrics, PoolLane, TcpStats};
 use crate::consumer::overview::{self, Overviews};
 use crate::consumer::state::StateStats;
 use crate::ebpf::thread::Outputs;
@@ -90,6 +90,9 @@ pub enum EngineError {
     /// The admin server.
     #[error(transparent)]
     Admin(#[from] AdminError),
+    /// The control API over TCP.
+    #[error(transparent)]
+    Tcp(#[from] TcpError),
     /// The state directory.
     #[error("cannot make the state directory {path}: {source}; name another with --state-dir")]
     StateDir {
@@ -221,12 +224,20 @@ impl Engine {
     /// What could not be started.
     pub async fn start(mut config: Config, choice: RuntimeChoice) -> Result<Self, EngineError> {
         let manager_start = clock::now();
-        // Both before anything is started: a second daemon must fail without touching the first one's pods.
+        // All before anything is started: a second daemon must fail without touching the first one's pods.
         let socket = Socket::bind(config.socket.as_deref().ok_or(EngineError::NoSocket)?)?;
         let listeners = Listeners::bind(config.metrics_listen, config.dashboard_listen).await?;
         // Port 0 was any free one, and the dashboard's place a rule: from here on it is known where they are.
         config.metrics_listen = listeners.metrics_address();
         config.dashboard_listen = listeners.dashboard_address().map_or(DashboardListen::Off, DashboardListen::At);
+        let tcp = match &mut config.api_listen {
+            Some(listen) => {
+                let tcp = Tcp::bind(listen.address, &listen.files).await?;
+                listen.address = tcp.address();
+                Some(tcp)
+            }
+            None => None,
+        };
         std::fs::create_dir_all(&config.state_dir)
             .map_err(|source| EngineError::StateDir { path: config.state_dir.clone(), source })?;
         let state = State::read(&config.state_dir);
@@ -278,15 +289,16 @@ impl Engine {
         let pods = ApiSource::new(engine.updates.clone(), results.clone(), reading, choice != RuntimeChoice::External);
         let state_stats = engine.keep_state(&config, &results);
         let server_facts = engine.server_facts(&config, manager_start, manifests.clone());
-        let metrics_facts = engine.metrics_facts(&config, manager_start, manifests, lifecycle_stats, state_stats);
+        let (stats, tcp_stats) = ((lifecycle_stats, state_stats), tcp.as_ref().map(Tcp::stats));
+        let metrics_facts = engine.metrics_facts(&config, manager_start, manifests, stats, tcp_stats);
         let health = engine.health(&results);
         let (overviews, board) = engine.watch_node(&results, &metrics_facts, &server_facts, &health);
         let dashboard = engine.dashboard(board, &results, &events);
-        engine.serve_admin(listeners, dashboard, Metrics::new(results.clone(), metrics_facts), health);
+        engine.serve_admin(listeners, dashboard, Metrics::new(results.clone(), metrics_facts), health.clone());
         let control = Control::new(engine.updates.clone(), results.clone());
         let (runtime, facts) = (Arc::clone(&engine.runtime), server_facts);
         let backend = Backend { results, events, control, pods, broker, runtime, facts, overviews };
-        engine.serve_api(socket, backend);
+        engine.serve_api((socket, tcp), health, backend);
         engine.tell_started(&config);
         Ok(engine)
     }
@@ -329,6 +341,7 @@ impl Engine {
             ebpf_stats: self.ebpf.facts.as_ref().map(|facts| Arc::clone(&facts.stats)),
             metrics_address: config.metrics_listen,
             dashboard_address: dashboard_address(config),
+            api_address: config.api_listen.as_ref().map(|listen| listen.address),
             node_name: nix::unistd::gethostname().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default(),
             instance: server::instance(),
         };
@@ -342,8 +355,8 @@ impl Engine {
         config: &Config,
         started: Instant,
         manifests: watch::Receiver<SourceStatus>,
-        lifecycle: Arc<LifecycleStats>,
-        state: Arc<StateStats>,
+        (lifecycle, state): (Arc<LifecycleStats>, Arc<StateStats>),
+        tcp: Option<Arc<TcpStats>>,
     ) -> Facts {
         let pool = self.pool.handle();
         let lane = move |handler| PoolLane {
@@ -363,6 +376,7 @@ impl Engine {
             sources: vec![(manifest::NAME, manifests)],
             lifecycle: self.runtime.manages_containers().then_some(lifecycle),
             state,
+            tcp,
             pool: Some(Arc::new(lane)),
             ebpf: self.ebpf.facts.clone(),
         }
@@ -401,8 +415,8 @@ impl Engine {
         Dashboard::new(board, results.clone(), events.clone(), passive, self.servers_end.subscribe())
     }
 
-    fn serve_api(&mut self, socket: Socket, backend: Backend) {
-        let api = server::serve(socket, backend, turned_true(self.servers_end.subscribe()));
+    fn serve_api(&mut self, (socket, tcp): (Socket, Option<Tcp>), health: Health, backend: Backend) {
+        let api = server::serve(socket, tcp, backend, health, turned_true(self.servers_end.subscribe()));
         self.servers.push(tokio::spawn(told("control API", api)));
     }
 
@@ -443,6 +457,7 @@ impl Engine {
             socket = socket.as_deref(),
             metrics = config.metrics_listen.map(|address| address.to_string()),
             dashboard = dashboard_address(config).map(|address| format!("http://{address}/")),
+            api = config.api_listen.as_ref().map(|listen| listen.address.to_string()),
             "started"
         );
     }

@@ -59,15 +59,14 @@ impl Daemon {
         Self::start_logging_to(log.into(), folder, runtime, flags)
     }
 
-    /// Starts `run --runtime external`, which is not ready before an embedder has said which pods are wanted, and waits until its
-    /// API answers.
+    /// The same, but waits until it is live only: with `--runtime external` it is not ready before its embedder has called.
     #[must_use]
-    pub fn start_external_in(folder: tempfile::TempDir, flags: &[&str]) -> Daemon {
-        let log = fs::OpenOptions::new().create(true).append(true).open(folder.path().join("log")).expect("a log file");
+    pub fn start_live_in(folder: tempfile::TempDir, runtime: &str, flags: &[&str]) -> Daemon {
+        let log = fs::OpenOptions::new().append(true).create(true).open(folder.path().join("log"));
+        let log: OwnedFd = log.expect("a log file").into();
         let mut command = Command::new(binary());
         command.stdin(Stdio::null()).stdout(log.try_clone().expect("the log twice")).stderr(log);
-        let daemon = Self::launch(&mut command, folder, "external", flags);
-        daemon.wait_until("answering", |daemon| daemon.cli(&["get", "pods"]).status.success())
+        Self::run_until(&mut command, folder, runtime, flags, "/livez")
     }
 
     /// Starts `stepped-daemon`, which is `program`, in the same way: its clock moves when [`Daemon::step`] says so.
@@ -112,10 +111,16 @@ impl Daemon {
     }
 
     fn run(command: &mut Command, folder: tempfile::TempDir, runtime: &str, flags: &[&str]) -> Daemon {
-        Self::launch(command, folder, runtime, flags).wait_until("ready", |daemon| daemon.page("/readyz").is_some())
+        Self::run_until(command, folder, runtime, flags, "/readyz")
     }
 
-    fn launch(command: &mut Command, folder: tempfile::TempDir, runtime: &str, flags: &[&str]) -> Daemon {
+    fn run_until(
+        command: &mut Command,
+        folder: tempfile::TempDir,
+        runtime: &str,
+        flags: &[&str],
+        page: &'static str,
+    ) -> Daemon {
         let manifests = folder.path().join("manifests");
         fs::create_dir_all(&manifests).expect("a directory for manifests");
         let metrics = free_port();
@@ -130,17 +135,14 @@ impl Daemon {
             .args(flags)
             .spawn()
             .expect("the daemon starts");
-        Daemon { child, steps: None, folder, metrics }
-    }
-
-    fn wait_until(mut self, what: &str, is_so: impl Fn(&Daemon) -> bool) -> Daemon {
-        self.wait_for(what, |daemon| {
+        let mut daemon = Daemon { child, steps: None, folder, metrics };
+        daemon.wait_for(page, |daemon| {
             if let Some(status) = daemon.child.try_wait().expect("a child") {
                 panic!("the daemon ended: {status}\n{}", daemon.log());
             }
-            is_so(daemon).then_some(())
+            daemon.page(page).is_some().then_some(())
         });
-        self
+        daemon
     }
 
     /// Its process.

@@ -19,7 +19,7 @@ fn external(flags: &[&str]) -> (Daemon, Kubelet) {
 }
 
 fn external_in(folder: tempfile::TempDir, flags: &[&str]) -> (Daemon, Kubelet) {
-    let daemon = Daemon::start_external_in(folder, flags);
+    let daemon = Daemon::start_live_in(folder, "external", flags);
     let kubelet = Kubelet::connect(daemon.folder.path());
     (daemon, kubelet)
 }

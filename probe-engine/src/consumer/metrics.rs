@@ -9,6 +9,7 @@ mod latency;
 mod passive;
 mod process;
 mod snapshot;
+mod tcp;
 mod text;
 
 use std::sync::Arc;
@@ -26,6 +27,7 @@ use self::families::Spec;
 pub use self::families::reference;
 pub use self::latency::{Counts, Latency, SinceStart};
 use self::snapshot::{EngineSnapshot, HandlerSums, PHASES, PodSnapshot, ProbesSnapshot};
+pub use self::tcp::TcpStats;
 pub use self::text::CONTENT_TYPE;
 use self::text::{Buckets, Labels, Text};
 use crate::clock;
@@ -81,6 +83,8 @@ pub struct Facts {
     pub lifecycle: Option<Arc<LifecycleStats>>,
     /// Of the state file.
     pub state: Arc<StateStats>,
+    /// Of the control API over TCP, where it is served there.
+    pub tcp: Option<Arc<TcpStats>>,
     /// The pool, where there is one.
     pub pool: Option<PoolView>,
     /// The kernel program and what watches it; `None` where it is not loaded.
@@ -153,6 +157,9 @@ impl Metrics {
             scrapes.write(&mut text);
             write_sources(&mut text, &facts.sources);
             write_state(&mut text, &facts.state);
+            if let Some(stats) = &facts.tcp {
+                tcp::write(&mut text, stats);
+            }
             process::write(&mut text, facts.started_at);
             write_probes(&mut text, &probes);
             let text = text.finish();
