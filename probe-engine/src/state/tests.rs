@@ -7,6 +7,7 @@ use probe_core::spec::{Container, ContainerKind, Pod, Probes};
 use super::record::{ConditionState, GateState, timestamp};
 use super::*;
 use crate::clock;
+use probe_core::status::PodPhase;
 
 fn probe() -> ProbeState {
     ProbeState { probe_type: ProbeType::Liveness.index() as u32, verdict: 2, since_ns: 7, has_failed: true, run: 3 }
@@ -32,7 +33,7 @@ fn pod(uid: &str) -> PodState {
         has_ended: false,
         is_waiting: true,
         probes: vec![probe()],
-        id: "cri://1".to_owned(),
+        id: String::new(),
     };
     PodState {
         uid: uid.to_owned(),
@@ -44,7 +45,7 @@ fn pod(uid: &str) -> PodState {
             condition_type: "example.com/lb".to_owned(),
             condition: Some(ConditionState { status: 1, since_ns: 5 }),
         }],
-        phase: 2,
+        phase: 0,
         pauses: Vec::new(),
         is_of_earlier_boot: false,
     }
@@ -242,6 +243,22 @@ fn a_pause_is_kept_per_probe_within_its_bounds_and_takes_nothing_else() {
     let one = content(&[pod("a")]).len();
     assert!(content(&[PodState { pauses: vec![pause(1, 2)], ..pod("a") }]).len() <= one + 40);
     assert_eq!(content(&[PodState { pauses: Vec::new(), ..pod("a") }]).len(), one);
+}
+
+#[test]
+fn what_outlives_the_daemon_is_kept_by_its_id_and_takes_nothing_where_nothing_does() {
+    let one = content(&[pod("a")]).len();
+    let mut known = pod("a");
+    (known.phase, known.containers[0].id) = (2, "cri://1".to_owned());
+    assert_eq!(content(&[known.clone()]).len(), one + 2 + 9);
+    let mut read = State::parse(content(&[known.clone()])).expect("a state").take(&"a".into()).expect("the pod");
+    assert_eq!((&read, read.awaits_instances(), read.phase()), (&known, true, Some(PodPhase::Running)));
+    read.is_of_earlier_boot = true;
+    assert!(!read.awaits_instances(), "a reboot ends them");
+    read.forget_instances();
+    read.is_of_earlier_boot = false;
+    assert_eq!(read, pod("a"));
+    assert!(!read.awaits_instances() && PodState { phase: 9, ..read }.phase().is_none());
 }
 
 /// A daemon that does not know of pauses reads a file with them, and one that does reads a file without.
