@@ -13,7 +13,7 @@ const NOISE: f64 = 0.10;
 const NOISE_OF_QUANTILES: f64 = 0.5;
 
 /// Figures, each the lower the better: JSON pointer, and what is noise.
-const FIGURES: [(&str, f64); 10] = [
+pub(crate) const FIGURES: [(&str, f64); 10] = [
     ("/cpu_us_per_attempt", NOISE),
     ("/machine_cpu_us_per_attempt", NOISE),
     ("/rss_bytes_per_probe", NOISE),

@@ -8,6 +8,7 @@
 //! suite > scenarios::* : netns, load > targets, daemon > window (flips) > truth > beside > report > table, compare
 //! ```
 
+pub mod against;
 pub mod aim;
 mod any_certificate;
 pub mod beside;

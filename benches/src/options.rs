@@ -42,6 +42,9 @@ pub struct Options {
     /// Small numbers, no floors and baselines: does everything work, is everything true?
     #[arg(long)]
     pub smoke: bool,
+    /// No floors, baselines and peers
+    #[arg(long)]
+    pub alone: bool,
     /// Busy loops beside the daemon and its targets while it runs, as important as they are (in scenarios at a steady rate)
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub busy_loops: usize,
@@ -120,6 +123,7 @@ impl Options {
             option("daemon-flag", Some(flag.clone()));
         }
         args.extend(self.smoke.then(|| "--smoke".to_owned()));
+        args.extend(self.alone.then(|| "--alone".to_owned()));
         args
     }
 

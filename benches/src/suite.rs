@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use crate::options::Options;
 use crate::scenario::Scenario;
 use crate::scenarios;
-use crate::{compare, netns, repeat, table};
+use crate::{against, compare, netns, repeat, table};
 
 /// What to run.
 #[derive(clap::Args, Clone, Debug)]
@@ -31,6 +31,9 @@ pub struct Args {
     /// Figures of an earlier run (its --json): what is better, what is worse
     #[arg(long, value_name = "OLD.json")]
     pub compare: Option<PathBuf>,
+    /// Another daemon's binary: run each scenario with it and with --daemon in turn, --repeat times, and show the ratios
+    #[arg(long, value_name = "PATH")]
+    pub against: Option<PathBuf>,
     /// ebpf: attach to the raw tracepoint, as where BTF attach is refused
     #[arg(long)]
     pub raw: bool,
@@ -58,6 +61,9 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     let old = args.compare.as_deref().map(compare::read).transpose()?;
     let short = args.scenarios.is_empty();
     let chosen = if short { &Scenario::ALL[..] } else { &args.scenarios[..] };
+    if let Some(against) = &args.against {
+        return compare_daemons(chosen, args, against, short);
+    }
     let mut results = Vec::new();
     for scenario in chosen {
         let mut result = several(*scenario, args, short)?;
@@ -91,6 +97,29 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     }
     if !failed.is_empty() {
         bail!("failed: {}", failed.join(", "));
+    }
+    Ok(())
+}
+
+/// Both daemons in turn, so that what else the machine does meets both; who is first changes from pair to pair.
+fn compare_daemons(chosen: &[Scenario], args: &Args, against: &Path, short: bool) -> anyhow::Result<()> {
+    let mut other = args.clone();
+    other.options.daemon = against.to_owned();
+    let mut all = Vec::new();
+    for scenario in chosen {
+        let mut pairs = Vec::new();
+        for number in 0..args.repeat {
+            let ours_first = number % 2 == 0;
+            let first = one(*scenario, if ours_first { args } else { &other }, short)?;
+            let second = one(*scenario, if ours_first { &other } else { args }, short)?;
+            pairs.push(if ours_first { (second, first) } else { (first, second) });
+        }
+        let ratios = against::ratios(&pairs);
+        against::print(*scenario, &ratios, pairs.len());
+        all.push(json!({"scenario": scenario.name(), "pairs": pairs, "ratios": against::to_json(&ratios)}));
+    }
+    if let Some(path) = &args.json {
+        fs::write(path, format!("{:#}\n", json!({"against": all}))).with_context(|| path.display().to_string())?;
     }
     Ok(())
 }

@@ -323,6 +323,7 @@ impl Engine {
             ebpf_stats: self.ebpf.facts.as_ref().map(|facts| Arc::clone(&facts.stats)),
             metrics_address: config.metrics_listen,
             node_name: nix::unistd::gethostname().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default(),
+            instance: server::instance(),
         };
         let (facts_in, facts) = watch::channel(facts);
         self.servers.push(tokio::spawn(follow(manifests, config.manifests.clone(), facts_in)));

@@ -291,6 +291,20 @@ pub const STATE_UNWRITTEN_MAX: Duration = Duration::from_secs(30);
 /// Pods that a reader looks at before the results stage goes on with its other work. More: in further parts.
 pub const RESULTS_PODS_PER_PART: usize = 2_048;
 
+/// Pods that are gone, kept for those who watch. More: the oldest are forgotten, and a watcher that has not taken them yet gets all
+/// pods anew.
+pub const GONE_PODS_LEN_MAX: usize = 16_384;
+
+/// Streams of WatchPods at once. More: refused (RESOURCE_EXHAUSTED).
+pub const API_POD_WATCHERS_MAX: usize = 64;
+
+/// Streams of WatchResults at once; each remembers what it has sent, some 100 bytes a probe. More: refused (RESOURCE_EXHAUSTED).
+pub const API_RESULT_WATCHERS_MAX: usize = 4;
+
+/// Between two looks of one watcher at what has changed, where something changes all the time. The first change after a quiet
+/// time is told at once.
+pub const WATCH_LOOK_EVERY: Duration = Duration::from_millis(100);
+
 /// Callers waiting for the next report of a probe. More: refused with an error.
 pub const REPORT_WAITERS_MAX: usize = 1_024;
 

@@ -10,6 +10,7 @@
 #[cfg(test)]
 pub(crate) mod fixture;
 mod handle;
+mod journal;
 mod node;
 mod pods;
 mod series;
@@ -18,6 +19,7 @@ mod stats;
 #[cfg(test)]
 mod tests;
 mod totals;
+mod watch;
 
 use std::sync::Arc;
 
@@ -26,6 +28,7 @@ use probe_core::action::{LocalTooLong, Publish, Report};
 use tokio::sync::Notify;
 
 pub use handle::{Inbox, Input, PendingReport, ResultsError, ResultsHandle, ResultsSender, channel};
+pub use journal::GonePod;
 pub(crate) use node::cut;
 pub use node::{
     CONDITIONS_LEN, ContainerRecord, ContainerView, Gate, LastReport, LocalTrouble, Node, PodRecord, ProbeRecord,
@@ -36,6 +39,7 @@ pub use series::{SeriesLevel, SeriesLevels};
 pub use stage::{Config, Stage};
 pub use stats::{DURATION_BUCKETS_S, Durations, ProbeStats};
 pub use totals::ShardTotals;
+pub use watch::{News, Part, PodWatch, Select};
 
 use crate::limits;
 use crate::shard::metrics::ShardMetrics;

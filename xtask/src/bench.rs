@@ -53,6 +53,12 @@ pub(crate) struct Args {
     /// Small numbers, no floors and baselines: does everything work, is everything true?
     #[arg(long)]
     smoke: bool,
+    /// No floors, baselines and peers
+    #[arg(long)]
+    alone: bool,
+    /// Another daemon's binary: each scenario with it and with this one in turn, --repeat times, and the ratios
+    #[arg(long, value_name = "PATH")]
+    against: Option<PathBuf>,
     /// Busy loops beside the daemon, in scenarios at a steady rate [default: 0]
     #[arg(long, value_name = "N")]
     busy_loops: Option<usize>,
@@ -100,7 +106,9 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     option("peer", args.peer.clone());
     option("json", args.json.as_ref().map(|path| path.display().to_string()));
     option("compare", args.compare.as_ref().map(|path| path.display().to_string()));
+    option("against", args.against.as_ref().map(|path| path.display().to_string()));
     load.args(args.smoke.then_some("--smoke"));
+    load.args(args.alone.then_some("--alone"));
     load.args(args.raw.then_some("--raw"));
     shell::run(&mut load)
 }

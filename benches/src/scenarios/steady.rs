@@ -92,7 +92,7 @@ pub fn run_under(
     let truth = Truth::of(flips.done(), &log, period + noticed_later);
     let whole_life = WholeLife::of(&daemon, &manifests, taken_before, flips.dropping())?;
     drop(daemon);
-    let beside = if options.smoke {
+    let beside = if options.smoke || options.alone {
         Beside::default()
     } else {
         let bench = beside::Bench { load: &load, numbers, options, folder: folder.path() };

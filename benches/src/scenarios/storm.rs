@@ -44,7 +44,7 @@ pub fn run(options: &Options, short: bool) -> anyhow::Result<Value> {
         let seen = form.run(&load, &mut targets, numbers, options, &folder).context(form.name)?;
         judged.push((form, Judged::of(seen, &load, numbers, !is_short)));
     }
-    let beside = if options.smoke {
+    let beside = if options.smoke || options.alone {
         Beside::default()
     } else {
         let rate = load.probes() as f64 / numbers.period_s as f64;

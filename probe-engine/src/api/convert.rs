@@ -16,7 +16,7 @@ use crate::consumer::events::{Event, EventType};
 use crate::consumer::overview::{HandlerOverview, Overview, PoolOverview, Problem, Quantiles};
 use crate::consumer::status::conditions;
 use crate::ebpf::{Answer, PassiveSettings, Why};
-use crate::results::{ContainerView, PodRecord, ProbeRecord};
+use crate::results::{ContainerView, GonePod, PodRecord, ProbeRecord};
 use crate::shard::metrics::OutcomeKind;
 use crate::source::control::Triggered;
 
@@ -119,6 +119,39 @@ pub fn probe_rows(record: &PodRecord, passive: Option<&PassiveSettings>) -> impl
             probe: Some(probe),
         })
     })
+}
+
+/// The stored results of a pod, those without a verdict included, in the order of its probes.
+pub fn probe_results(record: &PodRecord) -> impl Iterator<Item = v1::ProbeResult> {
+    let pod = &record.pod;
+    record.containers().flat_map(move |(spec, container)| {
+        let newest = record.container_status(&container).and_then(|status| status.id.as_ref());
+        container.probes.iter().map(move |of| v1::ProbeResult {
+            probe: Some(v1::ProbeName {
+                namespace: pod.namespace.to_string(),
+                pod: pod.name.to_string(),
+                pod_uid: pod.uid.to_string(),
+                container: spec.name.to_string(),
+                r#type: probe_type(of.probe_type).into(),
+            }),
+            container_id: of.container_id(newest).map(ToString::to_string).unwrap_or_default(),
+            result: verdict(of.verdict).into(),
+            run: of.stats.run(),
+            reason: of.last().map(|last| last.message.to_string()).unwrap_or_default(),
+        })
+    })
+}
+
+/// Of a pod that is gone: it has no results any more.
+#[must_use]
+pub fn no_results(gone: &GonePod) -> v1::ProbeResult {
+    let probe = v1::ProbeName {
+        namespace: gone.namespace.to_string(),
+        pod: gone.name.to_string(),
+        pod_uid: gone.uid.to_string(),
+        ..v1::ProbeName::default()
+    };
+    v1::ProbeResult { probe: Some(probe), ..v1::ProbeResult::default() }
 }
 
 /// A type of probe, on the wire.

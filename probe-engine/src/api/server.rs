@@ -3,6 +3,7 @@
 //! Bounds: `limits::API_*`. Invariant: nothing here holds a stage up for longer than one part of an answer takes.
 
 use std::future::Future;
+use std::hash::{BuildHasher, RandomState};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -28,7 +29,7 @@ use crate::consumer::events::{Event, EventsHandle, Watched};
 use crate::consumer::overview::Overviews;
 use crate::ebpf::PassiveSettings;
 use crate::ebpf::stats::EbpfStats;
-use crate::results::{Node, PodRecord, ResultsError, ResultsHandle};
+use crate::results::{GonePod, Node, PodRecord, ResultsError, ResultsHandle, Select};
 use crate::runtime::{ContainerRuntime, RuntimeError};
 use crate::source::control::{Control, ControlError, Triggered};
 use crate::{clock, limits};
@@ -42,6 +43,7 @@ mod pods;
 mod watch_node;
 mod watch_pods;
 mod watch_results;
+mod watching;
 
 /// Profile, architecture and system of this program.
 pub const BUILD: &str = if cfg!(debug_assertions) {
@@ -98,6 +100,15 @@ pub struct Facts {
     pub metrics_address: Option<SocketAddr>,
     /// `spec.nodeName`
     pub node_name: String,
+    /// Of this run of the daemon: see [`instance`].
+    pub instance: String,
+}
+
+/// A name that no other run of a daemon has.
+#[must_use]
+pub fn instance() -> String {
+    // Its keys are random.
+    format!("{:016x}", RandomState::new().hash_one(std::process::id()))
 }
 
 /// One shard.
@@ -142,10 +153,13 @@ pub async fn serve(mut socket: Socket, backend: Backend, shutdown: impl Future<O
         backend,
         ended: ended.clone(),
         log_streams: Arc::new(Semaphore::new(limits::API_LOG_STREAMS_MAX)),
+        pod_watchers: Arc::new(Semaphore::new(limits::API_POD_WATCHERS_MAX)),
     })
     .max_decoding_message_size(limits::API_REQUEST_BYTES_MAX)
     .max_encoding_message_size(limits::API_RESPONSE_BYTES_MAX);
-    let embedder = EmbedderServer::new(embedder::Embedder { backend: embedder_backend, ended: ended.clone() })
+    let result_watchers = Arc::new(Semaphore::new(limits::API_RESULT_WATCHERS_MAX));
+    let embedder = embedder::Embedder { backend: embedder_backend, ended: ended.clone(), result_watchers };
+    let embedder = EmbedderServer::new(embedder)
         .max_decoding_message_size(limits::API_REQUEST_BYTES_MAX)
         .max_encoding_message_size(limits::API_RESPONSE_BYTES_MAX);
     tracing::info!(socket = %socket.path().display(), "control API serving");
@@ -177,6 +191,7 @@ struct Service {
     /// True once the server is to end.
     ended: watch::Receiver<bool>,
     log_streams: Arc<Semaphore>,
+    pod_watchers: Arc<Semaphore>,
 }
 
 type Parts<T> = ReceiverStream<Result<T, Status>>;
@@ -493,13 +508,28 @@ impl Filter {
     }
 
     fn selects(&self, pod: &Pod) -> bool {
+        self.selects_named(&pod.namespace, &pod.name, &pod.labels)
+    }
+
+    /// `labels`: sorted by key.
+    fn selects_named(&self, namespace: &str, name: &str, labels: &[(Arc<str>, Arc<str>)]) -> bool {
         let label = |key: &str| {
-            let place = pod.labels.binary_search_by(|(k, _)| (**k).cmp(key)).ok()?;
-            Some(&*pod.labels[place].1)
+            let place = labels.binary_search_by(|(k, _)| (**k).cmp(key)).ok()?;
+            Some(&*labels[place].1)
         };
-        (self.namespace.is_empty() || *self.namespace == *pod.namespace)
-            && (self.name.is_empty() || *self.name == *pod.name)
+        (self.namespace.is_empty() || self.namespace == namespace)
+            && (self.name.is_empty() || self.name == name)
             && self.selector.matches(label)
+    }
+}
+
+impl Select for Filter {
+    fn pod(&self, pod: &Pod) -> bool {
+        self.selects(pod)
+    }
+
+    fn gone(&self, gone: &GonePod) -> bool {
+        self.selects_named(&gone.namespace, &gone.name, &gone.labels)
     }
 }
 
@@ -558,6 +588,7 @@ fn info_of(facts: Facts) -> v1::GetInfoResponse {
         ebpf_loaded: facts.passive.is_some(),
         metrics_address: facts.metrics_address.map(|a| a.to_string()).unwrap_or_default(),
         node_name: facts.node_name,
+        instance: facts.instance,
         pid: std::process::id(),
         ..v1::GetInfoResponse::default()
     }

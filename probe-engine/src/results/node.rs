@@ -40,7 +40,7 @@ pub struct Node {
     pub restarts_asked: [u64; 3],
     /// Events for which the events stage had no place.
     pub events_dropped: u64,
-    /// Counts up with every change that `get pods` would show.
+    /// Counts up with every change that `get pods` or `get probes` would show, counts and times apart.
     pub revision: u64,
     /// Pods by phase, in the order of [`PodPhase`].
     pub phases: [u64; 4],
@@ -89,14 +89,16 @@ impl Node {
     pub(super) fn insert(&mut self, record: PodRecord) {
         let uid = record.pod.uid.clone();
         self.remove(&uid);
-        self.pods.insert(record);
+        self.revision += 1;
+        self.pods.insert(record, self.revision);
         self.recount(None, &uid);
         self.series.look(self.pods.probes_len(), self.pods.len());
     }
 
     /// Forgets a pod.
     pub(super) fn remove(&mut self, uid: &PodUid) -> Option<PodRecord> {
-        let record = self.pods.remove(uid)?;
+        let record = self.pods.remove(uid, self.revision + 1)?;
+        self.revision += 1;
         self.pasts.remove(uid);
         self.count_out(PodCount::of(&record));
         if !self.troubled.is_empty() {
@@ -106,6 +108,12 @@ impl Node {
         }
         self.series.look(self.pods.probes_len(), self.pods.len());
         Some(record)
+    }
+
+    /// The pod has changed: watchers are told of it as it is when they ask.
+    pub(super) fn touch(&mut self, uid: &PodUid) -> Option<&mut PodRecord> {
+        self.revision += 1;
+        self.pods.change(uid, self.revision)
     }
 
     /// Keeps the sums over all pods right after a change of this one. `before`: as it counted before the change.
@@ -481,7 +489,8 @@ impl ProbeRecord {
     }
 
     /// The instance that the verdict is about. `newest`: as the pod's status knows it.
-    fn container_id<'a>(&'a self, newest: Option<&'a ContainerId>) -> Option<&'a ContainerId> {
+    #[must_use]
+    pub fn container_id<'a>(&'a self, newest: Option<&'a ContainerId>) -> Option<&'a ContainerId> {
         match self.about {
             About::Nothing => None,
             About::Newest => newest,
@@ -536,11 +545,19 @@ impl ProbeRecord {
         true
     }
 
-    pub(super) fn report(&mut self, report: &Report) {
+    /// Takes over what a call of the prober came to; `false` where nothing changed but counts and times.
+    pub(super) fn report(&mut self, report: &Report) -> bool {
         let kind = OutcomeKind::of(&report.outcome);
+        let text = cut(text_of(&report.outcome), limits::MESSAGE_BYTES_MAX);
+        // A run that has reached its threshold goes on by itself, and what is discarded leaves it as it is.
+        let counts = matches!(kind, OutcomeKind::Success | OutcomeKind::Warning | OutcomeKind::Failure);
+        let changed = match self.last() {
+            Some(last) => last.kind != kind || *last.message != *text,
+            None => kind != OutcomeKind::Success,
+        } || (counts && report.run <= report.threshold);
         let last = (kind != OutcomeKind::Success).then(|| LastReport {
             kind,
-            message: cut(text_of(&report.outcome), limits::MESSAGE_BYTES_MAX).into(),
+            message: text.into(),
             at: clock::wall_of(report.at),
             duration_ns: report.duration_ns,
         });
@@ -550,6 +567,7 @@ impl ProbeRecord {
                 rare.local = rare.local.filter(|_| kind == OutcomeKind::Local);
             });
         }
+        changed
     }
 
     pub(super) fn trouble(&mut self, trouble: LocalTrouble) {

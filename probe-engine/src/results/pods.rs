@@ -9,6 +9,7 @@ use hashbrown::HashTable;
 use probe_core::id::PodUid;
 
 use super::PodRecord;
+use super::journal::{GonePod, Journal};
 
 /// See the module.
 #[derive(Debug, Default)]
@@ -19,6 +20,7 @@ pub struct Pods {
     by_uid: HashTable<u32>,
     hasher: RandomState,
     probes_len: usize,
+    journal: Journal,
 }
 
 impl Pods {
@@ -34,6 +36,13 @@ impl Pods {
         self.places.get_mut(place as usize)?.as_mut()
     }
 
+    /// The same, where it becomes what it is from this revision on.
+    pub(super) fn change(&mut self, uid: &PodUid, revision: u64) -> Option<&mut PodRecord> {
+        let place = self.place(uid)? as usize;
+        self.journal.note(place, revision);
+        self.places.get_mut(place)?.as_mut()
+    }
+
     fn place(&self, uid: &PodUid) -> Option<u32> {
         self.by_uid.find(self.hasher.hash_one(uid), |place| is_at(&self.places, *place, uid)).copied()
     }
@@ -44,9 +53,9 @@ impl Pods {
         self.place(uid).is_some()
     }
 
-    /// Takes in a pod and gives back the one that it replaces.
-    pub(super) fn insert(&mut self, record: PodRecord) -> Option<PodRecord> {
-        let replaced = self.remove(&record.pod.uid);
+    /// Takes in a pod of an unknown UID.
+    pub(super) fn insert(&mut self, record: PodRecord, revision: u64) {
+        debug_assert!(!self.contains_key(&record.pod.uid), "the one before it is removed first");
         self.probes_len += record.probes_len();
         let record = Some(record);
         let place = match self.free.pop() {
@@ -63,16 +72,17 @@ impl Pods {
         let hash_of =
             |place: &u32| places[*place as usize].as_ref().map_or(0, |record| hasher.hash_one(&record.pod.uid));
         by_uid.insert_unique(hash_of(&place), place, hash_of);
-        replaced
+        self.journal.note(place as usize, revision);
     }
 
-    /// Forgets a pod.
-    pub(super) fn remove(&mut self, uid: &PodUid) -> Option<PodRecord> {
+    /// Forgets a pod; `revision`: from which on it is gone.
+    pub(super) fn remove(&mut self, uid: &PodUid, revision: u64) -> Option<PodRecord> {
         let hash = self.hasher.hash_one(uid);
         let entry = self.by_uid.find_entry(hash, |place| is_at(&self.places, *place, uid)).ok()?;
         let (place, _) = entry.remove();
         let record = self.places[place as usize].take()?;
         self.free.push(place);
+        self.journal.note_gone(place as usize, &record.pod, revision);
         self.probes_len -= record.probes_len();
         Some(record)
     }
@@ -88,6 +98,37 @@ impl Pods {
         let end = places.end.min(self.places.len());
         let part = (places.start < end).then(|| &self.places[places.start..end])?;
         Some(part.iter().flatten())
+    }
+
+    /// The pod in this place.
+    pub(super) fn at(&self, place: u32) -> Option<&PodRecord> {
+        self.places.get(place as usize)?.as_ref()
+    }
+
+    /// Of so many places from this one on those that hold a pod, each with its place; `None` beyond the last.
+    pub(super) fn places_from(
+        &self,
+        first: usize,
+        places_max: usize,
+    ) -> Option<impl Iterator<Item = (usize, &PodRecord)>> {
+        let end = first.saturating_add(places_max).min(self.places.len());
+        let part = self.places.get(first..end).filter(|part| !part.is_empty())?;
+        Some((first..).zip(part).filter_map(|(place, record)| Some((place, record.as_ref()?))))
+    }
+
+    /// Places of pods with changes after this revision, each with the newest change's. One look at a number per pod.
+    pub(super) fn changed_after(&self, revision: u64) -> Vec<(u64, u32)> {
+        self.journal.changed_after(revision)
+    }
+
+    /// The pods that went after this revision, the oldest first; `None` where some of them are not known any more.
+    pub(super) fn gone_after(&self, revision: u64) -> Option<impl Iterator<Item = &GonePod>> {
+        self.journal.gone_after(revision)
+    }
+
+    #[cfg(test)]
+    pub(super) fn keep_gone(&mut self, gone_len_max: usize) {
+        self.journal = Journal::with_gone_len_max(gone_len_max);
     }
 
     /// How many there are.
@@ -142,22 +183,14 @@ mod tests {
     fn a_walk_in_parts_sees_every_pod_that_stays_and_none_twice() {
         let mut pods = Pods::default();
         for uid in ["a", "b", "c", "d"] {
-            pods.insert(record(uid));
+            pods.insert(record(uid), 1);
         }
         let mut seen: Vec<String> = pods.part(0..2).expect("pods").map(|r| r.pod.uid.to_string()).collect();
-        pods.remove(&"a".into());
-        pods.insert(record("e"));
+        pods.remove(&"a".into(), 2);
+        pods.insert(record("e"), 3);
         seen.extend(pods.part(2..99).expect("pods").map(|r| r.pod.uid.to_string()));
         assert_eq!(seen, ["a", "b", "c", "d"]);
         assert!(pods.part(4..6).is_none());
         assert_eq!((pods.len(), pods.probes_len()), (4, 8));
-    }
-
-    #[test]
-    fn a_pod_of_a_known_uid_replaces_it() {
-        let mut pods = Pods::default();
-        assert!(pods.insert(record("a")).is_none());
-        assert!(pods.insert(record("a")).is_some());
-        assert_eq!((pods.len(), pods.probes_len(), pods.values().count()), (1, 2, 1));
     }
 }

@@ -165,13 +165,11 @@ impl Stage {
                     None => drop(self.node.pasts.remove(&uid)),
                 }
                 self.refresh(&uid);
-                self.touch();
             }
             Input::Status(uid, status) => self.handle_status(&uid, status),
             Input::Deleting(uid) => {
-                if let Some(record) = self.node.pods.find_mut(&uid) {
+                if let Some(record) = self.node.touch(&uid) {
                     record.deleting = true;
-                    self.touch();
                 }
             }
             Input::Removed(uid) => self.remove(&uid),
@@ -198,14 +196,12 @@ impl Stage {
         }
         self.node.recount(Some(before), uid);
         self.refresh(uid);
-        self.touch();
     }
 
     fn handle_gate(&mut self, uid: &PodUid, gate: Arc<str>, status: Option<ConditionStatus>) {
         let Some(record) = self.node.pods.find_mut(uid) else { return };
         if status::set_gate(record, &gate, status, clock::wall()) {
             self.refresh(uid);
-            self.touch();
         }
     }
 
@@ -219,7 +215,6 @@ impl Stage {
         for (_, waiter) in self.waiters.extract_if(.., |(key, _)| key.pod == *uid) {
             let _ = waiter.send(Err(ResultsError::Removed));
         }
-        self.touch();
     }
 
     /// What a shard says of a pod that lives elsewhere by now (removed, and added again to another shard) is late. The manager
@@ -268,7 +263,6 @@ impl Stage {
         log_verdict(&record.pod, publish);
         self.node.recount(Some(before), &publish.pod);
         self.refresh(&publish.pod);
-        self.touch();
         self.tell_lifecycle(publish);
     }
 
@@ -328,7 +322,9 @@ impl Stage {
         let Some(record) = self.node.pods.find_mut(&report.pod) else { return };
         let pod = Arc::clone(&record.pod);
         let Some((probe, _)) = record.probe_mut(&report.container, report.probe_type) else { return };
-        probe.report(&report);
+        if probe.report(&report) {
+            self.node.touch(&report.pod);
+        }
         if let Some((reason, message)) = event_of(report.probe_type, &report.outcome) {
             self.emit(NewEvent {
                 pod,
@@ -397,23 +393,19 @@ impl Stage {
         }
     }
 
+    /// After a change of the pod: what follows from it.
     fn refresh(&mut self, uid: &PodUid) {
-        let Some(record) = self.node.pods.find_mut(uid) else { return };
+        let Some(record) = self.node.touch(uid) else { return };
         let before = PodCount::of(record);
         let was_ready = record.is_ready();
         if !status::refresh(record, self.config.manager_start, clock::wall()) {
             return;
         }
-        self.node.revision += 1;
         if record.is_ready() != was_ready {
             let pod = &record.pod;
             info!(pod = %format_args!("{}/{}", pod.namespace, pod.name), ready = !was_ready, "pod readiness changed");
             self.node.recount(Some(before), uid);
         }
-    }
-
-    fn touch(&mut self) {
-        self.node.revision += 1;
     }
 
     fn publish_revision(&self) {

@@ -1,6 +1,8 @@
 //! The service for embedders: programs that run the containers themselves.
 
-use tokio::sync::watch;
+use std::sync::Arc;
+
+use tokio::sync::{Semaphore, watch};
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{Backend, Parts, exec_calls, watch_results};
@@ -11,8 +13,8 @@ use crate::api::v1::embedder_server::Embedder as EmbedderApi;
 pub(super) struct Embedder {
     pub(super) backend: Backend,
     /// True once the server is to end.
-    #[expect(dead_code, reason = "for the streams")]
     pub(super) ended: watch::Receiver<bool>,
+    pub(super) result_watchers: Arc<Semaphore>,
 }
 
 #[tonic::async_trait]
@@ -44,7 +46,7 @@ impl EmbedderApi for Embedder {
         &self,
         request: Request<v1::WatchResultsRequest>,
     ) -> Result<Response<Self::WatchResultsStream>, Status> {
-        watch_results::watch(&self.backend, request.into_inner()).await.map(Response::new)
+        watch_results::watch(self, request.into_inner()).await.map(Response::new)
     }
 
     type ServeExecStream = Parts<v1::ServeExecResponse>;

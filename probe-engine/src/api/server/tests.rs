@@ -18,6 +18,8 @@ use crate::runtime::none::NoneRuntime;
 use crate::runtime::{BoxFuture, RuntimeEvent, Started};
 use crate::source::PodUpdate;
 
+mod watching;
+
 /// The server over a results stage that knows two pods, on a socket of its own.
 struct Daemon {
     bench: Bench,
@@ -108,6 +110,7 @@ fn facts() -> Facts {
         ebpf_stats: None,
         metrics_address: None,
         node_name: "node-1".to_owned(),
+        instance: "this-one".to_owned(),
     }
 }
 

@@ -108,6 +108,7 @@ impl Collector {
         {
             let server = self.config.server.borrow();
             overview.node_name.clone_from(&server.node_name);
+            overview.instance.clone_from(&server.instance);
             overview.uptime_ns = u64::try_from((moment.at - server.started).as_nanos()).unwrap_or(u64::MAX);
             let waited = POOLED.iter().zip(moment.waited).filter(|(_, looks)| *looks >= SATURATED_LOOKS);
             let saturated: Vec<_> = waited.map(|(handler, _)| handler.as_str()).collect();
@@ -233,6 +234,7 @@ mod tests {
             ebpf_stats: None,
             metrics_address: None,
             node_name: "node-1".to_owned(),
+            instance: "this-one".to_owned(),
         }
     }
 
