@@ -44,7 +44,7 @@ fn http_server() -> SocketAddr {
 fn pod(name: &str, probe: &str, handler: &str) -> String {
     format!(
         "{{apiVersion: v1, kind: Pod, metadata: {{name: {name}}}, spec: {{containers: [{{name: c, {probe}: {{{handler}, \
-         periodSeconds: 100000, initialDelaySeconds: 100000, failureThreshold: 1}}}}]}}}}\n---\n"
+         periodSeconds: 100000, failureThreshold: 1}}}}]}}}}\n---\n"
     )
 }
 
