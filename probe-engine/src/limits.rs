@@ -279,6 +279,30 @@ pub const METRIC_PROBES_MAX: usize = 10_000;
 /// of the pods has gone.
 pub const METRIC_PODS_MAX: usize = 10_000;
 
+/// An attempt that succeeded and took at least this part of its timeout is a near miss.
+pub const NEAR_TIMEOUT_PERCENT: u32 = 80;
+
+/// The shortest latency that can be one: timeouts are whole seconds.
+pub const NEAR_MIN: Duration = Duration::from_millis(10 * NEAR_TIMEOUT_PERCENT as u64);
+
+/// Handshakes that each shard asks the kernel about each second only to measure them, beside those that it asks about anyway.
+/// More: not measured.
+pub const HANDSHAKE_SAMPLES_MAX: u32 = 64;
+
+/// Probes that have histograms of their own: those that somebody watches, and those that fail. More: a watch is refused, a
+/// failing probe waits for its next failure; both are counted.
+pub const DETAILED_PROBES_MAX: usize = 1_024;
+
+/// Bytes that the histograms of such a probe take, latency and lateness, after a day of an attempt a second that fill each bucket
+/// within a factor of eight (measured by a test): 96 MiB for all of them. Those of most probes lie closer together.
+pub const DETAILED_PROBE_BYTES: usize = 96 * 1024;
+
+/// A probe has histograms of its own from its first failure until so long after its last.
+pub const DETAILED_AFTER_FAILURE: Duration = Duration::from_mins(15);
+
+/// A pod's page is watching it so long; whoever looks on asks again within that.
+pub const DETAILED_AFTER_LOOK: Duration = Duration::from_secs(60);
+
 /// Seconds of the heatmap that are kept, a column each. More: the oldest go.
 pub const HEATMAP_COLUMNS_MAX: usize = 600;
 

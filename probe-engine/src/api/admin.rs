@@ -1,5 +1,5 @@
-//! The admin HTTP server: `/metrics`, `/metrics/probes`, `/api/v1/latency`, `/livez`, `/readyz`, `/healthz`. GET only, no
-//! state.
+//! The admin HTTP server: `/metrics`, `/metrics/probes`, `/api/v1/latency`, `/api/v1/latency.hlog`, `/livez`, `/readyz`,
+//! `/healthz`. GET only; the one thing that a request changes is that a pod whose latency is looked at is watched.
 //!
 //! Bounds: [`limits::ADMIN_CONNECTIONS_MAX`] connections, [`limits::ADMIN_REQUESTS_CONCURRENT_MAX`] scrapes at
 //! once, [`limits::ADMIN_HEAD_BYTES_MAX`] of head, [`limits::ADMIN_READ_TIMEOUT`] to read it; bodies are not read.
@@ -7,6 +7,7 @@
 //! **Invariant:** `/livez` asks no stage, so it answers whatever is stuck.
 
 pub mod health;
+mod latency;
 pub mod supervise;
 
 use std::convert::Infallible;
@@ -18,7 +19,7 @@ use std::sync::Arc;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::State;
-use axum::http::{Request, StatusCode, header};
+use axum::http::{HeaderMap, Request, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use hyper::body::Incoming;
@@ -33,7 +34,7 @@ use tower::ServiceExt;
 use tracing::{debug, info};
 
 use self::health::{Check, Health};
-use crate::consumer::metrics::{CONTENT_TYPE, Metrics};
+use crate::consumer::metrics::{Format, Metrics};
 use crate::limits;
 use crate::results::ResultsError;
 
@@ -156,7 +157,8 @@ fn router(admin: Admin) -> Router {
     Router::new()
         .route("/metrics", get(metrics))
         .route("/metrics/probes", get(metrics_probes))
-        .route("/api/v1/latency", get(latency))
+        .route("/api/v1/latency", get(latency::page))
+        .route("/api/v1/latency.hlog", get(latency::log))
         .route("/livez", get(livez))
         .route("/readyz", get(readyz))
         .route("/healthz", get(healthz))
@@ -164,26 +166,24 @@ fn router(admin: Admin) -> Router {
         .with_state(admin)
 }
 
-async fn metrics(State(admin): State<Admin>) -> Response {
-    scrape(&admin, CONTENT_TYPE, admin.metrics.all()).await
+async fn metrics(State(admin): State<Admin>, headers: HeaderMap) -> Response {
+    let format = accepted(&headers);
+    scrape(&admin, format.content_type(), admin.metrics.all_as(format)).await
 }
 
-async fn metrics_probes(State(admin): State<Admin>) -> Response {
-    scrape(&admin, CONTENT_TYPE, admin.metrics.probes()).await
+async fn metrics_probes(State(admin): State<Admin>, headers: HeaderMap) -> Response {
+    let format = accepted(&headers);
+    scrape(&admin, format.content_type(), admin.metrics.probes_as(format)).await
 }
 
-async fn latency(State(admin): State<Admin>) -> Response {
-    let json = async {
-        let latency = admin.metrics.latency().await?;
-        Ok(serde_json::to_string(&latency).expect("numbers under names are always JSON"))
-    };
-    scrape(&admin, "application/json", json).await
+fn accepted(headers: &HeaderMap) -> Format {
+    Format::accepted(headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or_default())
 }
 
 async fn scrape(
     admin: &Admin,
     content_type: &'static str,
-    text: impl Future<Output = Result<String, ResultsError>>,
+    text: impl Future<Output = Result<Vec<u8>, ResultsError>>,
 ) -> Response {
     let written = async {
         let _place = admin.scrapes.acquire().await;
@@ -211,7 +211,11 @@ async fn healthz(State(admin): State<Admin>) -> Response {
 }
 
 async fn not_found() -> Response {
-    (StatusCode::NOT_FOUND, "paths: /metrics /metrics/probes /api/v1/latency /livez /readyz /healthz\n").into_response()
+    (
+        StatusCode::NOT_FOUND,
+        "paths: /metrics /metrics/probes /api/v1/latency /api/v1/latency.hlog /livez /readyz /healthz\n",
+    )
+        .into_response()
 }
 
 /// As the API server's `?verbose` answers: one line per check, then the sum; 500 where one failed.

@@ -16,7 +16,7 @@ use crate::consumer::events::{Event, EventType};
 use crate::consumer::overview::{HandlerOverview, Overview, PoolOverview, Problem, Quantiles};
 use crate::consumer::status::conditions;
 use crate::ebpf::{Answer, PassiveSettings, Why};
-use crate::results::{ContainerView, GonePod, PodRecord, ProbeRecord};
+use crate::results::{ContainerView, GonePod, PodRecord, ProbeRecord, Sketch};
 use crate::shard::metrics::OutcomeKind;
 use crate::source::control::Triggered;
 
@@ -367,7 +367,23 @@ fn probe(of: &ProbeRecord, spec: &ProbeSpec, max_age: Duration) -> v1::Probe {
         due_at: due(stats.due_ns(), clock::now()).map(|at| timestamp(clock::wall_of(at))),
         paused_until: None,
         on_hold: false,
-        durations: None,
+        durations: Some(durations(&stats.sketch())),
+        near_miss_count: stats.near_misses(),
+        near_miss_at: match stats.near_at_ns() {
+            0 => None,
+            nanos => Some(timestamp(clock::wall_of(Instant::from_nanos(nanos)))),
+        },
+    }
+}
+
+fn durations(sketch: &Sketch) -> v1::Durations {
+    let quantile_ns = |quantile| sketch.quantile_ns(quantile).unwrap_or(0);
+    v1::Durations {
+        count: sketch.count,
+        sum_ns: sketch.sum_ns,
+        max_ns: sketch.max_ns,
+        p50_ns: quantile_ns(0.5),
+        p99_ns: quantile_ns(0.99),
     }
 }
 

@@ -251,7 +251,8 @@ impl ControlApi for Service {
         let passive = self.passive();
         let part = move |records: &[PodRecord]| {
             let rows = records.iter().flat_map(|record| convert::probe_rows(record, passive.as_deref()));
-            v1::ListProbesResponse { probes: rows.filter(|row| !request.failing || is_failing(row)).collect() }
+            let failing = rows.filter(|row| !request.failing || is_failing(row));
+            v1::ListProbesResponse { probes: failing.filter(|row| !request.near_miss || has_near_miss(row)).collect() }
         };
         Ok(Response::new(self.parts(filter, part).await?))
     }
@@ -599,6 +600,10 @@ fn is_failing(row: &v1::ProbeRow) -> bool {
         probe.verdict() == v1::Verdict::Failure
             || matches!(probe.last(), v1::OutcomeKind::Failure | v1::OutcomeKind::Error | v1::OutcomeKind::Local)
     })
+}
+
+fn has_near_miss(row: &v1::ProbeRow) -> bool {
+    row.probe.as_ref().is_some_and(|probe| probe.near_miss_count > 0)
 }
 
 /// The item on the wire; `None` for an event that was not asked for.

@@ -64,6 +64,9 @@ pub struct GetArgs {
     /// Only probes whose verdict is Failure, or whose last attempt did not end well
     #[arg(long)]
     failing: bool,
+    /// Only probes with an attempt that took 80 % of its timeout or more, and succeeded
+    #[arg(long)]
+    near_miss: bool,
 }
 
 /// Shows pods or probes.
@@ -72,6 +75,9 @@ pub fn run(args: &GetArgs, globals: &Globals) -> Result<Exit, CliError> {
     Selector::parse(&args.selector).map_err(|error| CliError::usage(error.to_string()))?;
     if args.failing && reference.kind != Kind::Probe {
         return Err(CliError::usage("--failing is about probes: `probe-engine get probes --failing`"));
+    }
+    if args.near_miss && reference.kind != Kind::Probe {
+        return Err(CliError::usage("--near-miss is about probes: `probe-engine get probes --near-miss`"));
     }
     if !reference.names.is_empty() && (args.namespaces.all_namespaces || !args.selector.is_empty()) {
         return Err(CliError::usage("names go with one namespace: neither -A nor -l may stand beside them"));
@@ -213,7 +219,8 @@ impl Probes<'_> {
             name: only(&self.names),
             label_selector: self.args.selector.clone(),
         };
-        let request = v1::ListProbesRequest { filter: Some(filter), failing: self.args.failing };
+        let GetArgs { failing, near_miss, .. } = *self.args;
+        let request = v1::ListProbesRequest { filter: Some(filter), failing, near_miss };
         let answer = self.link.client.list_probes(request).await.map_err(|s| error_of(&s))?;
         let mut parts = answer.into_inner();
         let mut rows = Vec::new();
@@ -236,7 +243,13 @@ impl Probes<'_> {
         let row = |of: &v1::ProbeRow, now| probes::row(of, wide, now);
         watch.first(first, key, row)?;
         if first.is_empty() {
-            nothing(if self.args.failing { "failing probes" } else { "probes" }, &self.args.namespaces);
+            let what = match (self.args.failing, self.args.near_miss) {
+                (false, false) => "probes",
+                (true, false) => "failing probes",
+                (false, true) => "probes with near misses",
+                (true, true) => "failing probes with near misses",
+            };
+            nothing(what, &self.args.namespaces);
         }
         while self.args.watch {
             tokio::time::sleep(LOOK_EVERY).await;

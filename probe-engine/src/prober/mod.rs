@@ -43,6 +43,8 @@ pub struct Phases {
     pub resolve: Option<Duration>,
     /// TCP handshake.
     pub connect: Option<Duration>,
+    /// The same as the kernel measured it, where it was asked; `None` where a segment was sent again.
+    pub handshake: Option<Duration>,
     /// TLS handshake.
     pub tls: Option<Duration>,
     /// From the request's first byte to the response's first byte.

@@ -24,7 +24,7 @@ use super::exec::Execution;
 use super::{Attempted, Phases, Request, exec, grpc, http, tcp, tls};
 use crate::runtime::ContainerRuntime;
 use crate::shard::inbox::PoolReply;
-use crate::shard::metrics::HandlerKind;
+use crate::shard::metrics::{HandlerKind, PhasesUs};
 use crate::{clock, limits};
 
 mod thread;
@@ -407,8 +407,9 @@ impl Shared {
     fn refuse_queued(&self) {
         for kind in LaneKind::ALL {
             while let Some(Queued { job, .. }) = self.lane(kind).queue.pop() {
+                let outcome = Outcome::Local(LocalCause::Pool);
                 let reply =
-                    PoolReply::Done { attempt: job.attempt, outcome: Outcome::Local(LocalCause::Pool), latency_ns: 0 };
+                    PoolReply::Done { attempt: job.attempt, outcome, latency_ns: 0, phases: PhasesUs::default() };
                 self.sink.reply(job.shard, reply);
             }
         }

@@ -15,6 +15,7 @@ use probe_core::spec::{Container, Pod};
 use probe_core::status::{ContainerStatus, PodPhase, PodStatus};
 use probe_core::time::Instant;
 
+use super::latency::{Latencies, TooMany};
 use super::series::SeriesLevels;
 use super::{Pods, ProbeStats, ShardTotals};
 use crate::clock;
@@ -30,6 +31,8 @@ pub struct Node {
     pub pods: Pods,
     /// The shards' counts, by shard.
     pub shards: Vec<ShardTotals>,
+    /// What they recorded, of the node and of single probes.
+    pub latency: Latencies,
     /// Sources that must have been read once before the daemon is ready.
     pub sources: Vec<&'static str>,
     /// Sources that have been.
@@ -85,6 +88,14 @@ impl Node {
         })
     }
 
+    /// See [`super::ResultsHandle::watch_latency`].
+    pub(super) fn watch_latency(&mut self, pods: &[PodUid], until: Instant, now: Instant) -> Result<(), TooMany> {
+        let records = pods.iter().filter_map(|uid| self.pods.get(uid));
+        let probes =
+            records.flat_map(|record| record.keys().zip(record.probes.iter().map(|probe| Arc::clone(&probe.stats))));
+        self.latency.details.watch(probes.collect(), until, now)
+    }
+
     /// Takes in a pod; its probes count from here on.
     pub(super) fn insert(&mut self, record: PodRecord) {
         let uid = record.pod.uid.clone();
@@ -106,6 +117,7 @@ impl Node {
                 self.troubled.remove(&key);
             }
         }
+        self.latency.details.forget(record.keys());
         self.series.look(self.pods.probes_len(), self.pods.len());
         Some(record)
     }

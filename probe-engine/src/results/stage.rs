@@ -133,6 +133,10 @@ impl Stage {
         self.drain();
         match ask {
             Ask::Read(reader) => reader(&self.node),
+            Ask::WatchLatency(pods, until, reply) => {
+                // The asker may have gone; that is no one's loss.
+                let _ = reply.send(self.node.watch_latency(&pods, until, clock::now()));
+            }
             Ask::Expect(key, reply, listening) => {
                 self.waiters.retain(|(_, waiter)| !waiter.is_closed());
                 if self.waiters.len() >= limits::REPORT_WAITERS_MAX {
@@ -225,7 +229,7 @@ impl Stage {
             Update::Publish(Publish { pod, .. })
             | Update::Report(Report { pod, .. })
             | Update::LocalTooLong(LocalTooLong { pod, .. }) => Some(pod),
-            Update::Metrics(_) | Update::ShardEnded { .. } => None,
+            Update::Attempt { .. } | Update::Metrics(_) | Update::ShardEnded { .. } => None,
         };
         if let Some(pod) = pod
             && !self.lives_on(pod, shard)
@@ -239,7 +243,11 @@ impl Stage {
             Update::Publish(publish) => self.handle_publish(&publish),
             Update::Report(report) => self.handle_report(report),
             Update::LocalTooLong(trouble) => self.handle_local_too_long(&trouble),
+            Update::Attempt { token, outcome, latency_us, lateness_us } => {
+                self.node.latency.details.record(token, outcome, latency_us, lateness_us, clock::now());
+            }
             Update::Metrics(delta) => {
+                self.node.latency.add(&delta, clock::now());
                 let done_with = self.node.shards[shard].add(delta);
                 done_with.into_iter().for_each(|delta| self.config.queues[shard].give_back(delta));
             }
@@ -322,8 +330,14 @@ impl Stage {
         let Some(record) = self.node.pods.find_mut(&report.pod) else { return };
         let pod = Arc::clone(&record.pod);
         let Some((probe, _)) = record.probe_mut(&report.container, report.probe_type) else { return };
-        if probe.report(&report) {
+        let changed = probe.report(&report);
+        let failed = matches!(report.outcome, Outcome::Failure(_)).then(|| Arc::clone(&probe.stats));
+        if changed {
             self.node.touch(&report.pod);
+        }
+        if let Some(stats) = failed {
+            let latency_us = u32::try_from(report.duration_ns / 1_000).unwrap_or(u32::MAX);
+            self.node.latency.details.failed(key_of(&report), &stats, latency_us, clock::now());
         }
         if let Some((reason, message)) = event_of(report.probe_type, &report.outcome) {
             self.emit(NewEvent {
@@ -434,6 +448,11 @@ fn log_verdict(pod: &Pod, publish: &Publish) {
             debug!(%pod, %container, %probe_type, %container_id, ?cause, verdict, "verdict changed");
         }
     }
+}
+
+fn key_of(report: &Report) -> ProbeKey {
+    let Report { pod, container, probe_type, .. } = report;
+    ProbeKey { pod: pod.clone(), container: container.clone(), probe_type: *probe_type }
 }
 
 /// Waits until lifecycle can take something, or has ended.

@@ -15,6 +15,7 @@ use probe_core::time::Instant;
 use probe_core::worker::Memory;
 
 use super::kernel::Waker;
+use super::metrics::PhasesUs;
 use crate::limits;
 use crate::results::ProbeStats;
 
@@ -105,6 +106,8 @@ pub enum PoolReply {
         outcome: Outcome,
         /// From its start to its end, in nanoseconds.
         latency_ns: u64,
+        /// How long its parts took.
+        phases: PhasesUs,
     },
 }
 
@@ -263,7 +266,12 @@ mod tests {
             poll(&mut fds, PollTimeout::ZERO).expect("an eventfd can be polled") == 1
         };
         let attempt = AttemptId { worker: probe_core::action::WorkerIndex(0), generation: 0 };
-        let done = || PoolReply::Done { attempt, outcome: Outcome::Success("".into()), latency_ns: 1 };
+        let done = || PoolReply::Done {
+            attempt,
+            outcome: Outcome::Success("".into()),
+            latency_ns: 1,
+            phases: PhasesUs::default(),
+        };
         let now = Instant::from_secs(7);
         assert!(inbox.may_sleep_until(now + limits::POOL_REPLY_WAIT_MAX));
         assert!(!sender.reply(PoolReply::Started { attempt, at: now }, now));
