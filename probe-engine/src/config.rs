@@ -681,7 +681,8 @@ mod tests {
 
     #[test]
     fn a_collector_s_address_is_a_url_without_a_password() {
-        let read = |value: &str| from_variable("PROBE_ENGINE_OTLP_ENDPOINT", value).map(|settings| settings.otlp_endpoint);
+        let read =
+            |value: &str| from_variable("PROBE_ENGINE_OTLP_ENDPOINT", value).map(|settings| settings.otlp_endpoint);
         assert_eq!(read("http://[::1]:4317").expect("right"), Some("http://[::1]:4317".to_owned()));
         for (value, expected) in [
             ("collector:4317", "http://HOST:PORT"),

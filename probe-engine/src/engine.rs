@@ -37,6 +37,7 @@ use crate::consumer;
 use crate::consumer::events::{self, EventSender, EventsHandle};
 use crate::consumer::lifecycle::{Lifecycle, LifecycleConfig, LifecycleInput, LifecycleStats};
 use crate::consumer::metrics::{Facts, Metrics, PoolLane};
+use crate::consumer::otlp::{self, Collector, OtlpError, Push};
 use crate::consumer::overview::{self, Overviews};
 use crate::consumer::state::StateStats;
 use crate::ebpf::thread::Outputs;
@@ -106,6 +107,9 @@ pub enum EngineError {
     /// The kernel program, where `--ebpf require` is set.
     #[error("--ebpf require: {0}")]
     Ebpf(#[from] EbpfError),
+    /// The collector of metrics.
+    #[error(transparent)]
+    Otlp(#[from] OtlpError),
     /// An eventfd for a shard.
     #[error("cannot make a shard's eventfd: {0}")]
     Waker(#[source] io::Error),
@@ -217,6 +221,7 @@ impl Engine {
     /// What could not be started.
     pub async fn start(mut config: Config, choice: RuntimeChoice) -> Result<Self, EngineError> {
         let manager_start = clock::now();
+        let collector = collector(&config)?;
         // Both before anything is started: a second daemon must fail without touching the first one's pods.
         let socket = Socket::bind(config.socket.as_deref().ok_or(EngineError::NoSocket)?)?;
         let admin = match config.metrics_listen {
@@ -278,6 +283,7 @@ impl Engine {
         let server_facts = engine.server_facts(&config, manager_start, manifests.clone());
         let metrics_facts = engine.metrics_facts(&config, manager_start, manifests, lifecycle_stats, state_stats);
         let health = engine.health(&results);
+        engine.push_metrics(collector, &results, &metrics_facts, &server_facts);
         let overviews = engine.watch_node(&results, &metrics_facts, &server_facts, &health);
         engine.serve_admin(admin, &results, metrics_facts, health);
         engine.serve_api(socket, server_facts, overviews, &results, &events);
@@ -355,6 +361,7 @@ impl Engine {
             in_flight_max: flights_max(self.shards.len()),
             sources: vec![(manifest::NAME, manifests)],
             lifecycle: self.runtime.manages_containers().then_some(lifecycle),
+            otlp: config.otlp_endpoint.is_some().then(Arc::default),
             state,
             pool: Some(Arc::new(lane)),
             ebpf: self.ebpf.facts.clone(),
@@ -413,6 +420,19 @@ impl Engine {
             self.servers.push(tokio::spawn(admin::serve(listener, admin, self.servers_end.subscribe())));
         }
         self.servers.push(tokio::spawn(supervise(health, self.servers_end.subscribe())));
+    }
+
+    fn push_metrics(
+        &mut self,
+        collector: Option<Collector>,
+        results: &ResultsHandle,
+        facts: &Facts,
+        server: &watch::Receiver<server::Facts>,
+    ) {
+        let Some((collector, stats)) = collector.zip(facts.otlp.clone()) else { return };
+        let metrics = Metrics::new(results.clone(), facts.clone());
+        let push = Push { collector, metrics, node_name: server.borrow().node_name.clone(), stats };
+        self.servers.push(tokio::spawn(push.run(self.servers_end.subscribe())));
     }
 
     fn keep_state(&mut self, config: &Config, results: &ResultsHandle) -> Arc<StateStats> {
@@ -550,6 +570,12 @@ fn open_runtime(config: &Config, choice: RuntimeChoice) -> Result<(Arc<dyn Conta
             Ok((Arc::new(process), memory_limits))
         }
     }
+}
+
+/// Where metrics are pushed to, if anywhere.
+fn collector(config: &Config) -> Result<Option<Collector>, OtlpError> {
+    let Some(endpoint) = &config.otlp_endpoint else { return Ok(None) };
+    Collector::new(endpoint, config.otlp_interval, &otlp::headers_of_environment()?).map(Some)
 }
 
 fn pool_config(config: &Config) -> PoolConfig {

@@ -3,6 +3,7 @@
 pub mod events;
 pub mod lifecycle;
 pub mod metrics;
+pub mod otlp;
 pub mod overview;
 mod process;
 pub mod state;

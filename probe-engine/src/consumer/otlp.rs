@@ -60,49 +60,58 @@ pub struct OtlpStats {
     pub failures: AtomicU64,
 }
 
-/// Where it goes, and how often.
-pub struct Config {
-    /// `http://HOST:PORT` or `https://HOST:PORT`.
-    pub endpoint: String,
-    /// Between two pushes.
-    pub interval: Duration,
-    /// The text of [`HEADERS_ENV`].
-    pub headers: String,
-    /// Of this node, told as `host.name`, `k8s.node.name` and `service.instance.id`.
-    pub node_name: String,
-    /// Told in `/metrics` too.
-    pub stats: Arc<OtlpStats>,
-}
-
-/// Ready to push.
-pub struct Push {
-    config: Config,
+/// Where metrics go, and how often.
+pub struct Collector {
+    endpoint: String,
+    interval: Duration,
     headers: MetadataMap,
     client: MetricsServiceClient<Channel>,
-    metrics: Metrics,
-    /// The newest push failed, which has been told.
-    is_told: bool,
 }
 
-impl Push {
-    /// Connects only when it pushes: a collector may come later. Must be called on a tokio runtime.
+impl Collector {
+    /// `endpoint`: `http://HOST:PORT` or `https://HOST:PORT`; `headers`: the text of [`HEADERS_ENV`]. Connects only when there is
+    /// something to push, so a collector may come later. Must be called on a tokio runtime.
     ///
     /// # Errors
     /// What is wrong with address or headers.
-    pub fn new(config: Config, metrics: Metrics) -> Result<Self, OtlpError> {
-        let failed = |source| OtlpError::Endpoint { endpoint: config.endpoint.clone(), source };
-        let mut endpoint = Endpoint::from_shared(config.endpoint.clone()).map_err(failed)?;
-        if endpoint.uri().scheme_str() == Some("https") {
-            endpoint = endpoint.tls_config(ClientTlsConfig::new().with_native_roots()).map_err(failed)?;
+    pub fn new(endpoint: &str, interval: Duration, headers: &str) -> Result<Self, OtlpError> {
+        let failed = |source| OtlpError::Endpoint { endpoint: endpoint.to_owned(), source };
+        let mut channel = Endpoint::from_shared(endpoint.to_owned()).map_err(failed)?;
+        if channel.uri().scheme_str() == Some("https") {
+            channel = channel.tls_config(ClientTlsConfig::new().with_native_roots()).map_err(failed)?;
         }
-        let endpoint = endpoint.connect_timeout(limits::OTLP_TIMEOUT).timeout(limits::OTLP_TIMEOUT);
-        let headers = headers(&config.headers)?;
-        Ok(Self { client: MetricsServiceClient::new(endpoint.connect_lazy()), config, headers, metrics, is_told: false })
+        let channel = channel.connect_timeout(limits::OTLP_TIMEOUT).timeout(limits::OTLP_TIMEOUT);
+        let client = MetricsServiceClient::new(channel.connect_lazy());
+        Ok(Self { endpoint: endpoint.to_owned(), interval, headers: parsed(headers)?, client })
     }
+}
 
+/// The text of [`HEADERS_ENV`].
+///
+/// # Errors
+/// It is not UTF-8.
+pub fn headers_of_environment() -> Result<String, OtlpError> {
+    let text = std::env::var_os(HEADERS_ENV).unwrap_or_default();
+    text.into_string().map_err(|_| OtlpError::Header { index: 1, what: "is not UTF-8 text" })
+}
+
+/// Pushes.
+pub struct Push {
+    /// Where to.
+    pub collector: Collector,
+    /// What.
+    pub metrics: Metrics,
+    /// Of this node: told as `host.name`, `k8s.node.name` and `service.instance.id`.
+    pub node_name: String,
+    /// Told in `/metrics`.
+    pub stats: Arc<OtlpStats>,
+}
+
+impl Push {
     /// Pushes until `shutdown` turns true (or its sender goes), or results has ended.
     pub async fn run(mut self, mut shutdown: watch::Receiver<bool>) {
-        let mut ticks = interval(self.config.interval);
+        let mut ticks = interval(self.collector.interval);
+        let mut is_told = false;
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
@@ -112,7 +121,7 @@ impl Push {
             let Ok(metrics) = self.metrics.pushed().await else { return };
             tokio::select! {
                 _ = shutdown.wait_for(|end| *end) => return,
-                failure = self.push(metrics) => self.count(failure),
+                failure = self.push(metrics) => self.count(failure, &mut is_told),
             }
         }
     }
@@ -120,12 +129,13 @@ impl Push {
     /// What went wrong.
     async fn push(&mut self, metrics: Vec<Metric>) -> Option<String> {
         let mut request = Request::new(self.request(metrics));
-        *request.metadata_mut() = self.headers.clone();
-        match self.client.export(request).await {
+        *request.metadata_mut() = self.collector.headers.clone();
+        match self.collector.client.export(request).await {
             Ok(answer) => {
                 let partial = answer.into_inner().partial_success?;
-                (partial.rejected_data_points > 0)
-                    .then(|| format!("{} points refused: {}", partial.rejected_data_points, told(&partial.error_message)))
+                (partial.rejected_data_points > 0).then(|| {
+                    format!("{} points refused: {}", partial.rejected_data_points, told(&partial.error_message))
+                })
             }
             Err(status) if status.code() == Code::Cancelled => {
                 Some(format!("no answer within {} s", limits::OTLP_TIMEOUT.as_secs()))
@@ -135,7 +145,7 @@ impl Push {
     }
 
     fn request(&self, metrics: Vec<Metric>) -> ExportMetricsServiceRequest {
-        let node = &self.config.node_name;
+        let node = &self.node_name;
         let attributes = [
             ("service.name", "probe-engine"),
             ("service.version", env!("CARGO_PKG_VERSION")),
@@ -154,18 +164,19 @@ impl Push {
         }
     }
 
-    fn count(&mut self, failure: Option<String>) {
-        let endpoint = &self.config.endpoint;
-        let was_told = std::mem::replace(&mut self.is_told, failure.is_some());
+    /// `is_told`: the push before failed, which has been logged.
+    fn count(&self, failure: Option<String>, is_told: &mut bool) {
+        let endpoint = &self.collector.endpoint;
+        let was_told = std::mem::replace(is_told, failure.is_some());
         match failure {
             Some(error) => {
-                self.config.stats.failures.fetch_add(1, Ordering::Relaxed);
+                self.stats.failures.fetch_add(1, Ordering::Relaxed);
                 if !was_told {
                     warn!(endpoint, error, "metrics cannot be pushed; trying again at each interval");
                 }
             }
             None => {
-                self.config.stats.pushes.fetch_add(1, Ordering::Relaxed);
+                self.stats.pushes.fetch_add(1, Ordering::Relaxed);
                 if was_told {
                     info!(endpoint, "metrics are pushed again");
                 }
@@ -180,7 +191,7 @@ fn told(text: &str) -> String {
 }
 
 /// `name=value,name=value`, values percent-encoded (OpenTelemetry's specification of the exporter, "Specifying headers").
-fn headers(text: &str) -> Result<MetadataMap, OtlpError> {
+fn parsed(text: &str) -> Result<MetadataMap, OtlpError> {
     let mut headers = MetadataMap::new();
     for (index, header) in (1..).zip(text.split(',').filter(|header| !header.trim().is_empty())) {
         let failed = |what| OtlpError::Header { index, what };

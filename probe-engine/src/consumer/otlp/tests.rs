@@ -1,6 +1,8 @@
 use std::net::SocketAddr;
 
-use opentelemetry_proto::tonic::collector::metrics::v1::metrics_service_server::{MetricsService, MetricsServiceServer};
+use opentelemetry_proto::tonic::collector::metrics::v1::metrics_service_server::{
+    MetricsService, MetricsServiceServer,
+};
 use opentelemetry_proto::tonic::collector::metrics::v1::{ExportMetricsPartialSuccess, ExportMetricsServiceResponse};
 use opentelemetry_proto::tonic::common::v1::{KeyValue, any_value};
 use opentelemetry_proto::tonic::metrics::v1::metric::Data;
@@ -12,30 +14,28 @@ use tonic::transport::Server;
 use tonic::{Response, Status};
 
 use super::*;
-use crate::consumer::metrics::small_node;
+use crate::consumer::metrics::tests::small_node;
 use crate::results::fixture::SOON;
 
 /// Of a request: its header `authorization`, and what it carries.
 type Got = (Option<String>, ExportMetricsServiceRequest);
 
 /// Plays the collector: tells what it got, and refuses so many points.
-struct Collector {
+struct FakeCollector {
     got: mpsc::Sender<Got>,
     refused: i64,
 }
 
 #[tonic::async_trait]
-impl MetricsService for Collector {
+impl MetricsService for FakeCollector {
     async fn export(
         &self,
         request: Request<ExportMetricsServiceRequest>,
     ) -> Result<Response<ExportMetricsServiceResponse>, Status> {
         let token = request.metadata().get("authorization").and_then(|value| value.to_str().ok()).map(str::to_owned);
         let _ = self.got.send((token, request.into_inner())).await;
-        let partial = ExportMetricsPartialSuccess {
-            rejected_data_points: self.refused,
-            error_message: "too\nmany".to_owned(),
-        };
+        let partial =
+            ExportMetricsPartialSuccess { rejected_data_points: self.refused, error_message: "too\nmany".to_owned() };
         Ok(Response::new(ExportMetricsServiceResponse { partial_success: Some(partial) }))
     }
 }
@@ -48,16 +48,16 @@ async fn listener() -> (TcpListener, SocketAddr) {
 
 fn collect(listener: TcpListener, refused: i64) -> mpsc::Receiver<Got> {
     let (got, requests) = mpsc::channel(1);
-    let service = MetricsServiceServer::new(Collector { got, refused });
+    let service = MetricsServiceServer::new(FakeCollector { got, refused });
     tokio::spawn(Server::builder().add_service(service).serve_with_incoming(TcpListenerStream::new(listener)));
     requests
 }
 
-fn config(endpoint: String, headers: &str) -> (Config, Arc<OtlpStats>) {
+fn push(address: SocketAddr, headers: &str, metrics: Metrics) -> (Push, Arc<OtlpStats>) {
     let stats = Arc::new(OtlpStats::default());
-    let interval = Duration::from_millis(20);
-    let (headers, node_name) = (headers.to_owned(), "node-1".to_owned());
-    (Config { endpoint, interval, headers, node_name, stats: Arc::clone(&stats) }, stats)
+    let collector = Collector::new(&format!("http://{address}"), Duration::from_millis(20), headers);
+    let collector = collector.expect("it is right");
+    (Push { collector, metrics, node_name: "node-1".to_owned(), stats: Arc::clone(&stats) }, stats)
 }
 
 /// Names and values.
@@ -81,9 +81,9 @@ async fn a_collector_gets_what_metrics_has_but_for_pods_and_probes() {
     let (listener, address) = listener().await;
     let mut requests = collect(listener, 0);
     let (_bench, metrics) = small_node().await;
-    let (config, stats) = config(format!("http://{address}"), "Authorization=Bearer%20s3cret, x-tenant=a");
+    let (push, stats) = push(address, "Authorization=Bearer%20s3cret, x-tenant=a", metrics);
     let (stop, stopping) = watch::channel(false);
-    let push = tokio::spawn(Push::new(config, metrics).expect("it is right").run(stopping));
+    let push = tokio::spawn(push.run(stopping));
     let (token, request) = got(&mut requests).await;
     assert_eq!(token.as_deref(), Some("Bearer s3cret"));
     let [ResourceMetrics { resource: Some(resource), scope_metrics, .. }] = &request.resource_metrics[..] else {
@@ -116,9 +116,9 @@ async fn a_collector_that_comes_later_is_found_and_failures_are_counted() {
     let (listener, address) = listener().await;
     drop(listener);
     let (_bench, metrics) = small_node().await;
-    let (config, stats) = config(format!("http://{address}"), "");
+    let (push, stats) = push(address, "", metrics);
     let (_stop, stopping) = watch::channel(false);
-    tokio::spawn(Push::new(config, metrics).expect("it is right").run(stopping));
+    tokio::spawn(push.run(stopping));
     let failed = async {
         while stats.failures.load(Ordering::Relaxed) < 2 {
             tokio::task::yield_now().await;
@@ -134,11 +134,10 @@ async fn points_that_are_refused_are_a_failure() {
     let (listener, address) = listener().await;
     let mut requests = collect(listener, 3);
     let (_bench, metrics) = small_node().await;
-    let (config, stats) = config(format!("http://{address}"), "");
-    let mut push = Push::new(config, metrics.clone()).expect("it is right");
+    let (mut push, stats) = push(address, "", metrics.clone());
     let failure = push.push(metrics.pushed().await.expect("the stage runs")).await;
     assert_eq!(failure.as_deref(), Some(r"3 points refused: too\nmany"));
-    push.count(failure);
+    push.count(failure, &mut false);
     assert_eq!((stats.pushes.load(Ordering::Relaxed), stats.failures.load(Ordering::Relaxed)), (0, 1));
     got(&mut requests).await;
 }
@@ -151,10 +150,10 @@ async fn wrong_headers_are_told_without_their_values() {
         ("a=secret%2", "header 1 has a value that is not percent-encoded"),
         ("a=secret%0a", "header 1 has a value that no header"),
     ] {
-        let error = headers(text).expect_err("it is wrong").to_string();
+        let error = parsed(text).expect_err("it is wrong").to_string();
         assert!(error.contains(expected) && !error.contains("secret"), "{text}: {error}");
     }
-    let headers = headers("a=1, B = x%3Dy ,").expect("they are right");
+    let headers = parsed("a=1, B = x%3Dy ,").expect("they are right");
     assert_eq!((headers.get("b").and_then(|value| value.to_str().ok()), headers.len()), (Some("x=y"), 2));
     assert!(headers.get("b").is_some_and(MetadataValue::is_sensitive));
 }

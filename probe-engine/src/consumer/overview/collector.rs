@@ -260,6 +260,7 @@ mod tests {
             heartbeats: Vec::new(),
             in_flight_max: 100,
             sources: Vec::new(),
+            otlp: None,
             lifecycle: None,
             state: Arc::new(StateStats::default()),
             pool: Some(Arc::new(move |_| PoolLane { queued, in_flight: 2, in_flight_max: 2 })),
