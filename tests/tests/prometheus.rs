@@ -359,7 +359,7 @@ fn make_attempts(daemon: &mut Daemon) -> Told {
         // Shards tell of their counts once a second.
         let now = Told::of(daemon)?;
         let at = |told: &Told| told.number("atMs");
-        if now.overview["handlers"] != before.overview["handlers"] || now.number("inFlight") > 0.0 {
+        if now.attempts(&EVERY) > before.attempts(&EVERY) || now.number("inFlight") > 0.0 {
             before = now;
             return None;
         }
