@@ -33,6 +33,8 @@ pub enum Scenario {
     ColdStart,
     /// tcpSocket probes (passive) whose targets all die in the same instant, and all return
     Storm,
+    /// The same twice, the second time beside clients that watch pods, results and events and stop reading before it begins
+    StormWatched,
     /// tcpSocket probes (eBPF off) and httpGet, half each, beside 16 busy loops; the targets go before them
     Starved,
     /// Claims of passive answers: real connects, TIME_WAIT, the same verdicts as without eBPF
@@ -49,7 +51,7 @@ impl Scenario {
     }
 
     /// Those of a run without `--scenario`.
-    pub const ALL: [Scenario; 13] = [
+    pub const ALL: [Scenario; 14] = [
         Scenario::TcpPassive,
         Scenario::TcpActive,
         Scenario::Http,
@@ -62,13 +64,22 @@ impl Scenario {
         Scenario::Churn,
         Scenario::ColdStart,
         Scenario::Storm,
+        Scenario::StormWatched,
         Scenario::Starved,
     ];
 
     /// Whether passive answers are part of it.
     #[must_use]
     pub const fn is_passive(self) -> bool {
-        matches!(self, Scenario::TcpPassive | Scenario::Mixed | Scenario::Million | Scenario::Churn | Scenario::Storm)
+        matches!(
+            self,
+            Scenario::TcpPassive
+                | Scenario::Mixed
+                | Scenario::Million
+                | Scenario::Churn
+                | Scenario::Storm
+                | Scenario::StormWatched
+        )
     }
 
     /// Which probes.
@@ -82,6 +93,7 @@ impl Scenario {
             | Scenario::Churn
             | Scenario::ColdStart
             | Scenario::Storm
+            | Scenario::StormWatched
             | Scenario::Passive
             | Scenario::Ebpf => &[(Handler::Tcp, 100)],
             Scenario::Starved => &[(Handler::Tcp, 50), (Handler::Http, 50)],
@@ -120,6 +132,8 @@ impl Scenario {
             Scenario::ColdStart => (50_000, 10, 10),
             // The duration is how long the targets are dead.
             Scenario::Storm => (50_000, 10, 30),
+            // And how long, and some seconds more, nobody reads.
+            Scenario::StormWatched => (10_000, 10, 60),
             // 1,000 attempts a second take a twentieth of a core: two threads that get a ninth of one each can make them.
             // Its pages are made by threads that starve, so an edge of the window is known to 0.1 s, not better: one of 1,000
             // attempts must be more.
@@ -149,7 +163,7 @@ impl Scenario {
                 return Numbers { probes: 400, period_s: 1, duration_s: 7, warmup_s: 2, compared_s: 2 };
             }
             // A timeout, which is a second, is to be shorter than a period.
-            Scenario::Storm => {
+            Scenario::Storm | Scenario::StormWatched => {
                 return Numbers { probes: 4_000, period_s: 2, duration_s: 4, warmup_s: 1, compared_s: 2 };
             }
             Scenario::Passive | Scenario::Ebpf => 0,

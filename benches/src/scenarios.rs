@@ -31,7 +31,7 @@ pub fn run(scenario: Scenario, options: &Options, short: bool) -> anyhow::Result
         Scenario::Memory => Ok(memory::run(options, short)?),
         Scenario::Churn => churn::run(options, short),
         Scenario::ColdStart => cold_start::run(options, short),
-        Scenario::Storm => storm::run(options, short),
+        Scenario::Storm | Scenario::StormWatched => storm::run(scenario, options, short),
         Scenario::Starved => starved::run(options, short),
         Scenario::Passive | Scenario::Ebpf => bail!("{}: a command of its own", scenario.name()),
     }

@@ -115,7 +115,8 @@ pub fn print(report: &Value) {
 /// Targets that all die and all return, in each form of it.
 fn storm(report: &Value, forms: &serde_json::Map<String, Value>) {
     println!(
-        "storm: {} probes, {} listeners, period {} s",
+        "{}: {} probes, {} listeners, period {} s",
+        report["scenario"].as_str().unwrap_or_default(),
         report["probes"],
         report["listeners"],
         number(&report["period_ms"]) / 1e3
@@ -162,6 +163,7 @@ fn storm(report: &Value, forms: &serde_json::Map<String, Value>) {
             ("before", "lateness_before_us"),
             ("in the period after the death", "lateness_storm_us"),
             ("in the next", "lateness_us"),
+            ("in all", "lateness_all_us"),
         ] {
             println!("    lateness {when}: {}", quantiles(&form[key]));
         }
@@ -172,6 +174,18 @@ fn storm(report: &Value, forms: &serde_json::Map<String, Value>) {
             number(&form["rss_bytes"]) / 1e6,
             number(&form["time_wait_delta"]),
         );
+        if form["watchers"].is_object() {
+            let watchers = &form["watchers"];
+            println!(
+                "    watchers that read nothing for {:.0} s, then {} messages of pods and {} of results: as a fresh one; \
+                 {} events, {} missed and told so",
+                number(&watchers["stalled_s"]),
+                watchers["pods_messages"],
+                watchers["results_messages"],
+                watchers["events"],
+                watchers["events_missed"],
+            );
+        }
     }
 }
 

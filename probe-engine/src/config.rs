@@ -97,6 +97,17 @@ pub enum CloseChoice {
     Rst,
 }
 
+/// Where the dashboard is served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DashboardListen {
+    /// Nowhere.
+    Off,
+    /// Beside the metrics, where that is a place for it: see [`Settings::dashboard_listen`].
+    Auto,
+    /// There: an address of loopback.
+    At(SocketAddr),
+}
+
 /// Whether tcpSocket probes may be answered from kernel state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -145,6 +156,11 @@ pub struct Settings {
     #[arg(long, value_name = "ADDR|off", value_parser = parse_listen)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub metrics_listen: Option<String>,
+    /// Address of the dashboard: one of loopback, as it asks nobody who they are. `auto`: with the metrics where these are on
+    /// loopback, on 127.0.0.1:9750 where they are elsewhere (9751 where they have that port), off where they are off
+    #[arg(long, value_name = "ADDR|off|auto", value_parser = parse_dashboard_listen)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dashboard_listen: Option<String>,
     /// What may have metric series of its own under the kubelet's and kube-state-metrics' names. A node with too many probes or
     /// pods has coarser ones in any case (`probe_engine_metric_series_level` tells)
     #[arg(long, value_enum)]
@@ -245,6 +261,8 @@ pub struct Config {
     pub socket: Option<PathBuf>,
     /// `None` = off.
     pub metrics_listen: Option<SocketAddr>,
+    /// See [`Settings::dashboard_listen`].
+    pub dashboard_listen: DashboardListen,
     /// See [`Settings::metrics_series`].
     pub metrics_series: SeriesLevel,
     /// `None` = nothing is pushed.
@@ -339,6 +357,7 @@ fn defaults() -> Settings {
         state_interval_seconds: Some(seconds(limits::STATE_INTERVAL)),
         socket: socket::default_path().ok(),
         metrics_listen: Some("127.0.0.1:9750".to_owned()),
+        dashboard_listen: Some("auto".to_owned()),
         metrics_series: Some(SeriesLevel::Probe),
         otlp_endpoint: None,
         otlp_interval_seconds: Some(60),
@@ -374,6 +393,7 @@ fn effective(merged: BTreeMap<String, (Value, String)>) -> Result<Config, Config
     let settings: Settings = serde_json::from_value(Value::Object(map)).expect("every layer was parsed by type");
     let passive = passive_settings(&settings);
     let listen = settings.metrics_listen.expect("has a default");
+    let dashboard = settings.dashboard_listen.expect("has a default");
     Ok(Config {
         manifests: settings.manifests.expect("has a default"),
         runtime: settings.runtime,
@@ -383,6 +403,11 @@ fn effective(merged: BTreeMap<String, (Value, String)>) -> Result<Config, Config
         state_interval: Duration::from_secs(settings.state_interval_seconds.expect("has a default").into()),
         socket: settings.socket,
         metrics_listen: (listen != "off").then(|| listen.parse().expect("checked by parse_listen")),
+        dashboard_listen: match dashboard.as_str() {
+            "auto" => DashboardListen::Auto,
+            "off" => DashboardListen::Off,
+            address => DashboardListen::At(address.parse().expect("checked by parse_dashboard_listen")),
+        },
         metrics_series: settings.metrics_series.expect("has a default"),
         otlp_endpoint: settings.otlp_endpoint,
         otlp_interval: Duration::from_secs(settings.otlp_interval_seconds.expect("has a default").into()),
@@ -445,7 +470,7 @@ fn scalars(key: &str, value: Value) -> Result<Vec<String>, String> {
         Value::Number(number) => Ok(vec![number.to_string()]),
         // YAML reads `on` and `off` without quotes as booleans. `ebpf` has no `on`: an error tells of what was written.
         Value::Bool(false) if key == "ebpf" => Ok(vec!["off".to_owned()]),
-        Value::Bool(flag) if ["metricsListen", "passive"].contains(&key) => {
+        Value::Bool(flag) if ["dashboardListen", "metricsListen", "passive"].contains(&key) => {
             Ok(vec![if flag { "on" } else { "off" }.to_owned()])
         }
         Value::Bool(flag) => Ok(vec![flag.to_string()]),
@@ -545,6 +570,21 @@ fn parse_otlp_endpoint(text: &str) -> Result<String, String> {
     }
 }
 
+fn parse_dashboard_listen(text: &str) -> Result<String, String> {
+    if text == "auto" {
+        return Ok(text.to_owned());
+    }
+    parse_listen(text).map_err(|error| format!("{error} nor `auto`"))?;
+    match text.parse::<SocketAddr>() {
+        Ok(address) if !address.ip().is_loopback() => Err(format!(
+            "`{text}` is no address of loopback, and the dashboard asks nobody who they are; listen on 127.0.0.1:{port} and reach \
+             it by `ssh -L {port}:127.0.0.1:{port} NODE`, or by a proxy that does ask",
+            port = address.port()
+        )),
+        _ => Ok(text.to_owned()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -575,6 +615,25 @@ mod tests {
             let config = Config::load(&Settings::default(), Some(file(text).path())).expect("valid");
             assert_eq!(config.metrics_listen, None, "{text}");
         }
+    }
+
+    #[test]
+    fn the_dashboard_listens_on_loopback_only_and_says_why() {
+        let load = |text: &str| Config::load(&Settings::default(), Some(file(text).path()));
+        assert_eq!(Config::load(&Settings::default(), None).expect("valid").dashboard_listen, DashboardListen::Auto);
+        assert_eq!(load("dashboardListen: off\n").expect("valid").dashboard_listen, DashboardListen::Off);
+        for text in ["127.0.0.2:80", "[::1]:9750"] {
+            let at = DashboardListen::At(text.parse().expect("an address"));
+            assert_eq!(load(&format!("dashboardListen: '{text}'\n")).expect("valid").dashboard_listen, at);
+        }
+        for text in ["0.0.0.0:9750", "10.0.0.1:9750", "[::]:9750", "[::ffff:10.0.0.1]:9750"] {
+            let error = load(&format!("dashboardListen: '{text}'\n")).expect_err("not loopback").to_string();
+            for part in ["--dashboard-listen", text, "no address of loopback", "ssh -L 9750:127.0.0.1:9750"] {
+                assert!(error.contains(part), "{error}");
+            }
+        }
+        let error = load("dashboardListen: localhost\n").expect_err("a name").to_string();
+        assert!(error.contains("nor `off` nor `auto`"), "{error}");
     }
 
     #[test]

@@ -17,7 +17,6 @@ use std::time::Duration;
 use nix::sys::resource::{Resource, getrlimit};
 use probe_core::backoff;
 use probe_core::time::Instant;
-use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::{AbortHandle, JoinHandle};
@@ -30,10 +29,12 @@ use self::stepping::Stepping;
 use crate::api::admin::health::Health;
 use crate::api::admin::supervise::supervise;
 use crate::api::admin::{self, Admin, AdminError};
+use crate::api::dashboard::{Dashboard, Listeners};
 use crate::api::server::{self, Backend, ShardFacts, SourceFacts};
 use crate::api::socket::{Socket, SocketError};
-use crate::config::{Config, RuntimeChoice};
+use crate::config::{Config, DashboardListen, RuntimeChoice};
 use crate::consumer;
+use crate::consumer::board::Board;
 use crate::consumer::events::{self, EventSender, EventsHandle};
 use crate::consumer::lifecycle::{Lifecycle, LifecycleConfig, LifecycleInput, LifecycleStats};
 use crate::consumer::metrics::{Facts, Metrics, PoolLane};
@@ -224,14 +225,10 @@ impl Engine {
         let collector = collector(&config)?;
         // Both before anything is started: a second daemon must fail without touching the first one's pods.
         let socket = Socket::bind(config.socket.as_deref().ok_or(EngineError::NoSocket)?)?;
-        let admin = match config.metrics_listen {
-            Some(address) => Some(admin::bind(address).await?),
-            None => None,
-        };
-        if let Some(Ok(bound)) = admin.as_ref().map(TcpListener::local_addr) {
-            // Port 0 was any free one: from here on it is known which.
-            config.metrics_listen = Some(bound);
-        }
+        let listeners = Listeners::bind(config.metrics_listen, config.dashboard_listen).await?;
+        // Port 0 was any free one, and the dashboard's place a rule: from here on it is known where they are.
+        config.metrics_listen = listeners.metrics_address();
+        config.dashboard_listen = listeners.dashboard_address().map_or(DashboardListen::Off, DashboardListen::At);
         std::fs::create_dir_all(&config.state_dir)
             .map_err(|source| EngineError::StateDir { path: config.state_dir.clone(), source })?;
         let state = State::read(&config.state_dir);
@@ -284,8 +281,9 @@ impl Engine {
         let metrics_facts = engine.metrics_facts(&config, manager_start, manifests, lifecycle_stats, state_stats);
         let health = engine.health(&results);
         engine.push_metrics(collector, &results, &metrics_facts, &server_facts);
-        let overviews = engine.watch_node(&results, &metrics_facts, &server_facts, &health);
-        engine.serve_admin(admin, &results, metrics_facts, health);
+        let (overviews, board) = engine.watch_node(&results, &metrics_facts, &server_facts, &health);
+        let dashboard = engine.dashboard(board, &results, &events);
+        engine.serve_admin(listeners, dashboard, Metrics::new(results.clone(), metrics_facts), health);
         engine.serve_api(socket, server_facts, overviews, &results, &events);
         engine.tell_started(&config);
         Ok(engine)
@@ -328,6 +326,7 @@ impl Engine {
             passive: self.ebpf.passive.as_ref().ok().map(|passive| Arc::clone(&passive.settings)),
             ebpf_stats: self.ebpf.facts.as_ref().map(|facts| Arc::clone(&facts.stats)),
             metrics_address: config.metrics_listen,
+            dashboard_address: dashboard_address(config),
             node_name: nix::unistd::gethostname().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default(),
             instance: server::instance(),
         };
@@ -382,8 +381,8 @@ impl Engine {
         facts: &Facts,
         server: &watch::Receiver<server::Facts>,
         health: &Health,
-    ) -> Overviews {
-        let (outputs, overviews, _heatmaps) = overview::channel();
+    ) -> (Overviews, Board) {
+        let (outputs, overviews, heatmaps) = overview::channel();
         let config = overview::Config {
             results: results.clone(),
             facts: facts.clone(),
@@ -391,7 +390,14 @@ impl Engine {
             health: health.clone(),
         };
         self.servers.push(tokio::spawn(overview::run(config, outputs, self.servers_end.subscribe())));
-        overviews
+        let board = Board::new(results.clone(), overviews.clone(), heatmaps);
+        self.servers.push(tokio::spawn(board.clone().run(self.servers_end.subscribe())));
+        (overviews, board)
+    }
+
+    fn dashboard(&self, board: Board, results: &ResultsHandle, events: &EventsHandle) -> Dashboard {
+        let passive = self.ebpf.passive.as_ref().ok().map(|passive| Arc::clone(&passive.settings));
+        Dashboard::new(board, results.clone(), events.clone(), passive, self.servers_end.subscribe())
     }
 
     fn serve_api(
@@ -414,10 +420,10 @@ impl Engine {
         self.servers.push(tokio::spawn(told("control API", api)));
     }
 
-    fn serve_admin(&mut self, listener: Option<TcpListener>, results: &ResultsHandle, facts: Facts, health: Health) {
-        if let Some(listener) = listener {
-            let admin = Admin::new(Metrics::new(results.clone(), facts), health.clone());
-            self.servers.push(tokio::spawn(admin::serve(listener, admin, self.servers_end.subscribe())));
+    fn serve_admin(&mut self, listeners: Listeners, dashboard: Dashboard, metrics: Metrics, health: Health) {
+        let admin = Admin::new(metrics, health.clone());
+        for (listener, router) in listeners.served(&admin, dashboard) {
+            self.servers.push(tokio::spawn(admin::serve(listener, router, self.servers_end.subscribe())));
         }
         self.servers.push(tokio::spawn(supervise(health, self.servers_end.subscribe())));
     }
@@ -479,6 +485,7 @@ impl Engine {
             runtime = self.runtime.name(),
             socket = socket.as_deref(),
             metrics = config.metrics_listen.map(|address| address.to_string()),
+            dashboard = dashboard_address(config).map(|address| format!("http://{address}/")),
             "started"
         );
     }
@@ -540,6 +547,13 @@ impl Engine {
         join("thread", vec![threads]).await;
         join("stage", self.stages).await;
         info!("ended");
+    }
+}
+
+fn dashboard_address(config: &Config) -> Option<std::net::SocketAddr> {
+    match config.dashboard_listen {
+        DashboardListen::At(address) => Some(address),
+        DashboardListen::Auto | DashboardListen::Off => None,
     }
 }
 

@@ -335,6 +335,12 @@ pub const WATCH_LOOK_EVERY: Duration = Duration::from_millis(100);
 /// Callers waiting for the next report of a probe. More: refused with an error.
 pub const REPORT_WAITERS_MAX: usize = 1_024;
 
+/// Longest pause of a probe, from when it is asked for. Longer: refused with an error.
+pub const PAUSE_MAX: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// Pods that one pause is about and that get an event each. More: the log's line alone tells of it.
+pub const PAUSE_EVENTS_MAX: usize = 256;
+
 /// Events waiting for the events stage. Full: dropped and counted.
 pub const NEW_EVENTS_LEN_MAX: usize = 4_096;
 
@@ -366,6 +372,33 @@ pub const ADMIN_HEAD_BYTES_MAX: usize = 16 * 1024;
 
 /// How long connections of the admin server may finish their requests at shutdown. Longer: closed.
 pub const ADMIN_DRAIN: Duration = Duration::from_secs(2);
+
+/// Browsers that follow the dashboard's stream at once. More: refused with 503 and a sentence.
+pub const DASHBOARD_STREAMS_MAX: usize = 16;
+
+/// How long a browser may leave the stream's next frame unread; frames made meanwhile it never sees. Longer: its stream ends.
+pub const DASHBOARD_STALL: Duration = Duration::from_secs(30);
+
+/// Pods in the dashboard's table. More: the first ones that are found, and the page says how many there are.
+pub const DASHBOARD_PODS_MAX: usize = 20_000;
+
+/// Changed pods, and pods that went, in one frame of the dashboard's stream. More: they come with the next frames.
+pub const DASHBOARD_CHANGES_PER_FRAME_MAX: usize = 2_048;
+
+/// Pods whose rows the dashboard asks for by name at once. More: the first ones.
+pub const DASHBOARD_ROWS_ASKED_MAX: usize = 128;
+
+/// Whole tables of the dashboard being written at once. More: wait for their turn.
+pub const DASHBOARD_TABLES_CONCURRENT_MAX: usize = 2;
+
+/// Changes of verdicts and of readiness that are kept for the timelines of pods, about 64 bytes each. More: the oldest go.
+pub const TIMELINE_LEN_MAX: usize = 16_384;
+
+/// Bytes of a probe's last message in the dashboard's table. More: cut; the pod's page shows the rest.
+pub const DASHBOARD_MESSAGE_BYTES_MAX: usize = 160;
+
+/// Bytes of what a probe asks for in the dashboard's table. More: cut.
+pub const DASHBOARD_TARGET_BYTES_MAX: usize = 96;
 
 /// Bytes of one line of a container's output. Longer: written in parts, each marked `P` (CRI log format).
 pub const LOG_LINE_BYTES_MAX: usize = 16 * 1024;

@@ -32,7 +32,7 @@ use crate::ebpf::settings;
 use crate::limits;
 use crate::results::{Input, ProbeStats, ResultsSender};
 use crate::shard::inbox::{Command, Past, ProbeSlot, ShardSender};
-use crate::source::PodUpdate;
+use crate::source::{Pause, PodUpdate};
 use crate::state::{PodState, State};
 
 /// A shard's entrance.
@@ -100,6 +100,7 @@ pub fn slots_of(pod: &Pod) -> Box<[ProbeSlot]> {
         probe_type,
         stats: Arc::new(ProbeStats::default()),
         past: None,
+        paused: None,
     };
     pod.probed_containers()
         .flat_map(|container| {
@@ -123,6 +124,13 @@ fn remember(slots: &mut [ProbeSlot], pod: &Pod, past: &PodState) {
             let (passed, run) = past.memory.run();
             slot.stats.remember(passed, run);
         }
+    }
+}
+
+/// A pause is the probe's, and not an instance's: it goes on over a restart of the daemon, whatever became of the container.
+fn stay_paused(slots: &mut [ProbeSlot], past: &PodState) {
+    for slot in slots {
+        slot.paused = past.paused(slot.container.as_str(), slot.probe_type);
     }
 }
 
@@ -249,6 +257,7 @@ impl Manager {
                 self.command(&uid.clone(), Command::Trigger { uid, container, probe_type });
                 Ok(())
             }
+            PodUpdate::Pause(uid, pause) => self.pause(uid, pause).await,
             PodUpdate::Gate(uid, gate, status) => self.tell_results(Input::Gate(uid, gate, status)).await,
             PodUpdate::Synced { source, is_whole } => {
                 info!(source, "source has been read");
@@ -277,9 +286,11 @@ impl Manager {
             return Ok(());
         }
         let manages_containers = self.runtime.manages_containers;
-        let past = self.state.take(&pod.uid).filter(|past| manages_containers || past.is_of_same_instances(&pod));
-        let past = past.map(Arc::new);
+        let past = self.state.take(&pod.uid);
         let mut slots = slots_of(&pod);
+        past.iter().for_each(|past| stay_paused(&mut slots, past));
+        let past = past.filter(|past| manages_containers || past.is_of_same_instances(&pod));
+        let past = past.map(Arc::new);
         let mut status = None;
         if !manages_containers {
             // Its containers have gone on meanwhile.
@@ -397,6 +408,12 @@ impl Manager {
         }
         self.tell_results(Input::Status(uid.clone(), Arc::clone(&status))).await?;
         self.command(&uid.clone(), Command::Status { uid, status });
+        Ok(())
+    }
+
+    async fn pause(&mut self, uid: PodUid, pause: Arc<Pause>) -> Result<(), ResultsGone> {
+        self.tell_results(Input::Pause(uid.clone(), Arc::clone(&pause))).await?;
+        self.command(&uid.clone(), Command::Pause { uid, pause });
         Ok(())
     }
 

@@ -13,6 +13,7 @@ mod handle;
 mod journal;
 pub mod latency;
 mod node;
+mod pauses;
 mod pods;
 mod series;
 mod sketch;
@@ -20,6 +21,7 @@ mod stage;
 mod stats;
 #[cfg(test)]
 mod tests;
+mod timeline;
 mod totals;
 mod watch;
 
@@ -37,11 +39,13 @@ pub use node::{
     CONDITIONS_LEN, ContainerRecord, ContainerView, Gate, LastReport, LocalTrouble, Node, PodRecord, ProbeRecord,
     StuckProbe, WallNs,
 };
+pub use pauses::{Paused, Standing};
 pub use pods::Pods;
 pub use series::{SeriesLevel, SeriesLevels};
 pub use sketch::Sketch;
 pub use stage::{Config, Stage};
 pub use stats::{DURATION_BUCKETS_S, Durations, ProbeStats};
+pub use timeline::{Change, Changed, Timeline};
 pub use totals::ShardTotals;
 pub use watch::{News, Part, PodWatch, Select};
 

@@ -22,7 +22,7 @@ use prost::Message;
 use sha2::{Digest, Sha256};
 
 pub(crate) use self::record::has_begun;
-pub use self::record::{ContainerState, GateState, PodState, ProbeState, TerminationState, Whole};
+pub use self::record::{ContainerState, GateState, PauseState, PodState, ProbeState, TerminationState, Whole};
 use crate::limits::{STATE_BYTES_MAX, STATE_POD_BYTES_MAX};
 
 /// In the state directory.

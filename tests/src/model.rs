@@ -57,6 +57,8 @@ struct Worker {
     last: Verdict,
     run: u32,
     hold: bool,
+    /// Nothing that was due before leads to an attempt; 0 = it is not paused.
+    paused_until: u64,
 }
 
 /// One pod and its workers.
@@ -108,6 +110,7 @@ impl Model {
             last: Verdict::Success,
             run: 0,
             hold: false,
+            paused_until: 0,
         });
     }
 
@@ -125,8 +128,20 @@ impl Model {
 
     /// A trigger from outside.
     pub fn trigger(&mut self, key: Key, now: Instant) {
-        for worker in self.workers.iter_mut().filter(|worker| worker.key == key && !worker.stopping) {
-            worker.trigger.get_or_insert(now.as_nanos());
+        let now = now.as_nanos();
+        let is_it = |worker: &&mut Worker| worker.key == key && !worker.stopping && worker.paused_until <= now;
+        for worker in self.workers.iter_mut().filter(is_it) {
+            worker.trigger.get_or_insert(now);
+        }
+    }
+
+    /// Our own (KUBELET.md): no attempts until then; a time that has passed ends it.
+    pub fn pause(&mut self, which: impl Fn(Key) -> bool, until: Instant, now: Instant) {
+        for worker in self.workers.iter_mut().filter(|worker| which(worker.key) && !worker.stopping) {
+            worker.paused_until = if until > now { until.as_nanos() } else { 0 };
+            if until > now {
+                worker.trigger = None;
+            }
         }
     }
 
@@ -148,10 +163,13 @@ impl Model {
         let now = now.as_nanos();
         for worker in self.workers.iter_mut().filter(|worker| !worker.stopping) {
             while worker.next_tick <= now {
-                if worker.tick.is_none() {
-                    worker.tick = Some(worker.next_tick);
-                } else {
-                    *self.missed.entry(worker.key).or_default() += 1;
+                let is_in_pause = |tick: u64| tick < worker.paused_until;
+                match worker.tick {
+                    None => worker.tick = Some(worker.next_tick),
+                    // Nobody waits for either.
+                    Some(_) if is_in_pause(worker.next_tick) => {}
+                    Some(tick) if is_in_pause(tick) => worker.tick = Some(worker.next_tick),
+                    Some(_) => *self.missed.entry(worker.key).or_default() += 1,
                 }
                 worker.next_tick += worker.period_ns;
             }
@@ -173,7 +191,7 @@ impl Model {
     pub fn answer(&mut self, key: Key, answer: Answer, now: Instant) {
         let at = self.at(key);
         let tries = self.workers[at].attempt.expect("an attempt is in flight");
-        if answer == Answer::Error && tries < 2 {
+        if answer == Answer::Error && tries < 2 && self.workers[at].paused_until <= now.as_nanos() {
             self.workers[at].attempt = Some(tries + 1);
             self.note(key, Note::Attempt(tries + 1));
             return;
@@ -228,10 +246,11 @@ impl Model {
         if let Some(trigger) = self.workers[at].trigger {
             self.workers[at].next_tick = on_grid(trigger + self.workers[at].period_ns);
         }
-        self.workers[at].tick = None;
-        self.workers[at].trigger = None;
+        let worker = &mut self.workers[at];
+        let due = worker.tick.take().into_iter().chain(worker.trigger.take()).max();
+        let is_paused = due < Some(worker.paused_until);
         let mut synced = false;
-        let probes = self.step_until_probe(key, now, &mut synced);
+        let probes = self.step_until_probe(key, now, &mut synced) && !is_paused;
         if probes {
             let at = self.at(key);
             self.workers[at].attempt = Some(0);

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use probe_core::action::{Action, AttemptId, WorkerIndex};
-use probe_core::id::{ContainerId, ContainerName, PodUid, ProbeType};
+use probe_core::id::{ContainerId, ContainerName, PodUid, ProbeType, ProbeTypes};
 use probe_core::outcome::Outcome;
 use probe_core::scheduler::{Config, Scheduler};
 use probe_core::spec::{Container, ContainerKind, Handler, Pod, Port, ProbeSpec, Probes, RestartPolicy, TcpSocket};
@@ -50,6 +50,8 @@ enum Event {
     Finish(PodPhase),
     /// Somebody asks for a probe.
     Trigger(usize, ProbeType),
+    /// Somebody pauses a container's probe of this type, or all of the pod, for so many milliseconds; 0 ends it.
+    Pause(usize, Option<ProbeType>, u64),
     /// Termination begins.
     StopLivenessAndStartup,
     /// The pod is synced again: ended workers are made anew.
@@ -161,6 +163,7 @@ impl Pair {
                 self.scheduler.trigger(&self.pod.uid, &name, *probe_type, self.now);
                 self.model.trigger((at % len, *probe_type), self.now);
             }
+            Event::Pause(at, probe_type, millis) => self.pause(at % len, *probe_type, *millis),
             Event::StopLivenessAndStartup => {
                 self.scheduler.stop_liveness_and_startup(&self.pod.uid, self.now);
                 self.model.stop(|probe_type| probe_type != ProbeType::Readiness);
@@ -174,6 +177,23 @@ impl Pair {
             }
         }
         self.settle();
+    }
+
+    fn pause(&mut self, at: usize, probe_type: Option<ProbeType>, millis: u64) {
+        let name = self.pod.probed_containers().nth(at).expect("a container").name.clone();
+        let until = self.now + Duration::from_millis(millis);
+        let uid = &self.pod.uid;
+        match probe_type {
+            Some(probe_type) => {
+                let types = ProbeTypes::from_iter([probe_type]);
+                self.scheduler.pause(uid, Some(&name), types, Some(until), self.now, &mut |_| ());
+                self.model.pause(|key| key == (at, probe_type), until, self.now);
+            }
+            None => {
+                self.scheduler.pause(uid, None, ProbeTypes::ALL, Some(until), self.now, &mut |_| ());
+                self.model.pause(|_| true, until, self.now);
+            }
+        }
     }
 
     fn answer(&mut self, which: usize, seen: Seen) {
@@ -336,6 +356,7 @@ fn any_pod() -> impl Strategy<Value = Pod> {
 fn any_event() -> impl Strategy<Value = Event> {
     let seen = prop_oneof![3 => Just(Seen::Success), 1 => Just(Seen::Warning), 4 => Just(Seen::Failure), 1 => Just(Seen::Error)];
     let probe_type = prop::sample::select(ProbeType::ALL.to_vec());
+    let probe_type_again = probe_type.clone();
     prop_oneof![
         8 => (1..2_500_u64).prop_map(Event::Pass),
         1 => (5_000..60_000_u64).prop_map(Event::Pass),
@@ -346,6 +367,8 @@ fn any_event() -> impl Strategy<Value = Event> {
         1 => (0..3_usize).prop_map(Event::Vanish),
         1 => Just(Event::Resync),
         2 => (0..3_usize, probe_type).prop_map(|(at, probe_type)| Event::Trigger(at, probe_type)),
+        2 => (0..3_usize, prop::option::weighted(0.7, probe_type_again), 0..8_000_u64)
+            .prop_map(|(at, probe_type, millis)| Event::Pause(at, probe_type, millis)),
         1 => Just(Event::AddAgain),
     ]
 }
@@ -453,6 +476,34 @@ fn every_sequence_of_up_to_eight_outcomes_is_as_the_model_says() {
             };
             assert_eq!(every_sequence(world, &outcomes, 8, &play, &mut Trail(Vec::new())), 65_536);
         }
+    }
+}
+
+/// Every sequence of 1 to 6 of seven things that happen to a probe of each type, which is asked once a second: an attempt ends
+/// (Success, Failure, or Error, if one is in flight), it is paused for one and a half seconds or for two (so that it ends
+/// on a due time), the pause is ended, somebody asks for an attempt. After each three quarters of a second pass.
+#[test]
+fn every_sequence_of_up_to_six_with_pauses_is_as_the_model_says() {
+    for probe_type in ProbeType::ALL {
+        let mut probes = Probes::default();
+        let spec = Some(probe(0, 1, 1, 2));
+        match probe_type {
+            ProbeType::Startup => probes.startup = spec,
+            ProbeType::Readiness => probes.readiness = spec,
+            ProbeType::Liveness => probes.liveness = spec,
+        }
+        let mut world =
+            Pair::new(pod(RestartPolicy::Always, vec![container("a", ContainerKind::Regular, probes)], Vec::new()));
+        world.apply(&Event::Start(0));
+        let answers = [Seen::Success, Seen::Failure, Seen::Error].map(|seen| Event::Answer(0, seen));
+        let pauses = [1_500, 2_000, 0].map(|millis| Event::Pause(0, None, millis));
+        let events: Vec<Event> = answers.into_iter().chain(pauses).chain([Event::Trigger(0, probe_type)]).collect();
+        let letters: Vec<&Event> = events.iter().collect();
+        let play = |world: &mut Pair, _, event: &Event| {
+            world.apply(event);
+            world.apply(&Event::Pass(750));
+        };
+        assert_eq!(every_sequence(world, &letters, 6, &play, &mut Trail(Vec::new())), 117_649);
     }
 }
 

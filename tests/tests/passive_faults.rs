@@ -318,7 +318,8 @@ fn close_to_attempt(netns: &Arc<TestNetns>, busy_loops: [usize; 2], rounds: u16)
             let pod = pod(&format!("pod-{port}"), local(port), times);
             let stats = Arc::new(ProbeStats::default());
             let (container, probe_type) = (CONTAINER.into(), ProbeType::Readiness);
-            let slots = Box::new([ProbeSlot { container, probe_type, stats: Arc::clone(&stats), past: None }]);
+            let slots =
+                Box::new([ProbeSlot { container, probe_type, stats: Arc::clone(&stats), past: None, paused: None }]);
             let status = Some(running(local(port), None, 1, clock::now()));
             sender.send(ShardCommand::AddPod { pod, slots, status }).expect("room");
             scenes.push((remaining, Some(dying), stats));

@@ -1,9 +1,13 @@
 //! `storm`: every target dies in the same instant, and all return together. Once their ports are closed (connects are
 //! refused), once they drop SYNs (attempts end at their deadline), each with a daemon of its own; a short run has one storm,
 //! in which half of the targets do the one and half the other.
+//!
+//! `storm-watched`: the short run's storm twice, the second time beside clients of the control API that have stopped reading.
+//! Attempts must not be later for that, and what the clients know once they read on must be what a fresh one is told.
 
 mod form;
 mod judge;
+mod watchers;
 
 use anyhow::{Context, bail};
 use serde_json::{Map, Value, json};
@@ -19,24 +23,38 @@ use crate::scenario::Scenario;
 use crate::targets::{Order, Targets};
 
 /// What becomes of the targets.
-const REFUSED: Form = Form { name: "refused", orders: &[Order::Close] };
+const REFUSED: Form = Form { name: "refused", orders: &[Order::Close], is_watched: false };
 /// See [`REFUSED`].
-const DROPPED: Form = Form { name: "dropped", orders: &[Order::Drop] };
+const DROPPED: Form = Form { name: "dropped", orders: &[Order::Drop], is_watched: false };
 /// See [`REFUSED`].
-const HALVES: Form = Form { name: "refused and dropped", orders: &[Order::Close, Order::Drop] };
+const HALVES: Form = Form { name: "refused and dropped", orders: &[Order::Close, Order::Drop], is_watched: false };
+/// See [`HALVES`].
+const UNWATCHED: Form = Form { name: "unwatched", ..HALVES };
+/// See [`HALVES`].
+const WATCHED: Form = Form { name: "watched", is_watched: true, ..HALVES };
+
+/// Attempts beside watchers that read nothing may be later by this factor, and this much, than without them (p99 of the whole
+/// window): two runs of one kind differ by as much on a machine that others use.
+const LATER_TIMES_MAX: f64 = 2.0;
+/// See [`LATER_TIMES_MAX`].
+const LATER_US_MAX: f64 = 1_000.0;
 
 /// Runs it; the process is in its network namespace already.
-pub fn run(options: &Options, short: bool) -> anyhow::Result<Value> {
+pub fn run(scenario: Scenario, options: &Options, short: bool) -> anyhow::Result<Value> {
     let is_short = short || options.smoke;
-    let numbers = options.numbers(Scenario::Storm, short)?;
+    let numbers = options.numbers(scenario, short)?;
     if numbers.duration_s < 2 * numbers.period_s {
         let (found, least) = (numbers.duration_s, 2 * numbers.period_s);
         bail!("--duration {found}: targets are dead for so long, at least two periods ({least})");
     }
     let folder = tempfile::tempdir()?;
-    let load = Load::plan(Scenario::Storm.mix(), numbers.probes, numbers.period_s, folder.path());
+    let load = Load::plan(scenario.mix(), numbers.probes, numbers.period_s, folder.path());
     let mut targets = Targets::start(&load, folder.path(), 0)?;
-    let forms: &[Form] = if is_short { &[HALVES] } else { &[REFUSED, DROPPED] };
+    let forms: &[Form] = match scenario {
+        Scenario::StormWatched => &[UNWATCHED, WATCHED],
+        _ if is_short => &[HALVES],
+        _ => &[REFUSED, DROPPED],
+    };
     let mut judged = Vec::new();
     for form in forms {
         let folder = folder.path().join(form.name.replace(' ', "-"));
@@ -44,18 +62,36 @@ pub fn run(options: &Options, short: bool) -> anyhow::Result<Value> {
         let seen = form.run(&load, &mut targets, numbers, options, &folder).context(form.name)?;
         judged.push((form, Judged::of(seen, &load, numbers, !is_short)));
     }
-    let beside = if options.smoke || options.alone {
+    if scenario == Scenario::StormWatched && !is_short {
+        later(&mut judged);
+    }
+    let beside = if options.smoke || options.alone || scenario == Scenario::StormWatched {
         Beside::default()
     } else {
         let rate = load.probes() as f64 / numbers.period_s as f64;
         let rates = beside::Rates::from([(Handler::Tcp, rate)]);
         beside::Bench { load: &load, numbers, options, folder: folder.path() }.run(&rates)
     };
-    Ok(report(options, &load, numbers.period_s, targets.listeners, &judged, &beside))
+    Ok(report(scenario, options, &load, numbers.period_s, targets.listeners, &judged, &beside))
+}
+
+/// Complains where attempts of the second storm were later than those of the first.
+fn later(judged: &mut [(&Form, Judged)]) {
+    let [(_, alone), (_, watched)] = judged else { return };
+    let p99_us = |judged: &Judged| judged.figures.pointer("/lateness_all_us/p99").and_then(Value::as_f64);
+    let (Some(before), Some(beside)) = (p99_us(alone), p99_us(watched)) else {
+        return watched.complaints.push("no lateness to compare".to_owned());
+    };
+    if beside > before * LATER_TIMES_MAX + LATER_US_MAX {
+        watched
+            .complaints
+            .push(format!("lateness p99 {beside} us beside watchers that read nothing, {before} us without"));
+    }
 }
 
 /// Of all forms; the figures beside `forms` are of the worst of them.
 fn report(
+    scenario: Scenario,
     options: &Options,
     load: &Load,
     period_s: u64,
@@ -68,7 +104,7 @@ fn report(
         .flat_map(|(form, judged)| judged.complaints.iter().map(|complaint| format!("{}: {complaint}", form.name)))
         .collect();
     let warnings: Vec<String> = judged.iter().flat_map(|(_, judged)| judged.warnings.clone()).collect();
-    let name = Scenario::Storm.name();
+    let name = scenario.name();
     if !failed.is_empty() {
         return report::failed(&name, &failed, load.probes(), &warnings);
     }
@@ -94,7 +130,7 @@ fn report(
         "probes": load.probes(),
         "listeners": listeners,
         "period_ms": period_s * 1_000,
-        "passive_max_age_s": options.is_passive(Scenario::Storm).then_some(options.passive_max_age),
+        "passive_max_age_s": options.is_passive(scenario).then_some(options.passive_max_age),
         "shards": options.shards,
         "attempts_expected": sum("attempts_expected"),
         "attempts": sum("attempts"),

@@ -105,6 +105,27 @@ impl fmt::Display for ProbeType {
     }
 }
 
+/// Some of the three.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ProbeTypes(u8);
+
+impl ProbeTypes {
+    /// All of them.
+    pub const ALL: ProbeTypes = ProbeTypes(0b111);
+
+    /// This one is among them.
+    #[must_use]
+    pub const fn contains(self, probe_type: ProbeType) -> bool {
+        self.0 & 1 << probe_type.index() != 0
+    }
+}
+
+impl FromIterator<ProbeType> for ProbeTypes {
+    fn from_iter<T: IntoIterator<Item = ProbeType>>(types: T) -> Self {
+        Self(types.into_iter().fold(0, |bits, probe_type| bits | 1 << probe_type.index()))
+    }
+}
+
 /// What a worker is known by: one per (pod, container, probe type).
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ProbeKey {
@@ -133,6 +154,14 @@ mod tests {
     #[test]
     fn each_type_stands_where_its_index_says() {
         assert!(ProbeType::ALL.into_iter().enumerate().all(|(at, probe_type)| probe_type.index() == at));
+    }
+
+    #[test]
+    fn a_set_of_types_holds_what_was_put_into_it() {
+        let types = ProbeTypes::from_iter([ProbeType::Liveness, ProbeType::Startup, ProbeType::Liveness]);
+        assert_eq!(ProbeType::ALL.map(|probe_type| types.contains(probe_type)), [true, false, true]);
+        assert_eq!(ProbeTypes::from_iter(ProbeType::ALL), ProbeTypes::ALL);
+        assert!(!ProbeType::ALL.into_iter().any(|probe_type| ProbeTypes::from_iter([]).contains(probe_type)));
     }
 
     #[test]

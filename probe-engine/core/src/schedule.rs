@@ -30,6 +30,19 @@ pub struct Taken {
     pub dropped: u32,
 }
 
+impl Taken {
+    /// Those that are not before `from`; `None` where all are.
+    #[must_use]
+    pub fn not_before(self, period: Duration, from: Instant) -> Option<Self> {
+        if self.due >= from {
+            return Some(self);
+        }
+        let steps = due_times_between(period, self.due, from);
+        let dropped = u64::from(self.dropped).checked_sub(steps)?;
+        Some(Self { due: self.due + times(period, steps), dropped: u32::try_from(dropped).unwrap_or(u32::MAX) })
+    }
+}
+
 impl Schedule {
     /// A grid through `first`, its first due time.
     #[must_use]
@@ -43,6 +56,12 @@ impl Schedule {
         self.next
     }
 
+    /// The next due time that is not before `from`.
+    #[must_use]
+    pub fn next_from(&self, period: Duration, from: Instant) -> Instant {
+        self.next + times(period, due_times_between(period, self.next, from))
+    }
+
     /// Takes all due times up to `now`; the next one is the first of the same grid after `now`. A period of 0 is taken as
     /// 1 ns, so that time goes on.
     pub fn take(&mut self, period: Duration, now: Instant) -> Option<Taken> {
@@ -50,7 +69,7 @@ impl Schedule {
             return None;
         }
         let due = self.next;
-        let period_ns = u64::try_from(period.as_nanos()).unwrap_or(u64::MAX).max(1);
+        let period_ns = nanos_of(period);
         let passed_ns = now.as_nanos() - due.as_nanos();
         // Nearly always the one that was waited for: no division.
         let dropped = if passed_ns < period_ns { 0 } else { passed_ns / period_ns };
@@ -64,6 +83,20 @@ impl Schedule {
     pub fn rephase(&mut self, period: Duration, at: Instant) {
         self.next = on_grid(at + period);
     }
+}
+
+/// How many due times of a grid through `first` lie before `end`, from `first` on.
+fn due_times_between(period: Duration, first: Instant, end: Instant) -> u64 {
+    end.as_nanos().saturating_sub(first.as_nanos()).div_ceil(nanos_of(period))
+}
+
+fn times(period: Duration, count: u64) -> Duration {
+    Duration::from_nanos(nanos_of(period).saturating_mul(count))
+}
+
+/// 0 counts as 1, so that time goes on.
+fn nanos_of(period: Duration) -> u64 {
+    u64::try_from(period.as_nanos()).unwrap_or(u64::MAX).max(1)
 }
 
 /// The first multiple of [`GRID`] that is not before `at`.
@@ -149,6 +182,18 @@ mod tests {
         let taken = schedule.take(PERIOD, Instant::from_secs(13));
         assert_eq!(taken, Some(Taken { due: Instant::from_secs(3), dropped: 1 }));
         assert_eq!(schedule.next(), Instant::from_secs(23));
+    }
+
+    #[test]
+    fn what_is_left_of_due_times_from_a_moment_on_lies_on_the_same_grid() {
+        let taken = Taken { due: Instant::from_secs(3), dropped: 4 };
+        let left = |millis| taken.not_before(PERIOD, Instant::from_millis(millis));
+        let at = |secs, dropped| Some(Taken { due: Instant::from_secs(secs), dropped });
+        assert_eq!([left(0), left(3_000), left(3_001), left(13_000)], [at(3, 4), at(3, 4), at(13, 3), at(13, 3)]);
+        assert_eq!([left(42_999), left(43_000), left(43_001)], [at(43, 0), at(43, 0), None]);
+        let schedule = Schedule::new(Instant::from_secs(3));
+        let next = |millis| schedule.next_from(PERIOD, Instant::from_millis(millis)).as_nanos() / 1_000_000_000;
+        assert_eq!([0, 3_000, 3_001, 13_000, 13_001].map(next), [3, 3, 13, 13, 23]);
     }
 
     #[test]

@@ -11,6 +11,7 @@
 //! Bounds: one timer and one queue entry per worker; the action queue holds what the calls since the last drain made.
 
 mod occupant;
+mod pause;
 mod pods;
 mod ready;
 #[cfg(test)]
@@ -25,6 +26,7 @@ use alloc::vec::Vec;
 use core::time::Duration;
 
 use self::occupant::{Busies, Due, Flag, Occupant, Place};
+use self::pause::Pauses;
 use self::pods::PodEntry;
 use self::ready::Ready;
 use self::uids::Uids;
@@ -86,8 +88,10 @@ pub struct WorkerView {
     pub run: u32,
     /// No attempts until a new instance is seen.
     pub on_hold: bool,
-    /// The next due time.
+    /// The next due time; while it is paused the first one after that.
     pub due: Option<Instant>,
+    /// No attempts before; it may have come already.
+    pub paused_until: Option<Instant>,
 }
 
 /// One pod as the status consumer and the API see it; borrowed, so asking costs nothing.
@@ -138,6 +142,7 @@ pub struct Scheduler {
     wheel: Wheel,
     places: Vec<Place>,
     busies: Busies,
+    pauses: Pauses,
     /// Places that may be given away: their `WorkerEnded` has been drained.
     places_free: Vec<u32>,
     workers_len: usize,
@@ -161,6 +166,7 @@ impl Scheduler {
             wheel: Wheel::new(now),
             places: Vec::new(),
             busies: Busies::default(),
+            pauses: Pauses::default(),
             places_free: Vec::new(),
             workers_len: 0,
             pods: Vec::new(),
@@ -272,7 +278,8 @@ impl Scheduler {
     }
 
     /// Runs a probe now, outside its grid (rule 2.8 for readiness; for an operator any type). One pending
-    /// trigger at most. Its next call is reported whatever it says. Returns false for an unknown worker.
+    /// trigger at most. Its next call is reported whatever it says. Returns false for an unknown worker, and for one that is
+    /// paused.
     pub fn trigger(&mut self, uid: &PodUid, container: &ContainerName, probe_type: ProbeType, now: Instant) -> bool {
         let worker = self.worker_index(uid, container, probe_type);
         worker.is_some_and(|worker| self.trigger_worker(worker, true, now))
@@ -286,15 +293,19 @@ impl Scheduler {
         }
         busy.call.started_at = now;
         if let Some(taken) = occupant.schedule.take(occupant.spec.period(), now) {
-            self.miss(attempt.worker, taken.dropped.saturating_add(1));
+            let Self { places, busies, pauses, .. } = self;
+            let occupant = places[attempt.worker.0 as usize].occupant.as_mut();
+            let after = occupant.and_then(|occupant| pauses.pass(attempt.worker, occupant, busies, taken));
+            self.miss(attempt.worker, after.map_or(0, |after| after.dropped.saturating_add(1)));
             self.arm(attempt.worker);
         }
     }
 
     /// The attempt ended. Stale attempts (ended worker, earlier generation) are ignored; returns whether it was known.
     pub fn handle_outcome(&mut self, attempt: AttemptId, outcome: Outcome, now: Instant) -> bool {
+        let may_try_again = self.allows(attempt.worker, now);
         let Some((_, busy)) = self.in_flight(attempt) else { return false };
-        if matches!(outcome, Outcome::Error(_)) && busy.call.retry + 1 < ATTEMPTS_MAX {
+        if matches!(outcome, Outcome::Error(_)) && busy.call.retry + 1 < ATTEMPTS_MAX && may_try_again {
             busy.call.retry += 1;
             self.emit_start(attempt.worker);
             return true;
@@ -396,15 +407,18 @@ impl Scheduler {
             verdict: occupant.worker.verdict(),
             run: occupant.worker.run(),
             on_hold: occupant.worker.is_on_hold(),
-            due: (!occupant.has(Flag::Stopping)).then(|| occupant.schedule.next()),
+            due: (!occupant.has(Flag::Stopping)).then(|| self.due_after_pause(worker, occupant)),
+            paused_until: self.pauses.until(worker, occupant),
         })
     }
 
-    /// The worker's next due time; `None` while it is on hold, is about to end, or has ended.
+    /// The worker's next due time, and while it is paused the first one after that; `None` while it is on hold, is about to end,
+    /// or has ended.
     #[must_use]
     pub fn next_due(&self, worker: WorkerIndex) -> Option<Instant> {
         let has_none = |occupant: &&Occupant| occupant.has(Flag::Stopping) || occupant.worker.is_on_hold();
-        Some(self.occupant(worker).filter(|occupant| !has_none(occupant))?.schedule.next())
+        let occupant = self.occupant(worker).filter(|occupant| !has_none(occupant))?;
+        Some(self.due_after_pause(worker, occupant))
     }
 
     /// The worker of this key.

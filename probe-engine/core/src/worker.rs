@@ -53,6 +53,12 @@ impl Memory {
         self.verdict
     }
 
+    /// Nothing is done until a new instance is seen.
+    #[must_use]
+    pub fn is_on_hold(&self) -> bool {
+        self.on_hold
+    }
+
     /// The newest results passed, or not, so many in a row.
     #[must_use]
     pub fn run(&self) -> (bool, u32) {

@@ -1,5 +1,6 @@
 //! The admin HTTP server: `/metrics`, `/metrics/probes`, `/api/v1/latency`, `/api/v1/latency.hlog`, `/livez`, `/readyz`,
-//! `/healthz`. GET only; the one thing that a request changes is that a pod whose latency is looked at is watched.
+//! `/healthz`. GET only; the one thing that a request changes is that a pod whose latency is looked at is watched. The dashboard's
+//! paths come beside them where both are on one address ([`super::dashboard`]).
 //!
 //! Bounds: [`limits::ADMIN_CONNECTIONS_MAX`] connections, [`limits::ADMIN_REQUESTS_CONCURRENT_MAX`] scrapes at
 //! once, [`limits::ADMIN_HEAD_BYTES_MAX`] of head, [`limits::ADMIN_READ_TIMEOUT`] to read it; bodies are not read.
@@ -43,18 +44,22 @@ use crate::results::ResultsError;
 pub enum AdminError {
     /// The address is another program's.
     #[error(
-        "--metrics-listen {address}: another program listens there (`ss -ltnp 'sport = :{}'` names it; is a second \
+        "{flag} {address}: another program listens there (`ss -ltnp 'sport = :{}'` names it; is a second \
          probe-engine running?); choose another address, or `off`: {source}", .address.port()
     )]
     Taken {
+        /// Whose address it is to be.
+        flag: &'static str,
         /// As configured.
         address: SocketAddr,
         /// EADDRINUSE
         source: io::Error,
     },
     /// Anything else.
-    #[error("--metrics-listen {address}: cannot listen: {source}{}", remedy(.source))]
+    #[error("{flag} {address}: cannot listen: {source}{}", remedy(.source))]
     Listen {
+        /// Whose address it is to be.
+        flag: &'static str,
         /// As configured.
         address: SocketAddr,
         /// Its errno.
@@ -76,23 +81,40 @@ impl Admin {
     pub fn new(metrics: Metrics, health: Health) -> Self {
         Self { metrics, health, scrapes: Arc::new(Semaphore::new(limits::ADMIN_REQUESTS_CONCURRENT_MAX)) }
     }
+
+    /// Metrics and health, and what all other paths are answered with.
+    pub fn routes(&self) -> Router {
+        Router::new()
+            .route("/metrics", get(metrics))
+            .route("/metrics/probes", get(metrics_probes))
+            .route("/livez", get(livez))
+            .route("/readyz", get(readyz))
+            .route("/healthz", get(healthz))
+            .fallback(not_found)
+            .with_state(self.clone())
+    }
+
+    /// Latency: with the metrics, and with the dashboard where that is elsewhere.
+    pub fn latency_routes(&self) -> Router {
+        let router = Router::new().route("/api/v1/latency", get(latency::page));
+        router.route("/api/v1/latency.hlog", get(latency::log)).with_state(self.clone())
+    }
 }
 
-/// Takes the address (port 0 = any free one).
-pub async fn bind(address: SocketAddr) -> Result<TcpListener, AdminError> {
+/// Takes the address (port 0 = any free one) that `flag` names.
+pub async fn bind(flag: &'static str, address: SocketAddr) -> Result<TcpListener, AdminError> {
     TcpListener::bind(address).await.map_err(|source| match source.kind() {
-        io::ErrorKind::AddrInUse => AdminError::Taken { address, source },
-        _ => AdminError::Listen { address, source },
+        io::ErrorKind::AddrInUse => AdminError::Taken { flag, address, source },
+        _ => AdminError::Listen { flag, address, source },
     })
 }
 
 /// Serves until `shutdown` turns true (or its sender goes), then lets requests end within
 /// [`limits::ADMIN_DRAIN`].
-pub async fn serve(listener: TcpListener, admin: Admin, mut shutdown: watch::Receiver<bool>) {
+pub async fn serve(listener: TcpListener, router: Router, mut shutdown: watch::Receiver<bool>) {
     if let Ok(address) = listener.local_addr() {
         info!(%address, "admin server listens");
     }
-    let router = router(admin);
     let stopping = shutdown.clone();
     let places = Arc::new(Semaphore::new(limits::ADMIN_CONNECTIONS_MAX));
     let mut connections = JoinSet::new();
@@ -149,21 +171,8 @@ async fn connection(stream: TcpStream, router: Router, mut shutdown: watch::Rece
 }
 
 /// Until it is time to stop. Without a value in the result, so that nothing is held while others are awaited.
-async fn stopped(shutdown: &mut watch::Receiver<bool>) {
+pub(super) async fn stopped(shutdown: &mut watch::Receiver<bool>) {
     let _ = shutdown.wait_for(|stop| *stop).await;
-}
-
-fn router(admin: Admin) -> Router {
-    Router::new()
-        .route("/metrics", get(metrics))
-        .route("/metrics/probes", get(metrics_probes))
-        .route("/api/v1/latency", get(latency::page))
-        .route("/api/v1/latency.hlog", get(latency::log))
-        .route("/livez", get(livez))
-        .route("/readyz", get(readyz))
-        .route("/healthz", get(healthz))
-        .fallback(not_found)
-        .with_state(admin)
 }
 
 async fn metrics(State(admin): State<Admin>, headers: HeaderMap) -> Response {

@@ -111,7 +111,7 @@ pub fn probe_rows(record: &PodRecord, passive: Option<&PassiveSettings>) -> impl
     let pod = &record.pod;
     let max_age = max_age(pod, passive);
     record.containers().flat_map(move |(spec, of)| {
-        probes(spec, of, max_age).map(move |probe| v1::ProbeRow {
+        probes(spec, of, record.container_status(&of), max_age).map(move |probe| v1::ProbeRow {
             namespace: pod.namespace.to_string(),
             pod: pod.name.to_string(),
             pod_uid: pod.uid.to_string(),
@@ -299,11 +299,12 @@ fn max_age(pod: &Pod, passive: Option<&PassiveSettings>) -> Duration {
 fn probes<'a>(
     container: &'a Container,
     record: ContainerView<'a>,
+    status: Option<&'a ContainerStatus>,
     max_age: Duration,
 ) -> impl Iterator<Item = v1::Probe> + 'a {
     record.probes.iter().filter_map(move |of| {
         let spec = container.probes.by_type(of.probe_type)?;
-        Some(probe(of, spec, max_age))
+        Some(v1::Probe { on_hold: of.is_on_hold(status), ..probe(of, spec, max_age) })
     })
 }
 
@@ -326,7 +327,7 @@ fn container(
         restart_count: status.map_or(0, |s| s.restart_count),
         started: record.started,
         ready: record.ready,
-        probes: probes(of, record, max_age).collect(),
+        probes: probes(of, record, status, max_age).collect(),
     }
 }
 
@@ -365,7 +366,7 @@ fn probe(of: &ProbeRecord, spec: &ProbeSpec, max_age: Duration) -> v1::Probe {
         real_count: stats.real(),
         worst_case_detection_s: worst_case_detection_s(spec, max_age, stats.answer()),
         due_at: due(stats.due_ns(), clock::now()).map(|at| timestamp(clock::wall_of(at))),
-        paused_until: None,
+        paused_until: of.paused(clock::now()).map(|paused| timestamp(paused.until.into())),
         on_hold: false,
         durations: Some(durations(&stats.sketch())),
         near_miss_count: stats.near_misses(),

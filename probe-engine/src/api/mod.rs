@@ -1,7 +1,8 @@
-//! The control API (gRPC over a unix socket, and over TCP with TLS) and the admin HTTP server.
+//! The control API (gRPC over a unix socket, and over TCP with TLS) and the HTTP servers: admin and dashboard.
 
 pub mod admin;
 pub mod convert;
+pub mod dashboard;
 pub mod logs;
 pub mod selector;
 pub mod server;

@@ -98,6 +98,8 @@ pub struct Facts {
     pub ebpf_stats: Option<Arc<EbpfStats>>,
     /// Where /metrics is.
     pub metrics_address: Option<SocketAddr>,
+    /// Where the dashboard is.
+    pub dashboard_address: Option<SocketAddr>,
     /// `spec.nodeName`
     pub node_name: String,
     /// Of this run of the daemon: see [`instance`].
@@ -306,7 +308,7 @@ impl ControlApi for Service {
         &self,
         request: Request<v1::PauseProbesRequest>,
     ) -> Result<Response<v1::PauseProbesResponse>, Status> {
-        pause::pause(self, request.into_inner()).await.map(Response::new)
+        pause::pause(self, request).await.map(Response::new)
     }
 
     type WatchPodsStream = Parts<v1::WatchPodsResponse>;
@@ -588,6 +590,7 @@ fn info_of(facts: Facts) -> v1::GetInfoResponse {
         ebpf,
         ebpf_loaded: facts.passive.is_some(),
         metrics_address: facts.metrics_address.map(|a| a.to_string()).unwrap_or_default(),
+        dashboard_address: facts.dashboard_address.map(|a| a.to_string()).unwrap_or_default(),
         node_name: facts.node_name,
         instance: facts.instance,
         pid: std::process::id(),
@@ -595,7 +598,8 @@ fn info_of(facts: Facts) -> v1::GetInfoResponse {
     }
 }
 
-fn is_failing(row: &v1::ProbeRow) -> bool {
+/// Its verdict is Failure, or its last attempt did not end well.
+pub(crate) fn is_failing(row: &v1::ProbeRow) -> bool {
     row.probe.as_ref().is_some_and(|probe| {
         probe.verdict() == v1::Verdict::Failure
             || matches!(probe.last(), v1::OutcomeKind::Failure | v1::OutcomeKind::Error | v1::OutcomeKind::Local)
@@ -657,9 +661,10 @@ fn control_error(error: &ControlError) -> Status {
         ControlError::UnknownPod { .. }
         | ControlError::UnknownContainer { .. }
         | ControlError::UnknownProbe { .. }
+        | ControlError::NoneHas { .. }
         | ControlError::UnknownGate { .. } => Status::not_found(text),
-        ControlError::Wanted { .. } => Status::failed_precondition(text),
-        ControlError::NotShown { .. } => Status::deadline_exceeded(text),
+        ControlError::Wanted { .. } | ControlError::Paused { .. } => Status::failed_precondition(text),
+        ControlError::NotShown { .. } | ControlError::PauseNotShown => Status::deadline_exceeded(text),
         ControlError::AmbiguousContainer { .. } => Status::invalid_argument(text),
         ControlError::Results(ResultsError::NoReport(_)) => Status::deadline_exceeded(text),
         ControlError::Results(ResultsError::Removed) => Status::not_found(text),

@@ -56,19 +56,23 @@ impl Link {
 
 /// Connects to the daemon at this socket, without a word to it.
 pub async fn connect(path: &Path) -> Result<Client, CliError> {
+    Ok(ControlClient::new(channel(path).await?)
+        .max_decoding_message_size(limits::API_RESPONSE_BYTES_MAX)
+        .max_encoding_message_size(limits::API_REQUEST_BYTES_MAX))
+}
+
+/// A connection to it, for any of its services.
+pub async fn channel(path: &Path) -> Result<Channel, CliError> {
     let to = path.to_owned();
     let connector = tower::service_fn(move |_: Uri| {
         let to = to.clone();
         async move { tokio::net::UnixStream::connect(to).await.map(TokioIo::new) }
     });
     // The URI is never resolved: the connector knows the way.
-    let channel = Endpoint::from_static("http://probe-engine")
+    Endpoint::from_static("http://probe-engine")
         .connect_with_connector(connector)
         .await
-        .map_err(|error| CliError::Unknown(unreachable_text(path, root_cause(&error))))?;
-    Ok(ControlClient::new(channel)
-        .max_decoding_message_size(limits::API_RESPONSE_BYTES_MAX)
-        .max_encoding_message_size(limits::API_REQUEST_BYTES_MAX))
+        .map_err(|error| CliError::Unknown(unreachable_text(path, root_cause(&error))))
 }
 
 /// `--socket`, its environment name, or the default.

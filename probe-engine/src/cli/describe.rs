@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use super::client::{self, Link, error_of};
 use super::get::DEFAULT_NAMESPACE;
 use super::reference::Reference;
-use super::{CliError, Exit, Globals, age, escape, events, output, pod_list, pods, probes};
+use super::{CliError, Exit, Globals, age, escape, events, output, pause, pod_list, pods, probes};
 use crate::api::convert::timestamp_from;
 use crate::api::v1::{self, container_state::State, watch_events_response::Item};
 use crate::clock;
@@ -190,7 +190,13 @@ impl Page {
         if since.is_some() {
             let _ = write!(verdict, " since {}", age::since(since, self.now));
         }
+        if probe.on_hold {
+            verdict.push_str(", on hold until the container is a new instance");
+        }
         self.field(6, "Verdict", verdict);
+        if let Some(until) = probes::paused_until(probe, self.now) {
+            self.field(6, "Paused", format!("until {}", pause::moment(until, self.now)));
+        }
         if probe.threshold > 0 {
             self.field(6, "Run", probes::run(probe.run, probe.threshold));
         }
@@ -327,6 +333,8 @@ mod tests {
                 ..v1::ProbeSpec::default()
             }),
             verdict: v1::Verdict::Success.into(),
+            on_hold: true,
+            paused_until: at(-180),
             verdict_since: at(300),
             run: 2,
             threshold: 3,
@@ -363,7 +371,8 @@ mod tests {
             "      Signal:       9",
             "    Ready:          False",
             "    Liveness:       http-get http://:8080/healthz delay=0s timeout=1s period=10s #success=1 #failure=3",
-            "      Verdict:      Success since 5m",
+            "      Verdict:      Success since 5m, on hold until the container is a new instance",
+            "      Paused:       until 2023-11-14T22:16:20Z (3m)",
             "      Run:          2 of 3",
             "      Last:         failure 4s ago, took 1.2ms: HTTP probe failed with statuscode: 500\\nX",
             "      Attempts:     7 succeeded, 2 failed, next in 6s",

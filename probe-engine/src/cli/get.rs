@@ -1,10 +1,5 @@
 //! `probe-engine get pods|probes`
 
-use std::collections::HashMap;
-use std::hash::Hash;
-use std::time::Duration;
-
-use jiff::Timestamp;
 use serde_json::json;
 
 use super::client::{self, Link, error_of};
@@ -12,12 +7,10 @@ use super::output::{self, DataFormat, Format};
 use super::pods::{self, Columns};
 use super::reference::{Kind, Reference};
 use super::table::Table;
+use super::watch::{self, View};
 use super::{CliError, Exit, Globals, escape, pod_list, probes};
 use crate::api::selector::Selector;
 use crate::{api::v1, clock};
-
-/// How often `-w` asks again.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// The namespace where none is said.
 pub const DEFAULT_NAMESPACE: &str = "default";
@@ -48,19 +41,25 @@ pub struct GetArgs {
     #[arg(value_name = "TYPE[/NAME]", required = true, num_args = 1..)]
     what: Vec<String>,
     #[command(flatten)]
-    namespaces: Namespaces,
+    pub(super) namespaces: Namespaces,
     /// Only what these labels select: `app=web,tier!=db,env in (a,b),!canary`
     #[arg(short = 'l', long, value_name = "SELECTOR", default_value = "", hide_default_value = true)]
     selector: String,
-    /// How it is written
+    /// How it is written; with -w one JSON object a line, one YAML document each
     #[arg(short, long, value_name = "FORMAT")]
-    output: Option<Format>,
-    /// Go on, with a line for everything that changes
+    pub(super) output: Option<Format>,
+    /// Go on, with a line for everything that changes, until it is ended; a daemon that goes is waited for
     #[arg(short, long)]
     watch: bool,
+    /// As -w, without what is there at first
+    #[arg(long)]
+    pub(super) watch_only: bool,
+    /// With -w: whether it was ADDED, MODIFIED or DELETED, as a column, or as `type` beside `object`
+    #[arg(long)]
+    pub(super) output_watch_events: bool,
     /// No column names
     #[arg(long)]
-    no_headers: bool,
+    pub(super) no_headers: bool,
     /// Only probes whose verdict is Failure, or whose last attempt did not end well
     #[arg(long)]
     failing: bool,
@@ -82,16 +81,56 @@ pub fn run(args: &GetArgs, globals: &Globals) -> Result<Exit, CliError> {
     if !reference.names.is_empty() && (args.namespaces.all_namespaces || !args.selector.is_empty()) {
         return Err(CliError::usage("names go with one namespace: neither -A nor -l may stand beside them"));
     }
-    if args.watch && !matches!(args.output, None | Some(Format::Wide)) {
-        return Err(CliError::usage("-w shows a table: only -o wide may stand beside it"));
+    if args.output_watch_events && !args.is_watch() {
+        return Err(CliError::usage("--output-watch-events goes with -w or --watch-only"));
     }
     client::block_on(async {
+        if args.is_watch() {
+            let filter = args.filter(&reference.names);
+            return watch::run(args, globals, &reference.names, filter, args.view(reference.kind)).await;
+        }
         let link = Link::open(globals).await?;
         match reference.kind {
             Kind::Pod => Pods { args, names: reference.names, link }.run().await,
             Kind::Probe => Probes { args, names: reference.names, link }.run().await,
         }
     })
+}
+
+impl GetArgs {
+    const fn is_watch(&self) -> bool {
+        self.watch || self.watch_only
+    }
+
+    fn is_wide(&self) -> bool {
+        self.output == Some(Format::Wide)
+    }
+
+    pub(super) fn has_table(&self) -> bool {
+        self.output.is_none() || self.is_wide()
+    }
+
+    fn view(&self, kind: Kind) -> View {
+        match kind {
+            Kind::Pod => View::Pods(self.columns()),
+            Kind::Probe => View::Probes { wide: self.is_wide(), failing: self.failing },
+        }
+    }
+
+    fn columns(&self) -> Columns {
+        Columns { namespace: self.namespaces.all_namespaces, wide: self.is_wide() }
+    }
+
+    fn filter(&self, names: &[String]) -> v1::PodFilter {
+        v1::PodFilter { namespace: self.namespaces.filter(), name: only(names), label_selector: self.selector.clone() }
+    }
+
+    /// An error where one of these names is not among the pods.
+    pub(super) fn all_there(&self, names: &[String], pods: &[v1::Pod]) -> Result<(), CliError> {
+        let is_there = |name: &&String| pods.iter().any(|pod| pod.name == **name);
+        let missing: Vec<String> = names.iter().filter(|name| !is_there(name)).cloned().collect();
+        if missing.is_empty() { Ok(()) } else { Err(not_found(&missing, &self.namespaces)) }
+    }
 }
 
 /// All pods that a filter selects.
@@ -116,23 +155,18 @@ impl Pods<'_> {
         let pods = self.list().await?;
         let node = self.link.info.node_name.clone();
         match self.args.output {
-            None | Some(Format::Wide) => self.show(&pods).await?,
+            None | Some(Format::Wide) => self.show(&pods, &node)?,
             Some(Format::Name) => {
                 output::print(&pods.iter().map(|p| format!("pod/{}\n", escape::line(&p.name))).collect::<String>())?;
             }
             Some(Format::Json) => self.print_objects(&pods, &node, DataFormat::Json)?,
             Some(Format::Yaml) => self.print_objects(&pods, &node, DataFormat::Yaml)?,
         }
-        self.missing(&pods)
+        self.args.all_there(&self.names, &pods).map(|()| Exit::Success)
     }
 
     async fn list(&mut self) -> Result<Vec<v1::Pod>, CliError> {
-        let filter = v1::PodFilter {
-            namespace: self.args.namespaces.filter(),
-            name: only(&self.names),
-            label_selector: self.args.selector.clone(),
-        };
-        let mut pods = list_pods(&mut self.link, filter).await?;
+        let mut pods = list_pods(&mut self.link, self.args.filter(&self.names)).await?;
         if !self.names.is_empty() {
             pods.retain(|pod| self.names.contains(&pod.name));
         }
@@ -148,29 +182,14 @@ impl Pods<'_> {
         }
     }
 
-    async fn show(&mut self, first: &[v1::Pod]) -> Result<(), CliError> {
-        let columns =
-            Columns { namespace: self.args.namespaces.all_namespaces, wide: self.args.output == Some(Format::Wide) };
-        let node = self.link.info.node_name.clone();
-        let mut watch = Watch::new(pods::table(columns), self.args);
-        let key = |pod: &v1::Pod| (pod.uid.clone(), pods::change_key(pod));
-        let row = |pod: &v1::Pod, now| pods::row(pod, columns, &node, now);
-        watch.first(first, key, row)?;
-        if first.is_empty() && self.names.is_empty() {
+    fn show(&self, pods: &[v1::Pod], node: &str) -> Result<(), CliError> {
+        if pods.is_empty() && self.names.is_empty() {
             nothing("pods", &self.args.namespaces);
         }
-        while self.args.watch {
-            tokio::time::sleep(LOOK_EVERY).await;
-            let pods = self.list().await?;
-            watch.next(&pods, key, row)?;
-        }
-        Ok(())
-    }
-
-    fn missing(&self, pods: &[v1::Pod]) -> Result<Exit, CliError> {
-        let is_there = |name: &&String| pods.iter().any(|p| p.name == **name);
-        let names: Vec<String> = self.names.iter().filter(|name| !is_there(name)).cloned().collect();
-        if names.is_empty() { Ok(Exit::Success) } else { Err(not_found(&names, &self.args.namespaces)) }
+        let columns = self.args.columns();
+        let now = clock::wall();
+        let rows = pods.iter().map(|pod| pods::row(pod, columns, node, now));
+        print_table(pods::table(columns), rows, !self.args.no_headers)
     }
 }
 
@@ -190,7 +209,7 @@ impl Probes<'_> {
             return Err(not_found(&missing, &self.args.namespaces));
         }
         match self.args.output {
-            None | Some(Format::Wide) => self.show(&rows).await?,
+            None | Some(Format::Wide) => self.show(&rows)?,
             Some(Format::Name) => {
                 let lines = rows.iter().map(|r| format!("{}\n", escape::line(&probes::name(r))));
                 output::print(&lines.collect::<String>())?;
@@ -214,11 +233,7 @@ impl Probes<'_> {
     }
 
     async fn list(&mut self) -> Result<Vec<v1::ProbeRow>, CliError> {
-        let filter = v1::PodFilter {
-            namespace: self.args.namespaces.filter(),
-            name: only(&self.names),
-            label_selector: self.args.selector.clone(),
-        };
+        let filter = self.args.filter(&self.names);
         let GetArgs { failing, near_miss, .. } = *self.args;
         let request = v1::ListProbesRequest { filter: Some(filter), failing, near_miss };
         let answer = self.link.client.list_probes(request).await.map_err(|s| error_of(&s))?;
@@ -233,30 +248,13 @@ impl Probes<'_> {
         Ok(rows)
     }
 
-    async fn show(&mut self, first: &[v1::ProbeRow]) -> Result<(), CliError> {
-        let wide = self.args.output == Some(Format::Wide);
-        let mut watch = Watch::new(probes::table(wide), self.args);
-        let key = |of: &v1::ProbeRow| {
-            let probe_type = of.probe.as_ref().map_or(0, |p| p.r#type);
-            ((of.pod_uid.clone(), of.container.clone(), probe_type), probes::change_key(of))
-        };
-        let row = |of: &v1::ProbeRow, now| probes::row(of, wide, now);
-        watch.first(first, key, row)?;
-        if first.is_empty() {
-            let what = match (self.args.failing, self.args.near_miss) {
-                (false, false) => "probes",
-                (true, false) => "failing probes",
-                (false, true) => "probes with near misses",
-                (true, true) => "failing probes with near misses",
-            };
-            nothing(what, &self.args.namespaces);
+    fn show(&self, rows: &[v1::ProbeRow]) -> Result<(), CliError> {
+        let view = self.args.view(Kind::Probe);
+        if rows.is_empty() {
+            nothing(view.what(), &self.args.namespaces);
         }
-        while self.args.watch {
-            tokio::time::sleep(LOOK_EVERY).await;
-            let rows = self.list().await?;
-            watch.next(&rows, key, row)?;
-        }
-        Ok(())
+        let (wide, now) = (self.args.is_wide(), clock::wall());
+        print_table(probes::table(wide), rows.iter().map(|row| probes::row(row, wide, now)), !self.args.no_headers)
     }
 }
 
@@ -264,63 +262,17 @@ fn objects(rows: &[v1::ProbeRow]) -> serde_json::Value {
     json!({ "kind": "ProbeList", "items": rows.iter().map(probes::value).collect::<Vec<_>>() })
 }
 
-/// A table, and what was shown in it: each look adds a line for everything that is new or changed.
-struct Watch<K, V> {
-    table: Table,
+/// Nothing where there are no rows.
+fn print_table(
+    mut table: Table,
+    rows: impl ExactSizeIterator<Item = Vec<String>>,
     headers: bool,
-    shown: HashMap<K, V>,
-}
-
-impl<K: Eq + Hash, V: PartialEq> Watch<K, V> {
-    fn new(table: Table, args: &GetArgs) -> Self {
-        Self { table, headers: !args.no_headers, shown: HashMap::new() }
+) -> Result<(), CliError> {
+    if rows.len() == 0 {
+        return Ok(());
     }
-
-    fn first<T>(
-        &mut self,
-        items: &[T],
-        key: impl Fn(&T) -> (K, V),
-        row: impl Fn(&T, Timestamp) -> Vec<String>,
-    ) -> Result<(), CliError> {
-        let now = clock::wall();
-        for item in items {
-            self.table.push(row(item, now));
-        }
-        self.shown = items.iter().map(key).collect();
-        if !items.is_empty() {
-            let text = if self.headers { self.table.text() } else { self.table.rows_text() };
-            output::print(&text)?;
-            self.headers = false;
-        }
-        Ok(())
-    }
-
-    fn next<T>(
-        &mut self,
-        items: &[T],
-        key: impl Fn(&T) -> (K, V),
-        row: impl Fn(&T, Timestamp) -> Vec<String>,
-    ) -> Result<(), CliError> {
-        let now = clock::wall();
-        self.table.clear_rows();
-        let mut changed = false;
-        let mut seen = HashMap::with_capacity(items.len());
-        for item in items {
-            let (name, value) = key(item);
-            if self.shown.get(&name) != Some(&value) {
-                self.table.push(row(item, now));
-                changed = true;
-            }
-            seen.insert(name, value);
-        }
-        self.shown = seen;
-        if changed {
-            let text = if self.headers { self.table.text() } else { self.table.rows_text() };
-            self.headers = false;
-            output::print(&text)?;
-        }
-        Ok(())
-    }
+    rows.for_each(|row| table.push(row));
+    output::print(&if headers { table.text() } else { table.rows_text() })
 }
 
 /// One name narrows the question; more are picked from the answer.
@@ -336,7 +288,7 @@ fn not_found(names: &[String], namespaces: &Namespaces) -> CliError {
     CliError::Failed(names.iter().map(line).collect::<Vec<_>>().join("\n"))
 }
 
-fn nothing(what: &str, namespaces: &Namespaces) {
+pub(super) fn nothing(what: &str, namespaces: &Namespaces) {
     if namespaces.all_namespaces {
         eprintln!("No {what} found");
     } else {

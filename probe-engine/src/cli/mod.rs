@@ -13,12 +13,14 @@ pub mod describe;
 pub mod doctor;
 pub mod escape;
 pub mod events;
+pub mod follow;
 pub mod get;
 pub mod guardian;
 pub mod logging;
 pub mod logs;
 pub mod man;
 pub mod output;
+pub mod pause;
 pub mod pod_list;
 pub mod pods;
 pub mod probe;
@@ -30,6 +32,7 @@ pub mod set;
 pub mod table;
 pub mod validate;
 pub mod version;
+mod watch;
 
 use std::io;
 use std::path::PathBuf;
@@ -91,6 +94,10 @@ pub enum Command {
     Probe(probe::ProbeArgs),
     /// Set a readiness gate of a pod
     Set(set::SetArgs),
+    /// Make no attempts of some probes for a while; their verdicts stay
+    Pause(pause::PauseArgs),
+    /// End pauses of probes
+    Resume(pause::ResumeArgs),
     /// Make the grace period of a pod that is being ended shorter
     Delete(delete::DeleteArgs),
     /// Say what this kernel and these privileges allow
@@ -185,6 +192,8 @@ pub fn dispatch(cli: &Cli) -> ExitCode {
         Command::Events(args) => events::run(args, globals),
         Command::Probe(args) => probe::run(args, globals),
         Command::Set(args) => set::run(args, globals),
+        Command::Pause(args) => pause::pause(args, globals),
+        Command::Resume(args) => pause::resume(args, globals),
         Command::Delete(args) => delete::run(args, globals),
         Command::Doctor(args) => doctor::run(args),
         Command::Completions(args) => completions::run(args),
@@ -221,6 +230,7 @@ mod tests {
         for line in [
             "get pods -A -o wide",
             "get pods -n kube-system -l app=web -w",
+            "get pods --watch-only --output-watch-events -o json",
             "get pod web -o yaml",
             "get pod/web -ojson",
             "get po -owide --socket /tmp/x.sock",

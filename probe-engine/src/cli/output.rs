@@ -1,10 +1,16 @@
 //! `-o`: how answers are written.
 
 use std::io::{self, Write};
+use std::os::fd::AsFd;
+use std::time::Duration;
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde::Serialize;
 
 use super::{CliError, escape};
+
+/// How often it is looked whether anybody reads standard output.
+const READER_LOOK_EVERY: Duration = Duration::from_millis(500);
 
 /// `-o` of `get`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -40,6 +46,27 @@ pub fn print(text: &str) -> Result<(), CliError> {
 pub fn print_data(value: &impl Serialize, format: DataFormat) -> Result<(), CliError> {
     let text = data(value, format)?;
     print(&text)
+}
+
+/// A value on one line, with its line end.
+#[must_use]
+pub fn json_line(value: &serde_json::Value) -> String {
+    format!("{}\n", escape::json(&value.to_string()))
+}
+
+/// Returns once nobody can read standard output any more: a pipe (or terminal) whose other end is closed. What is written
+/// rarely would not find out until then.
+pub async fn reader_gone() {
+    loop {
+        tokio::time::sleep(READER_LOOK_EVERY).await;
+        let stdout = io::stdout();
+        let mut look = [PollFd::new(stdout.as_fd(), PollFlags::empty())];
+        let found = poll(&mut look, PollTimeout::ZERO).is_ok_and(|ready| ready > 0);
+        let is_gone = PollFlags::POLLERR | PollFlags::POLLHUP;
+        if found && look[0].revents().is_some_and(|seen| seen.intersects(is_gone)) {
+            return;
+        }
+    }
 }
 
 /// A value as text.

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::table::Table;
-use super::{age, pods};
+use super::{age, pause, pods};
 use crate::api::convert::timestamp_from;
 use crate::api::v1::{self, probe_spec::Handler};
 
@@ -69,7 +69,11 @@ pub fn row(of: &v1::ProbeRow, wide: bool, now: Timestamp) -> Vec<String> {
             probe.real_count.to_string(),
         ]);
     }
-    cells.push(probe.last_message.clone());
+    cells.push(match paused(probe, now) {
+        Some(paused) if probe.last_message.is_empty() => paused,
+        Some(paused) => format!("{paused}; {}", probe.last_message),
+        None => probe.last_message.clone(),
+    });
     cells
 }
 
@@ -90,13 +94,40 @@ pub fn durations(probe: &v1::Probe) -> Option<String> {
     Some(text)
 }
 
+/// The rows of a pod's probes.
+pub fn rows_of(pod: v1::Pod) -> impl Iterator<Item = v1::ProbeRow> {
+    let v1::Pod { uid, namespace, name, containers, .. } = pod;
+    containers.into_iter().flat_map(move |container| {
+        let row = v1::ProbeRow {
+            namespace: namespace.clone(),
+            pod: name.clone(),
+            pod_uid: uid.clone(),
+            container: container.name,
+            probe: None,
+        };
+        container.probes.into_iter().map(move |probe| v1::ProbeRow { probe: Some(probe), ..row.clone() })
+    })
+}
+
+/// `paused until 2026-11-28T14:00:00Z (3m)`; `None` where it is not, or the time has come.
+#[must_use]
+pub fn paused(probe: &v1::Probe, now: Timestamp) -> Option<String> {
+    paused_until(probe, now).map(|until| format!("paused until {}", pause::moment(until, now)))
+}
+
+/// `None` where it is not paused, or the time has come.
+#[must_use]
+pub fn paused_until(probe: &v1::Probe, now: Timestamp) -> Option<Timestamp> {
+    timestamp_from(probe.paused_until.as_ref()).filter(|until| *until > now)
+}
+
 /// What of a row tells that the probe changed.
 #[must_use]
-pub fn change_key(of: &v1::ProbeRow) -> (i32, i32, String, String) {
-    let Some(probe) = &of.probe else { return (0, 0, String::new(), String::new()) };
+pub fn change_key(of: &v1::ProbeRow) -> (i32, i32, String, String, bool) {
+    let Some(probe) = &of.probe else { return (0, 0, String::new(), String::new(), false) };
     // A run that has reached its threshold goes on by itself: that is no change.
     let run = run(probe.run.min(probe.threshold), probe.threshold);
-    (probe.verdict, probe.last, run, probe.last_message.clone())
+    (probe.verdict, probe.last, run, probe.last_message.clone(), probe.paused_until.is_some())
 }
 
 /// `2 of 3`; `<none>` before the first attempt; `3 of 3 (7)` where the run is longer than its threshold.
@@ -252,6 +283,8 @@ pub fn value(of: &v1::ProbeRow) -> Value {
         })),
         "nearMissCount": probe.near_miss_count,
         "nearMissAt": time(probe.near_miss_at.as_ref()),
+        "pausedUntil": time(probe.paused_until.as_ref()),
+        "onHold": probe.on_hold,
         "worstCaseDetectionSeconds": (probe.worst_case_detection_s > 0).then_some(probe.worst_case_detection_s),
     })
 }
@@ -347,6 +380,15 @@ mod tests {
         table.push(row(&row_of, false, now));
         let text = table.text();
         assert!(text.contains("httpGet   Success   2 of 3   failure   4s    10s      bad\\x1b[2J"), "{text}");
+        let paused = v1::Probe { paused_until: at(-180), ..row_of.probe.clone().expect("it has one") };
+        let paused = v1::ProbeRow { probe: Some(paused), ..row_of.clone() };
+        let shown = row(&paused, false, now).pop();
+        assert_eq!(shown.as_deref(), Some("paused until 2023-11-14T22:16:20Z (3m); bad\x1b[2J"));
+        assert_ne!(change_key(&paused), change_key(&row_of));
+        assert_eq!(
+            (&value(&paused)["pausedUntil"], &value(&paused)["onHold"]),
+            (&json!("2023-11-14T22:16:20Z"), &json!(false))
+        );
         assert_eq!(name(&row_of), "probe/web/app/liveness");
         assert_eq!(value(&row_of)["run"], 2);
     }

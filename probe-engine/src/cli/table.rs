@@ -25,6 +25,15 @@ impl Table {
         Self { header, rows: Vec::new(), widths }
     }
 
+    /// With one more column, before the others.
+    #[must_use]
+    pub fn with_first(mut self, name: &'static str) -> Self {
+        debug_assert!(self.rows.is_empty());
+        self.header.insert(0, name);
+        self.widths.insert(0, width(name));
+        self
+    }
+
     /// Adds a row of as many cells as there are columns.
     pub fn push(&mut self, cells: Vec<String>) {
         debug_assert_eq!(cells.len(), self.header.len());

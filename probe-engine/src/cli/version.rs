@@ -72,5 +72,8 @@ fn daemon_text(info: &GetInfoResponse) -> String {
     if !info.metrics_address.is_empty() {
         line("Metrics:", &format!("http://{}/metrics", info.metrics_address));
     }
+    if !info.dashboard_address.is_empty() {
+        line("Dashboard:", &format!("http://{}/", info.dashboard_address));
+    }
     format!("Daemon:\n{text}")
 }

@@ -26,6 +26,7 @@ use probe_core::pod::ConditionStatus;
 use probe_core::time::Instant;
 use tokio::sync::watch;
 
+use self::families::Spec;
 pub use self::families::reference;
 pub use self::latency::{
     Counts, DetailLatency, Distribution, Histograms, Latency, PodLatency, PodLatencyError, ProbeLatency, SketchLatency,
@@ -40,7 +41,7 @@ use crate::consumer::lifecycle::LifecycleStats;
 use crate::consumer::otlp::OtlpStats;
 use crate::consumer::state::StateStats;
 use crate::ebpf::stats::EbpfStats;
-use crate::results::{ResultsError, ResultsHandle, SeriesLevel, SeriesLevels};
+use crate::results::{ResultsError, ResultsHandle, SeriesLevel, SeriesLevels, Standing};
 use crate::shard::metrics::{HandlerKind, Occupancy, OutcomeKind, Phase};
 use crate::source::manifest::SourceStatus;
 
@@ -446,6 +447,8 @@ fn write_daemon(text: &mut Text, engine: &EngineSnapshot, levels: SeriesLevels, 
     if let Some(pool) = &facts.pool {
         write_pool(text, pool);
     }
+    write_standing(text, engine.held, [&families::PROBES_HELD, &families::PROBES_HELD_OLDEST_TIMESTAMP_SECONDS]);
+    write_standing(text, engine.paused, [&families::PROBES_PAUSED, &families::PROBES_PAUSED_OLDEST_TIMESTAMP_SECONDS]);
     text.family(&families::PROBES_STUCK).value(&Labels::none(), engine.stuck);
     let without = if levels.probes() == SeriesLevel::Probe { 0 } else { engine.probes_len };
     text.family(&families::PROBES_WITHOUT_SERIES).value(&Labels::none(), without);
@@ -458,6 +461,13 @@ fn write_daemon(text: &mut Text, engine: &EngineSnapshot, levels: SeriesLevels, 
         }
     }
     write_shards(text, engine, facts);
+}
+
+/// How many, and since when the first.
+fn write_standing(text: &mut Text, of: Standing, [count, oldest]: [&'static Spec; 2]) {
+    text.family(count).value(&Labels::none(), of.count);
+    let since = of.oldest.map_or(0, |at| u64::try_from(at.as_second()).unwrap_or_default());
+    text.family(oldest).value(&Labels::none(), since);
 }
 
 fn write_series_level(text: &mut Text, levels: SeriesLevels, runs_pods: bool) {

@@ -1,5 +1,6 @@
 //! What is done with results: containers restarted, conditions and events made, metrics served.
 
+pub mod board;
 pub mod events;
 pub mod lifecycle;
 pub mod metrics;

@@ -41,6 +41,7 @@ fn word(command: &Command) -> String {
         Command::Status { uid, .. } => format!("status {uid}"),
         Command::StopLivenessAndStartup { uid } => format!("stop {uid}"),
         Command::Trigger { uid, container, probe_type } => format!("trigger {uid} {container} {probe_type}"),
+        Command::Pause { uid, .. } => format!("pause {uid}"),
         Command::Detect { target } => format!("detect {target}"),
         Command::Shutdown => "shutdown".to_owned(),
     }
@@ -54,6 +55,7 @@ fn input_word(input: &Input) -> String {
         Input::Removed(uid) => format!("removed {uid}"),
         Input::Untaken(left) => format!("untaken {}", left.len()),
         Input::Synced(source) => format!("synced {source}"),
+        Input::Pause(uid, _) => format!("pause {uid}"),
         Input::Gate(uid, gate, _) => format!("gate {uid} {gate}"),
     }
 }
@@ -458,4 +460,44 @@ async fn a_shorter_grace_is_told_once_and_leaves_who_waits_alone() {
     assert_eq!(bench.told_lifecycle(), ["remove a", "shorten a 20", "shorten a 0"]);
     bench.send(PodUpdate::Terminated(PodUid::from("a"))).await;
     assert_eq!(bench.told_lifecycle(), ["add a"], "the one that waited");
+}
+
+#[tokio::test]
+async fn a_pause_is_told_to_results_and_then_to_the_pods_shard() {
+    let mut bench = Bench::new(1, false);
+    bench.add(&three("a")).await;
+    bench.told_results();
+    bench.taken();
+    let pause = Arc::new(crate::results::fixture::pause(true));
+    bench.send(PodUpdate::Pause("a".into(), Arc::clone(&pause))).await;
+    assert_eq!((bench.told_results(), bench.taken()), (vec!["pause a".to_owned()], vec!["pause a".to_owned()]));
+    bench.send(PodUpdate::Pause("b".into(), pause)).await;
+    assert!(bench.taken().is_empty(), "of a pod that is gone no shard hears");
+}
+
+#[tokio::test]
+async fn a_pause_goes_on_over_a_restart_of_the_daemon_whoever_runs_the_pods() {
+    let until = clock::wall().checked_add(jiff::SignedDuration::from_secs(3_600)).expect("in range");
+    let paused = crate::state::PauseState {
+        container: "c".to_owned(),
+        probe_type: 2,
+        since_ns: 0,
+        until_ns: i64::try_from(until.as_nanosecond()).expect("this century"),
+    };
+    let past = PodState { uid: "a".to_owned(), pauses: vec![paused], ..PodState::default() };
+    for manages_containers in [true, false] {
+        let mut bench = Bench::new(1, manages_containers);
+        let mut writer = crate::state::Writer::default();
+        writer.push(&past);
+        let content = writer.finish(&crate::state::Whole::default()).to_bytes();
+        bench.manager.state = State::parse(content).expect("a state");
+        bench.add(&three("a")).await;
+        let Ok(Input::Added { slots, .. }) = bench.results.try_recv() else { panic!("results hears of it first") };
+        let until = slots.iter().map(|slot| slot.paused.map(|paused| paused.until)).collect::<Vec<_>>();
+        assert_eq!(until, [None, None, Some(until_ns(&past))], "its containers have another definition, and still");
+    }
+    fn until_ns(past: &PodState) -> crate::results::WallNs {
+        let at = jiff::Timestamp::from_nanosecond(past.pauses[0].until_ns.into()).expect("in range");
+        at.into()
+    }
 }

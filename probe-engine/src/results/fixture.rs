@@ -4,17 +4,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use probe_core::action::{Publish, PublishCause, Report, WorkerIndex};
-use probe_core::id::{ContainerId, ContainerName, PodUid, ProbeType};
+use probe_core::id::{ContainerId, ContainerName, PodUid, ProbeType, ProbeTypes};
 use probe_core::outcome::{Outcome, Verdict};
 use probe_core::spec::{Container, ContainerKind, Handler, Pod, Port, ProbeSpec, Probes, TcpSocket};
 use probe_core::status::{ContainerState, ContainerStatus, PodPhase, PodStatus};
 use tokio::sync::{Notify, mpsc};
 
-use super::{Config, Input, ResultsHandle, ResultsSender, Stage, Update, UpdateQueue, channel};
+use super::{Config, Input, Paused, ResultsHandle, ResultsSender, Stage, Update, UpdateQueue, channel};
 use crate::clock;
 use crate::consumer::events::NewEvent;
 use crate::consumer::lifecycle::LifecycleInput;
 use crate::manager::slots_of;
+use crate::source::Pause;
 
 /// Nothing in a test takes longer.
 pub(crate) const SOON: Duration = Duration::from_secs(10);
@@ -55,6 +56,24 @@ pub(crate) fn pod(uid: &str, name: &str, containers: impl IntoIterator<Item = Co
 /// A pod of one regular container `c` with these probes.
 pub(crate) fn simple_pod(uid: &str, probes: &[ProbeType]) -> Arc<Pod> {
     pod(uid, uid, [container("c", ContainerKind::Regular, probes)])
+}
+
+/// All probes of a pod, for an hour from now, or from now on no more.
+pub(crate) fn pause(is_on: bool) -> Pause {
+    let now = clock::wall();
+    let hour = Duration::from_secs(3_600);
+    let paused = Paused {
+        since: now.into(),
+        until: now.checked_add(hour).expect("in range").into(),
+        until_at: clock::now() + hour,
+    };
+    Pause {
+        container: None,
+        types: ProbeTypes::ALL,
+        paused: is_on.then_some(paused),
+        by: "uid 7".into(),
+        is_each_told: true,
+    }
 }
 
 /// Every container runs since now, under the instance `id`.

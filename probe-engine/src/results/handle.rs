@@ -15,6 +15,7 @@ use super::Node;
 use super::latency::TooMany;
 use crate::limits;
 use crate::shard::inbox::ProbeSlot;
+use crate::source::Pause;
 use crate::state::PodState;
 
 /// Why the results stage did not answer.
@@ -63,6 +64,8 @@ pub enum Input {
     Synced(&'static str),
     /// A condition was set from outside: a readiness gate's. `None` takes it away.
     Gate(PodUid, Arc<str>, Option<ConditionStatus>),
+    /// Probes of a pod are paused, or go on.
+    Pause(PodUid, Arc<Pause>),
 }
 
 /// The manager's entrance. Bound: [`limits::RESULTS_INPUTS_LEN_MAX`].

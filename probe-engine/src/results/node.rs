@@ -12,12 +12,14 @@ use probe_core::id::{ContainerId, ContainerName, PodUid, ProbeKey, ProbeType};
 use probe_core::outcome::{LocalCause, Outcome, Verdict};
 use probe_core::pod::ConditionStatus;
 use probe_core::spec::{Container, Pod};
-use probe_core::status::{ContainerStatus, PodPhase, PodStatus};
+use probe_core::status::{ContainerState, ContainerStatus, PodPhase, PodStatus};
 use probe_core::time::Instant;
+use probe_core::worker::Memory;
 
 use super::latency::{Latencies, TooMany};
+use super::pauses::{Held, Paused, Pauses};
 use super::series::SeriesLevels;
-use super::{Pods, ProbeStats, ShardTotals};
+use super::{Pods, ProbeStats, ShardTotals, Timeline};
 use crate::clock;
 use crate::limits;
 use crate::shard::inbox::ProbeSlot;
@@ -55,8 +57,12 @@ pub struct Node {
     pub series: SeriesLevels,
     /// What an earlier daemon knew of pods, until each of their containers has had its turn; and of pods that may come yet.
     pub pasts: HashMap<PodUid, Arc<PodState>>,
+    /// The newest changes of verdicts and of readiness.
+    pub timeline: Timeline,
     /// Probes that have told of local trouble for too long; most of them may be over it.
     pub(super) troubled: HashSet<ProbeKey>,
+    pub(super) pauses: Pauses,
+    pub(super) held: Held,
 }
 
 impl Node {
@@ -100,6 +106,7 @@ impl Node {
     pub(super) fn insert(&mut self, record: PodRecord) {
         let uid = record.pod.uid.clone();
         self.remove(&uid);
+        self.count_in(&record, clock::now());
         self.revision += 1;
         self.pods.insert(record, self.revision);
         self.recount(None, &uid);
@@ -112,6 +119,7 @@ impl Node {
         self.revision += 1;
         self.pasts.remove(uid);
         self.count_out(PodCount::of(&record));
+        self.count_out_probes(&record);
         if !self.troubled.is_empty() {
             for key in record.keys() {
                 self.troubled.remove(&key);
@@ -180,7 +188,7 @@ pub struct StuckProbe<'a> {
 
 /// A point of the wall clock in nanoseconds since 1970: half of what a `Timestamp` takes. Years 1678 to 2262; what lies
 /// beyond counts as the end of it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct WallNs(i64);
 
 impl From<Timestamp> for WallNs {
@@ -379,7 +387,9 @@ impl ContainerRecord {
         container.first_probe = first_probe;
         for probe_type in ProbeType::ALL {
             if let Some(slot) = slots.iter().find(|slot| slot.container == *name && slot.probe_type == probe_type) {
-                probes.push(ProbeRecord::new(probe_type, Arc::clone(&slot.stats)));
+                let mut probe = ProbeRecord::new(probe_type, Arc::clone(&slot.stats));
+                probe.set_paused(slot.paused);
+                probes.push(probe);
                 container.probes_len += 1;
             }
         }
@@ -460,11 +470,12 @@ struct Rare {
     last: Option<LastReport>,
     local: Option<LocalTrouble>,
     other_id: Option<ContainerId>,
+    paused: Option<Paused>,
 }
 
 impl Rare {
     fn is_empty(&self) -> bool {
-        self.last.is_none() && self.local.is_none() && self.other_id.is_none()
+        self.last.is_none() && self.local.is_none() && self.other_id.is_none() && self.paused.is_none()
     }
 }
 
@@ -490,6 +501,35 @@ impl ProbeRecord {
     #[must_use]
     pub fn verdict_of_newest(&self) -> Option<Verdict> {
         self.verdict.filter(|_| self.about == About::Newest)
+    }
+
+    /// It makes no attempts, and until when; `None` where it is not paused, or not any more at `now`.
+    #[must_use]
+    pub fn paused(&self, now: Instant) -> Option<Paused> {
+        self.paused_ever().filter(|paused| paused.until_at > now)
+    }
+
+    /// The same of a pause that may be over.
+    pub(super) fn paused_ever(&self) -> Option<Paused> {
+        self.rare.as_ref()?.paused
+    }
+
+    /// Gives back the pause before.
+    pub(super) fn set_paused(&mut self, paused: Option<Paused>) -> Option<Paused> {
+        let before = self.paused_ever();
+        if before != paused {
+            self.with_rare(|rare| rare.paused = paused);
+        }
+        before
+    }
+
+    /// Nothing is done until the container, whose state is `status`, has a new instance: a startup probe that has its verdict, a
+    /// liveness probe that has failed. While the container does not run nothing is done either, and it is not called that.
+    #[must_use]
+    pub fn is_on_hold(&self, status: Option<&ContainerStatus>) -> bool {
+        let is_running = status.is_some_and(|status| matches!(status.state, ContainerState::Running { .. }));
+        let memory = self.verdict_of_newest().map(|verdict| Memory::new(self.probe_type, verdict, true, 0));
+        self.stats.is_live() && is_running && memory.is_some_and(|memory| memory.is_on_hold())
     }
 
     /// The trouble that still keeps the probe: no attempt has counted since.
@@ -577,6 +617,8 @@ impl ProbeRecord {
             self.with_rare(|rare| {
                 rare.last = last;
                 rare.local = rare.local.filter(|_| kind == OutcomeKind::Local);
+                // The first attempt after a pause is told in any case.
+                rare.paused = rare.paused.filter(|paused| paused.until_at > report.at);
             });
         }
         changed

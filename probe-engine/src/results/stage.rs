@@ -4,6 +4,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use probe_core::action::{LocalTooLong, Publish, PublishCause, Report};
 use probe_core::id::{PodUid, ProbeKey, ProbeType};
 use probe_core::outcome::{Outcome, Verdict};
@@ -16,12 +17,16 @@ use tracing::{debug, info, warn};
 
 use super::handle::Ask;
 use super::node::{PodCount, cut, text_of};
-use super::{Inbox, Input, LocalTrouble, Node, PodRecord, ResultsError, ShardTotals, Update, UpdateQueue};
+use super::{
+    Change, Changed, Inbox, Input, LocalTrouble, Node, PodRecord, ResultsError, ShardTotals, Update, UpdateQueue,
+};
 use crate::clock;
 use crate::consumer::events::{EventSender, EventType, NewEvent};
 use crate::consumer::lifecycle::LifecycleInput;
 use crate::consumer::status;
 use crate::limits;
+
+mod pausing;
 
 /// Bytes of an event's `cause` at most: a column, not a text.
 const CAUSE_BYTES_MAX: usize = 128;
@@ -175,6 +180,8 @@ impl Stage {
                 if let Some(record) = self.node.touch(&uid) {
                     record.deleting = true;
                 }
+                let record = self.node.pods.find_mut(&uid);
+                record.into_iter().for_each(|record| self.node.pauses.look(record));
             }
             Input::Removed(uid) => self.remove(&uid),
             Input::Untaken(left) => {
@@ -187,6 +194,7 @@ impl Stage {
                 }
             }
             Input::Gate(uid, gate, status) => self.handle_gate(&uid, gate, status),
+            Input::Pause(uid, pause) => self.handle_pause(&uid, &pause),
         }
     }
 
@@ -195,6 +203,7 @@ impl Stage {
         let before = PodCount::of(record);
         let is_begun = !self.node.pasts.is_empty() && status.containers.iter().all(crate::state::has_begun);
         self.node.restarts += status::accept(record, status);
+        self.node.pauses.look(record);
         if is_begun {
             self.node.pasts.remove(uid);
         }
@@ -269,6 +278,12 @@ impl Stage {
             return;
         }
         log_verdict(&record.pod, publish);
+        self.node.timeline.push(Change::of(publish, clock::wall_of(publish.at).into()));
+        if publish.probe_type != ProbeType::Readiness {
+            let (pod, container) = (publish.pod.clone(), publish.container.clone());
+            let key = ProbeKey { pod, container, probe_type: publish.probe_type };
+            self.node.held.look(key, publish.verdict, publish.cause == PublishCause::Threshold);
+        }
         self.node.recount(Some(before), &publish.pod);
         self.refresh(&publish.pod);
         self.tell_lifecycle(publish);
@@ -418,6 +433,8 @@ impl Stage {
         if record.is_ready() != was_ready {
             let pod = &record.pod;
             info!(pod = %format_args!("{}/{}", pod.namespace, pod.name), ready = !was_ready, "pod readiness changed");
+            let what = Changed::Ready(!was_ready);
+            self.node.timeline.push(Change { pod: uid.clone(), at: clock::wall().into(), what });
             self.node.recount(Some(before), uid);
         }
     }

@@ -17,7 +17,8 @@ use probe_core::worker::Memory;
 use super::kernel::Waker;
 use super::metrics::PhasesUs;
 use crate::limits;
-use crate::results::ProbeStats;
+use crate::results::{Paused, ProbeStats};
+use crate::source::Pause;
 
 /// One probe of a pod that is being added, and where its counts go.
 #[derive(Clone, Debug)]
@@ -30,6 +31,8 @@ pub struct ProbeSlot {
     pub stats: Arc<ProbeStats>,
     /// What a daemon before this one knew of it.
     pub past: Option<Past>,
+    /// It was paused under a daemon before this one, and is still.
+    pub paused: Option<Paused>,
 }
 
 /// A probe's verdict as a state file had it.
@@ -78,6 +81,13 @@ pub enum Command {
         container: ContainerName,
         /// Which probe.
         probe_type: ProbeType,
+    },
+    /// Make no attempts for a while, or make them again.
+    Pause {
+        /// Which pod.
+        uid: PodUid,
+        /// Which of its probes, and until when.
+        pause: Arc<Pause>,
     },
     /// Early detection: a listener that could answer a target closed. One real attempt at once for each of its probes.
     Detect {

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use probe_core::action::{Action, AttemptId, Passed, Publish, Report, Start, WorkerIndex};
-use probe_core::id::{ContainerName, PodUid};
+use probe_core::id::{ContainerName, PodUid, ProbeTypes};
 use probe_core::outcome::{LocalCause, Outcome};
 use probe_core::scheduler::Scheduler;
 use probe_core::spec::Pod;
@@ -235,11 +235,15 @@ impl<K: Kernel> Shard<K> {
                 }
                 Command::StopLivenessAndStartup { uid } => self.scheduler.stop_liveness_and_startup(&uid, now),
                 Command::Trigger { uid, container, probe_type } => {
-                    self.scheduler.trigger(&uid, &container, probe_type, now);
-                    let worker = self.scheduler.worker_index(&uid, &container, probe_type);
+                    let is_known = self.scheduler.trigger(&uid, &container, probe_type, now);
+                    let worker = self.scheduler.worker_index(&uid, &container, probe_type).filter(|_| is_known);
                     if let Some(slot) = worker.and_then(|worker| self.slots.find_mut(worker)) {
                         slot.must_connect = true;
                     }
+                }
+                Command::Pause { uid, pause } => {
+                    let until = pause.paused.map(|paused| paused.until_at);
+                    self.pause(&uid, pause.container.as_ref(), pause.types, until, now);
                 }
                 Command::Detect { target } => self.detect(target, now),
                 Command::Shutdown => self.begin_end(now),
@@ -267,6 +271,25 @@ impl<K: Kernel> Shard<K> {
             },
         );
         self.forget_leases(&pod.uid);
+        for slot in given {
+            if let Some(paused) = slot.paused {
+                let types = ProbeTypes::from_iter([slot.probe_type]);
+                self.pause(&pod.uid, Some(&slot.container), types, Some(paused.until_at), now);
+            }
+        }
+    }
+
+    fn pause(
+        &mut self,
+        uid: &PodUid,
+        container: Option<&ContainerName>,
+        types: ProbeTypes,
+        until: Option<Instant>,
+        now: Instant,
+    ) {
+        let mut concerned = Vec::new();
+        self.scheduler.pause(uid, container, types, until, now, &mut |worker| concerned.push(worker));
+        concerned.into_iter().for_each(|worker| self.note_due(worker));
     }
 
     /// The pod's status is another: what its leases are for is found out anew at its next attempts.

@@ -2,8 +2,12 @@
 //!
 //! **Invariant:** the API never touches a shard: it reads results, and writes here.
 
+mod pause;
+
 use std::sync::Arc;
 use std::time::Duration;
+
+use jiff::Timestamp;
 
 use probe_core::action::Report;
 use probe_core::id::{ContainerName, PodUid, ProbeKey, ProbeType};
@@ -11,7 +15,10 @@ use probe_core::outcome::Verdict;
 use probe_core::pod::ConditionStatus;
 use probe_core::spec::Container;
 
+pub use self::pause::{Choice, Chosen};
+
 use super::{PodUpdate, PodUpdateSender};
+use crate::clock;
 use crate::results::{ContainerView, Node, PodRecord, ResultsError, ResultsHandle};
 
 /// Names shown in an error at most.
@@ -72,6 +79,29 @@ pub enum ControlError {
         /// Its gates.
         there: Vec<String>,
     },
+    /// A container or a probe was named that none of those has that were chosen.
+    #[error("none of the {whose} has {what}")]
+    NoneHas {
+        /// As a noun: `2 pods chosen`.
+        whose: String,
+        /// As a noun: `a container "x"`.
+        what: String,
+    },
+    /// An attempt was asked for of a probe that makes none.
+    #[error("the {} of container {container} of pod {pod} is paused until {until}: resume it first", .probe_type.field())]
+    Paused {
+        /// `namespace/name`
+        pod: String,
+        /// The container.
+        container: String,
+        /// Which probe.
+        probe_type: ProbeType,
+        /// Until when.
+        until: Timestamp,
+    },
+    /// A pause was told, and the last pod does not show it.
+    #[error("the pause was told, but the pods do not all show it yet: the daemon is very busy")]
+    PauseNotShown,
     /// The pod is to run.
     #[error(
         "pod {pod} is not being ended: its manifest wants it; take that away, and a grace period can be made shorter while the \
@@ -221,6 +251,10 @@ fn find(
         _ => named_container(record, container)?,
     };
     let probe = container.probe(probe_type).ok_or_else(|| unknown_probe(record, (spec, container), probe_type))?;
+    if let Some(paused) = probe.paused(clock::now()) {
+        let (pod, container) = (label(record), spec.name.to_string());
+        return Err(ControlError::Paused { pod, container, probe_type, until: paused.until.into() });
+    }
     let key = ProbeKey { pod: record.pod.uid.clone(), container: spec.name.clone(), probe_type };
     Ok((key, probe.verdict))
 }

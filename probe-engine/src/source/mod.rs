@@ -7,10 +7,12 @@ pub mod runtime;
 
 use std::sync::Arc;
 
-use probe_core::id::{ContainerName, PodUid, ProbeType};
+use probe_core::id::{ContainerName, PodUid, ProbeType, ProbeTypes};
 use probe_core::pod::ConditionStatus;
 use probe_core::spec::Pod;
 use probe_core::status::PodStatus;
+
+use crate::results::Paused;
 
 /// From a source to the manager.
 #[derive(Clone, Debug)]
@@ -32,6 +34,8 @@ pub enum PodUpdate {
     Terminated(PodUid),
     /// Probe now (control API).
     Trigger(PodUid, ContainerName, ProbeType),
+    /// Make no attempts for a while, or make them again (control API).
+    Pause(PodUid, Arc<Pause>),
     /// A readiness gate's condition was set (control API); `None` = taken away.
     Gate(PodUid, Arc<str>, Option<ConditionStatus>),
     /// This source has been read once.
@@ -41,6 +45,29 @@ pub enum PodUpdate {
         /// Nothing of it was unreadable or wrong: what it did not name is not wanted.
         is_whole: bool,
     },
+}
+
+/// Which probes of a pod make no attempts for a while. One for all pods that were chosen with it.
+#[derive(Clone, Debug)]
+pub struct Pause {
+    /// Of which container; `None` = of all.
+    pub container: Option<ContainerName>,
+    /// Which probes.
+    pub types: ProbeTypes,
+    /// From when until when; `None`: their pauses end.
+    pub paused: Option<Paused>,
+    /// Who asked for it: `uid 0`.
+    pub by: Arc<str>,
+    /// So few pods were chosen that an event tells of each.
+    pub is_each_told: bool,
+}
+
+impl Pause {
+    /// Whether this probe is among those that it is about.
+    #[must_use]
+    pub fn chooses(&self, container: &ContainerName, probe_type: ProbeType) -> bool {
+        self.types.contains(probe_type) && self.container.as_ref().is_none_or(|only| only == container)
+    }
 }
 
 /// The manager's entrance.

@@ -18,7 +18,7 @@ use probe_core::worker::Memory;
 
 use crate::clock;
 use crate::limits;
-use crate::results::{ContainerView, Gate, PodRecord, ProbeRecord, cut};
+use crate::results::{ContainerView, Gate, Paused, PodRecord, ProbeRecord, cut};
 
 /// What is said once.
 #[derive(Clone, PartialEq, prost::Message)]
@@ -73,6 +73,9 @@ pub struct PodState {
     /// Conditions that were set from outside. Since version 2.
     #[prost(message, repeated, tag = "6")]
     pub gates: Vec<GateState>,
+    /// Those of its probes that are paused. No version of its own: a daemon that does not know the field leaves it out.
+    #[prost(message, repeated, tag = "7")]
+    pub pauses: Vec<PauseState>,
     /// Never written: found out when it is read.
     #[prost(bool, tag = "15")]
     pub is_of_earlier_boot: bool,
@@ -87,6 +90,23 @@ pub struct GateState {
     /// Its status and last flip.
     #[prost(message, optional, tag = "2")]
     pub condition: Option<ConditionState>,
+}
+
+/// A probe that is paused.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct PauseState {
+    /// Of which container.
+    #[prost(string, tag = "1")]
+    pub container: String,
+    /// [`ProbeType::index`]
+    #[prost(uint32, tag = "2")]
+    pub probe_type: u32,
+    /// Since when, in nanoseconds since 1970.
+    #[prost(sfixed64, tag = "3")]
+    pub since_ns: i64,
+    /// Until when, in nanoseconds since 1970.
+    #[prost(sfixed64, tag = "4")]
+    pub until_ns: i64,
 }
 
 /// A condition's status and the time of its last flip.
@@ -219,8 +239,8 @@ impl PodState {
     #[must_use]
     pub fn of(record: &PodRecord, past: Option<&PodState>) -> PodState {
         if let Some(past) = past.filter(|_| record.status.is_none()) {
-            let gates = PodState::of(record, None).gates;
-            return PodState { gates, is_of_earlier_boot: false, ..past.clone() };
+            let PodState { gates, pauses, .. } = PodState::of(record, None);
+            return PodState { gates, pauses, is_of_earlier_boot: false, ..past.clone() };
         }
         let container = |(spec, view): (&Container, ContainerView<'_>)| {
             let before = past.filter(|_| record.container_status(&view).is_none_or(|status| !has_begun(status)));
@@ -243,6 +263,7 @@ impl PodState {
             containers: record.containers().map(container).collect(),
             is_over: record.phase.is_terminal(),
             gates: record.gates.iter().map(gate).collect(),
+            pauses: PauseState::of(record).collect(),
             is_of_earlier_boot: false,
         }
     }
@@ -290,11 +311,42 @@ impl PodState {
         })
     }
 
+    /// The pause of a probe, unless it is over. None is taken over that ends later than a new one could.
+    #[must_use]
+    pub fn paused(&self, container: &str, probe_type: ProbeType) -> Option<Paused> {
+        let is_its_own = |known: &&PauseState| {
+            known.container == container && usize::try_from(known.probe_type) == Ok(probe_type.index())
+        };
+        let known = self.pauses.iter().find(is_its_own)?;
+        let now = clock::wall();
+        let until = timestamp(known.until_ns).min(now.saturating_add(limits::PAUSE_MAX).ok()?);
+        let left = Duration::try_from(until.duration_since(now)).ok().filter(|left| !left.is_zero())?;
+        let since = timestamp(known.since_ns).min(now).into();
+        Some(Paused { since, until: until.into(), until_at: clock::now() + left })
+    }
+
     /// What is kept of a container, unless it has another definition now.
     #[must_use]
     pub fn container(&self, pod: &Pod, name: &str) -> Option<&ContainerState> {
         let spec = pod.container(name)?;
         self.containers.iter().find(|known| known.name == name && known.spec_hash == spec.spec_hash)
+    }
+}
+
+impl PauseState {
+    fn of(record: &PodRecord) -> impl Iterator<Item = PauseState> {
+        let now = clock::now();
+        record.containers().flat_map(move |(spec, container)| {
+            container.probes.iter().filter_map(move |probe| {
+                let paused = probe.paused(now)?;
+                Some(PauseState {
+                    container: spec.name.as_str().to_owned(),
+                    probe_type: u32::try_from(probe.probe_type.index()).unwrap_or_default(),
+                    since_ns: nanos(paused.since.into()),
+                    until_ns: nanos(paused.until.into()),
+                })
+            })
+        })
     }
 }
 

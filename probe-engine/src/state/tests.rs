@@ -43,6 +43,7 @@ fn pod(uid: &str) -> PodState {
             condition_type: "example.com/lb".to_owned(),
             condition: Some(ConditionState { status: 1, since_ns: 5 }),
         }],
+        pauses: Vec::new(),
         is_of_earlier_boot: false,
     }
 }
@@ -204,6 +205,64 @@ fn numbers_out_of_range_are_not_known_or_cut() {
     let forever =
         TerminationState { backoff_ms: u64::MAX, ..pod("a").containers[0].termination.clone().expect("it ended") };
     assert_eq!(forever.backoff().current(), Duration::from_secs(300));
+}
+
+#[test]
+fn a_pause_is_kept_per_probe_within_its_bounds_and_takes_nothing_else() {
+    let now = clock::wall();
+    let ns = |seconds: i64| {
+        let at = now.checked_add(jiff::SignedDuration::from_secs(seconds)).expect("in range");
+        i64::try_from(at.as_nanosecond()).expect("this century")
+    };
+    let pause = |since_ns, until_ns| PauseState {
+        container: "app".to_owned(),
+        probe_type: ProbeType::Liveness.index() as u32,
+        since_ns,
+        until_ns,
+    };
+    let paused = |pause: PauseState| {
+        let bytes = content(&[PodState { pauses: vec![pause], ..pod("a") }]);
+        let state = State::parse(bytes).expect("a state").take(&"a".into()).expect("the pod");
+        assert_eq!(state.paused("app", ProbeType::Readiness), None);
+        assert_eq!(state.paused("db", ProbeType::Liveness), None);
+        state.paused("app", ProbeType::Liveness)
+    };
+    let is_about = |at: probe_core::time::Instant, seconds: u64| {
+        let ahead = at - clock::now();
+        ahead <= Duration::from_secs(seconds) && ahead + Duration::from_secs(30) > Duration::from_secs(seconds)
+    };
+    let half = paused(pause(ns(-60), ns(1_800))).expect("it goes on");
+    assert_eq!([half.since, half.until], [ns(-60), ns(1_800)].map(|at| timestamp(at).into()));
+    assert!(is_about(half.until_at, 1_800));
+    assert_eq!([paused(pause(ns(-60), ns(-1))), paused(pause(0, 0)), paused(pause(0, i64::MIN))], [None; 3], "over");
+    let forever = paused(pause(i64::MAX, i64::MAX)).expect("it goes on");
+    assert!(is_about(forever.until_at, 24 * 3_600) && forever.since <= clock::wall().into());
+    let one = content(&[pod("a")]).len();
+    assert!(content(&[PodState { pauses: vec![pause(1, 2)], ..pod("a") }]).len() <= one + 40);
+    assert_eq!(content(&[PodState { pauses: Vec::new(), ..pod("a") }]).len(), one);
+}
+
+/// A daemon that does not know of pauses reads a file with them, and one that does reads a file without.
+#[test]
+fn pauses_came_without_a_version_of_their_own() {
+    let folder = format!("{}/../tests/data/state", env!("CARGO_MANIFEST_DIR"));
+    let read = |name: &str| std::fs::read(format!("{folder}/{name}")).expect("a file");
+    let mut without = State::parse(read("version-2")).expect("a state");
+    assert_eq!(without.take(&"a".into()).map(arrived), Some(arrived(pod("a"))));
+    let mut with = State::parse(read("version-2-paused")).expect("a state").take(&"a".into()).expect("the pod");
+    assert_eq!(with.pauses[0].until_ns, 1_795_003_600_000_000_000);
+    with.pauses.clear();
+    assert_eq!(arrived(with), arrived(pod("a")));
+}
+
+/// Without what another boot's clock makes other numbers of.
+fn arrived(mut state: PodState) -> PodState {
+    state.is_of_earlier_boot = true;
+    let container = &mut state.containers[0];
+    container.is_waiting = false;
+    let end = container.termination.as_mut().expect("it ended");
+    (end.started_ns, end.finished_ns, end.backoff_ns) = (0, 0, 0);
+    state
 }
 
 #[test]

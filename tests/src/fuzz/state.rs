@@ -11,8 +11,10 @@ use probe_core::spec::{Container, ContainerKind, Pod, Probes};
 use probe_core::time::Instant;
 use probe_core::worker::Worker;
 use probe_engine::clock;
-use probe_engine::limits::{MESSAGE_BYTES_MAX, STATE_BACKOFF_MAX};
-use probe_engine::state::{self, ContainerState, PodState, State, TerminationState, VERSION, Whole, Writer};
+use probe_engine::limits::{MESSAGE_BYTES_MAX, PAUSE_MAX, STATE_BACKOFF_MAX};
+use probe_engine::state::{
+    self, ContainerState, PauseState, PodState, State, TerminationState, VERSION, Whole, Writer,
+};
 use prost::Message;
 use sha2::{Digest, Sha256};
 
@@ -147,6 +149,15 @@ fn is_usable(state: &PodState) {
     pod.readiness_gates = state.gates.iter().map(|gate| gate.condition_type.as_str().into()).collect();
     let _ = state.is_of_same_instances(&pod);
     assert!(state.gates(&pod).count() <= pod.readiness_gates.len());
+    for pause in &state.pauses {
+        for probe_type in ProbeType::ALL {
+            let Some(paused) = state.paused(&pause.container, probe_type) else { continue };
+            assert!(
+                paused.until_at <= clock::now() + PAUSE_MAX && paused.since <= clock::wall().into(),
+                "it lies ahead"
+            );
+        }
+    }
     for condition in &state.conditions {
         let _ = (condition.status(), condition.since());
     }
@@ -204,12 +215,16 @@ fn change(pods: &mut Vec<PodState>, draw: &mut Draw) {
     }
     let index = draw.below(pods.len());
     let Some(pod) = pods.get_mut(index) else { return };
-    match draw.below(6) {
+    match draw.below(7) {
         0 => pod.uid = text(draw),
         1 => pod.added_at_ns = number(draw) as i64,
         2 => edit_list(&mut pod.conditions, draw),
         3 => edit_list(&mut pod.gates, draw),
         4 => edit_list(&mut pod.containers, draw),
+        5 => {
+            let (since_ns, until_ns) = (number(draw) as i64, number(draw) as i64);
+            pod.pauses.push(PauseState { container: text(draw), probe_type: draw.below(4) as u32, since_ns, until_ns });
+        }
         _ => {
             let index = draw.below(pod.containers.len());
             if let Some(container) = pod.containers.get_mut(index) {

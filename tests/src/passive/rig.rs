@@ -137,6 +137,7 @@ impl<K: Kernel> Rig<K> {
             probe_type: ProbeType::Readiness,
             stats: Arc::clone(&stats),
             past: None,
+            paused: None,
         };
         let status = running(addr, netns.clone(), 1, started_at);
         let command = Command::AddPod { pod: Arc::clone(&pod), slots: Box::new([slot]), status: Some(status) };

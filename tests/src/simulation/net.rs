@@ -338,6 +338,10 @@ impl World {
     pub fn socket(&mut self, peer: SocketAddr) -> Result<SocketId, i32> {
         self.may_stall();
         self.net.tries += 1;
+        let target = self.net.target_at(peer);
+        if let Some(probe) = self.pods.probes.iter_mut().find(|probe| Some(probe.target) == target) {
+            probe.begun += 1;
+        }
         if self.random.chance(self.weather.socket_errors) {
             self.net.local_faults += 1;
             let errno = self.random.pick(&LOCAL_ERRNOS);

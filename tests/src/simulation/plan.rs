@@ -106,6 +106,7 @@ impl Plan {
                 let container = &world.pods.pods[pod].containers[container];
                 container.started_at.is_none() && !container.restarting
             };
+            world.act(Act::Pause(pod, None, Duration::ZERO));
             for container in 0..world.pods.pods[pod].containers.len() {
                 if waits(world, container) {
                     world.act(Act::Start(pod, container));
@@ -180,6 +181,13 @@ impl Plan {
         }
         let first = world.pods.probes.iter().position(|probe| probe.pod == pod).unwrap_or(0);
         let probes_len = (world.pods.probes.len() - first) as u64;
+        for _ in 0..world.random.below(4) {
+            let at = self.some_time(world);
+            let probe_type =
+                world.random.pick(&[None, None, None, Some(ProbeType::Readiness), Some(ProbeType::Liveness)]);
+            let length = world.random.pick(&[0, 700, 2_000, 7_000, 60_000].map(Duration::from_millis));
+            plan(world, at, Act::Pause(pod, probe_type, length));
+        }
         for _ in 0..world.random.below(5) {
             let (at, probe) = (self.some_time(world), first + world.random.below(probes_len) as usize);
             plan(world, at, Act::Trigger(probe));

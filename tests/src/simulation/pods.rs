@@ -7,16 +7,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use probe_core::action::{Publish, PublishCause, Report};
-use probe_core::id::{ContainerId, ContainerName, PodUid, ProbeType};
+use probe_core::id::{ContainerId, ContainerName, PodUid, ProbeType, ProbeTypes};
 use probe_core::outcome::{LocalCause, Outcome, Verdict};
 use probe_core::spec::{Container, ContainerKind, Handler, HttpGet, Pod, Port, ProbeSpec, Probes, Scheme, TcpSocket};
 use probe_core::status::{ContainerState, ContainerStatus, PodPhase, PodStatus};
 use probe_core::time::Instant;
 use probe_engine::prober::pool::Job;
-use probe_engine::results::{ProbeStats, Update, UpdateQueue};
+use probe_engine::results::{Paused, ProbeStats, Update, UpdateQueue, WallNs};
 use probe_engine::shard::JobSink;
 use probe_engine::shard::inbox::{Command, PoolReply, ProbeSlot, ShardSender};
 use probe_engine::shard::metrics::PhasesUs;
+use probe_engine::source::Pause;
 
 use super::random::Random;
 use super::target::{Behaviour, Health, Target};
@@ -51,6 +52,12 @@ pub struct SimProbe {
     pub made: Option<Instant>,
     /// The shard told that it has nothing but local trouble.
     pub told_unknown: u64,
+    /// No attempts before, as the shard has heard; [`Instant::ZERO`] = it is not paused.
+    pub paused_until: Instant,
+    /// It has heard so in the present turn.
+    pub is_newly_paused: bool,
+    /// Tries on the ring and jobs of the pool, those that follow a redirect apart.
+    pub begun: u64,
 }
 
 /// One container.
@@ -94,6 +101,8 @@ pub enum Act {
     Resync(usize),
     /// Somebody wants an attempt now.
     Trigger(usize),
+    /// Somebody wants none of a pod's probes, or of one type of them, for a while; zero: again.
+    Pause(usize, Option<ProbeType>, Duration),
     /// Nobody reads the updates any more, and they are many.
     Fill,
     /// Somebody does again.
@@ -138,8 +147,17 @@ pub struct Pods {
     pub jobs_len: u64,
     /// Commands sent.
     pub commands: u64,
-    /// Pods that were added since the shard looked at its inbox.
-    untaken: Vec<usize>,
+    /// What the shard was told since it looked at its inbox.
+    untaken: Vec<Untaken>,
+}
+
+/// Of what the shard was told, that which it is held to from when it has heard it.
+#[derive(Clone, Copy, Debug)]
+enum Untaken {
+    /// A pod was added.
+    Added(usize),
+    /// Probes of a pod are paused.
+    Paused(usize, Option<ProbeType>, Instant),
 }
 
 /// Sums over a shard's metrics.
@@ -254,6 +272,9 @@ impl World {
                     latest: None,
                     made: None,
                     told_unknown: 0,
+                    paused_until: Instant::ZERO,
+                    is_newly_paused: false,
+                    begun: 0,
                 });
             }
             specs.push(container_of(name.clone(), of_type));
@@ -305,6 +326,7 @@ impl World {
                     self.send(Command::Trigger { uid: self.uid(pod), container, probe_type });
                 }
             }
+            Act::Pause(pod, probe_type, length) => self.pause(pod, probe_type, length),
             Act::Stop(_) => {}
             Act::Fill => {
                 self.pods.is_paused = true;
@@ -323,12 +345,23 @@ impl World {
         }
     }
 
-    /// The pods that were added before the shard looked at its inbox are made now.
+    /// The pods that were added before the shard looked at its inbox are made now, and pauses begin.
     pub fn take_notice_of_commands(&mut self, now: Instant) {
-        for pod in std::mem::take(&mut self.pods.untaken) {
+        for untaken in std::mem::take(&mut self.pods.untaken) {
+            let (Untaken::Added(pod) | Untaken::Paused(pod, ..)) = untaken;
             for probe in self.pods.probes.iter_mut().filter(|probe| probe.pod == pod) {
-                probe.made = Some(now);
-                self.net.epochs[probe.target] += 1;
+                match untaken {
+                    Untaken::Added(_) => {
+                        probe.made = Some(now);
+                        probe.paused_until = Instant::ZERO;
+                        self.net.epochs[probe.target] += 1;
+                    }
+                    Untaken::Paused(_, only, until) if only.is_none_or(|only| only == probe.probe_type) => {
+                        probe.paused_until = until;
+                        probe.is_newly_paused = true;
+                    }
+                    Untaken::Paused(..) => {}
+                }
             }
         }
     }
@@ -402,10 +435,28 @@ impl World {
             probe_type: probe.probe_type,
             stats: Arc::clone(&probe.stats),
             past: None,
+            paused: None,
         });
         let slots = slots.collect();
         self.send(Command::AddPod { pod: Arc::clone(&self.pods.pods[pod].pod), slots, status });
-        self.pods.untaken.push(pod);
+        self.pods.untaken.push(Untaken::Added(pod));
+    }
+
+    fn pause(&mut self, pod: usize, probe_type: Option<ProbeType>, length: Duration) {
+        if !self.pods.pods[pod].is_present {
+            return;
+        }
+        let until = self.now + length;
+        let paused = Paused { since: WallNs::default(), until: WallNs::default(), until_at: until };
+        let pause = Pause {
+            container: None,
+            types: probe_type.map_or(ProbeTypes::ALL, |only| ProbeTypes::from_iter([only])),
+            paused: (!length.is_zero()).then_some(paused),
+            by: "somebody".into(),
+            is_each_told: false,
+        };
+        self.send(Command::Pause { uid: self.uid(pod), pause: Arc::new(pause) });
+        self.pods.untaken.push(Untaken::Paused(pod, probe_type, until));
     }
 
     /// What the lifecycle consumer would do: a container whose liveness or startup probe failed is started anew.
@@ -468,6 +519,7 @@ impl World {
         let probe = self.pods.probes.iter().position(|probe| Arc::ptr_eq(&probe.spec, &job.request.spec));
         let Some(probe) = probe else { panic!("the pool got a job of no probe: {job:?}") };
         let SimProbe { pod, target, .. } = self.pods.probes[probe];
+        self.pods.probes[probe].begun += u64::from(job.resume.is_none());
         self.pods.jobs_len += 1;
         let is_well = matches!(self.net.targets[target].health(), Health::Well | Health::Unclear);
         let queued = self.random.duration(Duration::from_micros(50), Duration::from_millis(30));

@@ -4,6 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use super::watchers::{CaughtUp, Watchers};
 use crate::daemon::{self, Daemon};
 use crate::flips::Flip;
 use crate::kernel::{self, Tcp};
@@ -27,6 +28,8 @@ pub(super) struct Form {
     pub name: &'static str,
     /// Each target gets one of these, in turn.
     pub orders: &'static [Order],
+    /// Beside clients that stop reading before it begins.
+    pub is_watched: bool,
 }
 
 /// What a storm showed.
@@ -61,6 +64,8 @@ pub(super) struct Seen {
     pub syn_sent_max: usize,
     /// Of the daemon, at the end.
     pub rss_bytes: u64,
+    /// What those who had stopped reading knew once they had read on; `None` = there were none.
+    pub watched: Option<CaughtUp>,
 }
 
 impl Form {
@@ -88,6 +93,8 @@ impl Form {
         sleep_until(now() + Duration::from_secs(numbers.warmup_s));
 
         let mut watch = Watch { daemon: &daemon, looks: 0, fds_max: 0, syn_sent_max: 0 };
+        let socket = folder.join("api.sock");
+        let watchers = self.is_watched.then(|| Watchers::start(&socket)).transpose()?;
         let start = Edge::read(&daemon)?;
         let spent_before = Spent::read(daemon.pid(), targets)?;
         watch.until(now() + period)?;
@@ -120,6 +127,7 @@ impl Form {
         let Watch { fds_max, syn_sent_max, .. } = watch;
         std::thread::sleep(SETTLE);
         let log = Log::read(daemon.log())?;
+        let watched = watchers.map(|watchers| watchers.catch_up(&socket)).transpose()?;
         let page = daemon.page("/metrics")?;
         let in_flight_max = daemon::sum(&daemon::samples(&page), "probe_engine_shard_in_flight_max", &[]);
         let descriptors_max = kernel::descriptors_max(daemon.pid())?;
@@ -143,6 +151,7 @@ impl Form {
             syn_sent_max,
             rss_bytes,
             end,
+            watched,
         })
     }
 

@@ -98,6 +98,7 @@ impl Judged {
             ));
         }
         complaints.extend(truth.complaints());
+        complaints.extend(seen.watched.iter().flat_map(|watched| watched.complaints.clone()));
 
         let attempts_cpu_us = seen.window.daemon * seconds / attempts * 1e6;
         let died = seen.flips.iter().filter_map(|flip| flip.closed);
@@ -133,6 +134,8 @@ impl Judged {
             "lateness_before_us": between(Some(&seen.start), seen.dead.first()),
             "lateness_storm_us": between(seen.dead.first(), seen.dead.get(1)),
             "lateness_us": after,
+            "lateness_all_us": between(Some(&seen.start), Some(&seen.end)),
+            "watchers": seen.watched.as_ref().map(|watched| &watched.figures),
             "daemon_cores_storm": seen.storm.daemon,
             "daemon_cores": seen.window.daemon,
             "threads_cores_storm": seen.storm.threads,
@@ -157,7 +160,8 @@ impl Noticed {
                     continue;
                 }
                 let since = |ns: u128| change.at_ns.saturating_sub(ns) as f64 / 1e6;
-                if change.is_failure && known.is_empty() {
+                // A first success may be in the window, too.
+                if change.is_failure && !known.iter().any(|(_, is_failure)| *is_failure) {
                     noticed.targets.push(since(closed.after_ns));
                 }
                 if change.is_failure {

@@ -62,6 +62,8 @@ pub(super) enum Flag {
     TriggeredEarly = 32,
     /// Its newest call was a success of which there was nothing to tell, and so will the next one be if it is a success.
     Quiet = 64,
+    /// It makes no attempts for a while: it has an entry in [`super::pause::Pauses`].
+    Paused = 128,
 }
 
 /// See the module.

@@ -10,6 +10,7 @@ use crate::fixture::{
     container, container_status, pod, pod_status, running, spec, terminated, thresholds, waiting, with_all_probes,
     with_probe,
 };
+use crate::id::ProbeTypes;
 use crate::outcome::LocalCause;
 use crate::spec::{Container, ContainerKind, Grpc, Handler, HttpGet, Port, RestartPolicy, Scheme, TcpSocket};
 use crate::status::{ContainerState, PodPhase};
@@ -1109,6 +1110,257 @@ fn a_worker_is_small() {
     assert!(size_of::<Place>() <= 192, "{} bytes", size_of::<Place>());
 }
 
+// Pauses.
+
+impl World {
+    /// Pauses these probes of `c` for so many milliseconds from now; 0 = ends their pauses. How many were concerned.
+    fn pause(&mut self, types: &[ProbeType], millis: u64) -> usize {
+        let until = self.now + Duration::from_millis(millis);
+        let types = types.iter().copied().collect();
+        let mut concerned = 0;
+        let container = ContainerName::from("c");
+        let uid = PodUid::from("p");
+        self.scheduler.pause(&uid, Some(&container), types, Some(until), self.now, &mut |_| concerned += 1);
+        self.settle();
+        concerned
+    }
+}
+
+#[test]
+fn a_pause_makes_no_attempts_keeps_verdict_and_run_and_ends_on_the_old_grid() {
+    let mut world = World::running(one(Liveness, thresholds(1, 3)));
+    let worker = world.made[0].0;
+    world.pass(10_000);
+    world.answer(failure());
+    world.pass(2_000);
+    assert_eq!(world.pause(&[Liveness], 30_500), 1);
+    assert_eq!(world.pass_answering(30_499, &success()), []);
+    let view = world.scheduler.worker(worker).expect("live");
+    assert_eq!((view.verdict, view.run, view.due), (Some(Success), 1, Some(START + Duration::from_secs(50))));
+    assert_eq!(view.paused_until, Some(START + Duration::from_millis(42_500)));
+    assert_eq!(world.pass_answering(20_000, &failure()), [50_000, 60_000], "not at its end, but when the grid says so");
+    assert_eq!(world.verdict("c", Liveness), Some(Failure), "the second and third failure in a row");
+    assert_eq!(
+        (world.missed, world.scheduler.paused_len(), world.scheduler.worker(worker).unwrap().paused_until),
+        (0, 0, None)
+    );
+}
+
+#[test]
+fn a_due_time_at_the_very_end_of_a_pause_gets_its_attempt() {
+    let mut world = World::running(one(Liveness, spec()));
+    world.pause(&[Liveness], 20_000);
+    assert_eq!(world.pass_answering(25_000, &success()), [20_000]);
+}
+
+#[test]
+fn a_pause_that_is_found_to_be_over_late_has_missed_what_was_due_since_alone() {
+    let mut world = World::running(one(Liveness, spec()));
+    world.pause(&[Liveness], 25_000);
+    world.now = START + Duration::from_secs(57);
+    world.turn();
+    world.settle();
+    assert_eq!((world.starts_due(), world.missed), (vec![30_000], 2), "due at 30, 40 and 50 s");
+    let mut world = World::running(one(Liveness, spec()));
+    world.pause(&[Liveness], 25_000);
+    world.now = START + Duration::from_secs(27);
+    world.turn();
+    world.settle();
+    assert_eq!((world.starts_due(), world.missed), (vec![], 0));
+}
+
+#[test]
+fn the_end_of_a_pause_can_be_moved_both_ways_and_come_at_once() {
+    let mut world = World::running(one(Liveness, spec()));
+    world.pause(&[Liveness], 100_000);
+    world.pause(&[Liveness], 15_000);
+    assert_eq!(world.pass_answering(20_000, &success()), [20_000]);
+    world.pause(&[Liveness], 15_000);
+    world.pause(&[Liveness], 25_000);
+    assert_eq!(world.pass_answering(30_000, &success()), [50_000]);
+    world.pause(&[Liveness], 600_000);
+    assert_eq!(world.pass_answering(20_000, &success()), []);
+    assert_eq!(world.pause(&[Liveness], 0), 1, "a time that has come ends it");
+    assert_eq!(world.pass_answering(10_000, &success()), [80_000]);
+}
+
+#[test]
+fn only_the_probes_chosen_are_paused() {
+    let mut world = World::running(with_all_probes(container("c", ContainerKind::Regular)));
+    let types = [Startup, Readiness, Liveness];
+    let paused = |world: &World| {
+        let until = |(worker, _): &(WorkerIndex, ProbeType)| world.scheduler.worker(*worker).unwrap().paused_until;
+        world.made.iter().map(|made| until(made).is_some()).collect::<Vec<_>>()
+    };
+    assert_eq!((world.pause(&[Readiness], 5_000), paused(&world)), (1, vec![false, true, false]));
+    assert_eq!((world.pause(&types, 5_000), paused(&world)), (3, vec![true; 3]));
+    assert_eq!((world.pause(&[Startup, Liveness], 0), paused(&world)), (2, vec![false, true, false]));
+    let (uid, until) = (PodUid::from("p"), Some(world.now + Duration::from_secs(9)));
+    let mut heard = 0;
+    let other = ContainerName::from("d");
+    world.scheduler.pause(&uid, Some(&other), ProbeTypes::ALL, until, world.now, &mut |_| heard += 1);
+    world.scheduler.pause(&PodUid::from("q"), None, ProbeTypes::ALL, until, world.now, &mut |_| heard += 1);
+    assert_eq!((heard, paused(&world)), (0, vec![false, true, false]));
+    world.scheduler.pause(&uid, None, ProbeTypes::ALL, until, world.now, &mut |_| heard += 1);
+    assert_eq!((heard, paused(&world)), (3, vec![true; 3]));
+}
+
+#[test]
+fn a_pause_goes_on_over_a_new_instance_which_gets_its_first_value() {
+    let mut world = World::running(one(Liveness, spec()));
+    world.pass(10_000);
+    world.answer(failure());
+    assert_eq!(world.verdict("c", Liveness), Some(Failure));
+    world.pause(&[Liveness], 60_000);
+    world.state("c", "test://2", running(world.now));
+    assert_eq!(world.pass_answering(59_000, &failure()), []);
+    assert_eq!(world.verdict("c", Liveness), Some(Success));
+    assert_eq!(world.pass_answering(2_000, &failure()), [70_000]);
+}
+
+#[test]
+fn what_the_runtime_says_counts_during_a_pause() {
+    let mut world = World::running(one(Readiness, spec()));
+    world.answer(success());
+    world.pause(&[Readiness], 60_000);
+    world.state("c", "test://1", waiting());
+    world.pass(10_000);
+    assert_eq!((world.verdict("c", Readiness), world.starts.len()), (Some(Failure), 0));
+}
+
+#[test]
+fn an_attempt_in_flight_when_a_pause_begins_counts_and_is_not_tried_again() {
+    let mut world = World::running(one(Readiness, spec()));
+    assert_eq!(world.starts.len(), 1);
+    world.pause(&[Readiness], 60_000);
+    world.answer(success());
+    assert_eq!(world.verdict("c", Readiness), Some(Success));
+    let mut world = World::running(one(Readiness, spec()));
+    world.pause(&[Readiness], 60_000);
+    world.answer(error());
+    assert_eq!((world.starts.len(), world.reports.len()), (0, 1), "discarded at once");
+    assert_eq!(world.pass_answering(61_000, &success()), [60_000]);
+}
+
+#[test]
+fn no_trigger_comes_through_a_pause_or_moves_its_grid() {
+    let mut world = World::running(one(Readiness, spec()));
+    world.answer(failure());
+    world.pause(&[Readiness], 60_000);
+    world.pass(3_000);
+    assert!(!world.trigger(Readiness), "refused");
+    // A container that is not ready is asked at every status, else.
+    world.state("c", "test://1", running(START));
+    world.pass(3_000);
+    assert!(world.starts.is_empty());
+    assert_eq!(world.pass_answering(60_000, &success()), [60_000]);
+    assert!(world.trigger(Readiness));
+    // One that waits for the end of an attempt.
+    let mut world = World::running(one(Readiness, spec()));
+    assert!(world.trigger(Readiness));
+    world.pause(&[Readiness], 60_000);
+    world.answer(failure());
+    assert_eq!(world.pass_answering(61_000, &success()), [60_000]);
+}
+
+#[test]
+fn a_trigger_right_after_the_end_of_a_pause_comes_through() {
+    let mut world = World::running(one(Readiness, spec()));
+    world.pass(5_000);
+    world.pause(&[Readiness], 7_000);
+    // Due at 10 s, within the pause, while the attempt of before is in flight still.
+    world.pass(8_000);
+    assert!(world.trigger(Readiness));
+    world.answer(success());
+    assert_eq!(world.starts_due(), [13_000]);
+}
+
+#[test]
+fn a_due_time_that_a_long_attempt_outlasted_into_a_pause_gets_none() {
+    let mut world = World::running(one(Liveness, spec()));
+    world.pass(10_000);
+    world.pause(&[Liveness], 15_000);
+    world.pass(16_000);
+    world.answer(success());
+    assert!(world.starts.is_empty(), "due at 20 s, within the pause");
+    assert_eq!((world.pass_answering(4_000, &success()), world.missed), (vec![30_000], 0));
+}
+
+#[test]
+fn due_times_that_pass_in_a_pause_while_the_attempt_is_queued_are_not_missed() {
+    let mut world = World::running(one(Liveness, spec()));
+    world.now = START + Duration::from_secs(10);
+    world.turn();
+    let mut actions = core::iter::from_fn(|| world.scheduler.poll_action());
+    let start = actions.find_map(|action| if let Action::Start(start) = action { Some(start) } else { None });
+    let start = start.expect("an attempt is asked for");
+    world.pause(&[Liveness], 25_000);
+    for (now, missed) in [(22, 0), (29, 0), (45, 1)] {
+        world.now = START + Duration::from_secs(now);
+        world.turn();
+        world.settle();
+        assert_eq!(world.missed, missed, "at {now} s");
+    }
+    world.now = START + Duration::from_secs(65);
+    world.scheduler.handle_started(start.attempt, world.now);
+    world.settle();
+    assert_eq!(world.missed, 3, "due at 40, 50 and 60 s");
+}
+
+#[test]
+fn local_trouble_before_a_pause_is_not_longer_by_it() {
+    let mut world = World::running(one(Liveness, spec()));
+    world.pass(10_000);
+    world.answer(local());
+    world.pause(&[Liveness], 100_000);
+    assert_eq!(world.pass_answering(99_000, &success()), []);
+    assert!(world.pass_answering(2_000, &local()).contains(&110_000));
+    assert!(world.told.is_empty(), "it has begun just now");
+}
+
+#[test]
+fn the_first_call_after_a_pause_is_reported_whatever_it_says() {
+    let mut world = World::running(one(Liveness, thresholds(1, 1)));
+    let all = |world: &mut World, millis| {
+        world.reports.clear();
+        world.passed.clear();
+        world.pass_answering(millis, &success());
+        (world.reports.len(), world.passed.len())
+    };
+    assert_eq!(all(&mut world, 40_000), (1, 3));
+    world.pause(&[Liveness], 15_000);
+    assert_eq!(all(&mut world, 40_000), (1, 2));
+    world.pause(&[Liveness], 15_000);
+    world.pause(&[Liveness], 0);
+    assert_eq!(all(&mut world, 20_000), (1, 1));
+    world.pause(&[Liveness], 0);
+    assert_eq!(all(&mut world, 20_000), (0, 2), "there was none to end");
+}
+
+#[test]
+fn a_pause_ends_with_its_worker() {
+    let mut world = World::running(one(Liveness, spec()));
+    world.pause(&[Liveness], 60_000);
+    world.scheduler.remove_pod(&PodUid::from("p"), world.now);
+    world.settle();
+    assert_eq!(world.scheduler.paused_len(), 0);
+    world.add(pod("p", [one(Liveness, spec())]));
+    world.state("c", "test://1", running(world.now));
+    assert_eq!(world.pass_answering(10_000, &success()), [10_000]);
+    world.pass(10_000);
+    world.scheduler.remove_pod(&PodUid::from("p"), world.now);
+    assert_eq!(world.pause(&[Liveness], 60_000), 0, "it ends with its attempt");
+}
+
+#[test]
+fn probes_that_are_not_paused_cost_nothing_more() {
+    assert!(size_of::<Place>() == 64 && size_of::<Flag>() == 1);
+    let mut world = World::running(one(Liveness, spec()));
+    world.pause(&[Liveness], 15_000);
+    world.pass_answering(50_000, &success());
+    assert_eq!((world.scheduler.paused_len(), world.scheduler.busies.len()), (0, 0));
+}
+
 // What is known of pods and workers.
 
 #[test]
@@ -1136,6 +1388,7 @@ fn the_view_of_a_worker_is_what_it_watches_and_how_it_stands() {
         run: 1,
         on_hold: false,
         due: Some(START + Duration::from_secs(20)),
+        paused_until: None,
     };
     assert_eq!(world.scheduler.worker(worker), Some(seen.clone()));
     world.pass(10_000);
@@ -1241,6 +1494,8 @@ mod any_sequence {
         },
         Deleting,
         Trigger(usize),
+        /// Which types, as bits, and for how many milliseconds; 0 ends their pauses.
+        Pause(u8, u64),
         /// Milliseconds, and how many starts the turn after them may make.
         Pass(u64, usize),
         Started(usize),
@@ -1255,6 +1510,8 @@ mod any_sequence {
             6 => (0_u8..3, 0_u8..6).prop_map(|(instance, what)| Op::State { instance, what }),
             1 => Just(Op::Deleting),
             2 => (0_usize..3).prop_map(Op::Trigger),
+            2 => (1_u8..8, 1_u64..6_000).prop_map(|(types, millis)| Op::Pause(types, millis)),
+            1 => (1_u8..8).prop_map(|types| Op::Pause(types, 0)),
             12 => (0_u64..4_000, 0_usize..4).prop_map(|(millis, starts)| Op::Pass(millis, starts)),
             6 => (0_usize..4).prop_map(Op::Started),
             12 => (0_usize..4, 0_u8..8).prop_map(|(which, what)| Op::Answer(which, what)),
@@ -1267,6 +1524,7 @@ mod any_sequence {
         live: BTreeSet<WorkerIndex>,
         in_flight: Vec<Start>,
         stored: BTreeMap<WorkerIndex, Verdict>,
+        paused: BTreeMap<WorkerIndex, Instant>,
         log: Vec<Action>,
     }
 
@@ -1280,6 +1538,8 @@ mod any_sequence {
                         let overlap = self.in_flight.iter().any(|other| other.attempt.worker == start.attempt.worker);
                         assert!(!overlap, "two attempts of one worker");
                         assert!(start.retry < ATTEMPTS_MAX);
+                        let until = self.paused.get(&start.attempt.worker).copied().unwrap_or(START);
+                        assert!(if start.retry == 0 { start.due >= until } else { now >= until }, "it is paused");
                         self.in_flight.push(start);
                     }
                     Action::Publish(publish) => {
@@ -1296,6 +1556,7 @@ mod any_sequence {
                     Action::Missed { worker, count, .. } => assert!(self.live.contains(&worker) && count > 0),
                     Action::WorkerEnded { worker } => {
                         assert!(self.live.remove(&worker) && !self.stored.contains_key(&worker));
+                        self.paused.remove(&worker);
                         self.in_flight.retain(|start| start.attempt.worker != worker);
                     }
                 }
@@ -1306,6 +1567,14 @@ mod any_sequence {
                 assert_eq!(view.verdict, self.stored.get(worker).copied());
             }
         }
+    }
+
+    fn pause(scheduler: &mut Scheduler, types: u8, millis: u64, now: Instant) -> Vec<WorkerIndex> {
+        let types = ProbeType::ALL.into_iter().filter(|probe_type| types & 1 << probe_type.index() != 0).collect();
+        let mut concerned = Vec::new();
+        let until = Some(now + Duration::from_millis(millis));
+        scheduler.pause(&PodUid::from("p"), None, types, until, now, &mut |worker| concerned.push(worker));
+        concerned
     }
 
     fn state(what: u8, now: Instant) -> ContainerState {
@@ -1364,6 +1633,12 @@ mod any_sequence {
                 Op::Trigger(which) => {
                     scheduler.trigger(&uid, &ContainerName::from("c"), ProbeType::ALL[which], now);
                 }
+                Op::Pause(types, millis) => {
+                    for worker in pause(&mut scheduler, types, millis, now) {
+                        let until = if millis > 0 { now + Duration::from_millis(millis) } else { START };
+                        shell.paused.insert(worker, until);
+                    }
+                }
                 Op::Pass(millis, starts_max) => {
                     now = now + Duration::from_millis(millis);
                     scheduler.handle_timeout(now, starts_max);
@@ -1391,7 +1666,7 @@ mod any_sequence {
             shell.drain(&mut scheduler, now);
         }
         assert_eq!((scheduler.workers_len(), scheduler.pod(&uid).is_none()), (0, true));
-        assert!(scheduler.wheel.is_empty() && shell.stored.is_empty());
+        assert!(scheduler.wheel.is_empty() && shell.stored.is_empty() && scheduler.paused_len() == 0);
         shell.log
     }
 
@@ -1478,6 +1753,7 @@ mod any_sequence {
                     Op::Trigger(which) => {
                         scheduler.trigger(&uid, &ContainerName::from("c"), ProbeType::ALL[which], now);
                     }
+                    Op::Pause(types, millis) => drop(pause(scheduler, types, millis, now)),
                     Op::Pass(..) => {}
                     Op::Started(which) => {
                         in_flight

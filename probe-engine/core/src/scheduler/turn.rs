@@ -3,7 +3,7 @@
 use super::*;
 use crate::action::{Passed, PublishCause};
 use crate::outcome::LocalCause;
-use crate::schedule::Schedule;
+use crate::schedule::{Schedule, Taken};
 use crate::worker::{Step, Worker};
 use occupant::{Busy, Call, Flag, Local};
 
@@ -78,6 +78,19 @@ impl Scheduler {
         }
     }
 
+    /// No pause stands in the way of an attempt at `now`.
+    pub(super) fn allows(&self, worker: WorkerIndex, now: Instant) -> bool {
+        let until = self.occupant(worker).and_then(|occupant| self.pauses.until(worker, occupant));
+        until.is_none_or(|until| until <= now)
+    }
+
+    pub(super) fn due_after_pause(&self, worker: WorkerIndex, occupant: &Occupant) -> Instant {
+        match self.pauses.until(worker, occupant) {
+            Some(until) => occupant.schedule.next_from(occupant.period(), until),
+            None => occupant.schedule.next(),
+        }
+    }
+
     fn queue(&mut self, worker: WorkerIndex, at: Instant) {
         let Place { generation, occupant } = &mut self.places[worker.0 as usize];
         if let Some(occupant) = occupant {
@@ -97,10 +110,12 @@ impl Scheduler {
 
     /// The worker's timer fired: a due time has passed, a local back-off is over, or both.
     pub(super) fn fire(&mut self, worker: WorkerIndex, now: Instant, answers: &mut impl AnswerAtOnce) {
-        let Self { places, busies, wheel, .. } = self;
+        let Self { places, busies, pauses, wheel, .. } = self;
         let Some(occupant) = &mut places[worker.0 as usize].occupant else { return };
         let mut missed = 0;
         if let Some(taken) = occupant.schedule.take(occupant.period(), now) {
+            let after = pauses.pass(worker, occupant, busies, taken);
+            let taken = after.unwrap_or(Taken { due: taken.due, dropped: 0 });
             missed = taken.dropped;
             let next = occupant.schedule.next();
             let run = occupant.worker.run().saturating_add(1);
@@ -116,7 +131,7 @@ impl Scheduler {
             let never_left_the_queue = in_flight && !busy.call.started;
             let waited = busy.local.as_mut().filter(|local| local.waiting);
             let answered_before = waited.is_some_and(|local| core::mem::replace(&mut local.absorbed, true));
-            if busy.tick.is_some() || never_left_the_queue || answered_before {
+            if after.is_some() && (busy.tick.is_some() || never_left_the_queue || answered_before) {
                 missed = missed.saturating_add(1);
             }
             if !never_left_the_queue {
@@ -138,13 +153,13 @@ impl Scheduler {
         self.arm(worker);
     }
 
-    /// Returns whether there is such a worker. One trigger is kept at most. `asked`: by somebody who waits for the report.
+    /// Returns whether there is such a worker, and it is not paused. One trigger is kept at most. `asked`: by somebody who waits for the report.
     pub(super) fn trigger_worker(&mut self, worker: WorkerIndex, asked: bool, now: Instant) -> bool {
-        let Self { places, busies, .. } = self;
+        let Self { places, busies, pauses, .. } = self;
         let Some(occupant) = places.get_mut(worker.0 as usize).and_then(|place| place.occupant.as_mut()) else {
             return false;
         };
-        if occupant.has(Flag::Stopping) {
+        if occupant.has(Flag::Stopping) || !pauses.allow(worker, occupant, busies, now) {
             return false;
         }
         if !occupant.has(Flag::Begun) && !asked {
@@ -162,12 +177,13 @@ impl Scheduler {
 
     /// One step of a queued worker. Returns whether an attempt was started.
     pub(super) fn step(&mut self, worker: WorkerIndex, now: Instant) -> bool {
-        let Self { places, busies, pods, actions, config, .. } = self;
+        let Self { places, busies, pauses, pods, actions, config, .. } = self;
         let Some(occupant) = &mut places[worker.0 as usize].occupant else { return false };
         occupant.clear(Flag::Queued);
         let busy = busies.of(occupant);
         let (due, is_rephased) = take_due(occupant, busy, now);
         let is_waiting = busy.is_waiting_locally();
+        let may_attempt = pauses.allow(worker, occupant, busies, due);
         let pod_index = occupant.pod;
         let probe_type = occupant.worker.probe_type();
         let mut must_generate = false;
@@ -188,6 +204,7 @@ impl Scheduler {
             }
             step
         };
+        let step = if step == Step::Probe && !may_attempt { Step::Continue } else { step };
         let mut started = false;
         let mut is_local_over = false;
         match step {
@@ -358,6 +375,7 @@ impl Scheduler {
         let Some(mut occupant) = place.occupant.take() else { return };
         place.generation = place.generation.wrapping_add(1);
         self.busies.take_back(&mut occupant);
+        self.pauses.forget(worker, &mut occupant);
         self.workers_len -= 1;
         self.wheel.cancel(worker.0);
         let probe_type = occupant.worker.probe_type();

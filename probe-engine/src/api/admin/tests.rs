@@ -43,10 +43,12 @@ impl Server {
         };
         let metrics = Metrics::new(bench.results.clone(), facts);
         let health = Health::new(vec![Arc::clone(&heartbeat)], bench.results.clone());
-        let listener = bind("127.0.0.1:0".parse().expect("an address")).await.expect("a free port");
+        let listener = bind("--metrics-listen", "127.0.0.1:0".parse().expect("an address")).await.expect("a free port");
         let address = listener.local_addr().expect("it is bound");
+        let admin = Admin::new(metrics, health);
+        let router = admin.routes().merge(admin.latency_routes());
         let (stop, stopping) = watch::channel(false);
-        let task = tokio::spawn(serve(listener, Admin::new(metrics, health), stopping));
+        let task = tokio::spawn(serve(listener, router, stopping));
         Self { address, heartbeat, bench, stop, task }
     }
 
@@ -147,7 +149,7 @@ async fn a_head_that_is_too_large_is_refused() {
 #[tokio::test]
 async fn an_address_that_is_taken_is_an_error_that_names_the_flag_and_the_way_out() {
     let server = Server::start().await;
-    let error = bind(server.address).await.expect_err("it is taken").to_string();
+    let error = bind("--metrics-listen", server.address).await.expect_err("it is taken").to_string();
     for part in ["--metrics-listen", &server.address.to_string(), "ss -ltnp", "`off`"] {
         assert!(error.contains(part), "{error}");
     }

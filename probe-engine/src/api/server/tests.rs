@@ -12,8 +12,8 @@ use crate::cli::client::{self, Client};
 use crate::consumer::events::{self, EventSender, EventType, NewEvent};
 use crate::consumer::overview::{HandlerOverview, Overview};
 use crate::prober::exec::Execution;
-use crate::results::Update;
 use crate::results::fixture::{Bench, SOON, container, pod, publish, report, running};
+use crate::results::{Input, Update};
 use crate::runtime::none::NoneRuntime;
 use crate::runtime::{BoxFuture, RuntimeEvent, Started};
 use crate::shard::metrics::{HandlerKind, OutcomeKind};
@@ -110,6 +110,7 @@ fn facts() -> Facts {
         passive: None,
         ebpf_stats: None,
         metrics_address: None,
+        dashboard_address: None,
         node_name: "node-1".to_owned(),
         instance: "this-one".to_owned(),
     }
@@ -464,4 +465,67 @@ async fn a_watch_of_latency_that_asks_for_too_much_is_refused_with_what_is_allow
     let refused = daemon.client.watch_latency(all).await.expect_err("too many");
     assert_eq!(refused.code(), Code::ResourceExhausted, "{}", refused.message());
     assert!(refused.message().contains("1024"), "{}", refused.message());
+}
+
+#[tokio::test]
+async fn probes_are_paused_over_the_socket_by_who_says_so_and_not_triggered_then() {
+    let mut daemon = Daemon::start(none()).await;
+    let (inputs, mut updates) = (daemon.bench.inputs.clone(), daemon.updates);
+    let (told, by) = oneshot::channel();
+    tokio::spawn(async move {
+        let mut told = Some(told);
+        while let Some(PodUpdate::Pause(uid, pause)) = updates.recv().await {
+            told.take().into_iter().for_each(|told| _ = told.send(Arc::clone(&pause.by)));
+            inputs.send(Input::Pause(uid, pause)).await.expect("the stage runs");
+        }
+    });
+    let now = clock::wall();
+    let at = |seconds| now.checked_add(jiff::SignedDuration::from_secs(seconds)).expect("in range");
+    let until = at(1_800);
+    let request = |name: &str, types: &[v1::ProbeType], until: Option<Timestamp>| v1::PauseProbesRequest {
+        filter: Some(v1::PodFilter { name: name.to_owned(), ..v1::PodFilter::default() }),
+        container: String::new(),
+        types: types.iter().map(|wanted| i32::from(*wanted)).collect(),
+        until: until.map(convert::timestamp),
+    };
+    let count = |answer: v1::PauseProbesResponse| (answer.probes_count, answer.pods_count);
+    let client = &mut daemon.client;
+    let answer = client.pause_probes(request("", &[], Some(until))).await.expect("paused").into_inner();
+    assert_eq!(count(answer), (5, 2));
+    assert_eq!(&*by.await.expect("a pause"), format!("uid {}", nix::unistd::getuid()));
+    let web = |client: &mut Client| {
+        let request = v1::GetPodRequest { namespace: String::new(), name: "web".to_owned() };
+        let mut client = client.clone();
+        async move {
+            client.get_pod(request).await.expect("web").into_inner().pod.expect("a pod").containers.remove(0).probes
+        }
+    };
+    assert_eq!(web(client).await[0].paused_until, Some(convert::timestamp(until)), "to the nanosecond");
+    let trigger = v1::TriggerProbeRequest { pod: "web".to_owned(), r#type: 3, ..v1::TriggerProbeRequest::default() };
+    let refused = client.trigger_probe(trigger).await.expect_err("it is paused");
+    assert_eq!(refused.code(), Code::FailedPrecondition);
+    assert!(refused.message().contains(&format!("is paused until {until}: resume it first")), "{refused}");
+    let ends = |client: &mut Client, until| {
+        let (request, mut client) = (request("web", &[v1::ProbeType::Liveness], until), client.clone());
+        async move { client.pause_probes(request).await.expect("resumed").into_inner() }
+    };
+    assert_eq!(count(ends(client, Some(at(-1))).await), (1, 1), "a time that has passed ends it");
+    assert_eq!(count(ends(client, None).await), (0, 0), "so does none");
+    assert_eq!(web(client).await[0].paused_until, None);
+    let too_late = at(24 * 3_600 + 60);
+    for (request, code, text) in [
+        (request("wbe", &[], Some(until)), Code::NotFound, "wbe not found"),
+        (request("web", &[v1::ProbeType::Startup], Some(until)), Code::NotFound, "has a startupProbe"),
+        (request("", &[v1::ProbeType::Unspecified], Some(until)), Code::InvalidArgument, "types[0]: 0 is no type"),
+        (request("", &[], Some(too_late)), Code::InvalidArgument, "is more than 24 hours from now"),
+    ] {
+        let refused = client.pause_probes(request).await.expect_err(text);
+        assert!(refused.code() == code && refused.message().contains(text), "{refused}");
+    }
+    let no_time = v1::PauseProbesRequest {
+        until: Some(prost_types::Timestamp { seconds: i64::MAX, nanos: 0 }),
+        ..v1::PauseProbesRequest::default()
+    };
+    let refused = client.pause_probes(no_time).await.expect_err("no time");
+    assert!(refused.code() == Code::InvalidArgument && refused.message().ends_with("are no time"), "{refused}");
 }

@@ -214,6 +214,14 @@ families! {
             "Pods by phase.";
         PODS_READY: Gauge, Stable, "probe_engine_pods_ready", [],
             "Pods whose condition Ready is True.";
+        PROBES_HELD: Gauge, Stable, "probe_engine_probes_held", [],
+            "Liveness and startup probes on hold with a Failure whose container runs on: nobody has restarted it yet.";
+        PROBES_HELD_OLDEST_TIMESTAMP_SECONDS: Gauge, Stable, "probe_engine_probes_held_oldest_timestamp_seconds", [],
+            "Since when the first of them is held, since 1970; 0 where none is.";
+        PROBES_PAUSED: Gauge, Stable, "probe_engine_probes_paused", [],
+            "Probes that make no attempts because somebody has paused them.";
+        PROBES_PAUSED_OLDEST_TIMESTAMP_SECONDS: Gauge, Stable, "probe_engine_probes_paused_oldest_timestamp_seconds", [],
+            "Since when the first of them is paused, since 1970; 0 where none is.";
         PROBES_STUCK: Gauge, Stable, "probe_engine_probes_stuck", [],
             "Probes with nothing but trouble of the daemon's own for too long.";
         PROBES_WITHOUT_SERIES: Gauge, Stable, "probe_engine_probes_without_series", [],

@@ -14,12 +14,13 @@ use probe_core::spec::{ContainerKind, Pod};
 use probe_core::status::PodPhase;
 
 use super::text::Buckets;
-use crate::limits;
 use crate::results::latency::DetailCounts;
 use crate::results::{
     DURATION_BUCKETS_S, Durations, Node, PodRecord, ProbeStats, ResultsError, ResultsHandle, SeriesLevel, SeriesLevels,
+    Standing,
 };
 use crate::shard::metrics::{HandlerKind, Occupancy, OutcomeKind, PassiveCounts, Phase};
+use crate::{clock, limits};
 
 /// Upper bounds, in seconds, of attempts' durations and lateness: from a local connect to a long timeout.
 pub(super) const ATTEMPT_BUCKETS_S: [f64; 18] =
@@ -86,6 +87,8 @@ pub(super) struct EngineSnapshot {
     pub(super) events_dropped: u64,
     pub(super) restarts: u64,
     pub(super) stuck: u64,
+    pub(super) paused: Standing,
+    pub(super) held: Standing,
     /// In the order of [`PHASES`].
     pub(super) pods: [u64; 4],
     pub(super) pods_ready: u64,
@@ -211,6 +214,8 @@ pub(super) fn engine(node: &Node) -> EngineSnapshot {
         events_dropped: node.events_dropped,
         restarts: node.restarts,
         stuck: 0,
+        paused: node.paused(clock::now()),
+        held: node.held(),
         pods: node.phases,
         pods_ready: node.pods_ready,
         restarts_asked: node.restarts_asked,

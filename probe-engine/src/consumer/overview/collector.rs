@@ -199,6 +199,7 @@ fn look_at(node: &Node) -> NodeLook {
         pods_ready: node.pods_ready,
         probes: node.pods.probes_len() as u64,
         probes_failing: node.probes_failing,
+        probes_paused: node.paused(clock::now()).count,
         probes_stuck: counts().map(|counts| counts.stuck_local).sum(),
         handlers: handlers.filter(has_attempts).collect(),
         missed: counts().map(|counts| counts.missed).sum(),
@@ -243,6 +244,7 @@ mod tests {
             passive: None,
             ebpf_stats: None,
             metrics_address: None,
+            dashboard_address: None,
             node_name: "node-1".to_owned(),
             instance: "this-one".to_owned(),
         }

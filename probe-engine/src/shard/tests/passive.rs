@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crossbeam::queue::ArrayQueue;
+use probe_core::id::ProbeTypes;
 use probe_core::outcome::{Outcome, Verdict};
 use probe_core::spec::ProbeSpec;
 use probe_core::time::Instant;
@@ -19,13 +20,14 @@ use crate::ebpf::passive::{Passive, ToWatch};
 use crate::ebpf::target::{Group, Place};
 use crate::ebpf::{Answer, PassiveSettings, Target, Why};
 use crate::limits;
-use crate::results::{ProbeStats, Update, UpdateQueue};
+use crate::results::{Paused, ProbeStats, Update, UpdateQueue, WallNs};
 use crate::shard::epoll::Epoll;
 use crate::shard::inbox::{Command, ProbeSlot, ShardSender, inbox};
 use crate::shard::kernel::{Kernel, Waker};
 use crate::shard::lease::tests::{Everybody, passive};
 use crate::shard::ring::Ring;
 use crate::shard::{Shard, ShardConfig, Turn};
+use crate::source::Pause;
 
 const SECOND: Duration = Duration::from_secs(1);
 const SLOT: u32 = 80;
@@ -113,6 +115,35 @@ fn a_passive_answer_opens_no_socket_and_counts_as_a_success() {
     let measured = bench.count(|metrics| metrics.latency_us[0][0].as_ref().map_or(0, |latency| latency.len()));
     assert_eq!(measured, real, "only real attempts have a latency");
     assert_eq!(bench.verdicts().last(), Some(&Some(Verdict::Success)));
+}
+
+#[test]
+fn a_paused_probe_is_not_answered_passively_nor_by_early_detection_or_a_trigger() {
+    let (mut bench, mut watch, stats) = leased();
+    periods(&mut bench, &mut watch, 2);
+    assert_eq!(answer(&stats), Answer::Passive);
+    let (opened, before, verdicts) = (bench.world.opened.get(), counts(&stats), bench.verdicts().len());
+    let send = |bench: &Bench, command| bench.sender.send(command).expect("room");
+    let pause = |until_at| {
+        let paused = Paused { since: WallNs::default(), until: WallNs::default(), until_at };
+        let types = ProbeTypes::ALL;
+        let pause = Pause { container: None, types, paused: Some(paused), by: "".into(), is_each_told: false };
+        Command::Pause { uid: "pod".into(), pause: Arc::new(pause) }
+    };
+    let until = bench.world.now() + 20 * SECOND;
+    send(&bench, pause(until));
+    periods(&mut bench, &mut watch, 5);
+    assert!(stats.due_ns() >= until.as_nanos() && stats.due_ns() < (until + SECOND).as_nanos());
+    send(&bench, Command::Trigger { uid: "pod".into(), container: CONTAINER.into(), probe_type: READINESS });
+    watch.bump();
+    send(&bench, Command::Detect { target: watch.targets[0].id });
+    periods(&mut bench, &mut watch, 14);
+    assert_eq!((bench.world.opened.get(), counts(&stats), bench.verdicts().len()), (opened, before, verdicts));
+    let reports = bench.outcomes().len();
+    periods(&mut bench, &mut watch, 2);
+    assert_eq!(answer(&stats), Answer::Real(Why::Changed));
+    assert_eq!(bench.outcomes().len(), reports + 1, "the first one after it is told");
+    assert_eq!(bench.count(|metrics| metrics.missed), 0);
 }
 
 #[test]
@@ -278,8 +309,13 @@ impl<K: Kernel> Real<K> {
     /// A probe of this address every second, and what it counts.
     fn add(&self, addr: SocketAddr) -> Arc<ProbeStats> {
         let stats = Arc::new(ProbeStats::default());
-        let slot =
-            ProbeSlot { container: CONTAINER.into(), probe_type: READINESS, stats: Arc::clone(&stats), past: None };
+        let slot = ProbeSlot {
+            container: CONTAINER.into(),
+            probe_type: READINESS,
+            stats: Arc::clone(&stats),
+            past: None,
+            paused: None,
+        };
         let status = Some(running(self.now));
         let command = Command::AddPod { pod: pod("pod", every_second(addr.port())), slots: Box::new([slot]), status };
         self.sender.send(command).expect("room");

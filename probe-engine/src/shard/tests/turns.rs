@@ -87,8 +87,13 @@ impl Bench {
 
     pub(super) fn add_spec(&self, uid: &str, spec: ProbeSpec) -> Arc<ProbeStats> {
         let stats = Arc::new(ProbeStats::default());
-        let slot =
-            ProbeSlot { container: CONTAINER.into(), probe_type: READINESS, stats: Arc::clone(&stats), past: None };
+        let slot = ProbeSlot {
+            container: CONTAINER.into(),
+            probe_type: READINESS,
+            stats: Arc::clone(&stats),
+            past: None,
+            paused: None,
+        };
         let status = Some(running(self.world.now()));
         let command = Command::AddPod { pod: pod(uid, spec), slots: Box::new([slot]), status };
         self.sender.send(command).expect("room");

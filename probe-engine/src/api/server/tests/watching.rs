@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 
 use tonic::Streaming;
-use tonic::transport::Endpoint;
 
 use super::*;
 use crate::api::v1::embedder_client::EmbedderClient;
@@ -73,13 +72,7 @@ impl Daemon {
     }
 
     async fn results(&self, since: Option<Place>) -> Streaming<v1::WatchResultsResponse> {
-        let path = self.path.clone();
-        let connector = tower::service_fn(move |_: tonic::transport::Uri| {
-            let path = path.clone();
-            async move { tokio::net::UnixStream::connect(path).await.map(hyper_util::rt::TokioIo::new) }
-        });
-        let endpoint = Endpoint::from_static("http://probe-engine");
-        let channel = endpoint.connect_with_connector(connector).await.expect("connect");
+        let channel = client::channel(&self.path).await.expect("connect");
         let watched = EmbedderClient::new(channel).watch_results(v1::WatchResultsRequest { since }).await;
         watched.expect("served").into_inner()
     }
