@@ -1,11 +1,11 @@
 //! Durations of one probe's real successes, in few buckets: an estimate of their quantiles that every probe can afford.
 //!
-//! It takes 28 bytes of a probe (count, sum, longest, and buckets of 16 bits up to 5 ms); above that the kubelet's own
+//! It takes 26 bytes of a probe (count, sum, longest, and buckets of 16 bits up to 5 ms); above that the kubelet's own
 //! buckets are there already, in a box that only a probe with such durations has. A bucket ends at 2.5 times the end of the one
-//! before, at most.
+//! before, at most; what is above the last, 10 s, has the longest as its estimate.
 //!
 //! **Invariant:** an estimate is never below the quantile of what was recorded, and at most 2.5 times it (or 128 us, where it is
-//! below that), as long as no bucket has been halved; from then on the shares up to 5 ms are those of the newest attempts, more
+//! below that; up to 10 s), as long as no bucket has been halved; from then on the shares up to 5 ms are those of the newest attempts, more
 //! than of the older ones.
 
 use super::stats::DURATION_BUCKETS_S;

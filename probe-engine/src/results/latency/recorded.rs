@@ -2,7 +2,7 @@
 //!
 //! The buckets are those of the shards' [`hdrhistogram::Histogram`]: microseconds, 2 significant digits, up to one hour. One that
 //! was hit takes 8 bytes. Bound: [`BUCKETS_LEN_MAX`] of them, 26 KB; latencies that lie within a factor of eight of each other
-//! take at most 385, 3 KB.
+//! take at most 384, 3 KB.
 
 use hdrhistogram::Histogram;
 
