@@ -30,14 +30,14 @@ use crate::api::admin::health::Health;
 use crate::api::admin::supervise::supervise;
 use crate::api::admin::{self, Admin, AdminError};
 use crate::api::dashboard::{Dashboard, Listeners};
-use crate::api::server::{self, Backend, ShardFacts, SourceFacts};
+use crate::api::server::{self, Backend, ShardFacts, SourceFacts, Tcp, TcpError};
 use crate::api::socket::{Socket, SocketError};
 use crate::config::{Config, DashboardListen, RuntimeChoice};
 use crate::consumer;
 use crate::consumer::board::Board;
 use crate::consumer::events::{self, EventSender, EventsHandle};
 use crate::consumer::lifecycle::{Lifecycle, LifecycleConfig, LifecycleInput, LifecycleStats};
-use crate::consumer::metrics::{Facts, Metrics, PoolLane};
+use crate::consumer::metrics::{Facts, Metrics, PoolLane, TcpStats};
 use crate::consumer::otlp::{self, Collector, OtlpError, Push};
 use crate::consumer::overview::{self, Overviews};
 use crate::consumer::state::StateStats;
@@ -88,6 +88,9 @@ pub enum EngineError {
     /// The admin server.
     #[error(transparent)]
     Admin(#[from] AdminError),
+    /// The control API over TCP.
+    #[error(transparent)]
+    Tcp(#[from] TcpError),
     /// The state directory.
     #[error("cannot make the state directory {path}: {source}; name another with --state-dir")]
     StateDir {
@@ -223,12 +226,20 @@ impl Engine {
     pub async fn start(mut config: Config, choice: RuntimeChoice) -> Result<Self, EngineError> {
         let manager_start = clock::now();
         let collector = collector(&config)?;
-        // Both before anything is started: a second daemon must fail without touching the first one's pods.
+        // All before anything is started: a second daemon must fail without touching the first one's pods.
         let socket = Socket::bind(config.socket.as_deref().ok_or(EngineError::NoSocket)?)?;
         let listeners = Listeners::bind(config.metrics_listen, config.dashboard_listen).await?;
         // Port 0 was any free one, and the dashboard's place a rule: from here on it is known where they are.
         config.metrics_listen = listeners.metrics_address();
         config.dashboard_listen = listeners.dashboard_address().map_or(DashboardListen::Off, DashboardListen::At);
+        let tcp = match &mut config.api_listen {
+            Some(listen) => {
+                let tcp = Tcp::bind(listen.address, &listen.files).await?;
+                listen.address = tcp.address();
+                Some(tcp)
+            }
+            None => None,
+        };
         std::fs::create_dir_all(&config.state_dir)
             .map_err(|source| EngineError::StateDir { path: config.state_dir.clone(), source })?;
         let state = State::read(&config.state_dir);
@@ -278,13 +289,14 @@ impl Engine {
         let manifests = engine.read_manifests(&config, choice, memory_limits);
         let state_stats = engine.keep_state(&config, &results);
         let server_facts = engine.server_facts(&config, manager_start, manifests.clone());
-        let metrics_facts = engine.metrics_facts(&config, manager_start, manifests, lifecycle_stats, state_stats);
+        let (stats, tcp_stats) = ((lifecycle_stats, state_stats), tcp.as_ref().map(Tcp::stats));
+        let metrics_facts = engine.metrics_facts(&config, manager_start, manifests, stats, tcp_stats);
         let health = engine.health(&results);
         engine.push_metrics(collector, &results, &metrics_facts, &server_facts);
         let (overviews, board) = engine.watch_node(&results, &metrics_facts, &server_facts, &health);
         let dashboard = engine.dashboard(board, &results, &events);
-        engine.serve_admin(listeners, dashboard, Metrics::new(results.clone(), metrics_facts), health);
-        engine.serve_api(socket, server_facts, overviews, &results, &events);
+        engine.serve_admin(listeners, dashboard, Metrics::new(results.clone(), metrics_facts), health.clone());
+        engine.serve_api((socket, tcp), health, server_facts, overviews, &results, &events);
         engine.tell_started(&config);
         Ok(engine)
     }
@@ -327,6 +339,7 @@ impl Engine {
             ebpf_stats: self.ebpf.facts.as_ref().map(|facts| Arc::clone(&facts.stats)),
             metrics_address: config.metrics_listen,
             dashboard_address: dashboard_address(config),
+            api_address: config.api_listen.as_ref().map(|listen| listen.address),
             node_name: nix::unistd::gethostname().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default(),
             instance: server::instance(),
         };
@@ -340,8 +353,8 @@ impl Engine {
         config: &Config,
         started: Instant,
         manifests: watch::Receiver<SourceStatus>,
-        lifecycle: Arc<LifecycleStats>,
-        state: Arc<StateStats>,
+        (lifecycle, state): (Arc<LifecycleStats>, Arc<StateStats>),
+        tcp: Option<Arc<TcpStats>>,
     ) -> Facts {
         let pool = self.pool.handle();
         let lane = move |handler| PoolLane {
@@ -362,6 +375,7 @@ impl Engine {
             lifecycle: self.runtime.manages_containers().then_some(lifecycle),
             otlp: config.otlp_endpoint.is_some().then(Arc::default),
             state,
+            tcp,
             pool: Some(Arc::new(lane)),
             ebpf: self.ebpf.facts.clone(),
         }
@@ -402,7 +416,8 @@ impl Engine {
 
     fn serve_api(
         &mut self,
-        socket: Socket,
+        (socket, tcp): (Socket, Option<Tcp>),
+        health: Health,
         facts: watch::Receiver<server::Facts>,
         overviews: Overviews,
         results: &ResultsHandle,
@@ -416,7 +431,7 @@ impl Engine {
             facts,
             overviews,
         };
-        let api = server::serve(socket, backend, turned_true(self.servers_end.subscribe()));
+        let api = server::serve(socket, tcp, backend, health, turned_true(self.servers_end.subscribe()));
         self.servers.push(tokio::spawn(told("control API", api)));
     }
 
@@ -486,6 +501,7 @@ impl Engine {
             socket = socket.as_deref(),
             metrics = config.metrics_listen.map(|address| address.to_string()),
             dashboard = dashboard_address(config).map(|address| format!("http://{address}/")),
+            api = config.api_listen.as_ref().map(|listen| listen.address.to_string()),
             "started"
         );
     }

@@ -206,6 +206,40 @@ pub const API_CONNECTIONS_MAX: usize = 64;
 /// Requests being answered on one connection of the control API. Full: further ones wait.
 pub const API_REQUESTS_PER_CONNECTION_MAX: usize = 16;
 
+/// Requests and streams open on one connection of the control API, those that wait included. Full: the client waits before it asks.
+pub const API_STREAMS_PER_CONNECTION_MAX: u32 = 128;
+
+/// Bytes of one request's headers to the control API. Larger: refused (431).
+pub const API_HEADERS_BYTES_MAX: u32 = 16 * 1024;
+
+/// Connections of the control API over TCP at once. Full: clients who have shown their certificates wait for a place until
+/// [`API_HANDSHAKE_MAX`] is over, and are closed. The unix socket has places of its own.
+pub const API_TCP_CONNECTIONS_MAX: usize = 64;
+
+/// TLS handshakes of the control API under way at once. Full: the oldest is ended, so that peers who say nothing keep nobody out.
+pub const API_HANDSHAKES_MAX: usize = 64;
+
+/// How long a client of the control API over TCP may take to show its certificate. Longer: closed.
+pub const API_HANDSHAKE_MAX: Duration = Duration::from_secs(10);
+
+/// How often a client of the control API over TCP is asked whether it is still there.
+pub const API_PING_EVERY: Duration = Duration::from_secs(30);
+
+/// How long it may take to answer. Longer: closed.
+pub const API_PING_ANSWER_MAX: Duration = Duration::from_secs(20);
+
+/// How often a line is logged about refused clients of the control API over TCP. More: counted, told in the next.
+pub const API_REFUSALS_TOLD_EVERY: Duration = Duration::from_secs(60);
+
+/// How often the control API's certificates are looked at.
+pub const API_CERTIFICATES_LOOK_EVERY: Duration = Duration::from_secs(10);
+
+/// Bytes of a PEM file of the control API. Larger: refused.
+pub const API_PEM_BYTES_MAX: u64 = 1024 * 1024;
+
+/// How often the control API's health service looks whether the daemon is live and ready.
+pub const API_HEALTH_LOOK_EVERY: Duration = Duration::from_secs(1);
+
 /// Bytes of one request to the control API. Larger: refused (OUT_OF_RANGE).
 pub const API_REQUEST_BYTES_MAX: usize = 2 * 1024 * 1024;
 

@@ -59,6 +59,16 @@ impl Daemon {
         Self::start_logging_to(log.into(), folder, runtime, flags)
     }
 
+    /// The same, but waits until it is live only: with `--runtime external` it is not ready before its embedder has called.
+    #[must_use]
+    pub fn start_live_in(folder: tempfile::TempDir, runtime: &str, flags: &[&str]) -> Daemon {
+        let log = fs::OpenOptions::new().append(true).create(true).open(folder.path().join("log"));
+        let log: OwnedFd = log.expect("a log file").into();
+        let mut command = Command::new(binary());
+        command.stdin(Stdio::null()).stdout(log.try_clone().expect("the log twice")).stderr(log);
+        Self::run_until(&mut command, folder, runtime, flags, "/livez")
+    }
+
     /// Starts `stepped-daemon`, which is `program`, in the same way: its clock moves when [`Daemon::step`] says so.
     ///
     /// eBPF is off: the kernel program has a clock of its own.
@@ -101,6 +111,16 @@ impl Daemon {
     }
 
     fn run(command: &mut Command, folder: tempfile::TempDir, runtime: &str, flags: &[&str]) -> Daemon {
+        Self::run_until(command, folder, runtime, flags, "/readyz")
+    }
+
+    fn run_until(
+        command: &mut Command,
+        folder: tempfile::TempDir,
+        runtime: &str,
+        flags: &[&str],
+        page: &'static str,
+    ) -> Daemon {
         let manifests = folder.path().join("manifests");
         fs::create_dir_all(&manifests).expect("a directory for manifests");
         let metrics = free_port();
@@ -116,11 +136,11 @@ impl Daemon {
             .spawn()
             .expect("the daemon starts");
         let mut daemon = Daemon { child, steps: None, folder, metrics };
-        daemon.wait_for("ready", |daemon| {
+        daemon.wait_for(page, |daemon| {
             if let Some(status) = daemon.child.try_wait().expect("a child") {
                 panic!("the daemon ended: {status}\n{}", daemon.log());
             }
-            daemon.page("/readyz").is_some().then_some(())
+            daemon.page(page).is_some().then_some(())
         });
         daemon
     }

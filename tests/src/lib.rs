@@ -3,6 +3,8 @@
 #[cfg(feature = "engine")]
 pub mod asleep;
 #[cfg(feature = "engine")]
+pub mod certificates;
+#[cfg(feature = "engine")]
 pub mod daemon;
 #[cfg(feature = "engine")]
 pub mod fuzz;

@@ -5,7 +5,6 @@
 use std::future::Future;
 use std::hash::{BuildHasher, RandomState};
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -20,6 +19,9 @@ use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
+pub use self::tcp::{Tcp, TcpError};
+
+use super::admin::health::Health;
 use super::selector::Selector;
 use super::socket::Socket;
 use super::v1::control_server::{Control as ControlApi, ControlServer};
@@ -40,6 +42,8 @@ mod exec_calls;
 mod latency;
 mod pause;
 mod pods;
+mod serving;
+mod tcp;
 mod watch_node;
 mod watch_pods;
 mod watch_results;
@@ -100,6 +104,8 @@ pub struct Facts {
     pub metrics_address: Option<SocketAddr>,
     /// Where the dashboard is.
     pub dashboard_address: Option<SocketAddr>,
+    /// Where this API is over TCP.
+    pub api_address: Option<SocketAddr>,
     /// `spec.nodeName`
     pub node_name: String,
     /// Of this run of the daemon: see [`instance`].
@@ -139,18 +145,24 @@ pub struct SourceFacts {
 
 /// Why the API is not served any more.
 #[derive(Debug, thiserror::Error)]
-#[error("the control API on {}: {source}", path.display())]
+#[error("the control API on {place}: {source}")]
 pub struct ServeError {
-    path: PathBuf,
+    place: String,
     source: tonic::transport::Error,
 }
 
-/// Serves until `shutdown`, then ends the streams, lets the requests in hand end (at most [`limits::API_DRAIN`])
-/// and removes the socket.
-pub async fn serve(mut socket: Socket, backend: Backend, shutdown: impl Future<Output = ()>) -> Result<(), ServeError> {
+/// Serves on the socket, and over TCP where that is wanted, until `shutdown`; then ends the streams, lets the requests in hand end
+/// (at most [`limits::API_DRAIN`]) and removes the socket.
+pub async fn serve(
+    mut socket: Socket,
+    tcp: Option<Tcp>,
+    backend: Backend,
+    health: Health,
+    shutdown: impl Future<Output = ()>,
+) -> Result<(), ServeError> {
     let Some(listener) = socket.take_listener() else { return Ok(()) };
     let (ending, ended) = watch::channel(false);
-    let embedder_backend = backend.clone();
+    let (embedder_backend, runtime) = (backend.clone(), backend.runtime.name());
     let service = ControlServer::new(Service {
         backend,
         ended: ended.clone(),
@@ -164,22 +176,39 @@ pub async fn serve(mut socket: Socket, backend: Backend, shutdown: impl Future<O
     let embedder = EmbedderServer::new(embedder)
         .max_decoding_message_size(limits::API_REQUEST_BYTES_MAX)
         .max_encoding_message_size(limits::API_RESPONSE_BYTES_MAX);
-    tracing::info!(socket = %socket.path().display(), "control API serving");
+    let tcp_address = tcp.as_ref().map(Tcp::address);
+    tracing::info!(socket = %socket.path().display(), tcp = ?tcp_address, "control API serving");
     let told = async move {
         shutdown.await;
         // Streams that follow would never end by themselves.
         let _ = ending.send(true);
+        Ok(())
     };
-    let serving = tonic::transport::Server::builder()
-        .timeout(limits::API_DEADLINE)
-        .concurrency_limit_per_connection(limits::API_REQUESTS_PER_CONNECTION_MAX)
-        .add_service(service)
-        .add_service(embedder)
-        .serve_with_incoming_shutdown(connection::incoming(listener), told);
+    let status = serving::Status::new().await;
+    let routes = serving::routes(service, embedder, status.reporter());
+    let until_over = |mut ended: watch::Receiver<bool>| async move { over(&mut ended).await };
+    let on_socket = serving::server()
+        .add_routes(routes.clone())
+        .serve_with_incoming_shutdown(connection::incoming(listener), until_over(ended.clone()));
+    let over_tcp = async {
+        let Some(tcp) = tcp else { return Ok(()) };
+        let mut server = serving::remote_server();
+        server.add_routes(routes).serve_with_incoming_shutdown(tcp.incoming(), until_over(ended.clone())).await
+    };
+    let place = |place: String| move |source| ServeError { place, source };
+    let serving = async {
+        let on_socket = async { on_socket.await.map_err(place(socket.path().display().to_string())) };
+        let over_tcp = async { over_tcp.await.map_err(place(tcp_address.map_or_else(String::new, |a| a.to_string()))) };
+        let health = async {
+            status.keep(health, runtime, ended.clone()).await;
+            Ok(())
+        };
+        tokio::try_join!(told, on_socket, over_tcp, health).map(drop)
+    };
     tokio::select! {
-        served = serving => served.map_err(|source| ServeError { path: socket.path().to_owned(), source }),
+        served = serving => served,
         // A client that reads nothing is not waited for.
-        () = drained(ended) => Ok(()),
+        () = drained(ended.clone()) => Ok(()),
     }
 }
 
@@ -591,6 +620,7 @@ fn info_of(facts: Facts) -> v1::GetInfoResponse {
         ebpf_loaded: facts.passive.is_some(),
         metrics_address: facts.metrics_address.map(|a| a.to_string()).unwrap_or_default(),
         dashboard_address: facts.dashboard_address.map(|a| a.to_string()).unwrap_or_default(),
+        api_address: facts.api_address.map(|a| a.to_string()).unwrap_or_default(),
         node_name: facts.node_name,
         instance: facts.instance,
         pid: std::process::id(),

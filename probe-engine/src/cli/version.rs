@@ -75,5 +75,8 @@ fn daemon_text(info: &GetInfoResponse) -> String {
     if !info.dashboard_address.is_empty() {
         line("Dashboard:", &format!("http://{}/", info.dashboard_address));
     }
+    if !info.api_address.is_empty() {
+        line("API:", &format!("{} over TLS, beside the socket", info.api_address));
+    }
     format!("Daemon:\n{text}")
 }

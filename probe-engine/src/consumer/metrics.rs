@@ -12,6 +12,7 @@ mod passive;
 mod process;
 mod protobuf;
 mod snapshot;
+mod tcp;
 mod text;
 
 use std::sync::Arc;
@@ -34,6 +35,7 @@ pub use self::latency::{
 };
 pub(crate) use self::otlp::attribute;
 use self::snapshot::{EngineSnapshot, HandlerSums, PHASES, PodSnapshot, ProbesSnapshot};
+pub use self::tcp::TcpStats;
 use self::text::{Buckets, Labels, Text};
 pub use self::text::{CONTENT_TYPE, Format};
 use crate::clock;
@@ -92,6 +94,8 @@ pub struct Facts {
     pub otlp: Option<Arc<OtlpStats>>,
     /// Of the state file.
     pub state: Arc<StateStats>,
+    /// Of the control API over TCP, where it is served there.
+    pub tcp: Option<Arc<TcpStats>>,
     /// The pool, where there is one.
     pub pool: Option<PoolView>,
     /// The kernel program and what watches it; `None` where it is not loaded.
@@ -217,6 +221,9 @@ fn write_node(text: &mut Text, engine: &EngineSnapshot, levels: SeriesLevels, fa
     }
     write_sources(text, &facts.sources);
     write_state(text, &facts.state);
+    if let Some(stats) = &facts.tcp {
+        tcp::write(text, stats);
+    }
     process::write(text, facts.started_at);
 }
 

@@ -603,10 +603,11 @@ impl ProbeRecord {
         let text = cut(text_of(&report.outcome), limits::MESSAGE_BYTES_MAX);
         // A run that has reached its threshold goes on by itself, and what is discarded leaves it as it is.
         let counts = matches!(kind, OutcomeKind::Success | OutcomeKind::Warning | OutcomeKind::Failure);
-        let changed = match self.last() {
+        let is_other = match self.last() {
             Some(last) => last.kind != kind || *last.message != *text,
             None => kind != OutcomeKind::Success,
-        } || (counts && report.run <= report.threshold);
+        };
+        let paused_before = self.paused_ever();
         let last = (kind != OutcomeKind::Success).then(|| LastReport {
             kind,
             message: text.into(),
@@ -621,7 +622,7 @@ impl ProbeRecord {
                 rare.paused = rare.paused.filter(|paused| paused.until_at > report.at);
             });
         }
-        changed
+        is_other || (counts && report.run <= report.threshold) || paused_before != self.paused_ever()
     }
 
     pub(super) fn trouble(&mut self, trouble: LocalTrouble) {

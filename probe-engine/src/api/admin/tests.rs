@@ -38,6 +38,7 @@ impl Server {
             in_flight_max: 8,
             lifecycle: None,
             state: Arc::default(),
+            tcp: None,
             pool: None,
             ebpf: None,
         };

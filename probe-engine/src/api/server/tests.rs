@@ -6,6 +6,9 @@ use probe_core::spec::ContainerKind;
 use tokio::sync::{mpsc, oneshot, watch};
 use tonic::Code;
 
+mod serving;
+mod tcp;
+
 use super::*;
 use crate::api::v1::watch_events_response::Item;
 use crate::cli::client::{self, Client};
@@ -36,6 +39,10 @@ struct Daemon {
 
 impl Daemon {
     async fn start(runtime: Arc<dyn ContainerRuntime>) -> Self {
+        Self::start_with(runtime, None).await
+    }
+
+    async fn start_with(runtime: Arc<dyn ContainerRuntime>, tcp: Option<Tcp>) -> Self {
         let dir = tempfile::tempdir().expect("tempdir");
         let path = dir.path().join("run/api.sock");
         let bench = Bench::start(16, 16);
@@ -61,7 +68,8 @@ impl Daemon {
         };
         let socket = Socket::bind(&path).expect("bind");
         let (end, ended) = oneshot::channel::<()>();
-        let server = tokio::spawn(serve(socket, backend, async {
+        let health = Health::new(Vec::new(), bench.results.clone());
+        let server = tokio::spawn(serve(socket, tcp, backend, health, async {
             let _ = ended.await;
         }));
         let client = client::connect(&path).await.expect("connect");
@@ -111,6 +119,7 @@ fn facts() -> Facts {
         ebpf_stats: None,
         metrics_address: None,
         dashboard_address: None,
+        api_address: None,
         node_name: "node-1".to_owned(),
         instance: "this-one".to_owned(),
     }

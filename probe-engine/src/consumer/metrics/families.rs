@@ -293,6 +293,16 @@ families! {
         STATE_WRITE_ERRORS_TOTAL: Counter, Stable, "probe_engine_state_write_errors_total", [],
             "Times that the state file could not be written.";
     }
+    "Control API over TCP", "Only with `--api-listen`." => {
+        API_HANDSHAKES_TOTAL: Counter, Stable, "probe_engine_api_handshakes_total", ["result"],
+            "TLS handshakes by how they ended: accepted, refused (no good certificate), timeout, displaced (by newer ones), full (a good certificate, but no place).";
+        API_CERTIFICATE_EXPIRY_TIMESTAMP_SECONDS: Gauge, Stable, "probe_engine_api_certificate_expiry_timestamp_seconds", [],
+            "When the daemon's own certificate ends, since 1970; 0 where that cannot be read.";
+        API_CERTIFICATE_LOADS_TOTAL: Counter, Alpha, "probe_engine_api_certificate_loads_total", [],
+            "Times that certificates were taken into use, the start included.";
+        API_CERTIFICATE_LOAD_FAILED: Gauge, Stable, "probe_engine_api_certificate_load_failed", [],
+            "1 while the certificates on disk cannot be used, and those before are.";
+    }
     "Process", "Under the names of Prometheus' client libraries." => {
         PROCESS_CPU_SECONDS_TOTAL: Counter, Stable, "process_cpu_seconds_total", [],
             "Total user and system CPU time spent in seconds.";

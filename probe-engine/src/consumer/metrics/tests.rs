@@ -32,6 +32,7 @@ fn facts() -> Facts {
         otlp: None,
         lifecycle: Some(Arc::default()),
         state: Arc::default(),
+        tcp: Some(Arc::default()),
         pool: None,
         ebpf: None,
     }

@@ -245,6 +245,7 @@ mod tests {
             ebpf_stats: None,
             metrics_address: None,
             dashboard_address: None,
+            api_address: None,
             node_name: "node-1".to_owned(),
             instance: "this-one".to_owned(),
         }
@@ -265,6 +266,7 @@ mod tests {
             otlp: None,
             lifecycle: None,
             state: Arc::new(StateStats::default()),
+            tcp: None,
             pool: Some(Arc::new(move |_| PoolLane { queued, in_flight: 2, in_flight_max: 2 })),
             ebpf: None,
         };
