@@ -86,6 +86,8 @@ pub enum RuntimeChoice {
     Process,
     /// Nothing is started or killed: targets run by others are only watched
     None,
+    /// A client of the control API runs the containers, tells their states and hears of verdicts
+    External,
 }
 
 /// How connections are closed.

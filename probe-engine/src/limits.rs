@@ -167,6 +167,35 @@ pub const LOG_FILE_BYTES_MAX: u64 = 10 * 1024 * 1024;
 /// newest instance and of the one before it.
 pub const LOG_FILES_MAX: usize = 5;
 
+/// Bytes of a Pod that comes through the control API. Larger: refused with an error.
+pub const API_MANIFEST_BYTES_MAX: usize = 1024 * 1024;
+
+/// Bytes of what the control API says of a request that it cannot read, as they stand in the answer's trailer, of which clients
+/// take 8 to 16 KiB. More: cut, and what is left out is counted.
+pub const API_ERROR_BYTES_MAX: usize = 6 * 1024;
+
+/// Pods of a SyncPods call that are added between two looks at whether the daemon ends. More: further parts.
+pub const API_PODS_ADDED_PER_PART: usize = 256;
+
+/// Pods of a SyncPods call whose problems are told. More: only counted.
+pub const SYNC_PROBLEMS_LEN_MAX: usize = 100;
+
+/// Problems of each of them that are told. More: only counted.
+pub const SYNC_PROBLEMS_PER_POD_MAX: usize = 20;
+
+/// So far may a time that an embedder tells lie ahead of the daemon's clock: it counts as now. Further: refused with an error.
+pub const EMBEDDER_CLOCK_AHEAD_MAX: Duration = Duration::from_secs(10);
+
+/// Bytes of a containerID that an embedder tells. More: refused with an error.
+pub const CONTAINER_ID_BYTES_MAX: usize = 512;
+
+/// Bytes of a path (PATH_MAX). More: refused with an error.
+pub const PATH_BYTES_MAX: usize = 4_096;
+
+/// Commands that an embedder has been asked to run and has not answered, as many as `--exec-concurrent-max` can be. Full: the
+/// attempt is discarded.
+pub const EXEC_CALLS_LEN_MAX: usize = 1_024;
+
 /// Bytes of one manifest file. Larger: refused with an error.
 pub const MANIFEST_BYTES_MAX: u64 = 64 * 1024 * 1024;
 

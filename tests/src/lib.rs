@@ -8,6 +8,8 @@ pub mod certificates;
 pub mod daemon;
 #[cfg(feature = "engine")]
 pub mod fuzz;
+#[cfg(feature = "engine")]
+pub mod kubelet;
 pub mod model;
 #[cfg(feature = "engine")]
 pub mod netns;

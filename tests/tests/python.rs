@@ -138,7 +138,7 @@ fn an_operator_adds_breaks_and_removes_a_pod_over_tls() {
 #[test]
 fn an_embedder_plays_the_kubelet_on_the_socket_and_survives_the_daemon() {
     let Some(python) = python("an_embedder_plays_the_kubelet_on_the_socket_and_survives_the_daemon") else { return };
-    let start = |folder| Daemon::start_live_in(folder, "external", &["--state-interval-seconds", "1"]);
+    let start = |folder| Daemon::start_external_in(folder, &["--state-interval-seconds", "1"]);
     let folder = tempfile::Builder::new().prefix("probe-engine-test-").tempdir().expect("a temporary directory");
     let mut daemon = start(folder);
     let target = format!("unix:{}", daemon.folder.path().join("api.sock").display());

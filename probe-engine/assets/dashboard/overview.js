@@ -7,7 +7,7 @@ import { age, bytes, count, digits, duration, part, percent } from './format.js'
 const SAMPLES_MAX = 240;
 const SAMPLES_MIN = 40;
 /** Longer figures are set smaller. */
-const LONG = 9;
+const LONG = 10;
 const LINE = { width: 120, height: 26 };
 
 /** Key, label, what of an overview is drawn as a line. */

@@ -1,6 +1,6 @@
 //! The admin HTTP server: `/metrics`, `/metrics/probes`, `/api/v1/latency`, `/api/v1/latency.hlog`, `/livez`, `/readyz`,
-//! `/healthz`. GET only; the one thing that a request changes is that a pod whose latency is looked at is watched. The dashboard's
-//! paths come beside them where both are on one address ([`super::dashboard`]).
+//! `/healthz`. GET only; the one thing that a request changes is that a pod whose latency is looked at is watched. The
+//! dashboard's paths come beside them where both are on one address ([`super::dashboard`]).
 //!
 //! Bounds: [`limits::ADMIN_CONNECTIONS_MAX`] connections, [`limits::ADMIN_REQUESTS_CONCURRENT_MAX`] scrapes at
 //! once, [`limits::ADMIN_HEAD_BYTES_MAX`] of head, [`limits::ADMIN_READ_TIMEOUT`] to read it; bodies are not read.
@@ -96,8 +96,8 @@ impl Admin {
 
     /// Latency: with the metrics, and with the dashboard where that is elsewhere.
     pub fn latency_routes(&self) -> Router {
-        let router = Router::new().route("/api/v1/latency", get(latency::page));
-        router.route("/api/v1/latency.hlog", get(latency::log)).with_state(self.clone())
+        let latency = Router::new().route("/api/v1/latency", get(latency::page));
+        latency.route("/api/v1/latency.hlog", get(latency::log)).with_state(self.clone())
     }
 }
 

@@ -1,5 +1,7 @@
 //! Between the words of the core and those of the wire. Nothing else knows both.
 
+pub mod embedded;
+
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
@@ -53,7 +55,7 @@ pub fn pod(record: &PodRecord, passive: Option<&PassiveSettings>) -> v1::Pod {
             .map(|(spec, c)| container(spec, c, record.container_status(&c), max_age))
             .collect(),
         ignored_fields: pod.ignored_fields.iter().map(ToString::to_string).collect(),
-        source: String::new(),
+        source: record.source.as_str().to_owned(),
     }
 }
 

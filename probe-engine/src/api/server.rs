@@ -32,7 +32,10 @@ use crate::consumer::overview::Overviews;
 use crate::ebpf::PassiveSettings;
 use crate::ebpf::stats::EbpfStats;
 use crate::results::{GonePod, Node, PodRecord, ResultsError, ResultsHandle, Select};
+use crate::runtime::external::broker::Broker;
 use crate::runtime::{ContainerRuntime, RuntimeError};
+use crate::source::SourceKind;
+use crate::source::api::{self, ApiError, ApiSource, Refused};
 use crate::source::control::{Control, ControlError, Triggered};
 use crate::{clock, limits};
 
@@ -43,6 +46,7 @@ mod latency;
 mod pause;
 mod pods;
 mod serving;
+mod sync_pods;
 mod tcp;
 mod watch_node;
 mod watch_pods;
@@ -75,6 +79,10 @@ pub struct Backend {
     pub events: EventsHandle,
     /// Writes.
     pub control: Control,
+    /// Pods that come through the API.
+    pub pods: ApiSource,
+    /// Where an embedder runs commands; `None` where none runs the containers.
+    pub broker: Option<Arc<Broker>>,
     /// Logs.
     pub runtime: Arc<dyn ContainerRuntime>,
     /// What only the engine knows.
@@ -131,7 +139,7 @@ pub struct ShardFacts {
 /// One source.
 #[derive(Clone, Debug)]
 pub struct SourceFacts {
-    /// `manifests`
+    /// `manifests` or `api`.
     pub kind: &'static str,
     /// What it reads.
     pub place: String,
@@ -177,7 +185,8 @@ pub async fn serve(
         .max_decoding_message_size(limits::API_REQUEST_BYTES_MAX)
         .max_encoding_message_size(limits::API_RESPONSE_BYTES_MAX);
     let tcp_address = tcp.as_ref().map(Tcp::address);
-    tracing::info!(socket = %socket.path().display(), tcp = ?tcp_address, "control API serving");
+    let tcp_text = tcp_address.map(|address| address.to_string());
+    tracing::info!(socket = %socket.path().display(), tcp = tcp_text, "control API serving");
     let told = async move {
         shutdown.await;
         // Streams that follow would never end by themselves.
@@ -198,7 +207,7 @@ pub async fn serve(
     let place = |place: String| move |source| ServeError { place, source };
     let serving = async {
         let on_socket = async { on_socket.await.map_err(place(socket.path().display().to_string())) };
-        let over_tcp = async { over_tcp.await.map_err(place(tcp_address.map_or_else(String::new, |a| a.to_string()))) };
+        let over_tcp = async { over_tcp.await.map_err(place(tcp_text.unwrap_or_default())) };
         let health = async {
             status.keep(health, runtime, ended.clone()).await;
             Ok(())
@@ -230,17 +239,21 @@ type Parts<T> = ReceiverStream<Result<T, Status>>;
 #[tonic::async_trait]
 impl ControlApi for Service {
     async fn get_info(&self, _: Request<v1::GetInfoRequest>) -> Result<Response<v1::GetInfoResponse>, Status> {
-        let facts = self.backend.facts.borrow().clone();
+        let mut facts = self.backend.facts.borrow().clone();
         let count = |node: &Node| {
             let shards = node.shards.iter().filter_map(|shard| shard.counts.as_ref());
             let sums = shards.fold([0; 3], |[held, held_ns, cut_ns], counts| {
                 let passive = &counts.passive;
                 [held + passive.held, held_ns + passive.held_ns, cut_ns + passive.cut_ns]
             });
-            (node.pods.len(), node.pods.probes_len(), node.stuck().count(), sums)
+            let of_api = (node.pods_by_source[SourceKind::Api as usize], node.unsynced().all(|name| name != api::NAME));
+            (node.pods.len(), node.pods.probes_len(), node.stuck().count(), sums, of_api)
         };
-        let (pods, probes, stuck, [held, held_ns, cut_ns]) =
+        let (pods, probes, stuck, [held, held_ns, cut_ns], (pods_of_api, synced)) =
             self.backend.results.read(count).await.map_err(unavailable)?;
+        for source in facts.sources.iter_mut().filter(|source| source.kind == api::NAME) {
+            (source.pods_count, source.synced) = (usize::try_from(pods_of_api).unwrap_or(usize::MAX), synced);
+        }
         Ok(Response::new(v1::GetInfoResponse {
             pods_count: pods as u64,
             probes_count: probes as u64,
@@ -700,6 +713,18 @@ fn control_error(error: &ControlError) -> Status {
         ControlError::Results(ResultsError::Removed) => Status::not_found(text),
         ControlError::Results(ResultsError::TooManyWaiters) => Status::resource_exhausted(text),
         ControlError::Results(ResultsError::Ended) | ControlError::Ended => Status::unavailable(text),
+    }
+}
+
+fn api_error(error: &ApiError) -> Status {
+    let text = error.to_string();
+    match error {
+        ApiError::Refused(Refused::NameTaken { .. } | Refused::UidTaken { .. } | Refused::Ending { .. }) => {
+            Status::already_exists(text)
+        }
+        ApiError::Refused(Refused::TooMany) => Status::resource_exhausted(text),
+        ApiError::Results(ResultsError::Removed) => Status::not_found(text),
+        ApiError::Results(_) | ApiError::Ended => Status::unavailable(text),
     }
 }
 

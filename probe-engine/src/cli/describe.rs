@@ -99,6 +99,7 @@ impl Page {
         self.field(0, "Name", &pod.name);
         self.field(0, "Namespace", &pod.namespace);
         self.field(0, "UID", &pod.uid);
+        self.field(0, "Source", pods::or_none(&pod.source));
         self.field(0, "Node", pods::or_none(node_name));
         self.field(0, "Start Time", date(pod.created_at.as_ref()));
         self.pairs("Labels", &pod.labels, "=");

@@ -75,6 +75,9 @@ pub fn run(args: &GetArgs, globals: &Globals) -> Result<Exit, CliError> {
     if args.failing && reference.kind != Kind::Probe {
         return Err(CliError::usage("--failing is about probes: `probe-engine get probes --failing`"));
     }
+    if args.near_miss && args.watch {
+        return Err(CliError::usage("--near-miss does not go with -w: a near miss is no change of its probe"));
+    }
     if args.near_miss && reference.kind != Kind::Probe {
         return Err(CliError::usage("--near-miss is about probes: `probe-engine get probes --near-miss`"));
     }
@@ -251,7 +254,12 @@ impl Probes<'_> {
     fn show(&self, rows: &[v1::ProbeRow]) -> Result<(), CliError> {
         let view = self.args.view(Kind::Probe);
         if rows.is_empty() {
-            nothing(view.what(), &self.args.namespaces);
+            let what = match (self.args.failing, self.args.near_miss) {
+                (_, false) => view.what(),
+                (false, true) => "probes with near misses",
+                (true, true) => "failing probes with near misses",
+            };
+            nothing(what, &self.args.namespaces);
         }
         let (wide, now) = (self.args.is_wide(), clock::wall());
         print_table(probes::table(wide), rows.iter().map(|row| probes::row(row, wide, now)), !self.args.no_headers)

@@ -67,7 +67,8 @@ fn daemon_text(info: &GetInfoResponse) -> String {
             ("", false) => "not read yet".to_owned(),
             (error, _) => format!("error: {error}"),
         };
-        line("Source:", &format!("{} {}: {state}, {} pods", source.kind, source.place, source.pods_count));
+        let place = if source.place.is_empty() { String::new() } else { format!(" {}", source.place) };
+        line("Source:", &format!("{}{place}: {state}, {} pods", source.kind, source.pods_count));
     }
     if !info.metrics_address.is_empty() {
         line("Metrics:", &format!("http://{}/metrics", info.metrics_address));

@@ -299,11 +299,11 @@ pub async fn attempt(
 async fn execute(request: &Request, command: &[Box<str>], started: Instant, means: Means<'_>) -> Outcome {
     let timeout = request.spec.timeout();
     let left = clock::until(started + timeout);
-    let execution = match (means.exec, &request.container_id) {
+    let execution = match (means.exec, &request.instance) {
         (ExecBy::Host, _) => exec::run(exec::host_command(command), Some(timeout)).await,
-        (ExecBy::Runtime(runtime), Some(id)) => {
+        (ExecBy::Runtime(runtime), Some(instance)) => {
             // A runtime may not keep the deadline (a background child that holds the pipes, a hung shim).
-            let answer = runtime.exec(id, command, Some(timeout));
+            let answer = runtime.exec_in(instance, command, Some(timeout));
             tokio::time::timeout(left + limits::EXEC_ANSWER_MARGIN, answer)
                 .await
                 .unwrap_or(Execution::TimedOut { after: timeout })

@@ -15,7 +15,7 @@ use super::Node;
 use super::latency::TooMany;
 use crate::limits;
 use crate::shard::inbox::ProbeSlot;
-use crate::source::Pause;
+use crate::source::{Pause, SourceKind};
 use crate::state::PodState;
 
 /// Why the results stage did not answer.
@@ -51,6 +51,8 @@ pub enum Input {
         status: Option<Arc<PodStatus>>,
         /// What the daemon before this one knew.
         past: Option<Arc<PodState>>,
+        /// Where it comes from.
+        source: SourceKind,
     },
     /// The runtime's newest word on a pod.
     Status(PodUid, Arc<PodStatus>),

@@ -24,6 +24,7 @@ use crate::clock;
 use crate::limits;
 use crate::shard::inbox::ProbeSlot;
 use crate::shard::metrics::OutcomeKind;
+use crate::source::SourceKind;
 use crate::state::PodState;
 
 /// All that is known of the node's pods. Owned by the results task.
@@ -51,6 +52,8 @@ pub struct Node {
     pub phases: [u64; 4],
     /// Pods whose condition Ready is True.
     pub pods_ready: u64,
+    /// Pods by source, in the order of [`SourceKind`].
+    pub pods_by_source: [u64; 2],
     /// Probes whose verdict is Failure.
     pub probes_failing: u64,
     /// How fine the metric series are.
@@ -82,6 +85,12 @@ impl Node {
     /// Sources that have not been read once yet.
     pub fn unsynced(&self) -> impl Iterator<Item = &'static str> {
         self.sources.iter().copied().filter(|source| !self.synced.contains(source))
+    }
+
+    /// A client of the API runs the containers: it is a source that must be heard, and they go on without the daemon.
+    #[must_use]
+    pub fn has_external_containers(&self) -> bool {
+        self.sources.contains(&SourceKind::Api.as_str())
     }
 
     /// Probes with nothing but local trouble for too long.
@@ -145,6 +154,7 @@ impl Node {
         before.into_iter().for_each(|before| self.count_out(before));
         if let Some(after) = after {
             self.phases[after.phase as usize] += 1;
+            self.pods_by_source[after.source as usize] += 1;
             self.pods_ready += u64::from(after.ready);
             self.probes_failing += u64::from(after.failing);
         }
@@ -152,6 +162,7 @@ impl Node {
 
     fn count_out(&mut self, pod: PodCount) {
         self.phases[pod.phase as usize] -= 1;
+        self.pods_by_source[pod.source as usize] -= 1;
         self.pods_ready -= u64::from(pod.ready);
         self.probes_failing -= u64::from(pod.failing);
     }
@@ -162,6 +173,7 @@ impl Node {
 pub(super) struct PodCount {
     phase: PodPhase,
     ready: bool,
+    source: SourceKind,
     /// Probes whose verdict is Failure.
     failing: u32,
 }
@@ -169,7 +181,7 @@ pub(super) struct PodCount {
 impl PodCount {
     pub(super) fn of(record: &PodRecord) -> Self {
         let failing = record.probes.iter().map(|probe| u32::from(probe.verdict == Some(Verdict::Failure))).sum();
-        Self { phase: record.phase, ready: record.is_ready(), failing }
+        Self { phase: record.phase, ready: record.is_ready(), failing, source: record.source }
     }
 }
 
@@ -267,6 +279,8 @@ pub struct PodRecord {
     pub phase: PodPhase,
     /// Its termination has begun.
     pub deleting: bool,
+    /// Where it came from.
+    pub source: SourceKind,
 }
 
 impl PodRecord {
@@ -288,6 +302,7 @@ impl PodRecord {
             conditions: [ConditionStatus::Unknown; CONDITIONS_LEN],
             phase: PodPhase::Pending,
             deleting: false,
+            source: SourceKind::Manifests,
             pod,
         }
     }

@@ -44,6 +44,17 @@ pub struct Past {
     pub since: Timestamp,
 }
 
+/// What a daemon before this one knew of a probe of an instance that is told for the first time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Remembered {
+    /// The container.
+    pub container: ContainerName,
+    /// Which of its probes.
+    pub probe_type: ProbeType,
+    /// What its worker goes on with.
+    pub memory: Memory,
+}
+
 /// From the manager to a shard.
 #[derive(Clone, Debug)]
 pub enum Command {
@@ -67,6 +78,8 @@ pub enum Command {
         uid: PodUid,
         /// Whole.
         status: Arc<PodStatus>,
+        /// What was known of instances that are new in it.
+        remembered: Box<[Remembered]>,
     },
     /// The pod's termination begins.
     StopLivenessAndStartup {

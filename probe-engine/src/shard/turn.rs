@@ -17,7 +17,7 @@ use probe_core::status::PodStatus;
 use probe_core::time::Instant;
 
 use super::flight::{End, Flights, Landed, Launch, Look, Rules};
-use super::inbox::{Command, Inbox, PoolReply, ProbeSlot};
+use super::inbox::{Command, Inbox, PoolReply, ProbeSlot, Remembered};
 use super::kernel::{Completion, Kernel};
 use super::lease::Leases;
 use super::metrics::{HandlerKind, Occupancy, OutcomeKind, PhasesUs, ShardMetrics, is_near, micros};
@@ -31,6 +31,7 @@ use crate::limits;
 use crate::prober::pool::Job;
 use crate::prober::{Request, http};
 use crate::results::{Update, UpdateQueue};
+use crate::runtime::Instance;
 use answering::AtOnce;
 
 /// How often a shard hands its counts over, and turns at least.
@@ -229,10 +230,7 @@ impl<K: Kernel> Shard<K> {
             match command {
                 Command::AddPod { pod, slots, status } => self.add_pod(pod, &slots, status, now),
                 Command::RemovePod { uid } => self.scheduler.remove_pod(&uid, now),
-                Command::Status { uid, status } => {
-                    self.scheduler.handle_status(&uid, status, now);
-                    self.forget_leases(&uid);
-                }
+                Command::Status { uid, status, remembered } => self.take_status(&uid, status, &remembered, now),
                 Command::StopLivenessAndStartup { uid } => self.scheduler.stop_liveness_and_startup(&uid, now),
                 Command::Trigger { uid, container, probe_type } => {
                     let is_known = self.scheduler.trigger(&uid, &container, probe_type, now);
@@ -290,6 +288,25 @@ impl<K: Kernel> Shard<K> {
         let mut concerned = Vec::new();
         self.scheduler.pause(uid, container, types, until, now, &mut |worker| concerned.push(worker));
         concerned.into_iter().for_each(|worker| self.note_due(worker));
+    }
+
+    fn take_status(&mut self, uid: &PodUid, status: Arc<PodStatus>, remembered: &[Remembered], now: Instant) {
+        for Remembered { container, probe_type, memory } in remembered {
+            let worker = self.scheduler.worker_index(uid, container, *probe_type);
+            if let Some(slot) = worker.and_then(|worker| self.slots.find_mut(worker)) {
+                let (passed, run) = memory.run();
+                slot.stats.remember(passed, run);
+            }
+        }
+        let memory = |container: &ContainerName, probe_type| {
+            let is_it = |known: &&Remembered| known.container == *container && known.probe_type == probe_type;
+            remembered.iter().find(is_it).map(|known| known.memory)
+        };
+        match remembered {
+            [] => self.scheduler.handle_status(uid, status, now),
+            _ => self.scheduler.handle_status_remembering(uid, status, &memory, now),
+        }
+        self.forget_leases(uid);
     }
 
     /// The pod's status is another: what its leases are for is found out anew at its next attempts.
@@ -617,7 +634,11 @@ impl<K: Kernel> Shard<K> {
         let request = Request {
             spec: Arc::clone(target.spec),
             pod_ip: target.pod_ip,
-            container_id: Some(target.container_id.clone()),
+            instance: Some(Instance {
+                pod: target.pod.uid.clone(),
+                container: target.container.clone(),
+                id: target.container_id.clone(),
+            }),
             label: label.into(),
         };
         let shard = self.config.index;

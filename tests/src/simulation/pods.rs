@@ -409,7 +409,7 @@ impl World {
     pub fn send_status(&mut self, pod: usize) {
         if self.pods.pods[pod].is_present {
             let status = self.pods.status(pod);
-            self.send(Command::Status { uid: self.uid(pod), status });
+            self.send(Command::Status { uid: self.uid(pod), status, remembered: Box::default() });
         }
     }
 

@@ -21,6 +21,8 @@ use crate::runtime::none::NoneRuntime;
 use crate::runtime::{BoxFuture, RuntimeEvent, Started};
 use crate::shard::metrics::{HandlerKind, OutcomeKind};
 use crate::source::PodUpdate;
+use crate::source::manifest::ManifestConfig;
+use crate::source::parse::{RuntimeKind, Strictness};
 
 mod watching;
 
@@ -61,7 +63,9 @@ impl Daemon {
         let backend = Backend {
             results: bench.results.clone(),
             events,
-            control: Control::new(updates_in, bench.results.clone()),
+            control: Control::new(updates_in.clone(), bench.results.clone()),
+            pods: ApiSource::new(updates_in, bench.results.clone(), reading(), true),
+            broker: None,
             runtime,
             facts,
             overviews: watch::channel(Arc::new(overview())).1,
@@ -100,6 +104,16 @@ impl Daemon {
             at: clock::now(),
         };
         self.events.send(event).await.expect("the stage runs");
+    }
+}
+
+fn reading() -> ManifestConfig {
+    ManifestConfig {
+        paths: Vec::new(),
+        strictness: Strictness::Run,
+        runtime: RuntimeKind::None,
+        ignore_unsupported: false,
+        memory_limits: false,
     }
 }
 
