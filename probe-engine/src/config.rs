@@ -186,6 +186,15 @@ pub struct Settings {
     #[arg(long, value_enum)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub metrics_series: Option<SeriesLevel>,
+    /// Push the node's metrics to this OpenTelemetry collector: OTLP over gRPC, http:// or https://. Nothing of single pods or probes.
+    /// Headers come from the variable OTEL_EXPORTER_OTLP_HEADERS
+    #[arg(long, value_name = "URL", value_parser = parse_otlp_endpoint)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub otlp_endpoint: Option<String>,
+    /// How often metrics are pushed, in seconds (1 to 3600)
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u16).range(1..=3600))]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub otlp_interval_seconds: Option<u16>,
     /// How shards do their I/O
     #[arg(long, value_enum)]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -287,6 +296,10 @@ pub struct Config {
     pub dashboard_listen: DashboardListen,
     /// See [`Settings::metrics_series`].
     pub metrics_series: SeriesLevel,
+    /// `None` = nothing is pushed.
+    pub otlp_endpoint: Option<String>,
+    /// See [`Settings::otlp_interval_seconds`].
+    pub otlp_interval: Duration,
     /// See [`Settings::io`].
     pub io: IoChoice,
     /// See [`Settings::shards`].
@@ -381,6 +394,8 @@ fn defaults() -> Settings {
         metrics_listen: Some("127.0.0.1:9750".to_owned()),
         dashboard_listen: Some("auto".to_owned()),
         metrics_series: Some(SeriesLevel::Probe),
+        otlp_endpoint: None,
+        otlp_interval_seconds: Some(60),
         io: Some(IoChoice::Auto),
         shards: Some(narrow(cores.min(limits::SHARDS_MAX))),
         close: Some(CloseChoice::Fin),
@@ -431,6 +446,8 @@ fn effective(merged: BTreeMap<String, (Value, String)>) -> Result<Config, Config
             address => DashboardListen::At(address.parse().expect("checked by parse_dashboard_listen")),
         },
         metrics_series: settings.metrics_series.expect("has a default"),
+        otlp_endpoint: settings.otlp_endpoint,
+        otlp_interval: Duration::from_secs(settings.otlp_interval_seconds.expect("has a default").into()),
         io: settings.io.expect("has a default"),
         shards: usize::from(settings.shards.expect("has a default")),
         close: match settings.close.expect("has a default") {
@@ -604,6 +621,15 @@ fn parse_listen(text: &str) -> Result<String, String> {
         return Ok(text.to_owned());
     }
     Err(format!("`{text}` is neither an IP address with a port (127.0.0.1:9750, [::1]:9750) nor `off`"))
+}
+
+fn parse_otlp_endpoint(text: &str) -> Result<String, String> {
+    let url = url::Url::parse(text).ok().filter(|url| ["http", "https"].contains(&url.scheme()) && url.has_host());
+    match url {
+        Some(url) if url.username().is_empty() && url.password().is_none() => Ok(text.to_owned()),
+        Some(_) => Err("user and password do not belong in the URL: see OTEL_EXPORTER_OTLP_HEADERS".to_owned()),
+        None => Err(format!("`{text}` is neither http://HOST:PORT nor https://HOST:PORT")),
+    }
 }
 
 fn parse_dashboard_listen(text: &str) -> Result<String, String> {
@@ -800,6 +826,22 @@ mod tests {
         assert!(text.contains("PROBE_ENGINE_SHARDS") && text.contains('9') && text.contains("1..=4"), "{text}");
         let text = from_variable("PROBE_ENGINE_SHARD", "1").expect_err("unknown").to_string();
         assert!(text.contains("did you mean `PROBE_ENGINE_SHARDS`?"), "{text}");
+    }
+
+    #[test]
+    fn a_collector_s_address_is_a_url_without_a_password() {
+        let read =
+            |value: &str| from_variable("PROBE_ENGINE_OTLP_ENDPOINT", value).map(|settings| settings.otlp_endpoint);
+        assert_eq!(read("http://[::1]:4317").expect("right"), Some("http://[::1]:4317".to_owned()));
+        for (value, expected) in [
+            ("collector:4317", "http://HOST:PORT"),
+            ("grpc://collector:4317", "https://HOST:PORT"),
+            ("http://", "http://HOST:PORT"),
+            ("https://me:secret@collector", "OTEL_EXPORTER_OTLP_HEADERS"),
+        ] {
+            let text = read(value).expect_err("wrong").to_string();
+            assert!(text.contains("--otlp-endpoint") && text.contains(expected), "{value}: {text}");
+        }
     }
 
     #[test]

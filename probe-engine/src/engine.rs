@@ -38,6 +38,7 @@ use crate::consumer::board::Board;
 use crate::consumer::events::{self, EventSender, EventsHandle};
 use crate::consumer::lifecycle::{Lifecycle, LifecycleConfig, LifecycleInput, LifecycleStats};
 use crate::consumer::metrics::{Facts, Metrics, PoolLane, TcpStats};
+use crate::consumer::otlp::{self, Collector, OtlpError, Push};
 use crate::consumer::overview::{self, Overviews};
 use crate::consumer::state::StateStats;
 use crate::ebpf::thread::Outputs;
@@ -113,6 +114,9 @@ pub enum EngineError {
     /// The kernel program, where `--ebpf require` is set.
     #[error("--ebpf require: {0}")]
     Ebpf(#[from] EbpfError),
+    /// The collector of metrics.
+    #[error(transparent)]
+    Otlp(#[from] OtlpError),
     /// An eventfd for a shard.
     #[error("cannot make a shard's eventfd: {0}")]
     Waker(#[source] io::Error),
@@ -224,6 +228,7 @@ impl Engine {
     /// What could not be started.
     pub async fn start(mut config: Config, choice: RuntimeChoice) -> Result<Self, EngineError> {
         let manager_start = clock::now();
+        let collector = collector(&config)?;
         // All before anything is started: a second daemon must fail without touching the first one's pods.
         let socket = Socket::bind(config.socket.as_deref().ok_or(EngineError::NoSocket)?)?;
         let listeners = Listeners::bind(config.metrics_listen, config.dashboard_listen).await?;
@@ -292,6 +297,7 @@ impl Engine {
         let (stats, tcp_stats) = ((lifecycle_stats, state_stats), tcp.as_ref().map(Tcp::stats));
         let metrics_facts = engine.metrics_facts(&config, manager_start, manifests, stats, tcp_stats);
         let health = engine.health(&results);
+        engine.push_metrics(collector, &results, &metrics_facts, &server_facts);
         let (overviews, board) = engine.watch_node(&results, &metrics_facts, &server_facts, &health);
         let dashboard = engine.dashboard(board, &results, &events);
         engine.serve_admin(listeners, dashboard, Metrics::new(results.clone(), metrics_facts), health.clone());
@@ -375,6 +381,7 @@ impl Engine {
             in_flight_max: flights_max(self.shards.len()),
             sources: vec![(manifest::NAME, manifests)],
             lifecycle: self.runtime.manages_containers().then_some(lifecycle),
+            otlp: config.otlp_endpoint.is_some().then(Arc::default),
             state,
             tcp,
             pool: Some(Arc::new(lane)),
@@ -426,6 +433,19 @@ impl Engine {
             self.servers.push(tokio::spawn(admin::serve(listener, router, self.servers_end.subscribe())));
         }
         self.servers.push(tokio::spawn(supervise(health, self.servers_end.subscribe())));
+    }
+
+    fn push_metrics(
+        &mut self,
+        collector: Option<Collector>,
+        results: &ResultsHandle,
+        facts: &Facts,
+        server: &watch::Receiver<server::Facts>,
+    ) {
+        let Some((collector, stats)) = collector.zip(facts.otlp.clone()) else { return };
+        let metrics = Metrics::new(results.clone(), facts.clone());
+        let push = Push { collector, metrics, node_name: server.borrow().node_name.clone(), stats };
+        self.servers.push(tokio::spawn(push.run(self.servers_end.subscribe())));
     }
 
     fn keep_state(&mut self, config: &Config, results: &ResultsHandle) -> Arc<StateStats> {
@@ -562,6 +582,12 @@ fn open_runtime(config: &Config, choice: RuntimeChoice) -> Result<OpenRuntime, E
             Ok((Arc::new(process), memory_limits, None))
         }
     }
+}
+
+/// Where metrics are pushed to, if anywhere.
+fn collector(config: &Config) -> Result<Option<Collector>, OtlpError> {
+    let Some(endpoint) = &config.otlp_endpoint else { return Ok(None) };
+    Collector::new(endpoint, config.otlp_interval, &otlp::headers_of_environment()?).map(Some)
 }
 
 /// Sources that must be read once before the daemon is ready. What comes through the API does not come back by itself: only an

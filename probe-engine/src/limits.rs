@@ -375,6 +375,9 @@ pub const OVERVIEW_PERIOD: Duration = Duration::from_millis(500);
 /// The state file is told to be unwritable when its last writing failed and it has not been current for so long.
 pub const STATE_UNWRITTEN_MAX: Duration = Duration::from_secs(30);
 
+/// How long a push of metrics may take, connecting included. Over: it has failed, and the next is made at its time.
+pub const OTLP_TIMEOUT: Duration = Duration::from_secs(10);
+
 /// Pods that a reader looks at before the results stage goes on with its other work. More: in further parts.
 pub const RESULTS_PODS_PER_PART: usize = 2_048;
 

@@ -16,6 +16,8 @@ pub mod netns;
 #[cfg(feature = "engine")]
 pub mod passive;
 #[cfg(feature = "engine")]
+pub mod prometheus;
+#[cfg(feature = "engine")]
 pub mod simulation;
 #[cfg(feature = "engine")]
 pub mod skip;

@@ -2,6 +2,7 @@
 
 mod bench;
 mod ci;
+mod dashboards;
 mod demo;
 mod ebpf;
 mod fuzz;
@@ -24,6 +25,8 @@ struct Cli {
 enum Command {
     /// Load scenarios against the release build
     Bench(bench::Args),
+    /// Write the Grafana dashboards of deploy/grafana
+    Dashboards(dashboards::Args),
     /// Build release and run the demo: real pods, probed, failing, restarted
     Demo(demo::Args),
     /// Build the kernel programs into probe-ebpf/prebuilt, or check that it holds what their source gives
@@ -43,6 +46,7 @@ enum Command {
 fn main() -> anyhow::Result<()> {
     match Cli::parse().command {
         Command::Bench(args) => bench::run(&args),
+        Command::Dashboards(args) => dashboards::run(&args),
         Command::Demo(args) => demo::run(args),
         Command::Ebpf(args) => ebpf::run(&args),
         Command::Fuzz(args) => fuzz::run(&args),

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use anyhow::{Context, bail};
 
-use crate::shell;
+use crate::{dashboards, shell};
 
 mod kubelet;
 
@@ -45,6 +45,7 @@ pub(crate) fn run() -> anyhow::Result<()> {
     }
     findings.extend(core_is_pure()?);
     findings.extend(kubelet::in_docs(&files)?);
+    findings.extend(dashboards::differences()?);
     findings.extend(readme_starts_with_the_two_commands()?);
     for finding in &findings {
         eprintln!("{finding}");

@@ -7,6 +7,7 @@
 mod families;
 mod hlog;
 mod latency;
+mod otlp;
 mod passive;
 mod process;
 mod protobuf;
@@ -19,6 +20,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use jiff::Timestamp;
+use opentelemetry_proto::tonic::metrics::v1::Metric;
 use probe_core::id::ProbeType;
 use probe_core::outcome::LocalCause;
 use probe_core::pod::ConditionStatus;
@@ -31,12 +33,14 @@ pub use self::latency::{
     Counts, DetailLatency, Distribution, Histograms, Latency, PodLatency, PodLatencyError, ProbeLatency, SketchLatency,
     WindowLatency,
 };
+pub(crate) use self::otlp::attribute;
 use self::snapshot::{EngineSnapshot, HandlerSums, PHASES, PodSnapshot, ProbesSnapshot};
 pub use self::tcp::TcpStats;
 use self::text::{Buckets, Labels, Text};
 pub use self::text::{CONTENT_TYPE, Format};
 use crate::clock;
 use crate::consumer::lifecycle::LifecycleStats;
+use crate::consumer::otlp::OtlpStats;
 use crate::consumer::state::StateStats;
 use crate::ebpf::stats::EbpfStats;
 use crate::results::{ResultsError, ResultsHandle, SeriesLevel, SeriesLevels, Standing};
@@ -86,6 +90,8 @@ pub struct Facts {
     pub sources: Vec<SourceView>,
     /// What lifecycle counts, where it runs.
     pub lifecycle: Option<Arc<LifecycleStats>>,
+    /// Of the push to a collector, where there is one.
+    pub otlp: Option<Arc<OtlpStats>>,
     /// Of the state file.
     pub state: Arc<StateStats>,
     /// Of the control API over TCP, where it is served there.
@@ -163,24 +169,29 @@ impl Metrics {
             if facts.runs_pods && probes.levels.has_pods() {
                 write_pods(&mut text, &probes.pods);
             }
-            if let Some(stats) = &facts.lifecycle {
-                write_hooks(&mut text, stats);
-            }
-            write_attempts(&mut text, &engine);
-            write_latency(&mut text, &engine);
-            passive::write(&mut text, &engine.passive, facts.ebpf.as_ref());
-            write_daemon(&mut text, &engine, probes.levels, &facts);
+            write_node(&mut text, &engine, probes.levels, &facts);
             scrapes.write(&mut text);
-            write_sources(&mut text, &facts.sources);
-            write_state(&mut text, &facts.state);
-            if let Some(stats) = &facts.tcp {
-                tcp::write(&mut text, stats);
-            }
-            process::write(&mut text, facts.started_at);
             write_probes(&mut text, &probes);
             let text = text.finish();
             scrapes.made(text.len(), clock::now() - begun);
             text
+        })
+        .await
+    }
+
+    /// What a collector gets: everything but what there is per pod or probe, or of scrapes.
+    pub async fn pushed(&self) -> Result<Vec<Metric>, ResultsError> {
+        let levels = self.results.read(|node| node.series).await?.at_most(self.facts.series);
+        let engine = self.results.read(snapshot::engine).await?;
+        let facts = Arc::clone(&self.facts);
+        off_the_runtime(move || {
+            let nanos = |at: Timestamp| u64::try_from(at.as_nanosecond()).unwrap_or_default();
+            let mut text = Text::Otlp(otlp::Metrics::new(nanos(facts.started_at), nanos(clock::wall())));
+            write_node(&mut text, &engine, levels, &facts);
+            match text {
+                Text::Otlp(metrics) => metrics.finish(),
+                Text::Text(_) | Text::Protobuf(_) => unreachable!("made above"),
+            }
         })
         .await
     }
@@ -194,6 +205,26 @@ impl Metrics {
         };
         Ok(ProbesLook { levels, pods, handlers })
     }
+}
+
+/// All families whose number of series does not depend on what runs here.
+fn write_node(text: &mut Text, engine: &EngineSnapshot, levels: SeriesLevels, facts: &Facts) {
+    if let Some(stats) = &facts.lifecycle {
+        write_hooks(text, stats);
+    }
+    write_attempts(text, engine);
+    write_latency(text, engine);
+    passive::write(text, &engine.passive, facts.ebpf.as_ref());
+    write_daemon(text, engine, levels, facts);
+    if let Some(stats) = &facts.otlp {
+        write_otlp(text, stats);
+    }
+    write_sources(text, &facts.sources);
+    write_state(text, &facts.state);
+    if let Some(stats) = &facts.tcp {
+        tcp::write(text, stats);
+    }
+    process::write(text, facts.started_at);
 }
 
 fn text_of(text: Vec<u8>) -> String {
@@ -309,6 +340,12 @@ impl Scrapes {
         self.ns.fetch_add(u64::try_from(took.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
         self.count.fetch_add(1, Ordering::Relaxed);
     }
+}
+
+fn write_otlp(text: &mut Text, stats: &OtlpStats) {
+    let load = |number: &AtomicU64| number.load(Ordering::Relaxed);
+    text.family(&families::OTLP_FAILURES_TOTAL).value(&Labels::none(), load(&stats.failures));
+    text.family(&families::OTLP_PUSHES_TOTAL).value(&Labels::none(), load(&stats.pushes));
 }
 
 fn write_sources(text: &mut Text, sources: &[SourceView]) {
@@ -512,4 +549,4 @@ fn write_shards(text: &mut Text, engine: &EngineSnapshot, facts: &Facts) {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -4,6 +4,7 @@ pub mod board;
 pub mod events;
 pub mod lifecycle;
 pub mod metrics;
+pub mod otlp;
 pub mod overview;
 mod process;
 pub mod state;

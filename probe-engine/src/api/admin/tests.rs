@@ -30,6 +30,7 @@ impl Server {
             series: SeriesLevel::Probe,
             heartbeats: Vec::new(),
             sources: Vec::new(),
+            otlp: None,
             version: "0.1.0",
             runtime: "none",
             runs_pods: false,

@@ -269,6 +269,12 @@ families! {
         SCRAPES_TOTAL: Counter, Alpha, "probe_engine_scrapes_total", [],
             "Answers to /metrics before this one.";
     }
+    "Push", "Only with `--otlp-endpoint`." => {
+        OTLP_FAILURES_TOTAL: Counter, Stable, "probe_engine_otlp_failures_total", [],
+            "Pushes of metrics that the collector did not take, or not in full.";
+        OTLP_PUSHES_TOTAL: Counter, Alpha, "probe_engine_otlp_pushes_total", [],
+            "Pushes of metrics that the collector took.";
+    }
     "Sources", "By name of the source." => {
         SOURCE_LAST_SUCCESS_TIMESTAMP_SECONDS: Gauge, Stable, "probe_engine_source_last_success_timestamp_seconds", ["source"],
             "When the source was last read without an error, since 1970; it is read when something changed. 0 where it never was.";

@@ -29,6 +29,7 @@ fn facts() -> Facts {
         heartbeats: Vec::new(),
         in_flight_max: 8,
         sources: Vec::new(),
+        otlp: None,
         lifecycle: Some(Arc::default()),
         state: Arc::default(),
         tcp: Some(Arc::default()),
@@ -38,7 +39,7 @@ fn facts() -> Facts {
 }
 
 /// One ready pod with a liveness and a readiness probe, one shard, some counts.
-async fn small_node() -> (Bench, Metrics) {
+pub(in crate::consumer) async fn small_node() -> (Bench, Metrics) {
     let bench = Bench::start(16, 16);
     let probes = [ProbeType::Readiness, ProbeType::Liveness];
     let pod = pod("uid-1", "web", [container("c", probe_core::spec::ContainerKind::Regular, &probes)]);
@@ -58,6 +59,7 @@ async fn small_node() -> (Bench, Metrics) {
         io: vec!["io_uring"],
         heartbeats,
         sources: vec![source()],
+        otlp: Some(Arc::default()),
         pool: Some(pool),
         ebpf: Some(ebpf()),
         ..facts()

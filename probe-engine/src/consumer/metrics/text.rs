@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use super::families::Spec;
+use super::otlp;
 use super::protobuf::Messages;
 
 /// `Content-Type` of the text format.
@@ -196,6 +197,8 @@ pub(super) enum Text {
     Text(String),
     /// As messages.
     Protobuf(Messages),
+    /// As messages for a collector.
+    Otlp(otlp::Metrics),
 }
 
 impl Text {
@@ -216,6 +219,10 @@ impl Text {
                 messages.begin(spec);
                 Family::Protobuf(messages)
             }
+            Text::Otlp(metrics) => {
+                metrics.begin(spec);
+                Family::Otlp(metrics)
+            }
         }
     }
 
@@ -225,6 +232,7 @@ impl Text {
         match self {
             Text::Text(text) => text.into_bytes(),
             Text::Protobuf(messages) => messages.finish(),
+            Text::Otlp(_) => Vec::new(),
         }
     }
 }
@@ -236,6 +244,8 @@ pub(super) enum Family<'a> {
     Text(TextFamily<'a>),
     /// As a message.
     Protobuf(&'a mut Messages),
+    /// As a message for a collector.
+    Otlp(&'a mut otlp::Metrics),
 }
 
 impl Family<'_> {
@@ -244,6 +254,7 @@ impl Family<'_> {
         match self {
             Family::Text(text) => text.value(labels, format_args!("{value}")),
             Family::Protobuf(messages) => messages.value(labels, value as f64),
+            Family::Otlp(metrics) => metrics.value(labels, value),
         }
     }
 
@@ -253,6 +264,7 @@ impl Family<'_> {
         match self {
             Family::Text(text) => text.value(labels, format_args!("{seconds}")),
             Family::Protobuf(messages) => messages.value(labels, seconds),
+            Family::Otlp(metrics) => metrics.seconds(labels, seconds),
         }
     }
 
@@ -261,6 +273,7 @@ impl Family<'_> {
         match self {
             Family::Text(text) => text.histogram(labels, buckets),
             Family::Protobuf(messages) => messages.histogram(labels, buckets),
+            Family::Otlp(metrics) => metrics.histogram(labels, buckets),
         }
     }
 }

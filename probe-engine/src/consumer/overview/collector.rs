@@ -263,6 +263,7 @@ mod tests {
             heartbeats: Vec::new(),
             in_flight_max: 100,
             sources: Vec::new(),
+            otlp: None,
             lifecycle: None,
             state: Arc::new(StateStats::default()),
             tcp: None,
