@@ -44,7 +44,7 @@ fn spelling(arg: &Arg) -> String {
         .flatten()
         .collect();
     let values = arg.get_value_names().unwrap_or_default();
-    let takes = arg.get_action().takes_values().then(|| values.join(" ")).unwrap_or_default();
+    let takes = if arg.get_action().takes_values() { values.join(" ") } else { String::new() };
     let spelt = [names.join(", "), takes].into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>();
     spelt.join(" ")
 }

@@ -79,13 +79,15 @@ fn deny() -> anyhow::Result<()> {
 }
 
 /// What tests and benches use if it is there: the program, and the Debian package it comes with.
-const PROGRAMS: [(&str, &str); 6] = [
+const PROGRAMS: [(&str, &str); 8] = [
     ("promtool", "prometheus"),
     ("ip", "iproute2"),
     ("iptables", "iptables"),
     ("nsenter", "util-linux"),
     ("python3", "python3-venv"),
     ("tmux", "tmux"),
+    ("chromium", "chromium"),
+    ("npm", "npm"),
 ];
 
 /// Best effort: a step that misses its tool says so itself.

@@ -190,7 +190,7 @@ impl Metrics {
             write_node(&mut text, &engine, levels, &facts);
             match text {
                 Text::Otlp(metrics) => metrics.finish(),
-                Text::Text(_) | Text::Protobuf(_) => unreachable!("made above"),
+                Text::Plain(_) | Text::Protobuf(_) => unreachable!("made above"),
             }
         })
         .await

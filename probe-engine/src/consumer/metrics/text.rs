@@ -194,7 +194,7 @@ impl Buckets {
 #[derive(Debug)]
 pub(super) enum Text {
     /// As text.
-    Text(String),
+    Plain(String),
     /// As messages.
     Protobuf(Messages),
     /// As messages for a collector.
@@ -206,7 +206,7 @@ impl Text {
     #[must_use]
     pub(super) fn new(format: Format) -> Self {
         match format {
-            Format::Text => Text::Text(String::new()),
+            Format::Text => Text::Plain(String::new()),
             Format::Protobuf => Text::Protobuf(Messages::default()),
         }
     }
@@ -214,7 +214,7 @@ impl Text {
     /// Begins a family; a family without series leaves nothing behind.
     pub(super) fn family(&mut self, spec: &'static Spec) -> Family<'_> {
         match self {
-            Text::Text(text) => Family::Text(TextFamily { text, spec, begun: false }),
+            Text::Plain(text) => Family::Text(TextFamily { text, spec, begun: false }),
             Text::Protobuf(messages) => {
                 messages.begin(spec);
                 Family::Protobuf(messages)
@@ -230,7 +230,7 @@ impl Text {
     #[must_use]
     pub(super) fn finish(self) -> Vec<u8> {
         match self {
-            Text::Text(text) => text.into_bytes(),
+            Text::Plain(text) => text.into_bytes(),
             Text::Protobuf(messages) => messages.finish(),
             Text::Otlp(_) => Vec::new(),
         }
