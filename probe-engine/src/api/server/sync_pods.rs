@@ -21,6 +21,9 @@ pub(super) async fn sync(
         let read = read.map_err(|error| Status::internal(format!("reading a part: {error}")))?;
         desired = read.map_err(|too_many| Status::resource_exhausted(too_many.to_string()))?;
     }
+    // A call that is given up looks like a good end from here (tonic's `Streaming` ends where the client has reset the stream). The
+    // server drops the answers to such a call, but only looks when they are pending: so they are, once, before anything takes effect.
+    tokio::task::yield_now().await;
     let source = backend.pods.clone();
     // A task of its own: what was begun is finished, whether or not the caller waits for it.
     let taken_in = tokio::spawn(async move { source.sync(desired, || *ended.borrow()).await });
