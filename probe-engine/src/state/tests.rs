@@ -3,11 +3,11 @@ use std::time::Duration;
 use probe_core::id::ProbeType;
 use probe_core::outcome::Verdict;
 use probe_core::spec::{Container, ContainerKind, Pod, Probes};
+use probe_core::status::PodPhase;
 
 use super::record::{ConditionState, GateState, timestamp};
 use super::*;
 use crate::clock;
-use probe_core::status::PodPhase;
 
 fn probe() -> ProbeState {
     ProbeState { probe_type: ProbeType::Liveness.index() as u32, verdict: 2, since_ns: 7, has_failed: true, run: 3 }
