@@ -6,7 +6,10 @@ use std::time::Duration;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use hdrhistogram::Histogram;
 use probe_core::outcome::Outcome;
-use probe_engine::shard::metrics::{HandlerKind, ShardMetrics};
+use probe_core::time::Instant;
+use probe_engine::results::ProbeStats;
+use probe_engine::results::latency::{Recorded, Windows};
+use probe_engine::shard::metrics::{HandlerKind, PhasesUs, ShardMetrics};
 
 /// As `ShardMetrics` has them: microseconds up to an hour, 2 digits.
 const LONGEST_US: u64 = 3_600_000_000;
@@ -35,8 +38,43 @@ fn record(c: &mut Criterion) {
             metrics.attempt(HandlerKind::Tcp, &outcome, Duration::from_micros(next()));
         });
     });
+    group.bench_function("metrics_of_the_phases_of_one_attempt", |b| {
+        b.iter(|| metrics.phases(HandlerKind::Http, PhasesUs([next() as u32, 0, next() as u32, next() as u32])));
+    });
     group.finish();
 }
 
-criterion_group!(benches, record);
+/// What latency data costs beside the shard's histograms: of each real success, of each attempt that is told closely, and of
+/// each shard's delta, once a second.
+fn latency_data(c: &mut Criterion) {
+    let mut group = c.benchmark_group("latency_data");
+    let mut value = 1_u64;
+    let mut next = move || {
+        value = (value * 48_271) % 2_147_483_647;
+        400 + value % 2_800
+    };
+    group.throughput(Throughput::Elements(1));
+    let stats = ProbeStats::default();
+    group.bench_function("stats_of_one_success", |b| b.iter(|| stats.record(true, black_box(next()) * 1_000, 1, 1)));
+    let mut windows = Windows::new(6);
+    let mut now_ns = 0;
+    group.bench_function("windows_of_one_attempt", |b| {
+        b.iter(|| {
+            now_ns += 1_000_000_000;
+            windows.record(black_box(next()), Instant::from_nanos(now_ns));
+        });
+    });
+    let mut delta = Recorded::default();
+    (0..1_000).for_each(|_| delta.record(next(), 1));
+    let mut windows = Windows::new(12);
+    group.bench_function("windows_of_one_delta", |b| {
+        b.iter(|| {
+            now_ns += 1_000_000_000;
+            windows.add(&delta, Instant::from_nanos(now_ns));
+        });
+    });
+    group.finish();
+}
+
+criterion_group!(benches, record, latency_data);
 criterion_main!(benches);

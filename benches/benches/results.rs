@@ -11,6 +11,7 @@ use probe_core::outcome::{Outcome, Verdict};
 use probe_core::time::Instant;
 use probe_engine::manager::slots_of;
 use probe_engine::results::{Config, Input, ProbeStats, ResultsHandle, Stage, Update, UpdateQueue, channel};
+use probe_engine::source::SourceKind;
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::{Notify, mpsc};
 
@@ -47,7 +48,14 @@ impl World {
                 let slots = slots_of(&pod);
                 let status = Some(pods::running(at));
                 inputs
-                    .send(Input::Added { pod, slots, shard: Some(0), status, past: None })
+                    .send(Input::Added {
+                        pod,
+                        slots,
+                        shard: Some(0),
+                        status,
+                        past: None,
+                        source: SourceKind::Manifests,
+                    })
                     .await
                     .expect("the stage runs");
             }

@@ -15,6 +15,7 @@ use clap::{Args, Command, FromArgMatches, ValueEnum};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::api::certificates::CertificateFiles;
 use crate::api::socket;
 use crate::cli::logging::LogFormat;
 use crate::ebpf::{EbpfChoice, PassiveSettings};
@@ -85,6 +86,8 @@ pub enum RuntimeChoice {
     Process,
     /// Nothing is started or killed: targets run by others are only watched
     None,
+    /// A client of the control API runs the containers, tells their states and hears of verdicts
+    External,
 }
 
 /// How connections are closed.
@@ -152,6 +155,23 @@ pub struct Settings {
     #[arg(long, value_name = "PATH")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub socket: Option<PathBuf>,
+    /// Address of the control API over TCP, with TLS; `off` for none. Whoever has a certificate of `--api-client-ca` may do there what
+    /// root may do on the socket: with `--runtime process`, run any command on this host
+    #[arg(long, value_name = "ADDR|off", value_parser = parse_api_listen)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub api_listen: Option<String>,
+    /// With `--api-listen`: the daemon's certificate and what leads to its CA (PEM). Each of the three files is read again when it changes
+    #[arg(long, value_name = "FILE")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub api_tls_cert: Option<PathBuf>,
+    /// With `--api-listen`: the private key of that certificate (PEM, not encrypted)
+    #[arg(long, value_name = "FILE")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub api_tls_key: Option<PathBuf>,
+    /// With `--api-listen`: the CA whose certificates clients must show, and its revocation list where there is one (PEM)
+    #[arg(long, value_name = "FILE")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub api_client_ca: Option<PathBuf>,
     /// Address of /metrics, /livez, /readyz and /healthz; `off` for none
     #[arg(long, value_name = "ADDR|off", value_parser = parse_listen)]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -233,6 +253,15 @@ pub struct Settings {
     pub log_format: Option<LogFormat>,
 }
 
+/// The control API over TCP.
+#[derive(Clone, Debug)]
+pub struct ApiListen {
+    /// See [`Settings::api_listen`].
+    pub address: SocketAddr,
+    /// All three are there.
+    pub files: CertificateFiles,
+}
+
 /// The effective configuration, and where each value comes from.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -250,6 +279,8 @@ pub struct Config {
     pub state_interval: Duration,
     /// `None` = nowhere to put it: not root, and no runtime directory.
     pub socket: Option<PathBuf>,
+    /// `None` = off.
+    pub api_listen: Option<ApiListen>,
     /// `None` = off.
     pub metrics_listen: Option<SocketAddr>,
     /// See [`Settings::dashboard_listen`].
@@ -343,6 +374,10 @@ fn defaults() -> Settings {
         state_dir: Some(default_state_dir()),
         state_interval_seconds: Some(seconds(limits::STATE_INTERVAL)),
         socket: socket::default_path().ok(),
+        api_listen: Some("off".to_owned()),
+        api_tls_cert: None,
+        api_tls_key: None,
+        api_client_ca: None,
         metrics_listen: Some("127.0.0.1:9750".to_owned()),
         dashboard_listen: Some("auto".to_owned()),
         metrics_series: Some(SeriesLevel::Probe),
@@ -377,6 +412,7 @@ fn effective(merged: BTreeMap<String, (Value, String)>) -> Result<Config, Config
     let map = merged.iter().map(|(key, (value, _))| (key.clone(), value.clone())).collect();
     let settings: Settings = serde_json::from_value(Value::Object(map)).expect("every layer was parsed by type");
     let passive = passive_settings(&settings);
+    let api_listen = api_listen(&settings, &merged)?;
     let listen = settings.metrics_listen.expect("has a default");
     let dashboard = settings.dashboard_listen.expect("has a default");
     Ok(Config {
@@ -387,6 +423,7 @@ fn effective(merged: BTreeMap<String, (Value, String)>) -> Result<Config, Config
         state_dir: settings.state_dir.expect("has a default"),
         state_interval: Duration::from_secs(settings.state_interval_seconds.expect("has a default").into()),
         socket: settings.socket,
+        api_listen,
         metrics_listen: (listen != "off").then(|| listen.parse().expect("checked by parse_listen")),
         dashboard_listen: match dashboard.as_str() {
             "auto" => DashboardListen::Auto,
@@ -409,6 +446,31 @@ fn effective(merged: BTreeMap<String, (Value, String)>) -> Result<Config, Config
         log_level: settings.log_level.expect("has a default"),
         log_format: settings.log_format.expect("has a default"),
         origins: merged.into_iter().map(|(key, (value, origin))| (key, value, origin)).collect(),
+    })
+}
+
+/// Never without certificates, whatever the address: what is missing is an error.
+fn api_listen(
+    settings: &Settings,
+    merged: &BTreeMap<String, (Value, String)>,
+) -> Result<Option<ApiListen>, ConfigError> {
+    let listen = settings.api_listen.as_deref().expect("has a default");
+    if listen == "off" {
+        return Ok(None);
+    }
+    let address = listen.parse().expect("checked by parse_api_listen");
+    let (cert, key, client_ca) = (&settings.api_tls_cert, &settings.api_tls_key, &settings.api_client_ca);
+    if let (Some(cert), Some(key), Some(client_ca)) = (cert.clone(), key.clone(), client_ca.clone()) {
+        return Ok(Some(ApiListen { address, files: CertificateFiles { cert, key, client_ca } }));
+    }
+    let all = [("--api-tls-cert", cert), ("--api-tls-key", key), ("--api-client-ca", client_ca)];
+    let missing: Vec<&str> = all.iter().filter(|(_, file)| file.is_none()).map(|(flag, _)| *flag).collect();
+    Err(ConfigError::Value {
+        origin: merged.get("apiListen").map_or_else(|| "default".to_owned(), |(_, origin)| origin.clone()),
+        message: format!(
+            "--api-listen {listen} needs {} too: over TCP the control API is served with certificates on both sides only",
+            missing.join(" and ")
+        ),
     })
 }
 
@@ -453,7 +515,7 @@ fn scalars(key: &str, value: Value) -> Result<Vec<String>, String> {
         Value::Number(number) => Ok(vec![number.to_string()]),
         // YAML reads `on` and `off` without quotes as booleans. `ebpf` has no `on`: an error tells of what was written.
         Value::Bool(false) if key == "ebpf" => Ok(vec!["off".to_owned()]),
-        Value::Bool(flag) if ["dashboardListen", "metricsListen", "passive"].contains(&key) => {
+        Value::Bool(flag) if ["apiListen", "dashboardListen", "metricsListen", "passive"].contains(&key) => {
             Ok(vec![if flag { "on" } else { "off" }.to_owned()])
         }
         Value::Bool(flag) => Ok(vec![flag.to_string()]),
@@ -559,6 +621,13 @@ fn parse_dashboard_listen(text: &str) -> Result<String, String> {
     }
 }
 
+fn parse_api_listen(text: &str) -> Result<String, String> {
+    if text == "off" || text.parse::<SocketAddr>().is_ok() {
+        return Ok(text.to_owned());
+    }
+    Err(format!("`{text}` is neither an IP address with a port (10.0.0.1:9751, [::1]:9751) nor `off`"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -608,6 +677,27 @@ mod tests {
         }
         let error = load("dashboardListen: localhost\n").expect_err("a name").to_string();
         assert!(error.contains("nor `off` nor `auto`"), "{error}");
+    }
+
+    #[test]
+    fn the_api_over_tcp_is_off_by_default_and_names_each_missing_file() {
+        let load = |text: &str| Config::load(&Settings::default(), Some(file(text).path()));
+        for text in ["", "apiListen: off\n", "apiListen: 'off'\napiTlsCert: c.pem\n"] {
+            assert!(load(text).expect("valid").api_listen.is_none(), "{text}");
+        }
+        let listen = "apiListen: 127.0.0.1:9751\n";
+        let text = load(listen).expect_err("no files").to_string();
+        let all = "--api-listen 127.0.0.1:9751 needs --api-tls-cert and --api-tls-key and --api-client-ca too";
+        assert!(text.contains(all), "{text}");
+        let text = load(&format!("{listen}apiTlsCert: c\napiClientCa: ca\n")).expect_err("no key").to_string();
+        assert!(text.contains("needs --api-tls-key too"), "{text}");
+        let config = load(&format!("{listen}apiTlsCert: c\napiTlsKey: k\napiClientCa: ca\n")).expect("valid");
+        let api = config.api_listen.expect("on");
+        assert_eq!((api.address.port(), api.files.key), (9751, PathBuf::from("k")));
+        for wrong in ["on", "true", "9751", "localhost:9751", ":9751"] {
+            let text = load(&format!("apiListen: '{wrong}'\n")).expect_err("no address").to_string();
+            assert!(text.contains("--api-listen") && text.contains("10.0.0.1:9751") && text.contains("off"), "{text}");
+        }
     }
 
     #[test]

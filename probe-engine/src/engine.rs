@@ -30,20 +30,22 @@ use crate::api::admin::health::Health;
 use crate::api::admin::supervise::supervise;
 use crate::api::admin::{self, Admin, AdminError};
 use crate::api::dashboard::{Dashboard, Listeners};
-use crate::api::server::{self, Backend, ShardFacts, SourceFacts};
+use crate::api::server::{self, Backend, ShardFacts, SourceFacts, Tcp, TcpError};
 use crate::api::socket::{Socket, SocketError};
 use crate::config::{Config, DashboardListen, RuntimeChoice};
 use crate::consumer;
 use crate::consumer::board::Board;
 use crate::consumer::events::{self, EventSender, EventsHandle};
 use crate::consumer::lifecycle::{Lifecycle, LifecycleConfig, LifecycleInput, LifecycleStats};
-use crate::consumer::metrics::{Facts, Metrics, PoolLane};
+use crate::consumer::metrics::{Facts, Metrics, PoolLane, TcpStats};
 use crate::consumer::overview::{self, Overviews};
 use crate::consumer::state::StateStats;
 use crate::ebpf::thread::Outputs;
 use crate::manager::{self, CommandSink, RuntimeFacts};
 use crate::prober::pool::{Pool, PoolConfig, PoolError, ReplySink};
 use crate::results::{self, ResultsHandle, ResultsSender, UpdateQueue};
+use crate::runtime::external::ExternalRuntime;
+use crate::runtime::external::broker::Broker;
 use crate::runtime::none::NoneRuntime;
 use crate::runtime::process::{ProcessConfig, ProcessRuntime};
 use crate::runtime::{ContainerRuntime, RuntimeError};
@@ -51,6 +53,7 @@ use crate::shard::inbox::{Command, PoolReply, ShardSender};
 use crate::shard::kernel::{IoChoice, Waker};
 use crate::shard::{self, ShardConfig, ShardThread, SpawnError};
 use crate::source::PodUpdateSender;
+use crate::source::api::{self, ApiSource};
 use crate::source::control::Control;
 use crate::source::manifest::{self, ManifestConfig, SourceStatus};
 use crate::source::parse::{RuntimeKind, Strictness};
@@ -87,6 +90,9 @@ pub enum EngineError {
     /// The admin server.
     #[error(transparent)]
     Admin(#[from] AdminError),
+    /// The control API over TCP.
+    #[error(transparent)]
+    Tcp(#[from] TcpError),
     /// The state directory.
     #[error("cannot make the state directory {path}: {source}; name another with --state-dir")]
     StateDir {
@@ -218,16 +224,24 @@ impl Engine {
     /// What could not be started.
     pub async fn start(mut config: Config, choice: RuntimeChoice) -> Result<Self, EngineError> {
         let manager_start = clock::now();
-        // Both before anything is started: a second daemon must fail without touching the first one's pods.
+        // All before anything is started: a second daemon must fail without touching the first one's pods.
         let socket = Socket::bind(config.socket.as_deref().ok_or(EngineError::NoSocket)?)?;
         let listeners = Listeners::bind(config.metrics_listen, config.dashboard_listen).await?;
         // Port 0 was any free one, and the dashboard's place a rule: from here on it is known where they are.
         config.metrics_listen = listeners.metrics_address();
         config.dashboard_listen = listeners.dashboard_address().map_or(DashboardListen::Off, DashboardListen::At);
+        let tcp = match &mut config.api_listen {
+            Some(listen) => {
+                let tcp = Tcp::bind(listen.address, &listen.files).await?;
+                listen.address = tcp.address();
+                Some(tcp)
+            }
+            None => None,
+        };
         std::fs::create_dir_all(&config.state_dir)
             .map_err(|source| EngineError::StateDir { path: config.state_dir.clone(), source })?;
         let state = State::read(&config.state_dir);
-        let (runtime, memory_limits) = open_runtime(&config, choice)?;
+        let (runtime, memory_limits, broker) = open_runtime(&config, choice)?;
         let Entrances { wakers, senders, inboxes, queues, wake } = Entrances::new(config.shards)?;
         let pool = Pool::start(pool_config(&config), Some(Arc::clone(&runtime)), Arc::new(Replies(senders.clone())))?;
         let (event_sender, events, events_inbox) = events::channel();
@@ -244,14 +258,14 @@ impl Engine {
         let (results_sender, results, results_inbox) = results::channel();
         let stage = results::Config {
             manager_start,
-            sources: vec![manifest::NAME],
+            sources: sources_of(choice),
             queues,
             wake,
             events: event_sender,
             lifecycle: to_lifecycle.clone(),
         };
         stages.push(tokio::spawn(results::Stage::new(stage, results_inbox).run()));
-        let manager = manager_config(&senders, results_sender, to_lifecycle, &runtime, state);
+        let manager = manager_config(&senders, results_sender, to_lifecycle, choice, state);
         stages.push(tokio::spawn(manager::run(manager, updates_in)));
 
         let mut engine = Self {
@@ -270,15 +284,21 @@ impl Engine {
             servers: Vec::new(),
             stages,
         };
-        let manifests = engine.read_manifests(&config, choice, memory_limits);
+        let reading = manifest_config(&config, choice, memory_limits);
+        let manifests = engine.read_manifests(reading.clone());
+        let pods = ApiSource::new(engine.updates.clone(), results.clone(), reading, choice != RuntimeChoice::External);
         let state_stats = engine.keep_state(&config, &results);
         let server_facts = engine.server_facts(&config, manager_start, manifests.clone());
-        let metrics_facts = engine.metrics_facts(&config, manager_start, manifests, lifecycle_stats, state_stats);
+        let (stats, tcp_stats) = ((lifecycle_stats, state_stats), tcp.as_ref().map(Tcp::stats));
+        let metrics_facts = engine.metrics_facts(&config, manager_start, manifests, stats, tcp_stats);
         let health = engine.health(&results);
         let (overviews, board) = engine.watch_node(&results, &metrics_facts, &server_facts, &health);
         let dashboard = engine.dashboard(board, &results, &events);
-        engine.serve_admin(listeners, dashboard, Metrics::new(results.clone(), metrics_facts), health);
-        engine.serve_api(socket, server_facts, overviews, &results, &events);
+        engine.serve_admin(listeners, dashboard, Metrics::new(results.clone(), metrics_facts), health.clone());
+        let control = Control::new(engine.updates.clone(), results.clone());
+        let (runtime, facts) = (Arc::clone(&engine.runtime), server_facts);
+        let backend = Backend { results, events, control, pods, broker, runtime, facts, overviews };
+        engine.serve_api((socket, tcp), health, backend);
         engine.tell_started(&config);
         Ok(engine)
     }
@@ -315,12 +335,13 @@ impl Engine {
             started_at: clock::wall_of(started),
             started,
             shards: shards.map(|s| ShardFacts { io: s.kernel, fallback_reason: s.fallback.clone() }).collect(),
-            sources: vec![source_facts(&config.manifests, &SourceStatus::default())],
+            sources: vec![source_facts(&config.manifests, &SourceStatus::default()), api_facts()],
             ebpf: self.ebpf.told.clone(),
             passive: self.ebpf.passive.as_ref().ok().map(|passive| Arc::clone(&passive.settings)),
             ebpf_stats: self.ebpf.facts.as_ref().map(|facts| Arc::clone(&facts.stats)),
             metrics_address: config.metrics_listen,
             dashboard_address: dashboard_address(config),
+            api_address: config.api_listen.as_ref().map(|listen| listen.address),
             node_name: nix::unistd::gethostname().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default(),
             instance: server::instance(),
         };
@@ -334,8 +355,8 @@ impl Engine {
         config: &Config,
         started: Instant,
         manifests: watch::Receiver<SourceStatus>,
-        lifecycle: Arc<LifecycleStats>,
-        state: Arc<StateStats>,
+        (lifecycle, state): (Arc<LifecycleStats>, Arc<StateStats>),
+        tcp: Option<Arc<TcpStats>>,
     ) -> Facts {
         let pool = self.pool.handle();
         let lane = move |handler| PoolLane {
@@ -355,6 +376,7 @@ impl Engine {
             sources: vec![(manifest::NAME, manifests)],
             lifecycle: self.runtime.manages_containers().then_some(lifecycle),
             state,
+            tcp,
             pool: Some(Arc::new(lane)),
             ebpf: self.ebpf.facts.clone(),
         }
@@ -393,23 +415,8 @@ impl Engine {
         Dashboard::new(board, results.clone(), events.clone(), passive, self.servers_end.subscribe())
     }
 
-    fn serve_api(
-        &mut self,
-        socket: Socket,
-        facts: watch::Receiver<server::Facts>,
-        overviews: Overviews,
-        results: &ResultsHandle,
-        events: &EventsHandle,
-    ) {
-        let backend = Backend {
-            results: results.clone(),
-            events: events.clone(),
-            control: Control::new(self.updates.clone(), results.clone()),
-            runtime: Arc::clone(&self.runtime),
-            facts,
-            overviews,
-        };
-        let api = server::serve(socket, backend, turned_true(self.servers_end.subscribe()));
+    fn serve_api(&mut self, (socket, tcp): (Socket, Option<Tcp>), health: Health, backend: Backend) {
+        let api = server::serve(socket, tcp, backend, health, turned_true(self.servers_end.subscribe()));
         self.servers.push(tokio::spawn(told("control API", api)));
     }
 
@@ -429,23 +436,7 @@ impl Engine {
         stats
     }
 
-    fn read_manifests(
-        &mut self,
-        config: &Config,
-        choice: RuntimeChoice,
-        memory_limits: bool,
-    ) -> watch::Receiver<SourceStatus> {
-        let manifests = ManifestConfig {
-            paths: config.manifests.clone(),
-            strictness: Strictness::Run,
-            runtime: match choice {
-                RuntimeChoice::Process => RuntimeKind::Process,
-                RuntimeChoice::None if config.host_exec => RuntimeKind::NoneWithHostExec,
-                RuntimeChoice::None => RuntimeKind::None,
-            },
-            ignore_unsupported: config.ignore_unsupported,
-            memory_limits,
-        };
+    fn read_manifests(&mut self, manifests: ManifestConfig) -> watch::Receiver<SourceStatus> {
         let (status_in, status) = watch::channel(SourceStatus::default());
         let source = manifest::run(manifests, self.updates.clone(), status_in, self.sources_end.subscribe());
         self.sources.push(tokio::spawn(source));
@@ -466,6 +457,7 @@ impl Engine {
             socket = socket.as_deref(),
             metrics = config.metrics_listen.map(|address| address.to_string()),
             dashboard = dashboard_address(config).map(|address| format!("http://{address}/")),
+            api = config.api_listen.as_ref().map(|listen| listen.address.to_string()),
             "started"
         );
     }
@@ -549,20 +541,51 @@ async fn end_pods(lifecycle: mpsc::Sender<LifecycleInput>, mut task: JoinHandle<
     report("lifecycle", task.await);
 }
 
-/// The runtime, and whether it can limit memory.
-fn open_runtime(config: &Config, choice: RuntimeChoice) -> Result<(Arc<dyn ContainerRuntime>, bool), EngineError> {
+/// A runtime, whether it can limit memory, and where an embedder runs commands for it.
+type OpenRuntime = (Arc<dyn ContainerRuntime>, bool, Option<Arc<Broker>>);
+
+fn open_runtime(config: &Config, choice: RuntimeChoice) -> Result<OpenRuntime, EngineError> {
     match choice {
+        RuntimeChoice::External => {
+            let broker = Arc::<Broker>::default();
+            Ok((Arc::new(ExternalRuntime::new(Arc::clone(&broker))), false, Some(broker)))
+        }
         RuntimeChoice::None => {
             let none = NoneRuntime::new(std::net::Ipv4Addr::LOCALHOST.into());
-            Ok((Arc::new(if config.host_exec { none.with_host_exec() } else { none }), false))
+            Ok((Arc::new(if config.host_exec { none.with_host_exec() } else { none }), false, None))
         }
         RuntimeChoice::Process => {
             let failed = |source| EngineError::StateDir { path: config.state_dir.clone(), source };
             let process = ProcessConfig::new(config.state_dir.clone()).map_err(failed)?;
             let process = ProcessRuntime::open(process)?;
             let memory_limits = process.capabilities().memory;
-            Ok((Arc::new(process), memory_limits))
+            Ok((Arc::new(process), memory_limits, None))
         }
+    }
+}
+
+/// Sources that must be read once before the daemon is ready. What comes through the API does not come back by itself: only an
+/// embedder says all of it.
+fn sources_of(choice: RuntimeChoice) -> Vec<&'static str> {
+    match choice {
+        RuntimeChoice::External => vec![manifest::NAME, api::NAME],
+        RuntimeChoice::Process | RuntimeChoice::None => vec![manifest::NAME],
+    }
+}
+
+/// What pods are read for, whoever writes them.
+fn manifest_config(config: &Config, choice: RuntimeChoice, memory_limits: bool) -> ManifestConfig {
+    ManifestConfig {
+        paths: config.manifests.clone(),
+        strictness: Strictness::Run,
+        runtime: match choice {
+            RuntimeChoice::Process => RuntimeKind::Process,
+            RuntimeChoice::None if config.host_exec => RuntimeKind::NoneWithHostExec,
+            RuntimeChoice::None => RuntimeKind::None,
+            RuntimeChoice::External => RuntimeKind::External,
+        },
+        ignore_unsupported: config.ignore_unsupported,
+        memory_limits,
     }
 }
 
@@ -627,7 +650,7 @@ fn manager_config(
     senders: &[ShardSender],
     results: ResultsSender,
     lifecycle: Option<mpsc::Sender<LifecycleInput>>,
-    runtime: &Arc<dyn ContainerRuntime>,
+    choice: RuntimeChoice,
     state: State,
 ) -> manager::Config {
     manager::Config {
@@ -635,10 +658,12 @@ fn manager_config(
         results,
         lifecycle,
         runtime: RuntimeFacts {
-            manages_containers: runtime.manages_containers(),
+            manages_containers: choice == RuntimeChoice::Process,
+            is_external: choice == RuntimeChoice::External,
             pod_ip: Some(std::net::Ipv4Addr::LOCALHOST.into()),
         },
         state,
+        sources: sources_of(choice),
     }
 }
 
@@ -673,11 +698,16 @@ async fn follow(
 ) {
     loop {
         let source = source_facts(&paths, &manifests.borrow_and_update());
-        facts.send_modify(|facts| facts.sources = vec![source]);
+        facts.send_modify(|facts| facts.sources = vec![source, api_facts()]);
         if manifests.changed().await.is_err() {
             return;
         }
     }
+}
+
+/// What results knows of it is filled in by whoever is asked.
+fn api_facts() -> SourceFacts {
+    SourceFacts { kind: api::NAME, place: String::new(), synced: true, pods_count: 0, error: None }
 }
 
 fn source_facts(paths: &[PathBuf], status: &SourceStatus) -> SourceFacts {

@@ -167,6 +167,35 @@ pub const LOG_FILE_BYTES_MAX: u64 = 10 * 1024 * 1024;
 /// newest instance and of the one before it.
 pub const LOG_FILES_MAX: usize = 5;
 
+/// Bytes of a Pod that comes through the control API. Larger: refused with an error.
+pub const API_MANIFEST_BYTES_MAX: usize = 1024 * 1024;
+
+/// Bytes of what the control API says of a request that it cannot read, as they stand in the answer's trailer, of which clients
+/// take 8 to 16 KiB. More: cut, and what is left out is counted.
+pub const API_ERROR_BYTES_MAX: usize = 6 * 1024;
+
+/// Pods of a SyncPods call that are added between two looks at whether the daemon ends. More: further parts.
+pub const API_PODS_ADDED_PER_PART: usize = 256;
+
+/// Pods of a SyncPods call whose problems are told. More: only counted.
+pub const SYNC_PROBLEMS_LEN_MAX: usize = 100;
+
+/// Problems of each of them that are told. More: only counted.
+pub const SYNC_PROBLEMS_PER_POD_MAX: usize = 20;
+
+/// So far may a time that an embedder tells lie ahead of the daemon's clock: it counts as now. Further: refused with an error.
+pub const EMBEDDER_CLOCK_AHEAD_MAX: Duration = Duration::from_secs(10);
+
+/// Bytes of a containerID that an embedder tells. More: refused with an error.
+pub const CONTAINER_ID_BYTES_MAX: usize = 512;
+
+/// Bytes of a path (PATH_MAX). More: refused with an error.
+pub const PATH_BYTES_MAX: usize = 4_096;
+
+/// Commands that an embedder has been asked to run and has not answered, as many as `--exec-concurrent-max` can be. Full: the
+/// attempt is discarded.
+pub const EXEC_CALLS_LEN_MAX: usize = 1_024;
+
 /// Bytes of one manifest file. Larger: refused with an error.
 pub const MANIFEST_BYTES_MAX: u64 = 64 * 1024 * 1024;
 
@@ -205,6 +234,40 @@ pub const API_CONNECTIONS_MAX: usize = 64;
 
 /// Requests being answered on one connection of the control API. Full: further ones wait.
 pub const API_REQUESTS_PER_CONNECTION_MAX: usize = 16;
+
+/// Requests and streams open on one connection of the control API, those that wait included. Full: the client waits before it asks.
+pub const API_STREAMS_PER_CONNECTION_MAX: u32 = 128;
+
+/// Bytes of one request's headers to the control API. Larger: refused (431).
+pub const API_HEADERS_BYTES_MAX: u32 = 16 * 1024;
+
+/// Connections of the control API over TCP at once. Full: clients who have shown their certificates wait for a place until
+/// [`API_HANDSHAKE_MAX`] is over, and are closed. The unix socket has places of its own.
+pub const API_TCP_CONNECTIONS_MAX: usize = 64;
+
+/// TLS handshakes of the control API under way at once. Full: the oldest is ended, so that peers who say nothing keep nobody out.
+pub const API_HANDSHAKES_MAX: usize = 64;
+
+/// How long a client of the control API over TCP may take to show its certificate. Longer: closed.
+pub const API_HANDSHAKE_MAX: Duration = Duration::from_secs(10);
+
+/// How often a client of the control API over TCP is asked whether it is still there.
+pub const API_PING_EVERY: Duration = Duration::from_secs(30);
+
+/// How long it may take to answer. Longer: closed.
+pub const API_PING_ANSWER_MAX: Duration = Duration::from_secs(20);
+
+/// How often a line is logged about refused clients of the control API over TCP. More: counted, told in the next.
+pub const API_REFUSALS_TOLD_EVERY: Duration = Duration::from_secs(60);
+
+/// How often the control API's certificates are looked at.
+pub const API_CERTIFICATES_LOOK_EVERY: Duration = Duration::from_secs(10);
+
+/// Bytes of a PEM file of the control API. Larger: refused.
+pub const API_PEM_BYTES_MAX: u64 = 1024 * 1024;
+
+/// How often the control API's health service looks whether the daemon is live and ready.
+pub const API_HEALTH_LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// Bytes of one request to the control API. Larger: refused (OUT_OF_RANGE).
 pub const API_REQUEST_BYTES_MAX: usize = 2 * 1024 * 1024;
@@ -278,6 +341,30 @@ pub const METRIC_PROBES_MAX: usize = 10_000;
 /// Pods that have metric series of their own. More: probes' series are kept per handler, and those of pods end, until a tenth
 /// of the pods has gone.
 pub const METRIC_PODS_MAX: usize = 10_000;
+
+/// An attempt that succeeded and took at least this part of its timeout is a near miss.
+pub const NEAR_TIMEOUT_PERCENT: u32 = 80;
+
+/// The shortest latency that can be one: timeouts are whole seconds.
+pub const NEAR_MIN: Duration = Duration::from_millis(10 * NEAR_TIMEOUT_PERCENT as u64);
+
+/// Handshakes that each shard asks the kernel about each second only to measure them, beside those that it asks about anyway.
+/// More: not measured.
+pub const HANDSHAKE_SAMPLES_MAX: u32 = 64;
+
+/// Probes that have histograms of their own: those that somebody watches, and those that fail. More: a watch is refused, a
+/// failing probe waits for its next failure; both are counted.
+pub const DETAILED_PROBES_MAX: usize = 1_024;
+
+/// Bytes that the histograms of such a probe take, latency and lateness, after a day of an attempt a second that fill each bucket
+/// within a factor of eight (measured by a test): 96 MiB for all of them. Those of most probes lie closer together.
+pub const DETAILED_PROBE_BYTES: usize = 96 * 1024;
+
+/// A probe has histograms of its own from its first failure until so long after its last.
+pub const DETAILED_AFTER_FAILURE: Duration = Duration::from_mins(15);
+
+/// A pod's page is watching it so long; whoever looks on asks again within that.
+pub const DETAILED_AFTER_LOOK: Duration = Duration::from_secs(60);
 
 /// Seconds of the heatmap that are kept, a column each. More: the oldest go.
 pub const HEATMAP_COLUMNS_MAX: usize = 600;

@@ -10,9 +10,11 @@
 //! waits for lifecycle, which sends to the manager: what lifecycle has no place for is kept, at most one `Add`
 //! and one `Remove` per pod.
 
+mod api;
+mod awaited;
 mod pods;
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::sync::Arc;
@@ -25,6 +27,7 @@ use probe_core::time::Instant;
 use tokio::sync::mpsc;
 use tracing::{debug, info, warn};
 
+use self::awaited::Awaited;
 use self::pods::{Managed, Pods};
 use crate::clock;
 use crate::consumer::lifecycle::LifecycleInput;
@@ -32,7 +35,8 @@ use crate::ebpf::settings;
 use crate::limits;
 use crate::results::{Input, ProbeStats, ResultsSender};
 use crate::shard::inbox::{Command, Past, ProbeSlot, ShardSender};
-use crate::source::{Pause, PodUpdate};
+use crate::source::api::ApiUpdate;
+use crate::source::{Pause, PodUpdate, SourceKind};
 use crate::state::{PodState, State};
 
 /// A shard's entrance.
@@ -67,10 +71,20 @@ macro_rules! tell {
 #[derive(Clone, Copy, Debug)]
 pub struct RuntimeFacts {
     /// `ContainerRuntime::manages_containers`: pods end gracefully through lifecycle, and their states come
-    /// from it. Otherwise containers count as running since the pod was added, and pods go at once.
+    /// from it. Otherwise containers count as running since the pod was added, unless somebody else runs them, and pods go at
+    /// once.
     pub manages_containers: bool,
+    /// A client of the API runs the containers: nothing is known of one before it says so, and pods go at once.
+    pub is_external: bool,
     /// The address of pods whose manifest names none, where the runtime does not say.
     pub pod_ip: Option<IpAddr>,
+}
+
+impl RuntimeFacts {
+    /// Nobody says how containers are: they count as running.
+    fn is_assuming(self) -> bool {
+        !self.manages_containers && !self.is_external
+    }
 }
 
 /// What the manager is made with.
@@ -85,6 +99,8 @@ pub struct Config {
     pub runtime: RuntimeFacts,
     /// What the daemon before this one knew.
     pub state: State,
+    /// The names of the sources that must be read once: until then what it knew of pods that are not there is kept.
+    pub sources: Vec<&'static str>,
 }
 
 /// Runs until every sender of updates has gone, or results has.
@@ -167,6 +183,12 @@ struct Manager {
     /// Pods whose containers were named because no runtime does.
     stays_len: u64,
     state: State,
+    /// Sources that have not been read once yet.
+    unsynced: Vec<&'static str>,
+    /// What those that have been read gave was whole.
+    is_whole: bool,
+    /// Pods whose instances may have outlived the daemon before this one, until they are told.
+    awaited: HashMap<PodUid, Awaited>,
 }
 
 impl Manager {
@@ -184,6 +206,9 @@ impl Manager {
             is_each_told: true,
             stays_len: 0,
             state: config.state,
+            unsynced: config.sources,
+            is_whole: true,
+            awaited: HashMap::new(),
         }
     }
 
@@ -224,9 +249,16 @@ impl Manager {
 
     /// What waited at once. Of many pods one line is logged, and each at DEBUG.
     async fn handle_batch(&mut self, batch: &mut Vec<PodUpdate>) -> Result<(), ResultsGone> {
-        let count = |is: fn(&PodUpdate) -> bool| batch.iter().filter(|update| is(update)).count();
-        let added = count(|update| matches!(update, PodUpdate::Add(_)));
-        let removed = count(|update| matches!(update, PodUpdate::Remove(..) | PodUpdate::Terminated(_)));
+        let count = |of: fn(&PodUpdate) -> usize| batch.iter().map(of).sum::<usize>();
+        let added = count(|update| match update {
+            PodUpdate::Add(_) => 1,
+            PodUpdate::Api(ApiUpdate::Add(pods, _)) => pods.len(),
+            _ => 0,
+        });
+        let removed = count(|update| match update {
+            PodUpdate::Remove(..) | PodUpdate::Terminated(_) | PodUpdate::Api(ApiUpdate::End(..)) => 1,
+            _ => 0,
+        });
         self.is_each_told = added + removed <= limits::LOG_PODS_EACH_MAX;
         if !self.is_each_told {
             info!(added, removed, known = self.pods.len(), "pods are being added and removed");
@@ -246,7 +278,7 @@ impl Manager {
                 self.shorten(&uid, grace_seconds);
                 Ok(())
             }
-            PodUpdate::Desired(desired) => self.cleanup_pods(&desired.into_iter().collect()).await,
+            PodUpdate::Api(update) => self.handle_api(update).await,
             PodUpdate::Status(uid, status) => self.handle_status(uid, status).await,
             PodUpdate::StopLivenessAndStartup(uid) => {
                 self.command(&uid.clone(), Command::StopLivenessAndStartup { uid });
@@ -259,18 +291,25 @@ impl Manager {
             }
             PodUpdate::Pause(uid, pause) => self.pause(uid, pause).await,
             PodUpdate::Gate(uid, gate, status) => self.tell_results(Input::Gate(uid, gate, status)).await,
-            PodUpdate::Synced { source, is_whole } => {
-                info!(source, "source has been read");
-                if is_whole {
-                    self.state.clear();
-                } else {
-                    // Of pods whose manifest may be right the next time.
-                    self.state.compact();
-                    self.tell_results(Input::Untaken(self.state.left())).await?;
-                }
-                self.tell_results(Input::Synced(source)).await
+            PodUpdate::Synced { source, is_whole } => self.handle_synced(source, is_whole).await,
+        }
+    }
+
+    /// What is left of what the daemon before this one knew is of pods that nobody wants, once every source has been read.
+    async fn handle_synced(&mut self, source: &'static str, is_whole: bool) -> Result<(), ResultsGone> {
+        info!(source, "source has been read");
+        self.unsynced.retain(|unsynced| *unsynced != source);
+        self.is_whole &= is_whole;
+        if self.unsynced.is_empty() {
+            if self.is_whole {
+                self.state.clear();
+            } else {
+                // Of pods whose manifest may be right the next time.
+                self.state.compact();
+                self.tell_results(Input::Untaken(self.state.left())).await?;
             }
         }
+        self.tell_results(Input::Synced(source)).await
     }
 
     /// Rule 2.1. A known UID changes nothing; a name that another pod holds is refused, unless that one is
@@ -285,14 +324,17 @@ impl Manager {
             warn!(pod = %label(&pod), limit = limits::PODS_MAX, "pod refused: too many pods");
             return Ok(());
         }
-        let manages_containers = self.runtime.manages_containers;
+        self.take_in(pod, SourceKind::Manifests).await
+    }
+
+    /// A pod whose UID and name no other has.
+    async fn take_in(&mut self, pod: Arc<Pod>, source: SourceKind) -> Result<(), ResultsGone> {
         let past = self.state.take(&pod.uid);
         let mut slots = slots_of(&pod);
         past.iter().for_each(|past| stay_paused(&mut slots, past));
-        let past = past.filter(|past| manages_containers || past.is_of_same_instances(&pod));
-        let past = past.map(Arc::new);
+        let past = past.and_then(|past| self.as_it_holds(past, &pod)).map(Arc::new);
         let mut status = None;
-        if !manages_containers {
+        if self.runtime.is_assuming() {
             // Its containers have gone on meanwhile.
             if let Some(past) = &past {
                 remember(&mut slots, &pod, past);
@@ -307,9 +349,13 @@ impl Manager {
             shard: shard.map(usize::from),
             status: status.clone(),
             past: past.clone(),
+            source,
         };
         self.tell_results(added).await?;
-        self.pods.insert(Managed { pod: Arc::clone(&pod), shard, terminating: None });
+        if let Some(past) = past.as_ref().filter(|past| past.awaits_instances()) {
+            self.awaited.insert(pod.uid.clone(), Awaited::new(Arc::clone(past)));
+        }
+        self.pods.insert(Managed { pod: Arc::clone(&pod), terminating: None, shard, source });
         if let Some(shard) = shard {
             let shard = &mut self.shards[usize::from(shard)];
             shard.workers_len += slots.len();
@@ -321,9 +367,18 @@ impl Manager {
         Ok(())
     }
 
+    /// What the daemon before this one knew of a pod, as far as it says something in this one.
+    fn as_it_holds(&self, mut past: PodState, pod: &Pod) -> Option<PodState> {
+        if !self.runtime.is_external {
+            past.forget_instances();
+        }
+        (!self.runtime.is_assuming() || past.is_of_same_instances(pod)).then_some(past)
+    }
+
     fn add_successor(&mut self, holder: &PodUid, pod: Arc<Pod>) {
         let Some(managed) = self.pods.find(holder) else { return };
-        if managed.terminating.is_none() {
+        // Whoever took the place through the API may give it back at any time.
+        if managed.terminating.is_none() && managed.source == SourceKind::Manifests {
             if managed.pod.uid == pod.uid {
                 warn!(pod = %label(&pod), uid = %pod.uid, "pod is known already; nothing changed");
             } else {
@@ -350,7 +405,7 @@ impl Manager {
         }
     }
 
-    /// Ends a pod: through lifecycle where there is one (`Terminated` follows), else at once.
+    /// A pod of the manifests is not wanted any more.
     async fn remove_pod(&mut self, uid: &PodUid, grace_seconds: Option<u64>) -> Result<(), ResultsGone> {
         if let Some(holder) = self.successors.remove(uid) {
             if let Some(waiting) = self.waiting.get_mut(&holder) {
@@ -360,10 +415,19 @@ impl Manager {
                 return Ok(());
             }
         }
-        let Some(managed) = self.pods.find_mut(uid) else {
-            debug!(%uid, "unknown pod is not removed");
-            return Ok(());
-        };
+        match self.pods.find(uid) {
+            Some(managed) if managed.source == SourceKind::Manifests => self.end_pod(uid, grace_seconds).await,
+            Some(_) => Ok(()),
+            None => {
+                debug!(%uid, "unknown pod is not removed");
+                Ok(())
+            }
+        }
+    }
+
+    /// Ends a pod, whoever wanted it: through lifecycle where there is one (`Terminated` follows), else at once.
+    async fn end_pod(&mut self, uid: &PodUid, grace_seconds: Option<u64>) -> Result<(), ResultsGone> {
+        let Some(managed) = self.pods.find_mut(uid) else { return Ok(()) };
         if self.lifecycle.is_none() {
             return self.forget(uid).await;
         }
@@ -391,23 +455,14 @@ impl Manager {
         }
     }
 
-    /// Ends every pod that is not among `desired` (housekeeping, `CleanupPods`).
-    async fn cleanup_pods(&mut self, desired: &HashSet<PodUid>) -> Result<(), ResultsGone> {
-        let known = self.successors.keys().chain(self.pods.iter().map(|managed| &managed.pod.uid));
-        let undesired: Vec<PodUid> = known.filter(|uid| !desired.contains(*uid)).cloned().collect();
-        for uid in undesired {
-            self.remove_pod(&uid, None).await?;
-        }
-        Ok(())
-    }
-
     async fn handle_status(&mut self, uid: PodUid, status: Arc<PodStatus>) -> Result<(), ResultsGone> {
         if self.pods.find(&uid).is_none() {
             debug!(%uid, "status of an unknown pod");
             return Ok(());
         }
+        let remembered = self.remembered(&uid, &status);
         self.tell_results(Input::Status(uid.clone(), Arc::clone(&status))).await?;
-        self.command(&uid.clone(), Command::Status { uid, status });
+        self.command(&uid.clone(), Command::Status { uid, status, remembered });
         Ok(())
     }
 
@@ -420,6 +475,7 @@ impl Manager {
     /// Nothing of the pod is left: its workers end, and whoever waited for its name comes in.
     async fn forget(&mut self, uid: &PodUid) -> Result<(), ResultsGone> {
         self.command(uid, Command::RemovePod { uid: uid.clone() });
+        self.awaited.remove(uid);
         let Some(managed) = self.pods.take(uid) else {
             return Ok(());
         };
@@ -489,9 +545,9 @@ impl Manager {
         self.shards.iter().any(|shard| !shard.backlog.is_empty())
     }
 
-    fn least_loaded(&self) -> u16 {
+    fn least_loaded(&self) -> u8 {
         // There are few: `limits::SHARDS_MAX`.
-        let shards = (0_u16..).zip(&self.shards);
+        let shards = (0_u8..).zip(&self.shards);
         shards.min_by_key(|(_, shard)| shard.workers_len).map_or(0, |(index, _)| index)
     }
 
@@ -550,6 +606,7 @@ fn container_without_runtime(
         message: "".into(),
         started_at,
         finished_at: started_at,
+        restart_allowed: None,
     };
     let state = match kind {
         ContainerKind::Init => ContainerState::Terminated(Box::new(completed())),

@@ -11,10 +11,12 @@
 pub(crate) mod fixture;
 mod handle;
 mod journal;
+pub mod latency;
 mod node;
 mod pauses;
 mod pods;
 mod series;
+mod sketch;
 mod stage;
 mod stats;
 #[cfg(test)]
@@ -23,6 +25,7 @@ mod timeline;
 mod totals;
 mod watch;
 
+use std::num::NonZeroU16;
 use std::sync::Arc;
 
 use crossbeam::queue::ArrayQueue;
@@ -39,6 +42,7 @@ pub use node::{
 pub use pauses::{Paused, Standing};
 pub use pods::Pods;
 pub use series::{SeriesLevel, SeriesLevels};
+pub use sketch::Sketch;
 pub use stage::{Config, Stage};
 pub use stats::{DURATION_BUCKETS_S, Durations, ProbeStats};
 pub use timeline::{Change, Changed, Timeline};
@@ -46,7 +50,7 @@ pub use totals::ShardTotals;
 pub use watch::{News, Part, PodWatch, Select};
 
 use crate::limits;
-use crate::shard::metrics::ShardMetrics;
+use crate::shard::metrics::{OutcomeKind, ShardMetrics};
 
 /// From a shard to the results stage.
 #[derive(Debug)]
@@ -58,6 +62,17 @@ pub enum Update {
     Report(Report),
     /// See [`LocalTooLong`].
     LocalTooLong(LocalTooLong),
+    /// An attempt of a probe whose [`ProbeStats::detail`] is set ended.
+    Attempt {
+        /// What it was.
+        token: NonZeroU16,
+        /// How it ended.
+        outcome: OutcomeKind,
+        /// How long it took, in microseconds.
+        latency_us: u32,
+        /// Actual start minus due time, in microseconds; `None` of a further try.
+        lateness_us: Option<u32>,
+    },
     /// A shard's counts, once a second.
     Metrics(Box<ShardMetrics>),
     /// A shard finished its shutdown.

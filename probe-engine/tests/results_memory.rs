@@ -12,6 +12,7 @@ use probe_core::status::{ContainerState, ContainerStatus, PodPhase, PodStatus};
 use probe_engine::clock;
 use probe_engine::manager::slots_of;
 use probe_engine::results::{self, Config, Input, Stage, Update, UpdateQueue};
+use probe_engine::source::SourceKind;
 use tokio::sync::{Notify, mpsc};
 
 /// Pods of the measurement.
@@ -131,8 +132,14 @@ async fn a_pod_of_four_probes_costs_600_bytes_of_records_and_96_of_counts_per_pr
         let slots_before = held();
         let slots = slots_of(pod);
         stats_bytes += held() - slots_before - chunk(size_of_val(&*slots));
-        let added =
-            Input::Added { pod: Arc::clone(pod), slots, shard: Some(0), status: Some(Arc::clone(status)), past: None };
+        let added = Input::Added {
+            pod: Arc::clone(pod),
+            slots,
+            shard: Some(0),
+            status: Some(Arc::clone(status)),
+            past: None,
+            source: SourceKind::Manifests,
+        };
         inputs.send(added).await.expect("the stage runs");
     }
     handle.read(|_| ()).await.expect("the stage runs");

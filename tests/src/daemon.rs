@@ -59,6 +59,17 @@ impl Daemon {
         Self::start_logging_to(log.into(), folder, runtime, flags)
     }
 
+    /// Starts `run --runtime external`, which is not ready before an embedder has said which pods are wanted, and waits until its
+    /// API answers.
+    #[must_use]
+    pub fn start_external_in(folder: tempfile::TempDir, flags: &[&str]) -> Daemon {
+        let log = fs::OpenOptions::new().create(true).append(true).open(folder.path().join("log")).expect("a log file");
+        let mut command = Command::new(binary());
+        command.stdin(Stdio::null()).stdout(log.try_clone().expect("the log twice")).stderr(log);
+        let daemon = Self::launch(&mut command, folder, "external", flags);
+        daemon.wait_until("answering", |daemon| daemon.cli(&["get", "pods"]).status.success())
+    }
+
     /// Starts `stepped-daemon`, which is `program`, in the same way: its clock moves when [`Daemon::step`] says so.
     ///
     /// eBPF is off: the kernel program has a clock of its own.
@@ -101,6 +112,10 @@ impl Daemon {
     }
 
     fn run(command: &mut Command, folder: tempfile::TempDir, runtime: &str, flags: &[&str]) -> Daemon {
+        Self::launch(command, folder, runtime, flags).wait_until("ready", |daemon| daemon.page("/readyz").is_some())
+    }
+
+    fn launch(command: &mut Command, folder: tempfile::TempDir, runtime: &str, flags: &[&str]) -> Daemon {
         let manifests = folder.path().join("manifests");
         fs::create_dir_all(&manifests).expect("a directory for manifests");
         let metrics = free_port();
@@ -115,14 +130,17 @@ impl Daemon {
             .args(flags)
             .spawn()
             .expect("the daemon starts");
-        let mut daemon = Daemon { child, steps: None, folder, metrics };
-        daemon.wait_for("ready", |daemon| {
+        Daemon { child, steps: None, folder, metrics }
+    }
+
+    fn wait_until(mut self, what: &str, is_so: impl Fn(&Daemon) -> bool) -> Daemon {
+        self.wait_for(what, |daemon| {
             if let Some(status) = daemon.child.try_wait().expect("a child") {
                 panic!("the daemon ended: {status}\n{}", daemon.log());
             }
-            daemon.page("/readyz").is_some().then_some(())
+            is_so(daemon).then_some(())
         });
-        daemon
+        self
     }
 
     /// Its process.
@@ -153,13 +171,30 @@ impl Daemon {
     /// Runs a subcommand against it.
     #[must_use]
     pub fn cli(&self, words: &[&str]) -> Output {
-        Command::new(binary())
-            .arg("--socket")
-            .arg(self.folder.path().join("api.sock"))
-            .args(words)
-            .stdin(Stdio::null())
-            .output()
-            .expect("the command line runs")
+        self.command(words).stdin(Stdio::null()).output().expect("the command line runs")
+    }
+
+    /// The same with this on its standard input.
+    #[must_use]
+    pub fn cli_reading(&self, words: &[&str], input: &str) -> Output {
+        let mut command = self.command(words);
+        let mut child = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the command line runs");
+        let mut stdin = child.stdin.take().expect("a pipe");
+        // One that has read enough closes it.
+        let _ = stdin.write_all(input.as_bytes());
+        drop(stdin);
+        child.wait_with_output().expect("the command line ends")
+    }
+
+    fn command(&self, words: &[&str]) -> Command {
+        let mut command = Command::new(binary());
+        command.arg("--socket").arg(self.folder.path().join("api.sock")).args(words);
+        command
     }
 
     /// Standard output of a subcommand that succeeds.

@@ -3,9 +3,13 @@
 #[cfg(feature = "engine")]
 pub mod asleep;
 #[cfg(feature = "engine")]
+pub mod certificates;
+#[cfg(feature = "engine")]
 pub mod daemon;
 #[cfg(feature = "engine")]
 pub mod fuzz;
+#[cfg(feature = "engine")]
+pub mod kubelet;
 pub mod model;
 #[cfg(feature = "engine")]
 pub mod netns;

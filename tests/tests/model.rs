@@ -145,6 +145,7 @@ impl Pair {
                     message: "".into(),
                     started_at: self.now,
                     finished_at: self.now,
+                    restart_allowed: None,
                 };
                 self.change(at % len, ContainerState::Terminated(Box::new(ended)));
             }

@@ -269,7 +269,7 @@ impl Drop for Shown {
 }
 
 #[test]
-fn get_w_shows_what_is_there_and_a_line_for_each_change_and_goes_on_with_the_next_daemon() {
+fn a_watching_get_shows_what_is_there_and_a_line_for_each_change_and_goes_on_with_the_next_daemon() {
     let open = Target::open(0);
     let port = open.port();
     let mut daemon = Daemon::start("none", &["--ebpf", "off"]);
@@ -306,7 +306,7 @@ fn get_w_shows_what_is_there_and_a_line_for_each_change_and_goes_on_with_the_nex
 }
 
 #[test]
-fn get_w_ends_when_nobody_reads_it_any_more_and_names_what_is_not_there() {
+fn a_watching_get_ends_when_nobody_reads_it_any_more_and_names_what_is_not_there() {
     let daemon = Daemon::start("none", &["--ebpf", "off"]);
     daemon.manifest("web.yaml", &pod("web", free_port().port()));
     let mut shown = Command::new(binary())

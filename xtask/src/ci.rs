@@ -79,17 +79,23 @@ fn deny() -> anyhow::Result<()> {
 }
 
 /// What tests and benches use if it is there: the program, and the Debian package it comes with.
-const PROGRAMS: [(&str, &str); 5] = [
+const PROGRAMS: [(&str, &str); 6] = [
     ("promtool", "prometheus"),
     ("ip", "iproute2"),
     ("iptables", "iptables"),
     ("nsenter", "util-linux"),
     ("tmux", "tmux"),
+    ("python3", "python3-venv"),
 ];
 
 /// Best effort: a step that misses its tool says so itself.
 fn install() {
-    let version = |program: &str| if matches!(program, "ip" | "tmux") { "-V" } else { "--version" };
+    let version = |program: &str| match program {
+        "ip" | "tmux" => "-V",
+        // What `python3 -m venv` needs, and Debian's python3 comes without.
+        "python3" => "-cimport ensurepip",
+        _ => "--version",
+    };
     let lacking = PROGRAMS.iter().filter(|(program, _)| !shell::has(program, version(program)));
     let packages: Vec<&str> = lacking.map(|(_, package)| *package).collect();
     if packages.is_empty() || !shell::has("apt-get", "--version") {

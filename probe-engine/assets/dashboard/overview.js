@@ -3,8 +3,11 @@
 import { byId, el, set, svg, text } from './dom.js';
 import { age, bytes, count, digits, duration, part, percent } from './format.js';
 
-/** Samples of a tile's line: two a second. */
+/** Samples of a tile's line: two a second. Fewer than the least begin in its middle. */
 const SAMPLES_MAX = 240;
+const SAMPLES_MIN = 40;
+/** Longer figures are set smaller. */
+const LONG = 10;
 const LINE = { width: 120, height: 26 };
 
 /** Key, label, what of an overview is drawn as a line. */
@@ -42,7 +45,7 @@ export class Overview {
     const others = PHASES.map((phase, index) => [phase, o.podsByPhase[index]]).filter(([phase, n]) => n && phase !== 'Running');
     this.#tile('rate', digits(o.attemptsPerSecond), `${count(o.probes)} ${o.probes === 1 ? 'probe' : 'probes'}`);
     this.#tile('passive', percent(o.passiveShare), 'without a connection');
-    this.#tile('failures', digits(o.failuresPerSecond), `${count(o.probesFailing)} probes failing`, o.probesFailing > 0 ? 'bad' : '');
+    this.#tile('failures', digits(o.failuresPerSecond), `${count(o.probesFailing)} ${o.probesFailing === 1 ? 'probe' : 'probes'} failing`, o.probesFailing > 0 ? 'bad' : '');
     const late = o.lateness.count ? [o.lateness.p99Ns, 'last minute'] : [lateness, 'since start'];
     this.#tile('lateness', duration(late[0]), `after due, ${late[1]}`);
     const busy = o.pool.filter((lane) => lane.inFlight || lane.queued);
@@ -58,6 +61,7 @@ export class Overview {
     const place = this.places.get(key);
     text(place.value, value);
     text(place.below, below);
+    place.value.classList.toggle('long', value.length > LONG);
     place.tile.dataset.state = state;
   }
 
@@ -67,7 +71,7 @@ export class Overview {
     samples.push(sample);
     if (samples.length > SAMPLES_MAX) samples.shift();
     const top = Math.max(...samples) || 1;
-    const x = (index) => LINE.width - ((samples.length - 1 - index) * LINE.width) / (SAMPLES_MAX - 1);
+    const x = (index) => LINE.width - ((samples.length - 1 - index) * LINE.width) / (Math.max(SAMPLES_MIN, samples.length) - 1);
     const y = (value) => LINE.height - 1 - (value / top) * (LINE.height - 3);
     const points = samples.map((value, index) => `${x(index).toFixed(1)},${y(value).toFixed(1)}`);
     this.places.get(key).line.firstChild.setAttribute('d', points.length > 1 ? `M${points.join('L')}` : '');

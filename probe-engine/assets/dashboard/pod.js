@@ -47,12 +47,22 @@ export class PodPage {
     const isStill = () => this.isOpen && this.namespace === namespace && this.name === name;
     try {
       const pod = await read(`/api/v1/pods/${encodeURIComponent(namespace)}/${encodeURIComponent(name)}`);
-      if (isStill()) { this.pod = pod; this.#show(); }
+      if (isStill()) {
+        const isFirst = !this.pod;
+        this.pod = pod;
+        // What somebody has marked, to copy it, stays marked.
+        if (isFirst || !this.#isMarked()) this.#show();
+      }
     } catch (error) {
       if (isStill() && error.status === 404) this.#missing(error.message);
       else if (isStill() && !this.pod) set(this.view, this.#back(), el('p', 'nothing', error.status ? error.message : 'The daemon cannot be reached; trying again.'));
     }
     if (isStill()) this.#soon(EVERY_MS);
+  }
+
+  #isMarked() {
+    const marked = getSelection();
+    return !marked.isCollapsed && this.view.contains(marked.anchorNode);
   }
 
   #missing(words) {
@@ -65,6 +75,7 @@ export class PodPage {
     const link = el('a', 'back', '← all pods');
     link.href = '/';
     link.dataset.route = '';
+    link.dataset.keep = 'back';
     return link;
   }
 

@@ -75,6 +75,7 @@ pub(crate) fn termination(exit_code: i32, finished_at: Instant) -> Termination {
         message: "".into(),
         started_at: Instant::ZERO,
         finished_at,
+        restart_allowed: None,
     }
 }
 

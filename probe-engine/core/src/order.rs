@@ -7,7 +7,7 @@
 //! Containers are counted in the order of [`PodSpec::all_containers`](crate::spec::PodSpec::all_containers).
 
 use crate::pod::{FlagsOf, any_regular_started, status_of};
-use crate::restart::will_restart;
+use crate::restart::will_restart_after;
 use crate::spec::{Container, ContainerKind, Pod};
 use crate::status::{ContainerState, ContainerStatus};
 
@@ -39,7 +39,7 @@ pub fn turns_len(pod: &Pod, statuses: &[ContainerStatus], flags: FlagsOf<'_>) ->
 #[must_use]
 pub fn is_over(pod: &Pod, statuses: &[ContainerStatus]) -> bool {
     let exit_code = |spec: &Container| match &status_of(statuses, spec)?.state {
-        ContainerState::Terminated(end) if !will_restart(pod, spec, end.exit_code) => Some(end.exit_code),
+        ContainerState::Terminated(end) if !will_restart_after(pod, spec, end) => Some(end.exit_code),
         _ => None,
     };
     let has_failed =

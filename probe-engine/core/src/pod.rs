@@ -10,7 +10,7 @@ use alloc::vec::Vec;
 
 use crate::container::Flags;
 use crate::id::ContainerName;
-use crate::restart::will_restart;
+use crate::restart::will_restart_after;
 use crate::spec::{Container, ContainerKind, Pod, RestartPolicy};
 use crate::status::{ContainerState, ContainerStatus, PodPhase, PodStatus};
 
@@ -244,12 +244,12 @@ impl Census {
                 self.stopped = true;
                 self.failed = true;
                 let policy = spec.restart_policy.unwrap_or(pod.restart_policy);
-                self.restarting |= policy != RestartPolicy::Never || will_restart(pod, spec, end.exit_code);
+                self.restarting |= policy != RestartPolicy::Never || will_restart_after(pod, spec, end);
             }
             (ContainerState::Terminated(end), _) => {
                 self.stopped = true;
                 self.failed |= end.exit_code != 0;
-                self.restarting |= will_restart(pod, spec, end.exit_code);
+                self.restarting |= will_restart_after(pod, spec, end);
             }
         }
     }
@@ -268,7 +268,7 @@ fn init_progress(pod: &Pod, statuses: &[ContainerStatus]) -> (bool, bool) {
         match ended {
             None => pending = true,
             Some(end) if end.exit_code == 0 => {}
-            Some(end) if will_restart(pod, spec, end.exit_code) => pending = true,
+            Some(end) if will_restart_after(pod, spec, end) => pending = true,
             Some(_) => failed = true,
         }
     }
@@ -405,6 +405,21 @@ mod tests {
         let mut ruled = full(Never);
         Arc::make_mut(&mut ruled.containers)[1].restart_rules = [RestartRule::In([42].into())].into();
         assert_eq!([waits(&ruled, 42), waits(&ruled, 1)], [Running, Failed]);
+    }
+
+    #[test]
+    fn containers_whose_ends_say_that_nothing_follows_have_ended_for_good() {
+        let last = |name: &str, exit_code| {
+            let mut status = end(name, exit_code);
+            if let ContainerState::Terminated(end) = &mut status.state {
+                end.restart_allowed = Some(false);
+            }
+            status
+        };
+        let ended = |b| phase_of(RestartPolicy::Always, &[end("i", 0), end("s", 0), last("a", 0), b]);
+        assert_eq!([ended(last("b", 0)), ended(last("b", 1))], [PodPhase::Succeeded, PodPhase::Failed]);
+        assert_eq!(ended(end("b", 0)), PodPhase::Running);
+        assert_eq!(phase_of(RestartPolicy::Always, &[last("i", 1)]), PodPhase::Failed);
     }
 
     #[test]

@@ -10,7 +10,7 @@ use crate::backoff::{Backoff, Limits};
 use crate::id::ProbeType;
 use crate::outcome::Verdict;
 use crate::spec::{Container, ContainerKind, Pod, RestartPolicy};
-use crate::status::{ContainerState, ContainerStatus};
+use crate::status::{ContainerState, ContainerStatus, Termination};
 use crate::time::Instant;
 
 /// Shortest grace period of a kill in seconds (`minimumGracePeriodInSeconds`).
@@ -131,6 +131,18 @@ pub fn will_restart(pod: &Pod, container: &Container, exit_code: i32) -> bool {
     }
 }
 
+/// [`may_restart`] after this end, unless it says itself what follows.
+#[must_use]
+pub fn may_restart_after(pod: &Pod, container: &Container, end: &Termination) -> bool {
+    end.restart_allowed.unwrap_or_else(|| may_restart(pod, container, end.exit_code))
+}
+
+/// [`will_restart`] after this end, unless it says itself what follows.
+#[must_use]
+pub fn will_restart_after(pod: &Pod, container: &Container, end: &Termination) -> bool {
+    end.restart_allowed.unwrap_or_else(|| will_restart(pod, container, end.exit_code))
+}
+
 fn has_rule(container: &Container, exit_code: i32) -> bool {
     container.restart_rules.iter().any(|rule| rule.matches(exit_code))
 }
@@ -204,7 +216,7 @@ fn decide_running(facts: &Facts<'_>) -> Decision {
 fn decide_stopped(facts: &Facts<'_>, now: Instant) -> Decision {
     let Some(status) = facts.status else { return Decision::StartNow };
     if let ContainerState::Terminated(end) = &status.state
-        && !will_restart(facts.pod, facts.container, end.exit_code)
+        && !will_restart_after(facts.pod, facts.container, end)
     {
         return Decision::Leave;
     }
@@ -394,6 +406,20 @@ mod tests {
         assert!(!may_restart(&pod, &pod.containers[0], 0));
         pod.restart_policy = RestartPolicy::Never;
         assert!(may_restart(&pod, &pod.init_containers[0], 0), "w14");
+    }
+
+    #[test]
+    fn an_end_that_says_what_follows_is_believed() {
+        for policy in [RestartPolicy::Always, RestartPolicy::Never] {
+            let pod = pod_with(policy);
+            let container = &pod.containers[0];
+            let after = |restart_allowed| {
+                let end = Termination { restart_allowed, ..termination(1, NOW) };
+                [may_restart_after(&pod, container, &end), will_restart_after(&pod, container, &end)]
+            };
+            assert_eq!([Some(true), Some(false)].map(after), [[true; 2], [false; 2]]);
+            assert_eq!(after(None), [policy == RestartPolicy::Always; 2]);
+        }
     }
 
     #[test]

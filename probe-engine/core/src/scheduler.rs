@@ -259,10 +259,27 @@ impl Scheduler {
 
     /// The pod's newest state. Unknown pods are ignored.
     pub fn handle_status(&mut self, uid: &PodUid, status: Arc<PodStatus>, now: Instant) {
-        let Some(pod_index) = self.pods_by_uid.find(&self.pods, uid) else { return };
-        let Some(entry) = self.pods[pod_index as usize].as_mut().filter(|entry| !entry.removed) else { return };
-        entry.set_status(status);
-        self.unsteady(pod_index, None);
+        if let Some(pod_index) = self.set_status(uid, status) {
+            self.generate_status(pod_index, None, now);
+        }
+    }
+
+    /// The same, with what another daemon knew of instances that are in `status`: `memory` is asked for each worker, and heard
+    /// for those that have seen no instance yet.
+    pub fn handle_status_remembering(
+        &mut self,
+        uid: &PodUid,
+        status: Arc<PodStatus>,
+        memory: &dyn Fn(&ContainerName, ProbeType) -> Option<Memory>,
+        now: Instant,
+    ) {
+        let Some(pod_index) = self.set_status(uid, status) else { return };
+        for worker in self.pod_workers(pod_index) {
+            if let Some(memory) = self.key_of(worker).and_then(|(container, probe_type)| memory(container, probe_type))
+            {
+                self.remember(worker, memory);
+            }
+        }
         self.generate_status(pod_index, None, now);
     }
 

@@ -144,6 +144,9 @@ pub struct Termination {
     pub started_at: Instant,
     /// When it ended.
     pub finished_at: Instant,
+    /// Whether another instance will follow, where whoever runs the containers has said so; `None` = as the pod's and the
+    /// container's policies have it.
+    pub restart_allowed: Option<bool>,
 }
 
 #[cfg(test)]

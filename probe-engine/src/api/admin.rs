@@ -1,5 +1,6 @@
-//! The admin HTTP server: `/metrics`, `/metrics/probes`, `/api/v1/latency`, `/livez`, `/readyz`, `/healthz`. GET only, no
-//! state. The dashboard's paths come beside them where both are on one address ([`super::dashboard`]).
+//! The admin HTTP server: `/metrics`, `/metrics/probes`, `/api/v1/latency`, `/api/v1/latency.hlog`, `/livez`, `/readyz`,
+//! `/healthz`. GET only; the one thing that a request changes is that a pod whose latency is looked at is watched. The
+//! dashboard's paths come beside them where both are on one address ([`super::dashboard`]).
 //!
 //! Bounds: [`limits::ADMIN_CONNECTIONS_MAX`] connections, [`limits::ADMIN_REQUESTS_CONCURRENT_MAX`] scrapes at
 //! once, [`limits::ADMIN_HEAD_BYTES_MAX`] of head, [`limits::ADMIN_READ_TIMEOUT`] to read it; bodies are not read.
@@ -7,6 +8,7 @@
 //! **Invariant:** `/livez` asks no stage, so it answers whatever is stuck.
 
 pub mod health;
+mod latency;
 pub mod supervise;
 
 use std::convert::Infallible;
@@ -18,7 +20,7 @@ use std::sync::Arc;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::State;
-use axum::http::{Request, StatusCode, header};
+use axum::http::{HeaderMap, Request, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use hyper::body::Incoming;
@@ -33,7 +35,7 @@ use tower::ServiceExt;
 use tracing::{debug, info};
 
 use self::health::{Check, Health};
-use crate::consumer::metrics::{CONTENT_TYPE, Metrics};
+use crate::consumer::metrics::{Format, Metrics};
 use crate::limits;
 use crate::results::ResultsError;
 
@@ -94,7 +96,8 @@ impl Admin {
 
     /// Latency: with the metrics, and with the dashboard where that is elsewhere.
     pub fn latency_routes(&self) -> Router {
-        Router::new().route("/api/v1/latency", get(latency)).with_state(self.clone())
+        let latency = Router::new().route("/api/v1/latency", get(latency::page));
+        latency.route("/api/v1/latency.hlog", get(latency::log)).with_state(self.clone())
     }
 }
 
@@ -172,26 +175,24 @@ pub(super) async fn stopped(shutdown: &mut watch::Receiver<bool>) {
     let _ = shutdown.wait_for(|stop| *stop).await;
 }
 
-async fn metrics(State(admin): State<Admin>) -> Response {
-    scrape(&admin, CONTENT_TYPE, admin.metrics.all()).await
+async fn metrics(State(admin): State<Admin>, headers: HeaderMap) -> Response {
+    let format = accepted(&headers);
+    scrape(&admin, format.content_type(), admin.metrics.all_as(format)).await
 }
 
-async fn metrics_probes(State(admin): State<Admin>) -> Response {
-    scrape(&admin, CONTENT_TYPE, admin.metrics.probes()).await
+async fn metrics_probes(State(admin): State<Admin>, headers: HeaderMap) -> Response {
+    let format = accepted(&headers);
+    scrape(&admin, format.content_type(), admin.metrics.probes_as(format)).await
 }
 
-async fn latency(State(admin): State<Admin>) -> Response {
-    let json = async {
-        let latency = admin.metrics.latency().await?;
-        Ok(serde_json::to_string(&latency).expect("numbers under names are always JSON"))
-    };
-    scrape(&admin, "application/json", json).await
+fn accepted(headers: &HeaderMap) -> Format {
+    Format::accepted(headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or_default())
 }
 
 async fn scrape(
     admin: &Admin,
     content_type: &'static str,
-    text: impl Future<Output = Result<String, ResultsError>>,
+    text: impl Future<Output = Result<Vec<u8>, ResultsError>>,
 ) -> Response {
     let written = async {
         let _place = admin.scrapes.acquire().await;
@@ -219,7 +220,11 @@ async fn healthz(State(admin): State<Admin>) -> Response {
 }
 
 async fn not_found() -> Response {
-    (StatusCode::NOT_FOUND, "paths: /metrics /metrics/probes /api/v1/latency /livez /readyz /healthz\n").into_response()
+    (
+        StatusCode::NOT_FOUND,
+        "paths: /metrics /metrics/probes /api/v1/latency /api/v1/latency.hlog /livez /readyz /healthz\n",
+    )
+        .into_response()
 }
 
 /// As the API server's `?verbose` answers: one line per check, then the sum; 500 where one failed.

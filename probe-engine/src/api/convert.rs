@@ -1,5 +1,7 @@
 //! Between the words of the core and those of the wire. Nothing else knows both.
 
+pub mod embedded;
+
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
@@ -16,7 +18,7 @@ use crate::consumer::events::{Event, EventType};
 use crate::consumer::overview::{HandlerOverview, Overview, PoolOverview, Problem, Quantiles};
 use crate::consumer::status::conditions;
 use crate::ebpf::{Answer, PassiveSettings, Why};
-use crate::results::{ContainerView, GonePod, PodRecord, ProbeRecord};
+use crate::results::{ContainerView, GonePod, PodRecord, ProbeRecord, Sketch};
 use crate::shard::metrics::OutcomeKind;
 use crate::source::control::Triggered;
 
@@ -53,7 +55,7 @@ pub fn pod(record: &PodRecord, passive: Option<&PassiveSettings>) -> v1::Pod {
             .map(|(spec, c)| container(spec, c, record.container_status(&c), max_age))
             .collect(),
         ignored_fields: pod.ignored_fields.iter().map(ToString::to_string).collect(),
-        source: String::new(),
+        source: record.source.as_str().to_owned(),
     }
 }
 
@@ -368,7 +370,23 @@ fn probe(of: &ProbeRecord, spec: &ProbeSpec, max_age: Duration) -> v1::Probe {
         due_at: due(stats.due_ns(), clock::now()).map(|at| timestamp(clock::wall_of(at))),
         paused_until: of.paused(clock::now()).map(|paused| timestamp(paused.until.into())),
         on_hold: false,
-        durations: None,
+        durations: Some(durations(&stats.sketch())),
+        near_miss_count: stats.near_misses(),
+        near_miss_at: match stats.near_at_ns() {
+            0 => None,
+            nanos => Some(timestamp(clock::wall_of(Instant::from_nanos(nanos)))),
+        },
+    }
+}
+
+fn durations(sketch: &Sketch) -> v1::Durations {
+    let quantile_ns = |quantile| sketch.quantile_ns(quantile).unwrap_or(0);
+    v1::Durations {
+        count: sketch.count,
+        sum_ns: sketch.sum_ns,
+        max_ns: sketch.max_ns,
+        p50_ns: quantile_ns(0.5),
+        p99_ns: quantile_ns(0.99),
     }
 }
 

@@ -1,6 +1,7 @@
 //! The control API (gRPC over a unix socket, and over TCP with TLS) and the HTTP servers: admin and dashboard.
 
 pub mod admin;
+pub mod certificates;
 pub mod convert;
 pub mod dashboard;
 pub mod logs;

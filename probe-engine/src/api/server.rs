@@ -5,7 +5,6 @@
 use std::future::Future;
 use std::hash::{BuildHasher, RandomState};
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -20,6 +19,9 @@ use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
+pub use self::tcp::{Tcp, TcpError};
+
+use super::admin::health::Health;
 use super::selector::Selector;
 use super::socket::Socket;
 use super::v1::control_server::{Control as ControlApi, ControlServer};
@@ -30,7 +32,10 @@ use crate::consumer::overview::Overviews;
 use crate::ebpf::PassiveSettings;
 use crate::ebpf::stats::EbpfStats;
 use crate::results::{GonePod, Node, PodRecord, ResultsError, ResultsHandle, Select};
+use crate::runtime::external::broker::Broker;
 use crate::runtime::{ContainerRuntime, RuntimeError};
+use crate::source::SourceKind;
+use crate::source::api::{self, ApiError, ApiSource, Refused};
 use crate::source::control::{Control, ControlError, Triggered};
 use crate::{clock, limits};
 
@@ -40,6 +45,9 @@ mod exec_calls;
 mod latency;
 mod pause;
 mod pods;
+mod serving;
+mod sync_pods;
+mod tcp;
 mod watch_node;
 mod watch_pods;
 mod watch_results;
@@ -71,6 +79,10 @@ pub struct Backend {
     pub events: EventsHandle,
     /// Writes.
     pub control: Control,
+    /// Pods that come through the API.
+    pub pods: ApiSource,
+    /// Where an embedder runs commands; `None` where none runs the containers.
+    pub broker: Option<Arc<Broker>>,
     /// Logs.
     pub runtime: Arc<dyn ContainerRuntime>,
     /// What only the engine knows.
@@ -100,6 +112,8 @@ pub struct Facts {
     pub metrics_address: Option<SocketAddr>,
     /// Where the dashboard is.
     pub dashboard_address: Option<SocketAddr>,
+    /// Where this API is over TCP.
+    pub api_address: Option<SocketAddr>,
     /// `spec.nodeName`
     pub node_name: String,
     /// Of this run of the daemon: see [`instance`].
@@ -125,7 +139,7 @@ pub struct ShardFacts {
 /// One source.
 #[derive(Clone, Debug)]
 pub struct SourceFacts {
-    /// `manifests`
+    /// `manifests` or `api`.
     pub kind: &'static str,
     /// What it reads.
     pub place: String,
@@ -139,18 +153,24 @@ pub struct SourceFacts {
 
 /// Why the API is not served any more.
 #[derive(Debug, thiserror::Error)]
-#[error("the control API on {}: {source}", path.display())]
+#[error("the control API on {place}: {source}")]
 pub struct ServeError {
-    path: PathBuf,
+    place: String,
     source: tonic::transport::Error,
 }
 
-/// Serves until `shutdown`, then ends the streams, lets the requests in hand end (at most [`limits::API_DRAIN`])
-/// and removes the socket.
-pub async fn serve(mut socket: Socket, backend: Backend, shutdown: impl Future<Output = ()>) -> Result<(), ServeError> {
+/// Serves on the socket, and over TCP where that is wanted, until `shutdown`; then ends the streams, lets the requests in hand end
+/// (at most [`limits::API_DRAIN`]) and removes the socket.
+pub async fn serve(
+    mut socket: Socket,
+    tcp: Option<Tcp>,
+    backend: Backend,
+    health: Health,
+    shutdown: impl Future<Output = ()>,
+) -> Result<(), ServeError> {
     let Some(listener) = socket.take_listener() else { return Ok(()) };
     let (ending, ended) = watch::channel(false);
-    let embedder_backend = backend.clone();
+    let (embedder_backend, runtime) = (backend.clone(), backend.runtime.name());
     let service = ControlServer::new(Service {
         backend,
         ended: ended.clone(),
@@ -164,22 +184,40 @@ pub async fn serve(mut socket: Socket, backend: Backend, shutdown: impl Future<O
     let embedder = EmbedderServer::new(embedder)
         .max_decoding_message_size(limits::API_REQUEST_BYTES_MAX)
         .max_encoding_message_size(limits::API_RESPONSE_BYTES_MAX);
-    tracing::info!(socket = %socket.path().display(), "control API serving");
+    let tcp_address = tcp.as_ref().map(Tcp::address);
+    let tcp_text = tcp_address.map(|address| address.to_string());
+    tracing::info!(socket = %socket.path().display(), tcp = tcp_text, "control API serving");
     let told = async move {
         shutdown.await;
         // Streams that follow would never end by themselves.
         let _ = ending.send(true);
+        Ok(())
     };
-    let serving = tonic::transport::Server::builder()
-        .timeout(limits::API_DEADLINE)
-        .concurrency_limit_per_connection(limits::API_REQUESTS_PER_CONNECTION_MAX)
-        .add_service(service)
-        .add_service(embedder)
-        .serve_with_incoming_shutdown(connection::incoming(listener), told);
+    let status = serving::Status::new().await;
+    let routes = serving::routes(service, embedder, status.reporter());
+    let until_over = |mut ended: watch::Receiver<bool>| async move { over(&mut ended).await };
+    let on_socket = serving::server()
+        .add_routes(routes.clone())
+        .serve_with_incoming_shutdown(connection::incoming(listener), until_over(ended.clone()));
+    let over_tcp = async {
+        let Some(tcp) = tcp else { return Ok(()) };
+        let mut server = serving::remote_server();
+        server.add_routes(routes).serve_with_incoming_shutdown(tcp.incoming(), until_over(ended.clone())).await
+    };
+    let place = |place: String| move |source| ServeError { place, source };
+    let serving = async {
+        let on_socket = async { on_socket.await.map_err(place(socket.path().display().to_string())) };
+        let over_tcp = async { over_tcp.await.map_err(place(tcp_text.unwrap_or_default())) };
+        let health = async {
+            status.keep(health, runtime, ended.clone()).await;
+            Ok(())
+        };
+        tokio::try_join!(told, on_socket, over_tcp, health).map(drop)
+    };
     tokio::select! {
-        served = serving => served.map_err(|source| ServeError { path: socket.path().to_owned(), source }),
+        served = serving => served,
         // A client that reads nothing is not waited for.
-        () = drained(ended) => Ok(()),
+        () = drained(ended.clone()) => Ok(()),
     }
 }
 
@@ -201,17 +239,21 @@ type Parts<T> = ReceiverStream<Result<T, Status>>;
 #[tonic::async_trait]
 impl ControlApi for Service {
     async fn get_info(&self, _: Request<v1::GetInfoRequest>) -> Result<Response<v1::GetInfoResponse>, Status> {
-        let facts = self.backend.facts.borrow().clone();
+        let mut facts = self.backend.facts.borrow().clone();
         let count = |node: &Node| {
             let shards = node.shards.iter().filter_map(|shard| shard.counts.as_ref());
             let sums = shards.fold([0; 3], |[held, held_ns, cut_ns], counts| {
                 let passive = &counts.passive;
                 [held + passive.held, held_ns + passive.held_ns, cut_ns + passive.cut_ns]
             });
-            (node.pods.len(), node.pods.probes_len(), node.stuck().count(), sums)
+            let of_api = (node.pods_by_source[SourceKind::Api as usize], node.unsynced().all(|name| name != api::NAME));
+            (node.pods.len(), node.pods.probes_len(), node.stuck().count(), sums, of_api)
         };
-        let (pods, probes, stuck, [held, held_ns, cut_ns]) =
+        let (pods, probes, stuck, [held, held_ns, cut_ns], (pods_of_api, synced)) =
             self.backend.results.read(count).await.map_err(unavailable)?;
+        for source in facts.sources.iter_mut().filter(|source| source.kind == api::NAME) {
+            (source.pods_count, source.synced) = (usize::try_from(pods_of_api).unwrap_or(usize::MAX), synced);
+        }
         Ok(Response::new(v1::GetInfoResponse {
             pods_count: pods as u64,
             probes_count: probes as u64,
@@ -253,7 +295,8 @@ impl ControlApi for Service {
         let passive = self.passive();
         let part = move |records: &[PodRecord]| {
             let rows = records.iter().flat_map(|record| convert::probe_rows(record, passive.as_deref()));
-            v1::ListProbesResponse { probes: rows.filter(|row| !request.failing || is_failing(row)).collect() }
+            let failing = rows.filter(|row| !request.failing || is_failing(row));
+            v1::ListProbesResponse { probes: failing.filter(|row| !request.near_miss || has_near_miss(row)).collect() }
         };
         Ok(Response::new(self.parts(filter, part).await?))
     }
@@ -590,6 +633,7 @@ fn info_of(facts: Facts) -> v1::GetInfoResponse {
         ebpf_loaded: facts.passive.is_some(),
         metrics_address: facts.metrics_address.map(|a| a.to_string()).unwrap_or_default(),
         dashboard_address: facts.dashboard_address.map(|a| a.to_string()).unwrap_or_default(),
+        api_address: facts.api_address.map(|a| a.to_string()).unwrap_or_default(),
         node_name: facts.node_name,
         instance: facts.instance,
         pid: std::process::id(),
@@ -603,6 +647,10 @@ pub(crate) fn is_failing(row: &v1::ProbeRow) -> bool {
         probe.verdict() == v1::Verdict::Failure
             || matches!(probe.last(), v1::OutcomeKind::Failure | v1::OutcomeKind::Error | v1::OutcomeKind::Local)
     })
+}
+
+fn has_near_miss(row: &v1::ProbeRow) -> bool {
+    row.probe.as_ref().is_some_and(|probe| probe.near_miss_count > 0)
 }
 
 /// The item on the wire; `None` for an event that was not asked for.
@@ -665,6 +713,18 @@ fn control_error(error: &ControlError) -> Status {
         ControlError::Results(ResultsError::Removed) => Status::not_found(text),
         ControlError::Results(ResultsError::TooManyWaiters) => Status::resource_exhausted(text),
         ControlError::Results(ResultsError::Ended) | ControlError::Ended => Status::unavailable(text),
+    }
+}
+
+fn api_error(error: &ApiError) -> Status {
+    let text = error.to_string();
+    match error {
+        ApiError::Refused(Refused::NameTaken { .. } | Refused::UidTaken { .. } | Refused::Ending { .. }) => {
+            Status::already_exists(text)
+        }
+        ApiError::Refused(Refused::TooMany) => Status::resource_exhausted(text),
+        ApiError::Results(ResultsError::Removed) => Status::not_found(text),
+        ApiError::Results(_) | ApiError::Ended => Status::unavailable(text),
     }
 }
 

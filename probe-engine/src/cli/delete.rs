@@ -1,4 +1,4 @@
-//! `probe-engine delete pod NAME --grace-period SECONDS`
+//! `probe-engine delete pod NAME [--grace-period SECONDS]`
 
 use serde_json::json;
 
@@ -11,15 +11,16 @@ use crate::api::v1;
 
 /// Arguments of `delete`.
 ///
-/// A pod is ended by taking its manifest away; this only hurries it.
+/// Ends a pod that came through the API (`add`). One of a manifest is ended by taking that away; while it ends this hurries it.
 #[derive(Debug, clap::Args)]
 pub struct DeleteArgs {
     /// `pod NAME` or `pod/NAME`
     #[arg(value_name = "pod NAME", required = true, num_args = 1..=2)]
     pod: Vec<String>,
-    /// Seconds from the beginning of the pod's end until its containers are killed; it can only become shorter
+    /// Seconds from the beginning of the pod's end until its containers are killed; while it ends it can only become shorter
+    /// [default: as its spec says]
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..))]
-    grace_period: u32,
+    grace_period: Option<u32>,
     /// The pod's namespace
     #[arg(short, long, value_name = "NAMESPACE", default_value = DEFAULT_NAMESPACE)]
     namespace: String,
@@ -36,11 +37,14 @@ pub(super) fn run(args: &DeleteArgs, globals: &Globals) -> Result<Exit, CliError
         let request = v1::RemovePodRequest {
             namespace: args.namespace.clone(),
             pod: pod.clone(),
-            grace_period_seconds: Some(args.grace_period),
+            grace_period_seconds: args.grace_period,
         };
         link.client.remove_pod(request).await.map_err(|s| error_of(&s))?;
         match args.output {
-            None => output::print(&format!("pod/{pod}: ends within {} s\n", args.grace_period))?,
+            None => {
+                let within = args.grace_period.map(|seconds| format!(" within {seconds} s")).unwrap_or_default();
+                output::print(&format!("pod/{pod}: ends{within}\n"))?;
+            }
             Some(format) => {
                 let value = json!({
                     "namespace": args.namespace,

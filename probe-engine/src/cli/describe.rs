@@ -99,6 +99,7 @@ impl Page {
         self.field(0, "Name", &pod.name);
         self.field(0, "Namespace", &pod.namespace);
         self.field(0, "UID", &pod.uid);
+        self.field(0, "Source", pods::or_none(&pod.source));
         self.field(0, "Node", pods::or_none(node_name));
         self.field(0, "Start Time", date(pod.created_at.as_ref()));
         self.pairs("Labels", &pod.labels, "=");
@@ -214,6 +215,15 @@ impl Page {
             let _ = write!(attempts, ", next in {}", age::human(due.duration_since(self.now)));
         }
         self.field(6, "Attempts", attempts);
+        if let Some(durations) = probes::durations(probe) {
+            self.field(6, "Durations", durations);
+        }
+        if probe.near_miss_count > 0 {
+            let at = age::since(timestamp_from(probe.near_miss_at.as_ref()), self.now);
+            let near =
+                format!("{}, the newest {at} ago: attempts that took 80 % of the timeout", probe.near_miss_count);
+            self.field(6, "Near misses", near);
+        }
         self.answers(probe);
     }
 

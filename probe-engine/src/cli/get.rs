@@ -63,6 +63,9 @@ pub struct GetArgs {
     /// Only probes whose verdict is Failure, or whose last attempt did not end well
     #[arg(long)]
     failing: bool,
+    /// Only probes with an attempt that took 80 % of its timeout or more, and succeeded
+    #[arg(long)]
+    near_miss: bool,
 }
 
 /// Shows pods or probes.
@@ -71,6 +74,12 @@ pub fn run(args: &GetArgs, globals: &Globals) -> Result<Exit, CliError> {
     Selector::parse(&args.selector).map_err(|error| CliError::usage(error.to_string()))?;
     if args.failing && reference.kind != Kind::Probe {
         return Err(CliError::usage("--failing is about probes: `probe-engine get probes --failing`"));
+    }
+    if args.near_miss && args.watch {
+        return Err(CliError::usage("--near-miss does not go with -w: a near miss is no change of its probe"));
+    }
+    if args.near_miss && reference.kind != Kind::Probe {
+        return Err(CliError::usage("--near-miss is about probes: `probe-engine get probes --near-miss`"));
     }
     if !reference.names.is_empty() && (args.namespaces.all_namespaces || !args.selector.is_empty()) {
         return Err(CliError::usage("names go with one namespace: neither -A nor -l may stand beside them"));
@@ -228,7 +237,8 @@ impl Probes<'_> {
 
     async fn list(&mut self) -> Result<Vec<v1::ProbeRow>, CliError> {
         let filter = self.args.filter(&self.names);
-        let request = v1::ListProbesRequest { filter: Some(filter), failing: self.args.failing };
+        let GetArgs { failing, near_miss, .. } = *self.args;
+        let request = v1::ListProbesRequest { filter: Some(filter), failing, near_miss };
         let answer = self.link.client.list_probes(request).await.map_err(|s| error_of(&s))?;
         let mut parts = answer.into_inner();
         let mut rows = Vec::new();
@@ -244,7 +254,12 @@ impl Probes<'_> {
     fn show(&self, rows: &[v1::ProbeRow]) -> Result<(), CliError> {
         let view = self.args.view(Kind::Probe);
         if rows.is_empty() {
-            nothing(view.what(), &self.args.namespaces);
+            let what = match (self.args.failing, self.args.near_miss) {
+                (_, false) => view.what(),
+                (false, true) => "probes with near misses",
+                (true, true) => "failing probes with near misses",
+            };
+            nothing(what, &self.args.namespaces);
         }
         let (wide, now) = (self.args.is_wide(), clock::wall());
         print_table(probes::table(wide), rows.iter().map(|row| probes::row(row, wide, now)), !self.args.no_headers)

@@ -3,6 +3,7 @@
 //! Exit codes: 0 success, 1 failure, 2 usage, 3 unknown (the daemon cannot be reached, or an outcome says nothing
 //! of its target).
 
+pub mod add;
 pub mod age;
 pub mod client;
 pub mod completions;
@@ -99,11 +100,13 @@ pub enum Command {
     Probe(probe::ProbeArgs),
     /// Set a readiness gate of a pod
     Set(set::SetArgs),
+    /// Add pods that stay until they are deleted, or the daemon ends
+    Add(add::AddArgs),
     /// Make no attempts of some probes for a while; their verdicts stay
     Pause(pause::PauseArgs),
     /// End pauses of probes
     Resume(pause::ResumeArgs),
-    /// Make the grace period of a pod that is being ended shorter
+    /// End a pod that was added, or make the grace period of one that is being ended shorter
     Delete(delete::DeleteArgs),
     /// Say what this kernel and these privileges allow
     Doctor(doctor::DoctorArgs),
@@ -198,6 +201,7 @@ pub fn dispatch(cli: &Cli) -> ExitCode {
         Command::Top(args) => top::run(args, globals),
         Command::Probe(args) => probe::run(args, globals),
         Command::Set(args) => set::run(args, globals),
+        Command::Add(args) => add::run(args, globals),
         Command::Pause(args) => pause::pause(args, globals),
         Command::Resume(args) => pause::resume(args, globals),
         Command::Delete(args) => delete::run(args, globals),
@@ -250,6 +254,10 @@ mod tests {
             "top",
             "top --once",
             "top -o json",
+            "add -f pods.yaml --filename=more -o json",
+            "add -f -",
+            "delete pod web",
+            "delete pod/web -n default --grace-period=5",
             "probe tcp 127.0.0.1:80",
             "probe http http://127.0.0.1:80/healthz --timeout 2",
             "probe grpc 127.0.0.1:50051 --service x",

@@ -205,7 +205,7 @@ fn request(once: &OnceCommand) -> Result<(Request, &Common), CliError> {
         failure_threshold: 3,
         termination_grace_period_seconds: None,
     };
-    let request = Request { spec: Arc::new(spec), pod_ip, container_id: None, label: "command line".into() };
+    let request = Request { spec: Arc::new(spec), pod_ip, instance: None, label: "command line".into() };
     Ok((request, common))
 }
 

@@ -16,7 +16,19 @@ pub fn table(wide: bool) -> Table {
     let mut header =
         vec!["NAMESPACE", "POD", "CONTAINER", "TYPE", "HANDLER", "VERDICT", "RUN", "LAST", "AGE", "PERIOD"];
     if wide {
-        header.extend(["TOOK", "SUCCEEDED", "FAILED", "DUE", "ANSWERED", "PASSIVE", "REAL"]);
+        header.extend([
+            "TOOK",
+            "P50",
+            "P99",
+            "MAX",
+            "NEAR",
+            "SUCCEEDED",
+            "FAILED",
+            "DUE",
+            "ANSWERED",
+            "PASSIVE",
+            "REAL",
+        ]);
     }
     header.push("MESSAGE");
     Table::new(header)
@@ -45,6 +57,10 @@ pub fn row(of: &v1::ProbeRow, wide: bool, now: Timestamp) -> Vec<String> {
         let due = timestamp_from(probe.due_at.as_ref());
         cells.extend([
             if last_at.is_some() { age::short(probe.last_duration_ns) } else { "<none>".to_owned() },
+            duration(probe.durations.map(|of| of.p50_ns)),
+            duration(probe.durations.map(|of| of.p99_ns)),
+            duration(probe.durations.map(|of| of.max_ns)),
+            probe.near_miss_count.to_string(),
             probe.successful_count.to_string(),
             probe.failed_count.to_string(),
             due.map_or_else(|| "<none>".to_owned(), |due| age::human(due.duration_since(now))),
@@ -59,6 +75,23 @@ pub fn row(of: &v1::ProbeRow, wide: bool, now: Timestamp) -> Vec<String> {
         None => probe.last_message.clone(),
     });
     cells
+}
+
+/// `<none>` for 0: too few were counted.
+fn duration(nanos: Option<u64>) -> String {
+    nanos.filter(|nanos| *nanos > 0).map_or_else(|| "<none>".to_owned(), age::short)
+}
+
+/// `at most 128us (half), 2ms (99 of 100), 5ms (all 1234)`: real successes alone; `None` before the first.
+#[must_use]
+pub fn durations(probe: &v1::Probe) -> Option<String> {
+    let of = probe.durations.filter(|of| of.count > 0)?;
+    let mut text = format!("at most {} (half), ", age::short(of.p50_ns));
+    if of.p99_ns > 0 {
+        let _ = write!(text, "{} (99 of 100), ", age::short(of.p99_ns));
+    }
+    let _ = write!(text, "{} (all {})", age::short(of.max_ns), of.count);
+    Some(text)
 }
 
 /// The rows of a pod's probes.
@@ -241,6 +274,15 @@ pub fn value(of: &v1::ProbeRow) -> Value {
         "answerReal": (!probe.answer_real.is_empty()).then_some(&probe.answer_real),
         "passiveCount": probe.passive_count,
         "realCount": probe.real_count,
+        "durations": probe.durations.map(|of| json!({
+            "count": of.count,
+            "sumNs": of.sum_ns,
+            "maxNs": of.max_ns,
+            "p50Ns": (of.p50_ns > 0).then_some(of.p50_ns),
+            "p99Ns": (of.p99_ns > 0).then_some(of.p99_ns),
+        })),
+        "nearMissCount": probe.near_miss_count,
+        "nearMissAt": time(probe.near_miss_at.as_ref()),
         "pausedUntil": time(probe.paused_until.as_ref()),
         "onHold": probe.on_hold,
         "worstCaseDetectionSeconds": (probe.worst_case_detection_s > 0).then_some(probe.worst_case_detection_s),

@@ -13,7 +13,9 @@ use crate::malloc;
 const RUNTIMES: &str = "--runtime is missing: say who starts and stops containers
   --runtime process  containers are processes of this host: started, probed, killed and restarted by the daemon.
                      Do not give it manifests that you would not run on this machine.
-  --runtime none     nothing is started or killed: targets that others run are watched, verdicts and events are made.";
+  --runtime none     nothing is started or killed: targets that others run are watched, verdicts and events are made.
+  --runtime external a client of the control API (a kubelet) runs the containers: it says which pods are wanted and how they
+                     are, and hears of verdicts.";
 
 /// Arguments of `run` and of `config show`.
 #[derive(Debug, clap::Args)]
@@ -43,7 +45,8 @@ impl RunArgs {
 pub fn run(args: &RunArgs, started: impl FnOnce(&Engine)) -> Result<Exit, CliError> {
     let config = args.load()?;
     let runtime: RuntimeChoice = config.runtime.ok_or_else(|| CliError::usage(RUNTIMES))?;
-    if config.manifests.is_empty() {
+    // An embedder says which pods are wanted.
+    if config.manifests.is_empty() && runtime != RuntimeChoice::External {
         return Err(CliError::usage("--manifests is missing: name a manifest file, or a directory to watch"));
     }
     if config.socket.is_none() {

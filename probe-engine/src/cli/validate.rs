@@ -133,7 +133,7 @@ impl<'a> Row<'a> {
 }
 
 /// What an argument stands for.
-fn files(path: &Path, problems: &mut Vec<Problem>) -> Vec<PathBuf> {
+pub(super) fn files(path: &Path, problems: &mut Vec<Problem>) -> Vec<PathBuf> {
     if !path.is_dir() {
         return vec![path.to_owned()];
     }
@@ -146,7 +146,7 @@ fn files(path: &Path, problems: &mut Vec<Problem>) -> Vec<PathBuf> {
     }
 }
 
-fn read(file: &Path) -> io::Result<Vec<u8>> {
+pub(super) fn read(file: &Path) -> io::Result<Vec<u8>> {
     if file != Path::new("-") {
         return manifest::read_file(file);
     }
@@ -156,7 +156,7 @@ fn read(file: &Path) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-fn origin(file: &Path) -> String {
+pub(super) fn origin(file: &Path) -> String {
     if file == Path::new("-") { "<stdin>".to_owned() } else { file.display().to_string() }
 }
 

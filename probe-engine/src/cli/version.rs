@@ -129,13 +129,17 @@ fn daemon_text(info: &GetInfoResponse) -> String {
             ("", false) => "not read yet".to_owned(),
             (error, _) => format!("error: {error}"),
         };
-        line("Source:", &format!("{} {}: {state}, {} pods", source.kind, source.place, source.pods_count));
+        let place = if source.place.is_empty() { String::new() } else { format!(" {}", source.place) };
+        line("Source:", &format!("{}{place}: {state}, {} pods", source.kind, source.pods_count));
     }
     if !info.metrics_address.is_empty() {
         line("Metrics:", &format!("http://{}/metrics", info.metrics_address));
     }
     if !info.dashboard_address.is_empty() {
         line("Dashboard:", &format!("http://{}/", info.dashboard_address));
+    }
+    if !info.api_address.is_empty() {
+        line("API:", &format!("{} over TLS, beside the socket", info.api_address));
     }
     format!("Daemon:\n{text}")
 }

@@ -5,10 +5,13 @@
 //! probes or pods than `limits.rs` allows series has them per pod or per handler, and says so in a metric.
 
 mod families;
+mod hlog;
 mod latency;
 mod passive;
 mod process;
+mod protobuf;
 mod snapshot;
+mod tcp;
 mod text;
 
 use std::sync::Arc;
@@ -24,16 +27,20 @@ use tokio::sync::watch;
 
 use self::families::Spec;
 pub use self::families::reference;
-pub use self::latency::{Counts, Latency, SinceStart};
+pub use self::latency::{
+    Counts, DetailLatency, Distribution, Histograms, Latency, PodLatency, PodLatencyError, ProbeLatency, SketchLatency,
+    WindowLatency,
+};
 use self::snapshot::{EngineSnapshot, HandlerSums, PHASES, PodSnapshot, ProbesSnapshot};
-pub use self::text::CONTENT_TYPE;
+pub use self::tcp::TcpStats;
 use self::text::{Buckets, Labels, Text};
+pub use self::text::{CONTENT_TYPE, Format};
 use crate::clock;
 use crate::consumer::lifecycle::LifecycleStats;
 use crate::consumer::state::StateStats;
 use crate::ebpf::stats::EbpfStats;
 use crate::results::{ResultsError, ResultsHandle, SeriesLevel, SeriesLevels, Standing};
-use crate::shard::metrics::{HandlerKind, Occupancy, OutcomeKind};
+use crate::shard::metrics::{HandlerKind, Occupancy, OutcomeKind, Phase};
 use crate::source::manifest::SourceStatus;
 
 /// The handlers that the pool serves.
@@ -81,6 +88,8 @@ pub struct Facts {
     pub lifecycle: Option<Arc<LifecycleStats>>,
     /// Of the state file.
     pub state: Arc<StateStats>,
+    /// Of the control API over TCP, where it is served there.
+    pub tcp: Option<Arc<TcpStats>>,
     /// The pool, where there is one.
     pub pool: Option<PoolView>,
     /// The kernel program and what watches it; `None` where it is not loaded.
@@ -123,24 +132,34 @@ impl Metrics {
 
     /// `/metrics/probes`: what a kubelet serves there.
     pub async fn probes(&self) -> Result<String, ResultsError> {
+        self.probes_as(Format::Text).await.map(text_of)
+    }
+
+    /// `/metrics`: everything.
+    pub async fn all(&self) -> Result<String, ResultsError> {
+        self.all_as(Format::Text).await.map(text_of)
+    }
+
+    /// [`Metrics::probes`], as a scraper wants it.
+    pub async fn probes_as(&self, format: Format) -> Result<Vec<u8>, ResultsError> {
         let probes = self.look(false).await?;
         off_the_runtime(move || {
-            let mut text = Text::default();
+            let mut text = Text::new(format);
             write_probes(&mut text, &probes.sorted());
             text.finish()
         })
         .await
     }
 
-    /// `/metrics`: everything.
-    pub async fn all(&self) -> Result<String, ResultsError> {
+    /// [`Metrics::all`], as a scraper wants it.
+    pub async fn all_as(&self, format: Format) -> Result<Vec<u8>, ResultsError> {
         let begun = clock::now();
         let probes = self.look(self.facts.runs_pods).await?;
         let engine = self.results.read(snapshot::engine).await?;
         let (facts, scrapes) = (Arc::clone(&self.facts), Arc::clone(&self.scrapes));
         off_the_runtime(move || {
             let probes = probes.sorted();
-            let mut text = Text::default();
+            let mut text = Text::new(format);
             if facts.runs_pods && probes.levels.has_pods() {
                 write_pods(&mut text, &probes.pods);
             }
@@ -148,11 +167,15 @@ impl Metrics {
                 write_hooks(&mut text, stats);
             }
             write_attempts(&mut text, &engine);
+            write_latency(&mut text, &engine);
             passive::write(&mut text, &engine.passive, facts.ebpf.as_ref());
             write_daemon(&mut text, &engine, probes.levels, &facts);
             scrapes.write(&mut text);
             write_sources(&mut text, &facts.sources);
             write_state(&mut text, &facts.state);
+            if let Some(stats) = &facts.tcp {
+                tcp::write(&mut text, stats);
+            }
             process::write(&mut text, facts.started_at);
             write_probes(&mut text, &probes);
             let text = text.finish();
@@ -173,6 +196,10 @@ impl Metrics {
     }
 }
 
+fn text_of(text: Vec<u8>) -> String {
+    String::from_utf8(text).expect("it was written from strings")
+}
+
 /// What is told of probes and pods.
 struct ProbesLook {
     levels: SeriesLevels,
@@ -189,7 +216,7 @@ impl ProbesLook {
 }
 
 /// Tens of megabytes of text on a full node: too much for a thread that serves others.
-async fn off_the_runtime(write: impl FnOnce() -> String + Send + 'static) -> Result<String, ResultsError> {
+async fn off_the_runtime<T: Send + 'static>(write: impl FnOnce() -> T + Send + 'static) -> Result<T, ResultsError> {
     tokio::task::spawn_blocking(write).await.map_err(|_| ResultsError::Ended)
 }
 
@@ -349,6 +376,30 @@ fn write_attempts(text: &mut Text, engine: &EngineSnapshot) {
     let mut rescheduled = text.family(&families::ATTEMPTS_RESCHEDULED_TOTAL);
     for (handler, count) in HandlerKind::ALL.iter().zip(engine.rescheduled) {
         rescheduled.value(&Labels::of(&[("handler", handler.as_str())]), count);
+    }
+}
+
+/// What there is beside the duration of attempts.
+fn write_latency(text: &mut Text, engine: &EngineSnapshot) {
+    let mut phases = text.family(&families::ATTEMPT_PHASE_SECONDS);
+    for (handler, by_phase) in HandlerKind::ALL.iter().zip(&engine.phases) {
+        for (phase, buckets) in Phase::ALL.iter().zip(by_phase).filter(|(_, buckets)| buckets.count() > 0) {
+            phases.histogram(&Labels::of(&[("handler", handler.as_str()), ("phase", phase.as_str())]), buckets);
+        }
+    }
+    text.family(&families::ATTEMPTS_DETAILED_DROPPED_TOTAL).value(&Labels::none(), engine.details_dropped);
+    let mut near = text.family(&families::ATTEMPTS_NEAR_TIMEOUT_TOTAL);
+    for (handler, count) in HandlerKind::ALL.iter().zip(engine.near) {
+        near.value(&Labels::of(&[("handler", handler.as_str())]), count);
+    }
+    text.family(&families::DETAILED_PROBES).value(&Labels::none(), engine.details.probes);
+    let mut refused = text.family(&families::DETAILED_PROBES_REFUSED_TOTAL);
+    for (why, count) in [("failing", engine.details.waited), ("watched", engine.details.refused)] {
+        refused.value(&Labels::of(&[("why", why)]), count);
+    }
+    let mut handshakes = text.family(&families::HANDSHAKE_SECONDS);
+    for (handler, buckets) in HandlerKind::ALL.iter().zip(&engine.handshakes).filter(|(_, b)| b.count() > 0) {
+        handshakes.histogram(&Labels::of(&[("handler", handler.as_str())]), buckets);
     }
 }
 

@@ -14,6 +14,7 @@ use tokio::sync::watch;
 
 pub use self::collector::{Config, run};
 use self::heatmap::Column;
+use crate::results::latency::Recorded;
 
 /// The newest, for any number of readers.
 pub type Overviews = watch::Receiver<Arc<Overview>>;
@@ -127,7 +128,7 @@ pub struct PoolOverview {
     pub in_flight_max: u64,
 }
 
-/// Of a histogram, in nanoseconds. 0 where fewer were counted than a quantile needs: 100 for p99, 1,000 for p99.9.
+/// Of a histogram, in nanoseconds. 0 where fewer were counted than a quantile needs: 10 for p90, 100 for p99, 1,000 for p99.9.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Quantiles {
@@ -143,6 +144,20 @@ pub struct Quantiles {
     pub p999_ns: u64,
     /// The largest.
     pub max_ns: u64,
+}
+
+impl From<&Recorded> for Quantiles {
+    fn from(recorded: &Recorded) -> Self {
+        let quantile_ns = |quantile| recorded.quantile_us(quantile).unwrap_or(0) * 1_000;
+        Self {
+            count: recorded.count(),
+            p50_ns: quantile_ns(0.5),
+            p90_ns: quantile_ns(0.9),
+            p99_ns: quantile_ns(0.99),
+            p999_ns: quantile_ns(0.999),
+            max_ns: recorded.max_us() * 1_000,
+        }
+    }
 }
 
 /// Something that is wrong with the engine itself; `kind` is the name of the alert where there is one.

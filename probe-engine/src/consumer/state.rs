@@ -84,7 +84,9 @@ impl Keeper {
             let look = move |node: &Node| {
                 let part = node.pods.part(first..first + limits::RESULTS_PODS_PER_PART)?;
                 let wanted = part.filter(|record| !record.deleting);
-                let of = |record: &PodRecord| PodState::of(record, node.pasts.get(&record.pod.uid).map(|past| &**past));
+                let outlives = node.has_external_containers();
+                let past = |record: &PodRecord| node.pasts.get(&record.pod.uid).map(|past| &**past);
+                let of = |record: &PodRecord| PodState::of(record, past(record), outlives);
                 Some(wanted.map(of).collect::<Vec<_>>())
             };
             match self.results.read(look).await? {

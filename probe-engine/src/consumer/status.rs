@@ -22,7 +22,14 @@ use crate::state::PodState;
 
 /// Takes over the runtime's newest word. Returns how many restarts it tells of that were not known before.
 pub fn accept(record: &mut PodRecord, status: Arc<PodStatus>) -> u64 {
+    accept_remembering(record, status, None)
+}
+
+/// The same, with what the daemon before this one knew: what was stored of an instance that is told for the first time, and is
+/// the one that was known, is stored again.
+pub fn accept_remembering(record: &mut PodRecord, status: Arc<PodStatus>, past: Option<&PodState>) -> u64 {
     let mut restarts = 0;
+    let mut is_another = false;
     for (container, spec) in record.containers.iter_mut().zip(record.pod.all_containers()) {
         let index = status.containers.iter().position(|c| c.name == spec.name);
         let newest = index.map(|index| &status.containers[index]);
@@ -31,6 +38,18 @@ pub fn accept(record: &mut PodRecord, status: Arc<PodStatus>) -> u64 {
             container.started = false;
             let (before, newest) = (known.and_then(|k| k.id.as_ref()), newest.and_then(|n| n.id.as_ref()));
             record.probes[container.probes()].iter_mut().for_each(|probe| probe.replace_newest(before, newest));
+            if before.is_none()
+                && let Some((past, id)) = past.filter(|past| past.awaits_instances()).zip(newest)
+            {
+                let known = past.instance(&record.pod, spec.name.as_str(), id);
+                is_another |= known.is_none();
+                for probe in &mut record.probes[container.probes()] {
+                    let known = known.and_then(|known| known.probe(probe.probe_type));
+                    if let Some((memory, since)) = known.and_then(|k| k.memory(probe.probe_type).zip(Some(k.since()))) {
+                        probe.remember(memory.verdict(), since);
+                    }
+                }
+            }
         }
         if let (Some(known), Some(newest)) = (known, newest) {
             restarts += u64::from(newest.restart_count.saturating_sub(known.restart_count));
@@ -40,7 +59,17 @@ pub fn accept(record: &mut PodRecord, status: Arc<PodStatus>) -> u64 {
     record.phase = status.phase;
     record.deleting |= status.deleting;
     record.status = Some(status);
+    if is_another {
+        // Nothing that was said of the instance before is said of this one (kubernetes/kubernetes #141473).
+        record.conditions = [ConditionStatus::Unknown; CONDITIONS_LEN];
+    }
     restarts
+}
+
+/// Of a pod whose instances may have outlived the daemon before this one: until they are told it stands as that one knew it.
+pub fn await_instances(record: &mut PodRecord, past: &PodState) {
+    remember(record, &[], Some(past));
+    record.phase = past.phase().unwrap_or(record.phase);
 }
 
 /// Of a pod whose state is known from the start: what the daemon before this one knew of its probes and conditions. Nothing of
@@ -90,9 +119,17 @@ pub fn refresh(record: &mut PodRecord, manager_start: Instant, now: Timestamp) -
 #[must_use]
 pub fn conditions(record: &PodRecord) -> Vec<(Condition, Timestamp)> {
     let ours = computed(record).into_iter().zip(record.conditions).zip(record.since);
-    let ours = ours.map(|((condition, status), since)| (Condition { status, ..condition }, since.into()));
+    let ours = ours.map(|((condition, status), since)| (as_kept(condition, status), since.into()));
     let theirs = record.gates.iter().map(|gate| (gate_condition(gate), gate.since.into()));
     ours.chain(theirs).collect()
+}
+
+/// A condition that is kept from before its containers are known has no reason of today's.
+fn as_kept(computed: Condition, status: ConditionStatus) -> Condition {
+    if computed.status == status {
+        return computed;
+    }
+    Condition { status, reason: "", message: "".into(), ..computed }
 }
 
 fn computed(record: &PodRecord) -> [Condition; CONDITIONS_LEN] {

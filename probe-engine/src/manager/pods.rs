@@ -12,14 +12,17 @@ use probe_core::spec::Pod;
 use slab::Slab;
 
 use super::name_of;
+use crate::source::SourceKind;
 
 /// A pod that is known. There may be hundreds of thousands: it is kept small.
 pub(super) struct Managed {
     pub(super) pod: Arc<Pod>,
-    /// Where its workers live; `None` for a pod without probes, of which no shard hears.
-    pub(super) shard: Option<u16>,
     /// Lifecycle is ending it, within so many seconds; [`NonZeroU32::MAX`]: as its spec says.
     pub(super) terminating: Option<NonZeroU32>,
+    /// Where its workers live; `None` for a pod without probes, of which no shard hears.
+    pub(super) shard: Option<u8>,
+    /// Who wants it.
+    pub(super) source: SourceKind,
 }
 
 const _: () = assert!(size_of::<Managed>() <= 16);

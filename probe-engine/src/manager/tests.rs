@@ -2,9 +2,11 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use probe_core::spec::Container;
+use tokio::sync::oneshot;
 
 use super::*;
 use crate::results::fixture::{SOON, container, pod, running, simple_pod};
+use crate::source::api::{Added, Refused};
 
 /// A shard that takes only so many commands.
 struct FakeShard {
@@ -86,8 +88,9 @@ impl Bench {
             shards: shards.iter().map(|shard| Arc::clone(shard) as Arc<dyn CommandSink>).collect(),
             results: results_in,
             lifecycle: Some(lifecycle_in),
-            runtime: RuntimeFacts { manages_containers, pod_ip: None },
+            runtime: RuntimeFacts { manages_containers, is_external: false, pod_ip: None },
             state: State::default(),
+            sources: Vec::new(),
         };
         Self { manager: Manager::new(config), shards, results, lifecycle }
     }
@@ -99,6 +102,25 @@ impl Bench {
 
     async fn add(&mut self, pod: &Arc<Pod>) {
         self.send(PodUpdate::Add(Arc::clone(pod))).await;
+    }
+
+    async fn add_for_api(&mut self, pods: &[Arc<Pod>]) -> Vec<Result<Added, Refused>> {
+        let (answer, answered) = oneshot::channel();
+        self.send(PodUpdate::Api(ApiUpdate::Add(pods.to_vec(), answer))).await;
+        answered.await.expect("the manager answers")
+    }
+
+    async fn end_for_api(&mut self, uid: &str, grace_seconds: Option<u64>) {
+        let (answer, answered) = oneshot::channel();
+        self.send(PodUpdate::Api(ApiUpdate::End(uid.into(), grace_seconds, answer))).await;
+        answered.await.expect("the manager answers");
+    }
+
+    async fn desired(&mut self, uids: &[&str]) -> usize {
+        let (answer, answered) = oneshot::channel();
+        let uids = uids.iter().map(|uid| PodUid::from(*uid)).collect();
+        self.send(PodUpdate::Api(ApiUpdate::Desired(uids, answer))).await;
+        answered.await.expect("the manager answers")
     }
 
     fn taken(&self) -> Vec<String> {
@@ -198,10 +220,11 @@ async fn m07_removing_a_pod_ends_its_workers_and_no_others() {
 #[tokio::test]
 async fn m08_cleanup_ends_the_pods_that_are_not_desired() {
     let mut bench = Bench::new(1, false);
-    bench.add(&three("a")).await;
-    bench.add(&three("b")).await;
-    bench.send(PodUpdate::Desired([PodUid::from("a")].into())).await;
-    assert_eq!(bench.taken(), ["add a 3", "add b 3", "remove b"]);
+    bench.add(&three("of-manifest")).await;
+    bench.add_for_api(&[three("a"), three("b")]).await;
+    assert_eq!(bench.desired(&["a"]).await, 1, "those of the manifests are not concerned");
+    assert_eq!(bench.taken(), ["add of-manifest 3", "add a 3", "add b 3", "remove b"]);
+    assert_eq!(bench.desired(&["a", "of-manifest", "x"]).await, 0);
 }
 
 #[tokio::test]
@@ -460,6 +483,93 @@ async fn a_shorter_grace_is_told_once_and_leaves_who_waits_alone() {
     assert_eq!(bench.told_lifecycle(), ["remove a", "shorten a 20", "shorten a 0"]);
     bench.send(PodUpdate::Terminated(PodUid::from("a"))).await;
     assert_eq!(bench.told_lifecycle(), ["add a"], "the one that waited");
+}
+
+#[tokio::test]
+async fn a_source_ends_its_own_pods_only() {
+    let mut bench = Bench::new(1, true);
+    bench.add(&three("a")).await;
+    assert_eq!(bench.add_for_api(&[three("b")]).await, [Ok(Added::New)]);
+    bench.told_lifecycle();
+    bench.end_for_api("a", None).await;
+    bench.send(PodUpdate::Remove(PodUid::from("b"), None)).await;
+    assert!(bench.told_lifecycle().is_empty());
+    bench.end_for_api("b", Some(5)).await;
+    bench.end_for_api("b", Some(2)).await;
+    bench.end_for_api("b", Some(9)).await;
+    bench.send(PodUpdate::Remove(PodUid::from("a"), None)).await;
+    assert_eq!(bench.told_lifecycle(), ["remove b within 5", "shorten b 2", "remove a"]);
+}
+
+#[tokio::test]
+async fn a_pod_of_the_api_whose_place_is_taken_is_refused_and_waits_for_nobody() {
+    let mut bench = Bench::new(1, true);
+    let of = |uid, name| pod(uid, name, [container("c", ContainerKind::Regular, &[])]);
+    bench.add(&of("1", "a")).await;
+    let answers =
+        bench.add_for_api(&[of("2", "b"), of("2", "b"), of("2", "c"), of("3", "b"), of("1", "a"), of("4", "a")]).await;
+    let named = |uid: &str, pod: &str, from| Refused::NameTaken { pod: pod.to_owned(), uid: uid.to_owned(), from };
+    assert_eq!(
+        answers,
+        [
+            Ok(Added::New),
+            Ok(Added::Known),
+            Err(Refused::UidTaken { holder: "default/b".to_owned(), uid: "2".to_owned() }),
+            Err(named("2", "default/b", "api")),
+            Err(named("1", "default/a", "manifests")),
+            Err(named("1", "default/a", "manifests")),
+        ]
+    );
+    bench.end_for_api("2", None).await;
+    let ending = Refused::Ending { pod: "default/b".to_owned(), uid: "2".to_owned() };
+    let again = bench.add_for_api(&[of("2", "b"), of("3", "b")]).await;
+    assert_eq!(again, [Err(ending.clone()), Err(ending)]);
+    bench.send(PodUpdate::Terminated(PodUid::from("2"))).await;
+    assert_eq!(bench.told_results(), ["added 1", "added 2", "deleting 2", "removed 2"]);
+    assert_eq!(bench.desired(&[]).await, 0, "one that is being ended is not ended again");
+}
+
+#[tokio::test]
+async fn a_pod_of_a_manifest_waits_for_the_place_that_one_of_the_api_has() {
+    let mut bench = Bench::new(1, false);
+    let of = |uid| pod(uid, "web", [container("c", ContainerKind::Regular, &[])]);
+    bench.add_for_api(&[of("api")]).await;
+    bench.add(&of("manifest")).await;
+    bench.add(&of("api")).await;
+    assert_eq!(bench.told_results(), ["added api"]);
+    // The one of its own UID is not what its manifest's end takes away.
+    bench.send(PodUpdate::Remove(PodUid::from("api"), None)).await;
+    assert!(bench.told_results().is_empty());
+    bench.end_for_api("api", None).await;
+    assert_eq!(bench.told_results(), ["removed api", "added manifest"]);
+}
+
+#[tokio::test]
+async fn with_somebody_else_as_the_runtime_nothing_is_known_of_a_pod_before_it_is_told_and_it_goes_at_once() {
+    let mut bench = Bench::new(1, false);
+    bench.manager.runtime.is_external = true;
+    let pod = three("a");
+    bench.add_for_api(&[Arc::clone(&pod)]).await;
+    let Ok(Input::Added { status: None, source: SourceKind::Api, .. }) = bench.results.try_recv() else {
+        panic!("results hears of the pod without a status");
+    };
+    let (answer, answered) = oneshot::channel();
+    let status = Arc::new(running(&pod, "cri://1"));
+    bench.send(PodUpdate::Api(ApiUpdate::Status(pod.uid.clone(), status, answer))).await;
+    answered.await.expect("the manager answers");
+    bench.end_for_api("a", Some(30)).await;
+    assert_eq!(bench.taken(), ["add a 3", "status a", "remove a"]);
+    assert_eq!(bench.told_results(), ["status a", "removed a"]);
+}
+
+#[tokio::test]
+async fn what_a_daemon_before_knew_is_forgotten_only_when_every_source_has_been_read() {
+    let mut bench = Bench::new(1, false);
+    bench.manager.unsynced = vec!["manifests", "api"];
+    for (source, is_whole) in [("manifests", false), ("api", true)] {
+        bench.send(PodUpdate::Synced { source, is_whole }).await;
+    }
+    assert_eq!(bench.told_results(), ["synced manifests", "untaken 0", "synced api"]);
 }
 
 #[tokio::test]

@@ -19,9 +19,10 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use probe_core::id::ContainerId;
 use probe_core::outcome::Outcome;
 use probe_core::spec::ProbeSpec;
+
+use crate::runtime::Instance;
 
 /// One attempt, described whole: what the pool and the command line make attempts from.
 #[derive(Clone, Debug)]
@@ -31,7 +32,7 @@ pub struct Request {
     /// The pod's address; `None` = not known, which dials the local host as the kubelet does.
     pub pod_ip: Option<IpAddr>,
     /// The instance for exec; `None` outside a pod.
-    pub container_id: Option<ContainerId>,
+    pub instance: Option<Instance>,
     /// `namespace/pod` and container, for messages.
     pub label: Arc<str>,
 }
@@ -43,6 +44,8 @@ pub struct Phases {
     pub resolve: Option<Duration>,
     /// TCP handshake.
     pub connect: Option<Duration>,
+    /// The same as the kernel measured it, where it was asked; `None` where a segment was sent again.
+    pub handshake: Option<Duration>,
     /// TLS handshake.
     pub tls: Option<Duration>,
     /// From the request's first byte to the response's first byte.

@@ -24,7 +24,7 @@ use super::exec::Execution;
 use super::{Attempted, Phases, Request, exec, grpc, http, tcp, tls};
 use crate::runtime::ContainerRuntime;
 use crate::shard::inbox::PoolReply;
-use crate::shard::metrics::HandlerKind;
+use crate::shard::metrics::{HandlerKind, PhasesUs};
 use crate::{clock, limits};
 
 mod thread;
@@ -299,11 +299,11 @@ pub async fn attempt(
 async fn execute(request: &Request, command: &[Box<str>], started: Instant, means: Means<'_>) -> Outcome {
     let timeout = request.spec.timeout();
     let left = clock::until(started + timeout);
-    let execution = match (means.exec, &request.container_id) {
+    let execution = match (means.exec, &request.instance) {
         (ExecBy::Host, _) => exec::run(exec::host_command(command), Some(timeout)).await,
-        (ExecBy::Runtime(runtime), Some(id)) => {
+        (ExecBy::Runtime(runtime), Some(instance)) => {
             // A runtime may not keep the deadline (a background child that holds the pipes, a hung shim).
-            let answer = runtime.exec(id, command, Some(timeout));
+            let answer = runtime.exec_in(instance, command, Some(timeout));
             tokio::time::timeout(left + limits::EXEC_ANSWER_MARGIN, answer)
                 .await
                 .unwrap_or(Execution::TimedOut { after: timeout })
@@ -407,8 +407,9 @@ impl Shared {
     fn refuse_queued(&self) {
         for kind in LaneKind::ALL {
             while let Some(Queued { job, .. }) = self.lane(kind).queue.pop() {
+                let outcome = Outcome::Local(LocalCause::Pool);
                 let reply =
-                    PoolReply::Done { attempt: job.attempt, outcome: Outcome::Local(LocalCause::Pool), latency_ns: 0 };
+                    PoolReply::Done { attempt: job.attempt, outcome, latency_ns: 0, phases: PhasesUs::default() };
                 self.sink.reply(job.shard, reply);
             }
         }

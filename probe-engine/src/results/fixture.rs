@@ -15,7 +15,7 @@ use crate::clock;
 use crate::consumer::events::NewEvent;
 use crate::consumer::lifecycle::LifecycleInput;
 use crate::manager::slots_of;
-use crate::source::Pause;
+use crate::source::{Pause, SourceKind};
 
 /// Nothing in a test takes longer.
 pub(crate) const SOON: Duration = Duration::from_secs(10);
@@ -148,6 +148,15 @@ pub(crate) struct Bench {
 impl Bench {
     /// `events_len` and `lifecycle_len`: how much the consumers' channels hold.
     pub(crate) fn start(events_len: usize, lifecycle_len: usize) -> Self {
+        Self::start_for(events_len, lifecycle_len, vec!["manifests"])
+    }
+
+    /// With these sources.
+    pub(crate) fn start_with(sources: &[&'static str]) -> Self {
+        Self::start_for(16, 16, sources.to_vec())
+    }
+
+    fn start_for(events_len: usize, lifecycle_len: usize, sources: Vec<&'static str>) -> Self {
         let (inputs, results, inbox) = channel();
         let wake = Arc::new(Notify::new());
         let queue = Arc::new(UpdateQueue::new(Arc::clone(&wake)));
@@ -155,7 +164,7 @@ impl Bench {
         let (lifecycle_in, lifecycle) = mpsc::channel(lifecycle_len);
         let config = Config {
             manager_start: clock::now(),
-            sources: vec!["manifests"],
+            sources,
             queues: vec![Arc::clone(&queue)],
             wake,
             events: events_in,
@@ -172,6 +181,7 @@ impl Bench {
             shard: Some(0),
             status: status.map(Arc::new),
             past: None,
+            source: SourceKind::Manifests,
         })
         .await;
     }
@@ -195,6 +205,11 @@ impl Bench {
 
     pub(crate) async fn revision(&self) -> u64 {
         self.results.read(|node| node.revision).await.expect("the stage runs")
+    }
+
+    /// Restarts of containers that were told.
+    pub(crate) async fn restarts(&self) -> u64 {
+        self.results.read(|node| node.restarts).await.expect("the stage runs")
     }
 
     pub(crate) async fn event(&mut self) -> NewEvent {

@@ -8,12 +8,14 @@ use probe_core::id::{PodUid, ProbeKey};
 use probe_core::pod::ConditionStatus;
 use probe_core::spec::Pod;
 use probe_core::status::PodStatus;
+use probe_core::time::Instant;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::Node;
+use super::latency::TooMany;
 use crate::limits;
 use crate::shard::inbox::ProbeSlot;
-use crate::source::Pause;
+use crate::source::{Pause, SourceKind};
 use crate::state::PodState;
 
 /// Why the results stage did not answer.
@@ -49,6 +51,8 @@ pub enum Input {
         status: Option<Arc<PodStatus>>,
         /// What the daemon before this one knew.
         past: Option<Arc<PodState>>,
+        /// Where it comes from.
+        source: SourceKind,
     },
     /// The runtime's newest word on a pod.
     Status(PodUid, Arc<PodStatus>),
@@ -74,6 +78,7 @@ type Reader = Box<dyn FnOnce(&Node) + Send>;
 /// A question to the task.
 pub(super) enum Ask {
     Read(Reader),
+    WatchLatency(Arc<[PodUid]>, Instant, oneshot::Sender<Result<(), TooMany>>),
     Expect(ProbeKey, oneshot::Sender<Result<Report, ResultsError>>, oneshot::Sender<()>),
 }
 
@@ -114,6 +119,18 @@ impl ResultsHandle {
             let _ = reply.send(reader(node));
         }));
         self.asks.send(ask).await.map_err(|_| ResultsError::Ended)?;
+        answer.await.map_err(|_| ResultsError::Ended)
+    }
+
+    /// Keeps histograms of the probes of these pods until then, or longer where somebody else wants it. Those that are not there
+    /// (any more) do not matter. To be said again as long as somebody watches.
+    pub async fn watch_latency(
+        &self,
+        pods: Arc<[PodUid]>,
+        until: Instant,
+    ) -> Result<Result<(), TooMany>, ResultsError> {
+        let (reply, answer) = oneshot::channel();
+        self.asks.send(Ask::WatchLatency(pods, until, reply)).await.map_err(|_| ResultsError::Ended)?;
         answer.await.map_err(|_| ResultsError::Ended)
     }
 

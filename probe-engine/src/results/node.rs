@@ -16,6 +16,7 @@ use probe_core::status::{ContainerState, ContainerStatus, PodPhase, PodStatus};
 use probe_core::time::Instant;
 use probe_core::worker::Memory;
 
+use super::latency::{Latencies, TooMany};
 use super::pauses::{Held, Paused, Pauses};
 use super::series::SeriesLevels;
 use super::{Pods, ProbeStats, ShardTotals, Timeline};
@@ -23,6 +24,7 @@ use crate::clock;
 use crate::limits;
 use crate::shard::inbox::ProbeSlot;
 use crate::shard::metrics::OutcomeKind;
+use crate::source::SourceKind;
 use crate::state::PodState;
 
 /// All that is known of the node's pods. Owned by the results task.
@@ -32,6 +34,8 @@ pub struct Node {
     pub pods: Pods,
     /// The shards' counts, by shard.
     pub shards: Vec<ShardTotals>,
+    /// What they recorded, of the node and of single probes.
+    pub latency: Latencies,
     /// Sources that must have been read once before the daemon is ready.
     pub sources: Vec<&'static str>,
     /// Sources that have been.
@@ -48,6 +52,8 @@ pub struct Node {
     pub phases: [u64; 4],
     /// Pods whose condition Ready is True.
     pub pods_ready: u64,
+    /// Pods by source, in the order of [`SourceKind`].
+    pub pods_by_source: [u64; 2],
     /// Probes whose verdict is Failure.
     pub probes_failing: u64,
     /// How fine the metric series are.
@@ -81,6 +87,12 @@ impl Node {
         self.sources.iter().copied().filter(|source| !self.synced.contains(source))
     }
 
+    /// A client of the API runs the containers: it is a source that must be heard, and they go on without the daemon.
+    #[must_use]
+    pub fn has_external_containers(&self) -> bool {
+        self.sources.contains(&SourceKind::Api.as_str())
+    }
+
     /// Probes with nothing but local trouble for too long.
     pub fn stuck(&self) -> impl Iterator<Item = StuckProbe<'_>> {
         self.troubled.iter().filter_map(|key| {
@@ -89,6 +101,14 @@ impl Node {
             let trouble = probe.stuck()?;
             Some(StuckProbe { pod, container: &key.container, probe, trouble })
         })
+    }
+
+    /// See [`super::ResultsHandle::watch_latency`].
+    pub(super) fn watch_latency(&mut self, pods: &[PodUid], until: Instant, now: Instant) -> Result<(), TooMany> {
+        let records = pods.iter().filter_map(|uid| self.pods.get(uid));
+        let probes =
+            records.flat_map(|record| record.keys().zip(record.probes.iter().map(|probe| Arc::clone(&probe.stats))));
+        self.latency.details.watch(probes.collect(), until, now)
     }
 
     /// Takes in a pod; its probes count from here on.
@@ -114,6 +134,7 @@ impl Node {
                 self.troubled.remove(&key);
             }
         }
+        self.latency.details.forget(record.keys());
         self.series.look(self.pods.probes_len(), self.pods.len());
         Some(record)
     }
@@ -133,6 +154,7 @@ impl Node {
         before.into_iter().for_each(|before| self.count_out(before));
         if let Some(after) = after {
             self.phases[after.phase as usize] += 1;
+            self.pods_by_source[after.source as usize] += 1;
             self.pods_ready += u64::from(after.ready);
             self.probes_failing += u64::from(after.failing);
         }
@@ -140,6 +162,7 @@ impl Node {
 
     fn count_out(&mut self, pod: PodCount) {
         self.phases[pod.phase as usize] -= 1;
+        self.pods_by_source[pod.source as usize] -= 1;
         self.pods_ready -= u64::from(pod.ready);
         self.probes_failing -= u64::from(pod.failing);
     }
@@ -150,6 +173,7 @@ impl Node {
 pub(super) struct PodCount {
     phase: PodPhase,
     ready: bool,
+    source: SourceKind,
     /// Probes whose verdict is Failure.
     failing: u32,
 }
@@ -157,7 +181,7 @@ pub(super) struct PodCount {
 impl PodCount {
     pub(super) fn of(record: &PodRecord) -> Self {
         let failing = record.probes.iter().map(|probe| u32::from(probe.verdict == Some(Verdict::Failure))).sum();
-        Self { phase: record.phase, ready: record.is_ready(), failing }
+        Self { phase: record.phase, ready: record.is_ready(), failing, source: record.source }
     }
 }
 
@@ -255,6 +279,8 @@ pub struct PodRecord {
     pub phase: PodPhase,
     /// Its termination has begun.
     pub deleting: bool,
+    /// Where it came from.
+    pub source: SourceKind,
 }
 
 impl PodRecord {
@@ -276,6 +302,7 @@ impl PodRecord {
             conditions: [ConditionStatus::Unknown; CONDITIONS_LEN],
             phase: PodPhase::Pending,
             deleting: false,
+            source: SourceKind::Manifests,
             pod,
         }
     }
@@ -591,10 +618,11 @@ impl ProbeRecord {
         let text = cut(text_of(&report.outcome), limits::MESSAGE_BYTES_MAX);
         // A run that has reached its threshold goes on by itself, and what is discarded leaves it as it is.
         let counts = matches!(kind, OutcomeKind::Success | OutcomeKind::Warning | OutcomeKind::Failure);
-        let changed = match self.last() {
+        let is_other = match self.last() {
             Some(last) => last.kind != kind || *last.message != *text,
             None => kind != OutcomeKind::Success,
-        } || (counts && report.run <= report.threshold);
+        };
+        let paused_before = self.paused_ever();
         let last = (kind != OutcomeKind::Success).then(|| LastReport {
             kind,
             message: text.into(),
@@ -609,7 +637,7 @@ impl ProbeRecord {
                 rare.paused = rare.paused.filter(|paused| paused.until_at > report.at);
             });
         }
-        changed
+        is_other || (counts && report.run <= report.threshold) || paused_before != self.paused_ever()
     }
 
     pub(super) fn trouble(&mut self, trouble: LocalTrouble) {

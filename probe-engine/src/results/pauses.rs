@@ -181,8 +181,9 @@ impl PodRecord {
             }
             None => at.probe.paused(now).is_none(),
         };
-        let meant = places(self).filter(|at| pause.chooses(&at.spec.name, at.probe.probe_type) && at.may_attempt(self));
-        meant.map(is_so).all(|is_so| is_so)
+        let mut meant =
+            places(self).filter(|at| pause.chooses(&at.spec.name, at.probe.probe_type) && at.may_attempt(self));
+        meant.all(is_so)
     }
 }
 

@@ -9,7 +9,7 @@ use probe_core::action::{LocalTooLong, Publish, PublishCause, Report};
 use probe_core::id::{PodUid, ProbeKey, ProbeType};
 use probe_core::outcome::{Outcome, Verdict};
 use probe_core::pod::ConditionStatus;
-use probe_core::spec::Pod;
+use probe_core::spec::{Container, Pod};
 use probe_core::status::PodStatus;
 use probe_core::time::Instant;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
@@ -138,6 +138,10 @@ impl Stage {
         self.drain();
         match ask {
             Ask::Read(reader) => reader(&self.node),
+            Ask::WatchLatency(pods, until, reply) => {
+                // The asker may have gone; that is no one's loss.
+                let _ = reply.send(self.node.watch_latency(&pods, until, clock::now()));
+            }
             Ask::Expect(key, reply, listening) => {
                 self.waiters.retain(|(_, waiter)| !waiter.is_closed());
                 if self.waiters.len() >= limits::REPORT_WAITERS_MAX {
@@ -152,9 +156,10 @@ impl Stage {
 
     fn handle_input(&mut self, input: Input) {
         match input {
-            Input::Added { pod, slots, shard, status, past } => {
+            Input::Added { pod, slots, shard, status, past, source } => {
                 let uid = pod.uid.clone();
                 let mut record = PodRecord::new(pod, &slots, shard, clock::wall());
+                record.source = source;
                 if let Some(past) = &past {
                     record.added_at = past.added_at().into();
                     record.gates = past.gates(&record.pod).collect();
@@ -164,12 +169,20 @@ impl Stage {
                     status::accept(&mut record, status);
                     status::remember(&mut record, &slots, past.as_deref());
                 }
+                // Until its instances are told it stands as it was, or it would flap.
+                let awaited = past.as_deref().filter(|past| waits_for_turns && past.awaits_instances());
+                if let Some(past) = awaited {
+                    status::await_instances(&mut record, past);
+                }
+                let is_awaited = awaited.is_some();
                 self.node.insert(record);
                 match past.filter(|_| waits_for_turns) {
                     Some(past) => drop(self.node.pasts.insert(uid.clone(), past)),
                     None => drop(self.node.pasts.remove(&uid)),
                 }
-                self.refresh(&uid);
+                if !is_awaited {
+                    self.refresh(&uid);
+                }
             }
             Input::Status(uid, status) => self.handle_status(&uid, status),
             Input::Deleting(uid) => {
@@ -197,8 +210,10 @@ impl Stage {
     fn handle_status(&mut self, uid: &PodUid, status: Arc<PodStatus>) {
         let Some(record) = self.node.pods.find_mut(uid) else { return };
         let before = PodCount::of(record);
-        let is_begun = !self.node.pasts.is_empty() && status.containers.iter().all(crate::state::has_begun);
-        self.node.restarts += status::accept(record, status);
+        let past = self.node.pasts.get(uid).map(|past| &**past);
+        let has_begun = |container: &Container| status.container(&container.name).is_some_and(crate::state::has_begun);
+        let is_begun = past.is_some() && record.pod.all_containers().all(has_begun);
+        self.node.restarts += status::accept_remembering(record, status, past);
         self.node.pauses.look(record);
         if is_begun {
             self.node.pasts.remove(uid);
@@ -234,7 +249,7 @@ impl Stage {
             Update::Publish(Publish { pod, .. })
             | Update::Report(Report { pod, .. })
             | Update::LocalTooLong(LocalTooLong { pod, .. }) => Some(pod),
-            Update::Metrics(_) | Update::ShardEnded { .. } => None,
+            Update::Attempt { .. } | Update::Metrics(_) | Update::ShardEnded { .. } => None,
         };
         if let Some(pod) = pod
             && !self.lives_on(pod, shard)
@@ -248,7 +263,11 @@ impl Stage {
             Update::Publish(publish) => self.handle_publish(&publish),
             Update::Report(report) => self.handle_report(report),
             Update::LocalTooLong(trouble) => self.handle_local_too_long(&trouble),
+            Update::Attempt { token, outcome, latency_us, lateness_us } => {
+                self.node.latency.details.record(token, outcome, latency_us, lateness_us, clock::now());
+            }
             Update::Metrics(delta) => {
+                self.node.latency.add(&delta, clock::now());
                 let done_with = self.node.shards[shard].add(delta);
                 done_with.into_iter().for_each(|delta| self.config.queues[shard].give_back(delta));
             }
@@ -337,8 +356,14 @@ impl Stage {
         let Some(record) = self.node.pods.find_mut(&report.pod) else { return };
         let pod = Arc::clone(&record.pod);
         let Some((probe, _)) = record.probe_mut(&report.container, report.probe_type) else { return };
-        if probe.report(&report) {
+        let changed = probe.report(&report);
+        let failed = matches!(report.outcome, Outcome::Failure(_)).then(|| Arc::clone(&probe.stats));
+        if changed {
             self.node.touch(&report.pod);
+        }
+        if let Some(stats) = failed {
+            let latency_us = u32::try_from(report.duration_ns / 1_000).unwrap_or(u32::MAX);
+            self.node.latency.details.failed(key_of(&report), &stats, latency_us, clock::now());
         }
         if let Some((reason, message)) = event_of(report.probe_type, &report.outcome) {
             self.emit(NewEvent {
@@ -453,6 +478,11 @@ fn log_verdict(pod: &Pod, publish: &Publish) {
     }
 }
 
+fn key_of(report: &Report) -> ProbeKey {
+    let Report { pod, container, probe_type, .. } = report;
+    ProbeKey { pod: pod.clone(), container: container.clone(), probe_type: *probe_type }
+}
+
 /// Waits until lifecycle can take something, or has ended.
 async fn room(lifecycle: Option<&mpsc::Sender<LifecycleInput>>) {
     if let Some(lifecycle) = lifecycle {
@@ -487,6 +517,7 @@ mod tests {
     use super::*;
     use crate::consumer::events;
     use crate::manager::slots_of;
+    use crate::source::SourceKind;
 
     /// One that does not run, beside a runtime that restarts nothing.
     fn stage() -> (Stage, ResultsSender) {
@@ -509,7 +540,14 @@ mod tests {
         let (mut stage, _sender) = stage();
         let pod = simple_pod("a", &ProbeType::ALL);
         let (slots, status) = (slots_of(&pod), Some(Arc::new(running(&pod, "id"))));
-        stage.handle_input(Input::Added { pod, slots, shard: Some(0), status, past: None });
+        stage.handle_input(Input::Added {
+            pod,
+            slots,
+            shard: Some(0),
+            status,
+            past: None,
+            source: SourceKind::Manifests,
+        });
         let failed = |probe_type| publish("a", probe_type, "id", Some(Verdict::Failure));
         for probe_type in [ProbeType::Readiness, ProbeType::Liveness, ProbeType::Liveness] {
             stage.handle_update(0, failed(probe_type));
@@ -525,7 +563,10 @@ mod tests {
         let pod = simple_pod("a", &[ProbeType::Readiness]);
         let (slots, status) = (slots_of(&pod), Some(Arc::new(running(&pod, "id"))));
         // It comes while this stage is taking updates, and has its inputs behind it.
-        sender.send(Input::Added { pod, slots, shard: Some(0), status, past: None }).await.expect("the stage lives");
+        sender
+            .send(Input::Added { pod, slots, shard: Some(0), status, past: None, source: SourceKind::Manifests })
+            .await
+            .expect("the stage lives");
         stage.handle_update(0, publish("a", ProbeType::Readiness, "id", Some(Verdict::Success)));
         let record = &stage.node.pods[&PodUid::from("a")];
         assert!(record.is_ready());

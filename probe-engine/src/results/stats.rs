@@ -1,18 +1,21 @@
 //! The counts of one probe: written by the shard that has its worker, read by anyone.
 //!
 //! There is one for every probe of the node, and a passive success writes little else, so the layout is kept on purpose:
-//! what such a success touches stands in the first 32 bytes, the whole in 56 (72 with the counts of the `Arc`, which is a
+//! what such a success touches stands in the first 32 bytes, the whole in 72 (88 with the counts of the `Arc`, which is a
 //! size that malloc hands out without a rest). Failures, and durations above the first bucket, get a box of their own with
 //! the first one that is seen.
 //!
 //! **Invariant:** one thread writes: the shard's. So each write is a load and a store, relaxed, and no
-//! read-modify-write. A reader may see the fields of two attempts at once, never a torn number.
+//! read-modify-write. A reader may see the fields of two attempts at once, never a torn number. One field is the results
+//! stage's alone: [`ProbeStats::detail`].
 
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::num::NonZeroU16;
+use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering};
 
 use once_cell::race::OnceBox;
 use probe_core::spec::ProbeSpec;
 
+use super::sketch::{FAST_BUCKETS_US, Sketch};
 use crate::ebpf::Answer;
 
 /// Upper bounds, in seconds, of `prober_probe_duration_seconds` (client_golang's default buckets).
@@ -48,6 +51,12 @@ pub struct ProbeStats {
     last_duration_us: AtomicU32,
     real: AtomicU32,
     rare: OnceBox<Rare>,
+    /// Of real successes, the longest.
+    longest_us: AtomicU32,
+    /// Real successes per bucket of [`FAST_BUCKETS_US`]: their shares. All are halved when one is full.
+    fast: [AtomicU16; FAST_BUCKETS_US.len()],
+    /// Written by the results stage: what its [`super::latency::Details`] know this probe by; 0 = they do not.
+    detail: AtomicU16,
 }
 
 /// What a probe that is well does not have.
@@ -56,6 +65,10 @@ struct Rare {
     failed: AtomicU32,
     /// Successes per bucket of [`DURATION_BUCKETS_S`] but the first (not cumulative), the last for what is longer.
     slow: [AtomicU32; DURATION_BUCKETS_S.len()],
+    /// Attempts that nearly ran out of time.
+    near: AtomicU32,
+    /// When the newest of them ended.
+    near_at_ns: AtomicU64,
 }
 
 /// What `prober_probe_duration_seconds` shows of one probe, or of several.
@@ -82,9 +95,11 @@ impl ProbeStats {
     pub fn record(&self, success: bool, duration_ns: u64, at_ns: u64, run: u32) {
         set_u64(&self.last_at_ns, at_ns);
         set(&self.run, run);
-        set(&self.last_duration_us, u32::try_from(duration_ns.div_ceil(1_000)).unwrap_or(u32::MAX));
+        let duration_us = u32::try_from(duration_ns.div_ceil(1_000)).unwrap_or(u32::MAX);
+        set(&self.last_duration_us, duration_us);
         let failed = if success { 0 } else { FAILED };
-        set(&self.answers, load(&self.answers) & !(INSTANT | FAILED) | failed);
+        let answers = load(&self.answers);
+        set(&self.answers, answers & !(INSTANT | FAILED) | failed);
         if !success {
             count(&self.rare().failed);
             return;
@@ -96,6 +111,30 @@ impl ProbeStats {
             let bucket = DURATION_BUCKETS_S[1..].iter().position(|le| seconds <= *le);
             count(&self.rare().slow[bucket.unwrap_or(DURATION_BUCKETS_S.len() - 1)]);
         }
+        if answers & PASSIVE == 0 {
+            self.sketch_real(duration_us);
+        }
+    }
+
+    /// Counts the duration of a real success; longer than the last of [`FAST_BUCKETS_US`] is counted in `slow`.
+    fn sketch_real(&self, duration_us: u32) {
+        if duration_us > load(&self.longest_us) {
+            set(&self.longest_us, duration_us);
+        }
+        let Some(place) = FAST_BUCKETS_US.iter().position(|upper_us| duration_us <= *upper_us) else { return };
+        if self.fast[place].load(Ordering::Relaxed) == u16::MAX {
+            // Rounded up: what was seen once stays.
+            self.fast.iter().for_each(|of| of.store(of.load(Ordering::Relaxed).div_ceil(2), Ordering::Relaxed));
+        }
+        let counted = self.fast[place].load(Ordering::Relaxed);
+        self.fast[place].store(counted + 1, Ordering::Relaxed);
+    }
+
+    /// Counts an attempt that took nearly all of its time and succeeded, and ended at `at_ns` (CLOCK_MONOTONIC).
+    pub fn note_near(&self, at_ns: u64) {
+        let rare = self.rare();
+        count(&rare.near);
+        set_u64(&rare.near_at_ns, at_ns);
     }
 
     fn rare(&self) -> &Rare {
@@ -144,8 +183,48 @@ impl ProbeStats {
     }
 }
 
+/// What the results stage writes.
+impl ProbeStats {
+    /// From now on (0: no more) the shard tells of each attempt under this name.
+    pub(crate) fn set_detail(&self, token: u16) {
+        self.detail.store(token, Ordering::Relaxed);
+    }
+}
+
 /// What anyone reads.
 impl ProbeStats {
+    /// Under which name the shard is to tell of each attempt; `None` = it is not.
+    #[must_use]
+    pub fn detail(&self) -> Option<NonZeroU16> {
+        NonZeroU16::new(self.detail.load(Ordering::Relaxed))
+    }
+
+    /// Durations of the real successes.
+    #[must_use]
+    pub fn sketch(&self) -> Sketch {
+        let slow: [u64; DURATION_BUCKETS_S.len()] =
+            self.rare.get().map_or_else(Default::default, |rare| rare.slow.each_ref().map(|slow| load(slow).into()));
+        Sketch {
+            count: self.successful().saturating_sub(self.passive()),
+            sum_ns: load_u64(&self.duration_sum_ns),
+            max_ns: u64::from(load(&self.longest_us)) * 1_000,
+            fast: self.fast.each_ref().map(|fast| fast.load(Ordering::Relaxed)),
+            slow,
+        }
+    }
+
+    /// Attempts that took nearly all of their time ([`crate::limits::NEAR_TIMEOUT_PERCENT`]) and succeeded.
+    #[must_use]
+    pub fn near_misses(&self) -> u64 {
+        self.rare.get().map_or(0, |rare| load(&rare.near).into())
+    }
+
+    /// When the newest of them ended (CLOCK_MONOTONIC), 0 = there is none.
+    #[must_use]
+    pub fn near_at_ns(&self) -> u64 {
+        self.rare.get().map_or(0, |rare| load_u64(&rare.near_at_ns))
+    }
+
     /// `prober_probe_total{result="successful"}`
     #[must_use]
     pub fn successful(&self) -> u64 {
@@ -276,7 +355,7 @@ mod tests {
 
     #[test]
     fn a_probes_counts_stay_small_and_passive_successes_touch_their_start() {
-        assert!(size_of::<ProbeStats>() <= 56, "{}", size_of::<ProbeStats>());
+        assert!(size_of::<ProbeStats>() <= 72, "{}", size_of::<ProbeStats>());
         assert!(offset_of!(ProbeStats, answers) < 32 && offset_of!(ProbeStats, duration_sum_ns) == 32);
     }
 
@@ -292,6 +371,23 @@ mod tests {
         assert_eq!(durations.sum_ns, 20_020_000_003);
         assert_eq!((stats.successful(), stats.failed(), stats.last_duration_ns()), (6, 1, 3_000_000));
         assert_eq!((stats.last_at_ns(), stats.run()), (8, 1));
+    }
+
+    #[test]
+    fn passive_answers_are_not_in_the_sketch_and_near_misses_are_counted() {
+        let stats = ProbeStats::default();
+        stats.note_answer(Answer::Real(Why::First));
+        stats.record(true, 40_000, 1, 1);
+        stats.note_answer(Answer::Passive);
+        stats.record(true, 0, 2, 2);
+        (3..200).for_each(|at| stats.record_passive(at, 3, 0));
+        stats.record(false, 1_000_000_000, 300, 1);
+        let sketch = stats.sketch();
+        assert_eq!((sketch.count, sketch.sum_ns, sketch.max_ns), (1, 40_000, 40_000));
+        assert_eq!((sketch.quantile_ns(0.5), sketch.quantile_ns(0.99)), (Some(40_000), None));
+        assert_eq!((stats.near_misses(), stats.near_at_ns()), (0, 0));
+        stats.note_near(9);
+        assert_eq!((stats.near_misses(), stats.near_at_ns()), (1, 9));
     }
 
     #[test]

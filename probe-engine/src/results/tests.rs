@@ -16,6 +16,7 @@ use crate::consumer::status;
 use crate::limits;
 use crate::manager::slots_of;
 use crate::shard::metrics::{HandlerKind, OutcomeKind, ShardMetrics};
+use crate::source::SourceKind;
 
 const ID: &str = "fake://1";
 
@@ -77,7 +78,7 @@ async fn a_shard_that_still_ends_an_earlier_pod_of_the_uid_is_not_heard() {
     let mut bench = Bench::start(16, 16);
     let pod = simple_pod("a", &[ProbeType::Liveness]);
     let (slots, status) = (slots_of(&pod), Some(Arc::new(running(&pod, ID))));
-    bench.input(Input::Added { pod, slots, shard: Some(1), status, past: None }).await;
+    bench.input(Input::Added { pod, slots, shard: Some(1), status, past: None, source: SourceKind::Manifests }).await;
     bench.push(publish("a", ProbeType::Liveness, ID, Some(Verdict::Failure)));
     assert_eq!(bench.verdict("a", ProbeType::Liveness).await, None);
     assert!(bench.lifecycle.try_recv().is_err());

@@ -23,6 +23,13 @@ impl ShardTotals {
         }
         let lateness = sum.lateness_us.iter_mut().zip(&delta.lateness_us);
         lateness.for_each(|(sum, delta)| merge_optional(sum, delta.as_ref()));
+        let handshakes = sum.handshake_us.iter_mut().zip(&delta.handshake_us);
+        handshakes.for_each(|(sum, delta)| merge_optional(sum, delta.as_ref()));
+        for (sums, deltas) in sum.phase_us.iter_mut().zip(&delta.phase_us) {
+            sums.iter_mut().zip(deltas).for_each(|(sum, delta)| merge_optional(sum, delta.as_ref()));
+        }
+        sum.near.iter_mut().zip(delta.near).for_each(|(sum, delta)| *sum += delta);
+        sum.details_dropped += delta.details_dropped;
         merge(&mut sum.turn_us, &delta.turn_us);
         for (sum, delta) in sum.local.iter_mut().zip(delta.local) {
             *sum += delta;

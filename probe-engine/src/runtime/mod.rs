@@ -1,5 +1,7 @@
-//! What starts, stops and asks containers, as a trait: `process` (this host, embedded) and `none`.
+//! What starts, stops and asks containers, as a trait: `process` (this host, embedded), `external` (a client of the API) and
+//! `none`.
 
+pub mod external;
 pub mod none;
 pub mod process;
 
@@ -84,9 +86,20 @@ pub struct Started {
     pub pid: Option<u32>,
 }
 
+/// One instance of a container, and whose it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Instance {
+    /// The pod.
+    pub pod: PodUid,
+    /// The container within it.
+    pub container: ContainerName,
+    /// The instance.
+    pub id: ContainerId,
+}
+
 /// See the module. Methods may be called from any thread.
 pub trait ContainerRuntime: Send + Sync + 'static {
-    /// `process` or `none`: for logs, ContainerIds and messages.
+    /// `process`, `none` or `external`: for logs, ContainerIds and messages.
     fn name(&self) -> &'static str;
 
     /// Whether containers are started and killed by it (lifecycle acts only then).
@@ -115,6 +128,16 @@ pub trait ContainerRuntime: Send + Sync + 'static {
         command: &'a [Box<str>],
         limit: Option<Duration>,
     ) -> BoxFuture<'a, Execution>;
+
+    /// The same for a probe, which knows whose container it is.
+    fn exec_in<'a>(
+        &'a self,
+        instance: &'a Instance,
+        command: &'a [Box<str>],
+        limit: Option<Duration>,
+    ) -> BoxFuture<'a, Execution> {
+        self.exec(&instance.id, command, limit)
+    }
 
     /// Forgets a pod whose containers have all ended: cgroups, bookkeeping. Its logs stay until `purge`.
     fn remove_pod<'a>(&'a self, uid: &'a PodUid) -> BoxFuture<'a, Result<(), RuntimeError>>;

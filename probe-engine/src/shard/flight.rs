@@ -107,6 +107,8 @@ pub struct Flights {
     launched: Vec<(u32, u32)>,
     http_len: usize,
     cancelling: usize,
+    /// Handshakes that may still be asked about only to measure them.
+    samples_left: u32,
     buffers_spare: Vec<Box<[u8]>>,
     responses_spare: Vec<Response>,
     landed: VecDeque<Landed>,
@@ -138,6 +140,8 @@ struct Flight {
     cookie: Option<u64>,
     /// By the kernel program's clock.
     handshake: Option<Handshake>,
+    /// How long the handshake took, by whichever of the kernel's measures there was.
+    measured: Option<Duration>,
     taken: Result<(), Why>,
 }
 
@@ -171,6 +175,7 @@ impl Flights {
             launched: Vec::new(),
             http_len: 0,
             cancelling: 0,
+            samples_left: 0,
             buffers_spare: Vec::new(),
             responses_spare: Vec::new(),
             landed: VecDeque::new(),
@@ -199,6 +204,11 @@ impl Flights {
     #[must_use]
     pub fn cancelling(&self) -> usize {
         self.cancelling
+    }
+
+    /// From now on so many handshakes more may be asked about only to measure them.
+    pub fn sample_handshakes(&mut self, count: u32) {
+        self.samples_left = count;
     }
 
     /// When [`Flights::judge`] wants to be called next.
@@ -257,6 +267,7 @@ impl Flights {
             witness,
             cookie,
             handshake: None,
+            measured: None,
             taken: Err(Why::NotShown),
         });
         self.looks.insert((deadline, index));
@@ -362,6 +373,12 @@ impl Flights {
             let outcome = flight.dial_outcome("connect", libc::ECONNREFUSED, || false);
             return self.land(kernel, index, End::Outcome(outcome), look.now);
         }
+        let sampled = self.samples_left > 0 && info.is_none() && flight.handshake.is_none();
+        self.samples_left -= u32::from(sampled);
+        // Only to be told: nothing is decided by it, so that it does not matter which were asked about.
+        let measure = info.or_else(|| sampled.then(|| kernel.connect_info(flight.socket)).and_then(Result::ok));
+        let rtt = measure.filter(|info| info.retransmits == 0).map(|info| info.rtt);
+        flight.measured = flight.handshake.as_ref().map(|by_kernel| by_kernel.took).or(rtt);
         let connected = info.map_or(look.now, |info| established_at(&info, flight.submitted, look.now));
         let connected = flight.handshake.map_or(connected, |handshake| handshake.established.min(look.now));
         if !flight.is_in_time(info.as_ref(), connected) {
@@ -694,6 +711,7 @@ impl Flight {
         let between = |from: Option<Instant>, to: Option<Instant>| from.zip(to).map(|(from, to)| to - from);
         let phases = Phases {
             connect: self.handshake.map(|by_kernel| by_kernel.took).or(self.connected.map(|at| at - self.started)),
+            handshake: self.measured,
             first_byte: between(self.sent, self.first_byte),
             body: self.first_byte.map(|at| now - at),
             total: now - self.started,

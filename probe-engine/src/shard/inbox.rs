@@ -15,6 +15,7 @@ use probe_core::time::Instant;
 use probe_core::worker::Memory;
 
 use super::kernel::Waker;
+use super::metrics::PhasesUs;
 use crate::limits;
 use crate::results::{Paused, ProbeStats};
 use crate::source::Pause;
@@ -43,6 +44,17 @@ pub struct Past {
     pub since: Timestamp,
 }
 
+/// What a daemon before this one knew of a probe of an instance that is told for the first time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Remembered {
+    /// The container.
+    pub container: ContainerName,
+    /// Which of its probes.
+    pub probe_type: ProbeType,
+    /// What its worker goes on with.
+    pub memory: Memory,
+}
+
 /// From the manager to a shard.
 #[derive(Clone, Debug)]
 pub enum Command {
@@ -66,6 +78,8 @@ pub enum Command {
         uid: PodUid,
         /// Whole.
         status: Arc<PodStatus>,
+        /// What was known of instances that are new in it.
+        remembered: Box<[Remembered]>,
     },
     /// The pod's termination begins.
     StopLivenessAndStartup {
@@ -115,6 +129,8 @@ pub enum PoolReply {
         outcome: Outcome,
         /// From its start to its end, in nanoseconds.
         latency_ns: u64,
+        /// How long its parts took.
+        phases: PhasesUs,
     },
 }
 
@@ -273,7 +289,12 @@ mod tests {
             poll(&mut fds, PollTimeout::ZERO).expect("an eventfd can be polled") == 1
         };
         let attempt = AttemptId { worker: probe_core::action::WorkerIndex(0), generation: 0 };
-        let done = || PoolReply::Done { attempt, outcome: Outcome::Success("".into()), latency_ns: 1 };
+        let done = || PoolReply::Done {
+            attempt,
+            outcome: Outcome::Success("".into()),
+            latency_ns: 1,
+            phases: PhasesUs::default(),
+        };
         let now = Instant::from_secs(7);
         assert!(inbox.may_sleep_until(now + limits::POOL_REPLY_WAIT_MAX));
         assert!(!sender.reply(PoolReply::Started { attempt, at: now }, now));

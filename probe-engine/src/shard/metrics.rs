@@ -4,8 +4,11 @@ use std::time::Duration;
 
 use hdrhistogram::Histogram;
 use probe_core::outcome::{LocalCause, Outcome};
+use probe_core::spec::{Handler, Scheme};
 
 use crate::ebpf::Why;
+use crate::limits;
+use crate::prober::Phases;
 
 /// The handler of an attempt, as a metric label.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -26,6 +29,20 @@ impl HandlerKind {
     /// Every kind.
     pub const ALL: [HandlerKind; 5] =
         [HandlerKind::Tcp, HandlerKind::Http, HandlerKind::Https, HandlerKind::Grpc, HandlerKind::Exec];
+
+    /// Of a probe.
+    #[must_use]
+    pub const fn of(handler: &Handler) -> Self {
+        match handler {
+            Handler::TcpSocket(_) => HandlerKind::Tcp,
+            Handler::HttpGet(get) => match get.scheme {
+                Scheme::Http => HandlerKind::Http,
+                Scheme::Https => HandlerKind::Https,
+            },
+            Handler::Grpc(_) => HandlerKind::Grpc,
+            Handler::Exec(_) => HandlerKind::Exec,
+        }
+    }
 
     /// Position in [`HandlerKind::ALL`].
     #[must_use]
@@ -94,6 +111,46 @@ impl OutcomeKind {
             OutcomeKind::Error => "error",
             OutcomeKind::Local => "local",
         }
+    }
+}
+
+/// A part of an attempt, as a metric label.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Phase {
+    /// TCP handshake.
+    Connect,
+    /// TLS handshake.
+    Tls,
+    /// From the request's first byte to the response's.
+    FirstByte,
+    /// From there to the end of what is read.
+    Body,
+}
+
+impl Phase {
+    /// Every phase.
+    pub const ALL: [Phase; 4] = [Phase::Connect, Phase::Tls, Phase::FirstByte, Phase::Body];
+
+    /// As a label value.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Phase::Connect => "connect",
+            Phase::Tls => "tls",
+            Phase::FirstByte => "first_byte",
+            Phase::Body => "body",
+        }
+    }
+}
+
+/// How long each phase of an attempt took, in microseconds, in the order of [`Phase::ALL`]; 0 = it had none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PhasesUs(pub [u32; Phase::ALL.len()]);
+
+impl From<&Phases> for PhasesUs {
+    fn from(phases: &Phases) -> Self {
+        let of = [phases.connect, phases.tls, phases.first_byte, phases.body];
+        Self(of.map(|phase| phase.map_or(0, |phase| micros(phase) as u32)))
     }
 }
 
@@ -203,6 +260,14 @@ pub struct ShardMetrics {
     pub latency_us: [[Option<Histogram<u64>>; 5]; 5],
     /// Actual start minus due, of all attempts, by handler; `None` until one was recorded.
     pub lateness_us: [Option<Histogram<u64>>; 5],
+    /// Phases of attempts that succeeded, by handler and phase; `None` until one was recorded.
+    pub phase_us: [[Option<Histogram<u64>>; Phase::ALL.len()]; 5],
+    /// TCP handshakes as the kernel measured them, of some attempts, by handler; `None` until one was recorded.
+    pub handshake_us: [Option<Histogram<u64>>; 5],
+    /// Attempts that took nearly all of their time and succeeded, by handler.
+    pub near: [u64; 5],
+    /// Attempts of probes that are looked at closely which the results queue had no place for.
+    pub details_dropped: u64,
     /// Duration of turns, waiting apart.
     pub turn_us: Histogram<u64>,
     /// Attempts that ended with local trouble, by cause (order of `LocalCause::ALL`).
@@ -226,7 +291,7 @@ pub struct ShardMetrics {
 }
 
 /// The longest time that the histograms tell apart: one hour, in microseconds. Longer counts as this.
-const LONGEST_US: u64 = 3_600_000_000;
+pub(crate) const LONGEST_US: u64 = 3_600_000_000;
 
 impl Default for ShardMetrics {
     fn default() -> Self {
@@ -241,6 +306,10 @@ impl ShardMetrics {
         Self {
             latency_us: Default::default(),
             lateness_us: Default::default(),
+            phase_us: Default::default(),
+            handshake_us: Default::default(),
+            near: [0; 5],
+            details_dropped: 0,
             turn_us: histogram(),
             local: [0; LocalCause::ALL.len()],
             missed: 0,
@@ -261,6 +330,20 @@ impl ShardMetrics {
         }
         let place = &mut self.latency_us[handler.index()][OutcomeKind::of(outcome).index()];
         record(place.get_or_insert_with(histogram), latency);
+    }
+
+    /// Counts the phases of an attempt that succeeded.
+    pub fn phases(&mut self, handler: HandlerKind, phases: PhasesUs) {
+        for (place, phase_us) in self.phase_us[handler.index()].iter_mut().zip(phases.0) {
+            if phase_us > 0 {
+                place.get_or_insert_with(histogram).saturating_record(phase_us.into());
+            }
+        }
+    }
+
+    /// Counts a handshake that took so long by the kernel's measure.
+    pub fn handshake(&mut self, handler: HandlerKind, took: Duration) {
+        record(self.handshake_us[handler.index()].get_or_insert_with(histogram), took);
     }
 
     /// Counts the start of one attempt, so long after its due time.
@@ -285,6 +368,10 @@ impl ShardMetrics {
         let Self {
             latency_us,
             lateness_us,
+            phase_us,
+            handshake_us,
+            near,
+            details_dropped,
             turn_us,
             local,
             missed,
@@ -296,11 +383,15 @@ impl ShardMetrics {
             stuck_local,
             passive,
         } = self;
-        let kept = latency_us.iter_mut().flatten().chain(lateness_us).flatten();
+        let kept = latency_us.iter_mut().flatten().chain(phase_us.iter_mut().flatten());
+        let kept = kept.chain(lateness_us).chain(handshake_us).flatten();
         kept.chain([turn_us]).filter(|histogram| !histogram.is_empty()).for_each(Histogram::clear);
         local.fill(0);
         rescheduled.fill(0);
-        [missed, reports_dropped, in_flight, workers, stuck_local].into_iter().for_each(|count| *count = 0);
+        near.fill(0);
+        [details_dropped, missed, reports_dropped, in_flight, workers, stuck_local]
+            .into_iter()
+            .for_each(|count| *count = 0);
         *slabs = Default::default();
         *passive = PassiveCounts::default();
     }
@@ -311,6 +402,12 @@ impl ShardMetrics {
     }
 }
 
+/// An attempt that succeeded took so much of its time that it nearly failed.
+#[must_use]
+pub fn is_near(latency: Duration, timeout: Duration) -> bool {
+    latency * 100 >= timeout * limits::NEAR_TIMEOUT_PERCENT
+}
+
 fn histogram() -> Histogram<u64> {
     Histogram::new_with_bounds(1, LONGEST_US, 2).expect("1 us to one hour with 2 digits are valid bounds")
 }
@@ -319,7 +416,8 @@ fn record(histogram: &mut Histogram<u64>, duration: Duration) {
     histogram.saturating_record(micros(duration));
 }
 
-fn micros(duration: Duration) -> u64 {
+/// In whole microseconds, 1 to one hour.
+pub(crate) fn micros(duration: Duration) -> u64 {
     u64::try_from(duration.as_micros()).unwrap_or(LONGEST_US).clamp(1, LONGEST_US)
 }
 

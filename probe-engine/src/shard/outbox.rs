@@ -53,6 +53,12 @@ impl Outbox {
         }
     }
 
+    /// Hands on what may be lost, and tells whether it was.
+    #[must_use]
+    pub fn tell(&mut self, update: Update) -> bool {
+        self.order.is_empty() && self.push(update).is_ok()
+    }
+
     /// Hands on what its owner keeps otherwise, and wakes the results stage.
     pub fn offer(&mut self, update: Update) -> Result<(), Update> {
         let offered = if self.order.is_empty() { self.push(update) } else { Err(update) };

@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use probe_core::action::{AttemptId, Passed, Report, Start, WorkerIndex};
 use probe_core::outcome::Outcome;
@@ -58,6 +59,13 @@ pub(super) struct Current {
     pub(super) why: Option<Why>,
     /// Since its connect.
     pub(super) ticket: Option<Ticket>,
+}
+
+impl Current {
+    /// Its start minus its due time; `None` of a further try of the same call, and before the start.
+    pub(super) fn lateness(&self) -> Option<Duration> {
+        (self.start.retry == 0).then_some(self.began? - self.start.due)
+    }
 }
 
 impl Slots {

@@ -17,10 +17,10 @@ use probe_core::status::PodStatus;
 use probe_core::time::Instant;
 
 use super::flight::{End, Flights, Landed, Launch, Look, Rules};
-use super::inbox::{Command, Inbox, PoolReply, ProbeSlot};
+use super::inbox::{Command, Inbox, PoolReply, ProbeSlot, Remembered};
 use super::kernel::{Completion, Kernel};
 use super::lease::Leases;
-use super::metrics::{HandlerKind, Occupancy, ShardMetrics};
+use super::metrics::{HandlerKind, Occupancy, OutcomeKind, PhasesUs, ShardMetrics, is_near, micros};
 use super::outbox::Outbox;
 use super::pace::Pace;
 use super::slot::{Current, Slot, Slots};
@@ -31,6 +31,7 @@ use crate::limits;
 use crate::prober::pool::Job;
 use crate::prober::{Request, http};
 use crate::results::{Update, UpdateQueue};
+use crate::runtime::Instance;
 use answering::AtOnce;
 
 /// How often a shard hands its counts over, and turns at least.
@@ -229,10 +230,7 @@ impl<K: Kernel> Shard<K> {
             match command {
                 Command::AddPod { pod, slots, status } => self.add_pod(pod, &slots, status, now),
                 Command::RemovePod { uid } => self.scheduler.remove_pod(&uid, now),
-                Command::Status { uid, status } => {
-                    self.scheduler.handle_status(&uid, status, now);
-                    self.forget_leases(&uid);
-                }
+                Command::Status { uid, status, remembered } => self.take_status(&uid, status, &remembered, now),
                 Command::StopLivenessAndStartup { uid } => self.scheduler.stop_liveness_and_startup(&uid, now),
                 Command::Trigger { uid, container, probe_type } => {
                     let is_known = self.scheduler.trigger(&uid, &container, probe_type, now);
@@ -292,6 +290,25 @@ impl<K: Kernel> Shard<K> {
         concerned.into_iter().for_each(|worker| self.note_due(worker));
     }
 
+    fn take_status(&mut self, uid: &PodUid, status: Arc<PodStatus>, remembered: &[Remembered], now: Instant) {
+        for Remembered { container, probe_type, memory } in remembered {
+            let worker = self.scheduler.worker_index(uid, container, *probe_type);
+            if let Some(slot) = worker.and_then(|worker| self.slots.find_mut(worker)) {
+                let (passed, run) = memory.run();
+                slot.stats.remember(passed, run);
+            }
+        }
+        let memory = |container: &ContainerName, probe_type| {
+            let is_it = |known: &&Remembered| known.container == *container && known.probe_type == probe_type;
+            remembered.iter().find(is_it).map(|known| known.memory)
+        };
+        match remembered {
+            [] => self.scheduler.handle_status(uid, status, now),
+            _ => self.scheduler.handle_status_remembering(uid, status, &memory, now),
+        }
+        self.forget_leases(uid);
+    }
+
     /// The pod's status is another: what its leases are for is found out anew at its next attempts.
     fn forget_leases(&mut self, uid: &PodUid) {
         let Some(pod) = self.scheduler.pod(uid) else { return };
@@ -306,13 +323,16 @@ impl<K: Kernel> Shard<K> {
         while let Some(reply) = self.inbox.pop_reply() {
             match reply {
                 PoolReply::Started { attempt, at } => self.started(attempt, at.min(now)),
-                PoolReply::Done { attempt, outcome, latency_ns } => {
+                PoolReply::Done { attempt, outcome, latency_ns, phases } => {
                     let Some(current) = self.end_current(attempt) else { continue };
                     self.answered(attempt, &current, &outcome, Err(Why::NotShown), now);
                     // An attempt that began here took as long as both of its parts.
                     let began = current.began.filter(|_| current.redirected);
                     let latency = began.map_or(Duration::from_nanos(latency_ns), |began| now - began);
-                    self.outcome(attempt, outcome, latency, now);
+                    if began.is_none() {
+                        self.count_phases(attempt, &outcome, phases);
+                    }
+                    self.outcome(attempt, outcome, latency, current.lateness(), now);
                 }
             }
         }
@@ -490,7 +510,7 @@ impl<K: Kernel> Shard<K> {
             Err(outcome) => {
                 self.started(attempt, now);
                 self.end_current(attempt);
-                return self.outcome(attempt, outcome, Duration::ZERO, now);
+                return self.outcome(attempt, outcome, Duration::ZERO, None, now);
             }
         };
         match errand.addr() {
@@ -566,19 +586,26 @@ impl<K: Kernel> Shard<K> {
 
     fn land(&mut self, landed: Landed, now: Instant) {
         let Landed { attempt, errand, started, phases, end, taken } = landed;
+        if let (Some(took), Some(slot)) = (phases.handshake, self.slots.find(attempt.worker)) {
+            self.metrics.handshake(slot.handler(), took);
+        }
         tracing::trace!(?attempt, ?phases, ?end, "attempt ended");
         if self.slots.current(attempt).is_some() {
             self.slots.keep(attempt.worker, errand);
         }
         match end {
             End::Outcome(outcome) => {
-                if let Some(current) = self.end_current(attempt) {
-                    self.answered(attempt, &current, &outcome, taken, now);
+                let current = self.end_current(attempt);
+                if let Some(current) = &current {
+                    self.answered(attempt, current, &outcome, taken, now);
                 }
                 // Where there is nothing but a handshake, the kernel may know better than we how long it took.
                 let is_tcp = self.slots.find(attempt.worker).is_some_and(|slot| slot.handler() == HandlerKind::Tcp);
                 let latency = phases.connect.filter(|_| is_tcp).unwrap_or(phases.total);
-                self.outcome(attempt, outcome, latency, now);
+                if !is_tcp {
+                    self.count_phases(attempt, &outcome, PhasesUs::from(&phases));
+                }
+                self.outcome(attempt, outcome, latency, current.and_then(|current| current.lateness()), now);
             }
             End::Redirect(target) => self.redirect(attempt, started, target, now),
         }
@@ -607,7 +634,11 @@ impl<K: Kernel> Shard<K> {
         let request = Request {
             spec: Arc::clone(target.spec),
             pod_ip: target.pod_ip,
-            container_id: Some(target.container_id.clone()),
+            instance: Some(Instance {
+                pod: target.pod.uid.clone(),
+                container: target.container.clone(),
+                id: target.container_id.clone(),
+            }),
             label: label.into(),
         };
         let shard = self.config.index;
@@ -628,7 +659,7 @@ impl<K: Kernel> Shard<K> {
             _ => {
                 self.started(attempt, now);
                 self.end_current(attempt);
-                self.outcome(attempt, Outcome::Local(LocalCause::Pool), Duration::ZERO, now);
+                self.outcome(attempt, Outcome::Local(LocalCause::Pool), Duration::ZERO, None, now);
                 Ok(())
             }
         }
@@ -647,11 +678,43 @@ impl<K: Kernel> Shard<K> {
         self.slots.end(attempt)
     }
 
-    fn outcome(&mut self, attempt: AttemptId, outcome: Outcome, latency: Duration, now: Instant) {
+    fn outcome(
+        &mut self,
+        attempt: AttemptId,
+        outcome: Outcome,
+        latency: Duration,
+        lateness: Option<Duration>,
+        now: Instant,
+    ) {
         if let Some(slot) = self.slots.find(attempt.worker) {
             self.metrics.attempt(slot.handler(), &outcome, latency);
+            if let Some(token) = slot.stats.detail() {
+                let told = Update::Attempt {
+                    token,
+                    outcome: OutcomeKind::of(&outcome),
+                    latency_us: micros(latency) as u32,
+                    lateness_us: lateness.map(|lateness| micros(lateness) as u32),
+                };
+                self.metrics.details_dropped += u64::from(!self.outbox.tell(told));
+            }
+            if latency >= limits::NEAR_MIN && matches!(outcome, Outcome::Success(_) | Outcome::Warning(_)) {
+                let target = self.scheduler.target(attempt.worker);
+                if target.is_some_and(|target| is_near(latency, target.spec.timeout())) {
+                    self.metrics.near[slot.handler().index()] += 1;
+                    slot.stats.note_near(now.as_nanos());
+                }
+            }
         }
         self.scheduler.handle_outcome(attempt, outcome, now);
+    }
+
+    /// Of what succeeded: where it failed, the last phase is the one that it failed in.
+    fn count_phases(&mut self, attempt: AttemptId, outcome: &Outcome, phases: PhasesUs) {
+        if let Some(slot) = self.slots.find(attempt.worker)
+            && matches!(outcome, Outcome::Success(_) | Outcome::Warning(_))
+        {
+            self.metrics.phases(slot.handler(), phases);
+        }
     }
 
     fn publish(&mut self, publish: Publish) {
@@ -693,6 +756,7 @@ impl<K: Kernel> Shard<K> {
     fn tell_metrics(&mut self, now: Instant) {
         // On a grid, so that two readings whole seconds apart have the same delay.
         self.metrics_at = (self.metrics_at + METRICS_PERIOD).max(now);
+        self.flights.sample_handshakes(limits::HANDSHAKE_SAMPLES_MAX);
         self.metrics.reports_dropped += self.outbox.take_dropped();
         self.metrics.in_flight = self.flights.len() as u64;
         self.metrics.workers = self.scheduler.workers_len() as u64;

@@ -14,10 +14,12 @@ use probe_core::id::{ContainerName, PodUid, ProbeKey, ProbeType};
 use probe_core::outcome::Verdict;
 use probe_core::pod::ConditionStatus;
 use probe_core::spec::Container;
+use tokio::sync::oneshot;
 
 pub use self::pause::{Choice, Chosen};
 
-use super::{PodUpdate, PodUpdateSender};
+use super::api::ApiUpdate;
+use super::{PodUpdate, PodUpdateSender, SourceKind};
 use crate::clock;
 use crate::results::{ContainerView, Node, PodRecord, ResultsError, ResultsHandle};
 
@@ -214,15 +216,31 @@ impl Control {
         }
     }
 
-    /// Makes the grace period of a pod that is being ended shorter.
-    pub async fn shorten_grace(&self, namespace: &str, pod: &str, grace_seconds: u32) -> Result<(), ControlError> {
+    /// Ends a pod that came through the API, within so many seconds (`None`: as its spec says). Of any other, and of one that is
+    /// being ended, it makes the grace period shorter.
+    pub async fn end_pod(&self, namespace: &str, pod: &str, grace_seconds: Option<u32>) -> Result<(), ControlError> {
         let asked = (namespace.to_owned(), pod.to_owned());
         let find = move |node: &Node| {
             let record = node.pod_by_name(&asked.0, &asked.1).ok_or_else(|| unknown_pod(node, &asked.0, &asked.1))?;
-            if record.deleting { Ok(record.pod.uid.clone()) } else { Err(ControlError::Wanted { pod: label(record) }) }
+            match (record.deleting, record.source) {
+                (true, _) | (false, SourceKind::Api) => Ok((record.pod.uid.clone(), record.source)),
+                (false, SourceKind::Manifests) => Err(ControlError::Wanted { pod: label(record) }),
+            }
         };
-        let uid = self.results.read(find).await??;
-        let update = PodUpdate::Shorten(uid, grace_seconds.into());
+        let (uid, source) = self.results.read(find).await??;
+        let grace_seconds = grace_seconds.map(u64::from);
+        match (source, grace_seconds) {
+            (SourceKind::Api, _) => {
+                let (answer, answered) = oneshot::channel();
+                self.send(PodUpdate::Api(ApiUpdate::End(uid, grace_seconds, answer))).await?;
+                answered.await.map_err(|_| ControlError::Ended)
+            }
+            (SourceKind::Manifests, Some(seconds)) => self.send(PodUpdate::Shorten(uid, seconds)).await,
+            (SourceKind::Manifests, None) => Ok(()),
+        }
+    }
+
+    async fn send(&self, update: PodUpdate) -> Result<(), ControlError> {
         self.updates.send(update).await.map_err(|_| ControlError::Ended)
     }
 }
@@ -382,13 +400,32 @@ mod tests {
     #[tokio::test]
     async fn only_the_end_of_a_pod_that_is_being_ended_is_made_shorter() {
         let (bench, control, mut taken) = control(&[]).await;
-        let wanted = control.shorten_grace("default", "web", 5).await.expect_err("it is to run").to_string();
+        let wanted = control.end_pod("default", "web", Some(5)).await.expect_err("it is to run").to_string();
         assert!(wanted.starts_with("pod default/web is not being ended: its manifest wants it"), "{wanted}");
-        let unknown = control.shorten_grace("default", "wbe", 5).await.expect_err("there is none").to_string();
+        let unknown = control.end_pod("default", "wbe", Some(5)).await.expect_err("there is none").to_string();
         assert_eq!(unknown, "pod default/wbe not found (pods there: web)");
         bench.input(Input::Deleting("uid".into())).await;
-        control.shorten_grace("default", "web", 5).await.expect("it is being ended");
+        control.end_pod("default", "web", None).await.expect("it is being ended, which is all that was asked for");
+        control.end_pod("default", "web", Some(5)).await.expect("it is being ended");
         assert!(matches!(taken.recv().await, Some(PodUpdate::Shorten(uid, 5)) if uid.as_str() == "uid"));
+    }
+
+    #[tokio::test]
+    async fn a_pod_of_the_api_is_ended_at_any_time() {
+        let (bench, control, mut taken) = control(&[]).await;
+        let pod = pod("of-api", "job", [container("c", ContainerKind::Regular, &[])]);
+        let slots = crate::manager::slots_of(&pod);
+        let source = SourceKind::Api;
+        bench.input(Input::Added { pod, slots, shard: None, status: None, past: None, source }).await;
+        let manager = tokio::spawn(async move {
+            let Some(PodUpdate::Api(ApiUpdate::End(uid, grace_seconds, answer))) = taken.recv().await else {
+                return None;
+            };
+            answer.send(()).expect("it is waited for");
+            Some((uid.to_string(), grace_seconds))
+        });
+        control.end_pod("default", "job", Some(7)).await.expect("it came from here");
+        assert_eq!(manager.await.expect("no panic"), Some(("of-api".to_owned(), Some(7))));
     }
 
     #[tokio::test]

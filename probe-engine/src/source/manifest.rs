@@ -24,6 +24,7 @@ use tracing::{debug, info, warn};
 use super::parse::{Problem, RuntimeKind, Severity, Strictness};
 use super::{PodUpdate, PodUpdateSender};
 use crate::{clock, limits};
+pub(super) use table::accept;
 use table::{Change, Table};
 use watch::Watch;
 

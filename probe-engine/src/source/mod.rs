@@ -1,5 +1,6 @@
 //! Where pods and their states come from. Every source sends [`PodUpdate`]s to the manager, and nothing else.
 
+pub mod api;
 pub mod control;
 pub mod manifest;
 pub mod parse;
@@ -12,22 +13,45 @@ use probe_core::pod::ConditionStatus;
 use probe_core::spec::Pod;
 use probe_core::status::PodStatus;
 
+use self::api::ApiUpdate;
 use crate::results::Paused;
 
+/// Where a pod comes from: nobody else ends it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(u8)]
+pub enum SourceKind {
+    /// Manifest files.
+    #[default]
+    Manifests,
+    /// The control API.
+    Api,
+}
+
+impl SourceKind {
+    /// Its name in [`PodUpdate::Synced`], and for people.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            SourceKind::Manifests => manifest::NAME,
+            SourceKind::Api => api::NAME,
+        }
+    }
+}
+
 /// From a source to the manager.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub enum PodUpdate {
-    /// A new pod. One of the same UID replaces nothing (rule 2.1); the manager warns.
+    /// A new pod of the manifests. One of the same UID replaces nothing (rule 2.1); the manager warns.
     Add(Arc<Pod>),
-    /// The pod is no longer wanted: end it gracefully, within so many seconds (`None`: as its spec says), then forget it. Said
-    /// again it can only make that shorter.
+    /// A pod of the manifests is no longer wanted: end it gracefully, within so many seconds (`None`: as its spec says), then
+    /// forget it. Said again it can only make that shorter.
     Remove(PodUid, Option<u64>),
+    /// What the API's source asks for.
+    Api(ApiUpdate),
     /// The grace period of a pod that is being ended becomes so many seconds, if that is shorter (control API).
     Shorten(PodUid, u64),
     /// The runtime's newest word on a pod.
     Status(PodUid, Arc<PodStatus>),
-    /// These pods are wanted and no others: every other one is ended as by `Remove`.
-    Desired(Box<[PodUid]>),
     /// The pod's termination begins (rule 2.9): its liveness and startup workers end, readiness goes on.
     StopLivenessAndStartup(PodUid),
     /// All its containers have ended after a `Remove`: forget it.
@@ -56,7 +80,7 @@ pub struct Pause {
     pub types: ProbeTypes,
     /// From when until when; `None`: their pauses end.
     pub paused: Option<Paused>,
-    /// Who asked for it: `uid 0`.
+    /// Who asked for it: `uid 0`, `192.0.2.7`.
     pub by: Arc<str>,
     /// So few pods were chosen that an event tells of each.
     pub is_each_told: bool,

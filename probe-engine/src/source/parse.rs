@@ -64,6 +64,8 @@ pub enum RuntimeKind {
     None,
     /// As `None`, and commands of exec probes are run on this host.
     NoneWithHostExec,
+    /// Containers are run by a client of the API, whose business is all that probes do not need.
+    External,
 }
 
 /// What to read a pod for.
@@ -101,6 +103,12 @@ impl Document<'_> {
     #[must_use]
     pub fn kind(&self) -> Option<&str> {
         self.root.as_ref()?.field("kind")?.as_str()
+    }
+
+    /// The text at this place, if there is one.
+    #[must_use]
+    pub fn text_at(&self, path: &[&str]) -> Option<&str> {
+        self.root.as_ref()?.descend(path)?.as_str().filter(|text| !text.is_empty())
     }
 
     /// Where it begins.
@@ -297,7 +305,7 @@ fn pod_sharing(document: Document<'_>, options: &Options, interner: &Interner) -
     };
     let mut unsupported = match options.runtime {
         Some(RuntimeKind::Process) => unsupported::by_process(&meta, &spec, &path),
-        Some(RuntimeKind::None | RuntimeKind::NoneWithHostExec) | None => Vec::new(),
+        Some(RuntimeKind::None | RuntimeKind::NoneWithHostExec | RuntimeKind::External) | None => Vec::new(),
     };
     for field in &mut unsupported {
         field.line = root.locate(&field.path).line;
@@ -417,7 +425,7 @@ fn read_pod(
                 unsupported::require_commands(&spec, &spec_path, &mut errors);
             }
             RuntimeKind::None => unsupported::refuse_exec_probes(&spec, &spec_path, &mut errors),
-            RuntimeKind::NoneWithHostExec => {}
+            RuntimeKind::NoneWithHostExec | RuntimeKind::External => {}
         }
     }
     report.field_errors(root, path, errors);

@@ -8,17 +8,17 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use probe_core::backoff::Backoff;
-use probe_core::id::ProbeType;
+use probe_core::id::{ContainerId, ProbeType};
 use probe_core::outcome::Verdict;
 use probe_core::pod::ConditionStatus;
 use probe_core::spec::{Container, Pod};
-use probe_core::status::{ContainerState as StateNow, ContainerStatus, Termination};
+use probe_core::status::{ContainerState as StateNow, ContainerStatus, PodPhase, Termination};
 use probe_core::time::Instant;
 use probe_core::worker::Memory;
 
 use crate::clock;
 use crate::limits;
-use crate::results::{ContainerView, Gate, Paused, PodRecord, ProbeRecord, cut};
+use crate::results::{ContainerView, Gate, Paused, PodRecord, ProbeRecord, WallNs, cut};
 
 /// What is said once.
 #[derive(Clone, PartialEq, prost::Message)]
@@ -76,6 +76,9 @@ pub struct PodState {
     /// Those of its probes that are paused. No version of its own: a daemon that does not know the field leaves it out.
     #[prost(message, repeated, tag = "7")]
     pub pauses: Vec<PauseState>,
+    /// Its phase: 1 Pending, 2 Running, 3 Succeeded, 4 Failed; 0 = not known. Only where instances outlive the daemon.
+    #[prost(uint32, tag = "8")]
+    pub phase: u32,
     /// Never written: found out when it is read.
     #[prost(bool, tag = "15")]
     pub is_of_earlier_boot: bool,
@@ -144,6 +147,9 @@ pub struct ContainerState {
     /// Its probes.
     #[prost(message, repeated, tag = "7")]
     pub probes: Vec<ProbeState>,
+    /// The instance that this is about; empty = not known. Only where instances outlive the daemon.
+    #[prost(string, tag = "8")]
+    pub id: String,
 }
 
 /// How an instance ended, and the back-off that is in force after it.
@@ -235,34 +241,29 @@ pub(super) fn timestamp(at_ns: i64) -> Timestamp {
 }
 
 impl PodState {
-    /// What is kept of a pod. `past`: what was known before, for what this daemon has not begun with yet.
+    /// What is kept of a pod. `past`: what was known before, for what this daemon has not begun with yet. `outlives`: instances
+    /// go on without the daemon, so that the next one may find those of this one.
     #[must_use]
-    pub fn of(record: &PodRecord, past: Option<&PodState>) -> PodState {
+    pub fn of(record: &PodRecord, past: Option<&PodState>, outlives: bool) -> PodState {
         if let Some(past) = past.filter(|_| record.status.is_none()) {
-            let PodState { gates, pauses, .. } = PodState::of(record, None);
+            let gates = record.gates.iter().map(gate_state).collect();
+            let pauses = PauseState::of(record).collect();
             return PodState { gates, pauses, is_of_earlier_boot: false, ..past.clone() };
         }
         let container = |(spec, view): (&Container, ContainerView<'_>)| {
             let before = past.filter(|_| record.container_status(&view).is_none_or(|status| !has_begun(status)));
             let before = before.and_then(|past| past.container(&record.pod, spec.name.as_str()));
-            before.cloned().unwrap_or_else(|| ContainerState::of(record, spec, view))
+            before.cloned().unwrap_or_else(|| ContainerState::of(record, spec, view, outlives))
         };
         let conditions = record.conditions.iter().zip(record.since);
-        let condition = |(status, since): (&_, _)| ConditionState {
-            status: index_of(&CONDITIONS, status),
-            since_ns: nanos(Timestamp::from(since)),
-        };
-        let gate = |gate: &Gate| GateState {
-            condition_type: gate.condition_type.to_string(),
-            condition: Some(condition((&gate.status, gate.since))),
-        };
         PodState {
             uid: record.pod.uid.as_str().to_owned(),
             added_at_ns: nanos(record.added_at.into()),
-            conditions: conditions.map(condition).collect(),
+            conditions: conditions.map(condition_state).collect(),
             containers: record.containers().map(container).collect(),
             is_over: record.phase.is_terminal(),
-            gates: record.gates.iter().map(gate).collect(),
+            gates: record.gates.iter().map(gate_state).collect(),
+            phase: if outlives { 1 + index_of(&PHASES, &record.phase) } else { 0 },
             pauses: PauseState::of(record).collect(),
             is_of_earlier_boot: false,
         }
@@ -289,6 +290,31 @@ impl PodState {
         !self.is_of_earlier_boot
             && pod.all_containers().all(is_known)
             && pod.all_containers().count() == self.containers.len()
+    }
+
+    /// What is known of instances that outlived the daemon is not for a runtime whose instances never do.
+    pub fn forget_instances(&mut self) {
+        self.phase = 0;
+        self.containers.iter_mut().for_each(|container| container.id = String::new());
+    }
+
+    /// Its instances may have outlived the daemon: what was known of it holds until they are told. Not so after a reboot.
+    #[must_use]
+    pub fn awaits_instances(&self) -> bool {
+        !self.is_of_earlier_boot && self.phase != 0
+    }
+
+    /// What is kept of this instance of a container, unless the container has another definition now.
+    #[must_use]
+    pub fn instance(&self, pod: &Pod, name: &str, id: &ContainerId) -> Option<&ContainerState> {
+        let known = self.container(pod, name).filter(|_| self.awaits_instances());
+        known.filter(|known| !known.id.is_empty() && *known.id == *id.as_str())
+    }
+
+    /// The phase that it was in.
+    #[must_use]
+    pub fn phase(&self) -> Option<PodPhase> {
+        at(&PHASES, self.phase.checked_sub(1)?)
     }
 
     /// When the daemon first saw it.
@@ -350,6 +376,8 @@ impl PauseState {
     }
 }
 
+const PHASES: [PodPhase; 4] = [PodPhase::Pending, PodPhase::Running, PodPhase::Succeeded, PodPhase::Failed];
+
 const CONDITIONS: [ConditionStatus; 3] = [ConditionStatus::Unknown, ConditionStatus::False, ConditionStatus::True];
 
 impl ConditionState {
@@ -367,7 +395,7 @@ impl ConditionState {
 }
 
 impl ContainerState {
-    fn of(record: &PodRecord, spec: &Container, view: ContainerView<'_>) -> ContainerState {
+    fn of(record: &PodRecord, spec: &Container, view: ContainerView<'_>, outlives: bool) -> ContainerState {
         let status = record.container_status(&view);
         let ended = status.and_then(|status| match &status.state {
             StateNow::Terminated(end) => Some(&**end),
@@ -381,6 +409,11 @@ impl ContainerState {
             has_ended: status.is_some_and(|status| matches!(status.state, StateNow::Terminated(_))),
             is_waiting: status.is_some_and(is_in_back_off),
             probes: view.probes.iter().filter_map(|probe| ProbeState::of(spec, probe)).collect(),
+            id: status
+                .filter(|_| outlives)
+                .and_then(|status| status.id.as_ref())
+                .map(ToString::to_string)
+                .unwrap_or_default(),
         }
     }
 
@@ -389,6 +422,15 @@ impl ContainerState {
     pub fn probe(&self, probe_type: ProbeType) -> Option<&ProbeState> {
         self.probes.iter().find(|probe| usize::try_from(probe.probe_type) == Ok(probe_type.index()))
     }
+}
+
+fn condition_state((status, since): (&ConditionStatus, WallNs)) -> ConditionState {
+    ConditionState { status: index_of(&CONDITIONS, status), since_ns: nanos(Timestamp::from(since)) }
+}
+
+fn gate_state(gate: &Gate) -> GateState {
+    let condition = condition_state((&gate.status, gate.since));
+    GateState { condition_type: gate.condition_type.to_string(), condition: Some(condition) }
 }
 
 /// Its turn has come under this daemon.
@@ -443,6 +485,7 @@ impl TerminationState {
             message: cut(&self.message, limits::MESSAGE_BYTES_MAX).into(),
             started_at: past(self.started_ns),
             finished_at: past(self.finished_ns),
+            restart_allowed: None,
             backoff: self.backoff(),
         }
     }

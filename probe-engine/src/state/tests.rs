@@ -32,6 +32,7 @@ fn pod(uid: &str) -> PodState {
         has_ended: false,
         is_waiting: true,
         probes: vec![probe()],
+        id: "cri://1".to_owned(),
     };
     PodState {
         uid: uid.to_owned(),
@@ -43,6 +44,7 @@ fn pod(uid: &str) -> PodState {
             condition_type: "example.com/lb".to_owned(),
             condition: Some(ConditionState { status: 1, since_ns: 5 }),
         }],
+        phase: 2,
         pauses: Vec::new(),
         is_of_earlier_boot: false,
     }

@@ -154,7 +154,7 @@ impl<K: Kernel> Rig<K> {
         *instance += 1;
         *started_at = now;
         let status = running(*addr, netns.clone(), *instance, now);
-        let command = Command::Status { uid: pod.uid.clone(), status };
+        let command = Command::Status { uid: pod.uid.clone(), status, remembered: Box::default() };
         self.send(command);
     }
 

@@ -16,6 +16,7 @@ use probe_engine::prober::pool::Job;
 use probe_engine::results::{Paused, ProbeStats, Update, UpdateQueue, WallNs};
 use probe_engine::shard::JobSink;
 use probe_engine::shard::inbox::{Command, PoolReply, ProbeSlot, ShardSender};
+use probe_engine::shard::metrics::PhasesUs;
 use probe_engine::source::Pause;
 
 use super::random::Random;
@@ -382,6 +383,7 @@ impl World {
                     }
                     self.note(21, || format!("nothing but local trouble: {told:?}"));
                 }
+                Update::Attempt { .. } => {}
                 Update::Metrics(metrics) => {
                     let totals = &mut self.pods.totals;
                     // A due time that was missed counts there too.
@@ -407,7 +409,7 @@ impl World {
     pub fn send_status(&mut self, pod: usize) {
         if self.pods.pods[pod].is_present {
             let status = self.pods.status(pod);
-            self.send(Command::Status { uid: self.uid(pod), status });
+            self.send(Command::Status { uid: self.uid(pod), status, remembered: Box::default() });
         }
     }
 
@@ -535,7 +537,8 @@ impl World {
         let at = self.now + queued;
         self.schedule(at, Event::Act(Act::Reply(PoolReply::Started { attempt, at }, pod)));
         let latency_ns = took.as_nanos() as u64;
-        self.schedule(at + took, Event::Act(Act::Reply(PoolReply::Done { attempt, outcome, latency_ns }, pod)));
+        let done = PoolReply::Done { attempt, outcome, latency_ns, phases: PhasesUs::default() };
+        self.schedule(at + took, Event::Act(Act::Reply(done, pod)));
         self.pods.jobs.push(job);
     }
 }

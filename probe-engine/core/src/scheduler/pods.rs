@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 use super::{Place, Scheduler};
 use crate::action::WorkerIndex;
 use crate::container::{Container, Containers, Facts, Flags, Probed, flags, is_before_manager};
-use crate::id::{ContainerId, ProbeType};
+use crate::id::{ContainerId, ContainerName, PodUid, ProbeType};
 use crate::outcome::Verdict;
 use crate::restart;
 use crate::spec::{self, ContainerKind, Pod};
@@ -72,7 +72,7 @@ impl PodEntry {
                 ContainerState::Running { started_at } => (InstanceState::Running { started_at: *started_at }, true),
                 ContainerState::Terminated(end) => {
                     let spec = container_at(&self.pod, position);
-                    (InstanceState::Terminated, restart::may_restart(&self.pod, spec, end.exit_code))
+                    (InstanceState::Terminated, restart::may_restart_after(&self.pod, spec, end))
                 }
             };
             let started = self.containers[usize::from(position)].started;
@@ -131,14 +131,33 @@ impl Scheduler {
         index
     }
 
-    /// The worker goes on with the instance that its container's status names; without one it begins as any other.
+    /// Takes over a pod's newest state; `None` where it is not known, or about to go.
+    pub(super) fn set_status(&mut self, uid: &PodUid, status: Arc<PodStatus>) -> Option<u32> {
+        let pod_index = self.pods_by_uid.find(&self.pods, uid)?;
+        self.pods[pod_index as usize].as_mut().filter(|entry| !entry.removed)?.set_status(status);
+        self.unsteady(pod_index, None);
+        Some(pod_index)
+    }
+
+    /// The worker goes on with the instance that its container's status names; without one it begins as any other. One that has
+    /// seen an instance already knows better.
     pub(super) fn remember(&mut self, worker: WorkerIndex, memory: Memory) {
         let Some(occupant) = &mut self.places[worker.0 as usize].occupant else { return };
+        if occupant.worker.container_id().is_some() {
+            return;
+        }
         let entry = self.pods[occupant.pod as usize].as_ref();
         let status = entry.and_then(|entry| entry.container_status(usize::from(occupant.container)));
         if let Some(id) = status.and_then(id_of) {
             occupant.worker = Worker::remembering(occupant.worker.probe_type(), id.clone(), memory);
         }
+    }
+
+    /// The container and the type of a worker's probe.
+    pub(super) fn key_of(&self, worker: WorkerIndex) -> Option<(&ContainerName, ProbeType)> {
+        let occupant = self.places[worker.0 as usize].occupant.as_ref()?;
+        let entry = self.pods[occupant.pod as usize].as_ref()?;
+        Some((&container_at(&entry.pod, occupant.container).name, occupant.worker.probe_type()))
     }
 
     pub(super) fn pod_workers(&self, pod_index: u32) -> Vec<WorkerIndex> {

@@ -7,13 +7,13 @@ use alloc::vec;
 use super::*;
 use crate::action::PublishCause;
 use crate::fixture::{
-    container, container_status, pod, pod_status, running, spec, terminated, thresholds, waiting, with_all_probes,
-    with_probe,
+    container, container_status, pod, pod_status, running, spec, terminated, termination, thresholds, waiting,
+    with_all_probes, with_probe,
 };
 use crate::id::ProbeTypes;
 use crate::outcome::LocalCause;
 use crate::spec::{Container, ContainerKind, Grpc, Handler, HttpGet, Port, RestartPolicy, Scheme, TcpSocket};
-use crate::status::{ContainerState, PodPhase};
+use crate::status::{ContainerState, PodPhase, Termination};
 use ProbeType::{Liveness, Readiness, Startup};
 use Verdict::{Failure, Success, Unknown};
 
@@ -252,6 +252,23 @@ fn w12_on_failure_the_workers_go_on_even_after_exit_code_0() {
 #[test]
 fn w14_a_sidecars_workers_go_on_under_restart_policy_never() {
     assert_eq!(workers_left_after(ContainerKind::Sidecar, RestartPolicy::Never, 1), 3);
+}
+
+#[test]
+fn what_an_end_says_of_its_restart_goes_before_every_policy() {
+    for (policy, restart_allowed, left) in
+        [(RestartPolicy::Always, false, 0), (RestartPolicy::Never, true, 3), (RestartPolicy::OnFailure, false, 0)]
+    {
+        let mut world = World::new();
+        let all = with_all_probes(container("c", ContainerKind::Regular));
+        let mut p = pod("p", [all, container("other", ContainerKind::Regular)]);
+        p.restart_policy = policy;
+        world.add(p);
+        let end = Termination { restart_allowed: Some(restart_allowed), ..termination(1, START) };
+        world.state("c", "test://1", ContainerState::Terminated(Box::new(end)));
+        world.pass(10_000);
+        assert_eq!(world.scheduler.workers_len(), left, "{policy:?}");
+    }
 }
 
 #[test]
@@ -1007,6 +1024,33 @@ fn a_worker_goes_on_with_what_another_daemon_knew_of_its_instance() {
         &mut |_, _, _| {},
     );
     assert_eq!(world.verdict("c", Liveness), None);
+}
+
+#[test]
+fn what_another_daemon_knew_may_come_with_a_later_status_and_is_heard_once() {
+    let two = ["c", "d"].map(|name| with_probe(container(name, ContainerKind::Regular), Liveness, thresholds(1, 3)));
+    let mut world = World::new();
+    world.add(pod("p", two));
+    let tell = |world: &mut World, status: PodStatus, known: &str, memory: Memory| {
+        let memory = |container: &ContainerName, _| (container.as_str() == known).then_some(memory);
+        world.scheduler.handle_status_remembering(&PodUid::from("p"), Arc::new(status), &memory, world.now);
+        world.pass(10_000);
+    };
+    let first = pod_status([container_status("c", "test://1", running(START))]);
+    tell(&mut world, first.clone(), "c", Memory::new(Liveness, Success, false, 2));
+    assert!(world.publishes.is_empty(), "no initial value");
+    world.answer(failure());
+    assert_eq!(world.verdict("c", Liveness), Some(Failure), "the third in a row");
+    // It has seen its instance: what else is said of that is old.
+    tell(&mut world, first.clone(), "c", Memory::new(Liveness, Success, true, 9));
+    assert_eq!(world.verdict("c", Liveness), Some(Failure));
+    assert_eq!(world.verdict("d", Liveness), None, "not said yet");
+    let both = pod_status(["c", "d"].map(|name| container_status(name, "test://1", running(START))));
+    tell(&mut world, both, "d", Memory::new(Liveness, Success, true, 9));
+    assert_eq!(world.verdict("d", Liveness), Some(Success));
+    assert_eq!(world.publishes.len(), 1, "the failure, and no initial value of d");
+    // Of a pod that is not there nothing is heard.
+    world.scheduler.handle_status_remembering(&PodUid::from("q"), Arc::new(first), &|_, _| None, world.now);
 }
 
 // Ends.

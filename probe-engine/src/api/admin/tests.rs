@@ -2,13 +2,16 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use probe_core::id::ProbeType;
+use probe_core::outcome::Outcome;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::*;
 use crate::clock;
 use crate::consumer::metrics::Facts;
+use crate::results::Update;
 use crate::results::fixture::{Bench, SOON, simple_pod};
 use crate::results::{Input, SeriesLevel};
+use crate::shard::metrics::{HandlerKind, OutcomeKind, PhasesUs, ShardMetrics};
 
 struct Server {
     address: SocketAddr,
@@ -34,6 +37,7 @@ impl Server {
             in_flight_max: 8,
             lifecycle: None,
             state: Arc::default(),
+            tcp: None,
             pool: None,
             ebpf: None,
         };
@@ -62,13 +66,17 @@ impl Server {
     }
 
     async fn exchange(&self, bytes: &[u8]) -> String {
+        String::from_utf8(self.exchange_bytes(bytes).await).expect("text")
+    }
+
+    async fn exchange_bytes(&self, bytes: &[u8]) -> Vec<u8> {
         let work = async {
             let mut stream = TcpStream::connect(self.address).await.expect("it listens");
             stream.write_all(bytes).await.expect("it reads");
             let mut answer = Vec::new();
             // A server that refuses may reset while we still write: what it said before counts.
             let _ = stream.read_to_end(&mut answer).await;
-            String::from_utf8(answer).expect("text")
+            answer
         };
         timeout(SOON, work).await.expect("in time")
     }
@@ -159,4 +167,76 @@ async fn it_ends_when_told_and_closes_idle_connections() {
     let mut rest = Vec::new();
     timeout(SOON, idle.read_to_end(&mut rest)).await.expect("in time").expect("closed in order");
     assert!(TcpStream::connect(server.address).await.is_err());
+}
+
+fn counted(count: u64) -> Update {
+    let mut counts = ShardMetrics::new();
+    for _ in 0..count {
+        counts.attempt(HandlerKind::Tcp, &Outcome::Success("".into()), Duration::from_micros(100));
+    }
+    counts.phases(HandlerKind::Http, PhasesUs([7, 0, 9, 0]));
+    counts.handshake(HandlerKind::Tcp, Duration::from_micros(20));
+    Update::Metrics(Box::new(counts))
+}
+
+#[tokio::test]
+async fn a_window_of_latency_has_quantiles_where_enough_was_counted() {
+    let server = Server::start().await;
+    server.bench.push(counted(100));
+    let (status, json) = server.get("/api/v1/latency?window=1m").await;
+    let page: serde_json::Value = serde_json::from_str(&json).expect("JSON");
+    assert_eq!((status, &page["window"], &page["unit"]), (200, &"1m".into(), &"us".into()));
+    let expected = serde_json::json!({
+        "count": 100, "p50": 100, "p90": 100, "p99": 100, "p999": null, "p9999": null, "max": 100, "counts": [[100, 100]],
+    });
+    assert_eq!(page["latency"]["tcp"]["success"], expected);
+    assert_eq!(page["phase"]["http"]["first_byte"]["counts"], serde_json::json!([[9, 1]]));
+    assert_eq!(page["handshake"]["tcp"]["max"], 20);
+    let (status, text) = server.get("/api/v1/latency?window=2m").await;
+    assert_eq!((status, text.as_str()), (400, "window: \"2m\" is none of 1m, 5m, 1h, 24h, start\n"));
+    let (_, log) = server.get("/api/v1/latency.hlog?window=1m").await;
+    assert!(
+        log.starts_with("#[Histogram log format version 1.2]\n") && log.contains("\nTag=latency/tcp/success,"),
+        "{log}"
+    );
+}
+
+#[tokio::test]
+async fn who_looks_at_a_pods_latency_watches_its_probes() {
+    let server = Server::start().await;
+    server.bench.add(&simple_pod("a", &[ProbeType::Liveness]), None).await;
+    let (status, text) = server.get("/api/v1/latency?pod=default/b").await;
+    assert_eq!((status, text.as_str()), (404, "pods \"b\" not found in namespace \"default\"\n"));
+    let (status, json) = server.get("/api/v1/latency?pod=default/a").await;
+    let page: serde_json::Value = serde_json::from_str(&json).expect("JSON");
+    assert_eq!((status, &page["podUid"], &page["refused"]), (200, &"a".into(), &serde_json::Value::Null));
+    let probe = &page["probes"][0];
+    assert_eq!(
+        (&probe["type"], &probe["timeout"], &probe["sketch"]["count"]),
+        (&"Liveness".into(), &1_000_000.into(), &0.into())
+    );
+    let token = |node: &crate::results::Node| {
+        let probe = node.pods.values().next().and_then(|record| record.container_at(0))?.probes.first()?;
+        probe.stats.detail()
+    };
+    let token = server.bench.results.read(token).await.expect("the stage runs").expect("it is watched");
+    let outcome = OutcomeKind::Success;
+    server.bench.push(Update::Attempt { token, outcome, latency_us: 150, lateness_us: Some(9) });
+    let (_, json) = server.get("/api/v1/latency?pod=default/a&window=5m").await;
+    let page: serde_json::Value = serde_json::from_str(&json).expect("JSON");
+    let detail = &page["probes"][0]["detail"];
+    assert_eq!((&detail["latency"]["success"]["p50"], &detail["lateness"]["max"]), (&150.into(), &9.into()));
+}
+
+#[tokio::test]
+async fn a_scraper_that_asks_for_protobuf_gets_it() {
+    let server = Server::start().await;
+    server.bench.push(counted(3));
+    let head = "GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\nAccept: \
+                application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily;encoding=delimited,*/*;q=0.1\r\n\r\n";
+    let answer = server.exchange_bytes(head.as_bytes()).await;
+    let answer = String::from_utf8_lossy(&answer);
+    let content_type = "content-type: application/vnd.google.protobuf; proto=io.prometheus.client.MetricFamily; encoding=delimited\r\n";
+    assert!(answer.contains(content_type), "{answer}");
+    assert!(answer.contains("probe_engine_attempt_duration_seconds") && !answer.contains("# TYPE"), "{answer}");
 }

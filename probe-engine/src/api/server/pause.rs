@@ -68,8 +68,12 @@ fn paused(until: Option<&prost_types::Timestamp>) -> Result<Option<Paused>, Stat
     Ok((!left.is_zero()).then_some(paused))
 }
 
-/// Who asks, for events and the log.
+/// Who asks, for events and the log: the user at the other end of the socket, or an address.
 fn caller<T>(request: &Request<T>) -> Arc<str> {
     let peer = request.extensions().get::<UdsConnectInfo>().and_then(|peer| peer.peer_cred);
-    peer.map_or_else(|| "the API".into(), |peer| format!("uid {}", peer.uid()).into())
+    match (peer, request.remote_addr()) {
+        (Some(peer), _) => format!("uid {}", peer.uid()).into(),
+        (None, Some(address)) => address.ip().to_string().into(),
+        (None, None) => "the API".into(),
+    }
 }

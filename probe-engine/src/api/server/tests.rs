@@ -6,6 +6,9 @@ use probe_core::spec::ContainerKind;
 use tokio::sync::{mpsc, oneshot, watch};
 use tonic::Code;
 
+mod serving;
+mod tcp;
+
 use super::*;
 use crate::api::v1::watch_events_response::Item;
 use crate::cli::client::{self, Client};
@@ -16,7 +19,10 @@ use crate::results::fixture::{Bench, SOON, container, pod, publish, report, runn
 use crate::results::{Input, Update};
 use crate::runtime::none::NoneRuntime;
 use crate::runtime::{BoxFuture, RuntimeEvent, Started};
+use crate::shard::metrics::{HandlerKind, OutcomeKind};
 use crate::source::PodUpdate;
+use crate::source::manifest::ManifestConfig;
+use crate::source::parse::{RuntimeKind, Strictness};
 
 mod watching;
 
@@ -35,6 +41,10 @@ struct Daemon {
 
 impl Daemon {
     async fn start(runtime: Arc<dyn ContainerRuntime>) -> Self {
+        Self::start_with(runtime, None).await
+    }
+
+    async fn start_with(runtime: Arc<dyn ContainerRuntime>, tcp: Option<Tcp>) -> Self {
         let dir = tempfile::tempdir().expect("tempdir");
         let path = dir.path().join("run/api.sock");
         let bench = Bench::start(16, 16);
@@ -53,14 +63,17 @@ impl Daemon {
         let backend = Backend {
             results: bench.results.clone(),
             events,
-            control: Control::new(updates_in, bench.results.clone()),
+            control: Control::new(updates_in.clone(), bench.results.clone()),
+            pods: ApiSource::new(updates_in, bench.results.clone(), reading(), true),
+            broker: None,
             runtime,
             facts,
             overviews: watch::channel(Arc::new(overview())).1,
         };
         let socket = Socket::bind(&path).expect("bind");
         let (end, ended) = oneshot::channel::<()>();
-        let server = tokio::spawn(serve(socket, backend, async {
+        let health = Health::new(Vec::new(), bench.results.clone());
+        let server = tokio::spawn(serve(socket, tcp, backend, health, async {
             let _ = ended.await;
         }));
         let client = client::connect(&path).await.expect("connect");
@@ -94,6 +107,16 @@ impl Daemon {
     }
 }
 
+fn reading() -> ManifestConfig {
+    ManifestConfig {
+        paths: Vec::new(),
+        strictness: Strictness::Run,
+        runtime: RuntimeKind::None,
+        ignore_unsupported: false,
+        memory_limits: false,
+    }
+}
+
 fn overview() -> Overview {
     let tcp = HandlerOverview { handler: "tcp", passive: 7, failed: 1, ..HandlerOverview::default() };
     Overview { at_ms: 1_700_000_000_500, probes: 5, handlers: vec![tcp], cpu_cores: 0.25, ..Overview::default() }
@@ -110,6 +133,7 @@ fn facts() -> Facts {
         ebpf_stats: None,
         metrics_address: None,
         dashboard_address: None,
+        api_address: None,
         node_name: "node-1".to_owned(),
         instance: "this-one".to_owned(),
     }
@@ -235,7 +259,7 @@ async fn one_pod_is_found_or_not() {
 #[tokio::test]
 async fn failing_probes_are_those_whose_verdict_or_last_attempt_is_bad() {
     let mut daemon = Daemon::start(none()).await;
-    let failing = |failing| v1::ListProbesRequest { filter: None, failing };
+    let failing = |failing| v1::ListProbesRequest { filter: None, failing, near_miss: false };
     async fn count(client: &mut Client, request: v1::ListProbesRequest) -> Vec<v1::ProbeRow> {
         let mut parts = client.list_probes(request).await.expect("probes").into_inner();
         let mut rows = Vec::new();
@@ -379,6 +403,91 @@ async fn a_watcher_of_the_node_gets_the_newest_overview_at_once() {
         (node.handlers[0].handler.as_str(), node.handlers[0].passive_count, node.handlers[0].failed_count),
         ("tcp", 7, 1)
     );
+}
+
+fn counted(latencies_us: &[u64]) -> Update {
+    let mut counts = crate::shard::metrics::ShardMetrics::new();
+    for us in latencies_us {
+        counts.attempt(HandlerKind::Tcp, &Outcome::Success("".into()), Duration::from_micros(*us));
+    }
+    Update::Metrics(Box::new(counts))
+}
+
+/// Kind, handler, whether it is of a probe, values and counts.
+type Told = (v1::HistogramKind, String, bool, Vec<u64>, Vec<u64>);
+
+async fn next_latency(watch: &mut tonic::Streaming<v1::WatchLatencyResponse>) -> (bool, Vec<Told>) {
+    let message =
+        tokio::time::timeout(SOON, watch.message()).await.expect("in time").expect("well").expect("a message");
+    let told =
+        message.histograms.into_iter().map(|of| (of.kind(), of.handler, of.probe.is_some(), of.values_us, of.counts));
+    (message.whole, told.collect())
+}
+
+/// The next message in which something is told.
+async fn some_latency(watch: &mut tonic::Streaming<v1::WatchLatencyResponse>) -> Vec<Told> {
+    loop {
+        let (whole, told) = next_latency(watch).await;
+        assert!(!whole);
+        if !told.is_empty() {
+            return told;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_watch_of_latency_tells_all_first_and_then_what_came_since() {
+    let mut daemon = Daemon::start(none()).await;
+    daemon.bench.push(counted(&[100, 100, 5_000]));
+    let request = v1::WatchLatencyRequest { interval_ms: 100, pods: None };
+    let mut watch = daemon.client.watch_latency(request).await.expect("a stream").into_inner();
+    let of = |values: &[u64], counts: &[u64]| {
+        vec![(v1::HistogramKind::Latency, "tcp".to_owned(), false, values.to_vec(), counts.to_vec())]
+    };
+    assert_eq!(next_latency(&mut watch).await, (true, of(&[100, 5_023], &[2, 1])));
+    daemon.bench.push(counted(&[100]));
+    assert_eq!(some_latency(&mut watch).await, of(&[100], &[1]));
+}
+
+#[tokio::test]
+async fn the_probes_of_watched_pods_have_histograms_of_their_own_while_they_are_watched() {
+    let mut daemon = Daemon::start(none()).await;
+    let pods = v1::PodFilter { name: "web".to_owned(), ..v1::PodFilter::default() };
+    let request = v1::WatchLatencyRequest { interval_ms: 100, pods: Some(pods) };
+    let mut watch = daemon.client.watch_latency(request).await.expect("a stream").into_inner();
+    assert_eq!(next_latency(&mut watch).await, (true, Vec::new()));
+    let tokens = |node: &Node| -> Vec<_> {
+        let of = node.pods.values().flat_map(|record| record.containers().flat_map(|(_, of)| of.probes));
+        of.filter_map(|probe| probe.stats.detail()).collect()
+    };
+    let tokens = daemon.bench.results.read(tokens).await.expect("the stage runs");
+    let [token] = tokens[..] else { panic!("{tokens:?}: the probe of web, and no other") };
+    for outcome in [OutcomeKind::Success, OutcomeKind::Failure] {
+        daemon.bench.push(Update::Attempt { token, outcome, latency_us: 200, lateness_us: Some(30) });
+    }
+    let told = some_latency(&mut watch).await;
+    let kinds: Vec<_> = told.iter().map(|(kind, _, _, values, counts)| (*kind, values[0], counts[0])).collect();
+    let (latency, lateness) = (v1::HistogramKind::Latency, v1::HistogramKind::Lateness);
+    assert_eq!(kinds, [(latency, 200, 1), (latency, 200, 1), (lateness, 30, 2)]);
+    assert!(told.iter().all(|(_, handler, is_probe, ..)| handler == "tcp" && *is_probe));
+}
+
+#[tokio::test]
+async fn a_watch_of_latency_that_asks_for_too_much_is_refused_with_what_is_allowed() {
+    let mut daemon = Daemon::start(none()).await;
+    let request = v1::WatchLatencyRequest { interval_ms: 99, pods: None };
+    let refused = daemon.client.watch_latency(request).await.expect_err("too often");
+    assert_eq!(refused.code(), Code::InvalidArgument);
+    assert_eq!(refused.message(), "interval_ms: 99 is not within 100 to 60000, nor 0");
+    let probes = [ProbeType::Liveness, ProbeType::Readiness];
+    for index in 0..=limits::DETAILED_PROBES_MAX / 2 {
+        let name = format!("pod-{index}");
+        daemon.bench.add(&pod(&name, &name, [container("c", ContainerKind::Regular, &probes)]), None).await;
+    }
+    let all = v1::WatchLatencyRequest { interval_ms: 0, pods: Some(v1::PodFilter::default()) };
+    let refused = daemon.client.watch_latency(all).await.expect_err("too many");
+    assert_eq!(refused.code(), Code::ResourceExhausted, "{}", refused.message());
+    assert!(refused.message().contains("1024"), "{}", refused.message());
 }
 
 #[tokio::test]

@@ -82,7 +82,7 @@ async fn get(scheme: Scheme, addr: SocketAddr, path: &str) -> Outcome {
         failure_threshold: 3,
         termination_grace_period_seconds: None,
     };
-    let request = Request { spec: Arc::new(spec), pod_ip: Some(addr.ip()), container_id: None, label: "test".into() };
+    let request = Request { spec: Arc::new(spec), pod_ip: Some(addr.ip()), instance: None, label: "test".into() };
     tls::attempt(&request, clock::now(), None, 0).await.outcome
 }
 

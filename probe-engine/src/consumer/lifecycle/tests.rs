@@ -65,6 +65,7 @@ impl Fake {
                 message: "".into(),
                 started_at: now,
                 finished_at: now,
+                restart_allowed: None,
             },
         };
         self.exits.get().unwrap().send(exited).await.unwrap();

@@ -106,12 +106,24 @@ families! {
             "Duration of probe attempts by handler and outcome, failures and discarded ones included.";
         ATTEMPT_LATENESS_SECONDS: Histogram, Stable, "probe_engine_attempt_lateness_seconds", [],
             "Actual start of probe attempts minus their due time.";
+        ATTEMPT_PHASE_SECONDS: Histogram, Alpha, "probe_engine_attempt_phase_seconds", ["handler", "phase"],
+            "Duration of one phase of attempts that succeeded: connect, tls, first_byte, body. On the shards' rings as of their turns.";
+        ATTEMPTS_DETAILED_DROPPED_TOTAL: Counter, Alpha, "probe_engine_attempts_detailed_dropped_total", [],
+            "Attempts of watched or failing probes that are missing in those probes' own histograms, for want of a place in a queue.";
         ATTEMPTS_LOCAL_TOTAL: Counter, Stable, "probe_engine_attempts_local_total", ["cause"],
             "Attempts discarded because of trouble of the daemon's own, by cause.";
         ATTEMPTS_MISSED_TOTAL: Counter, Stable, "probe_engine_attempts_missed_total", [],
             "Due times that got no attempt.";
+        ATTEMPTS_NEAR_TIMEOUT_TOTAL: Counter, Stable, "probe_engine_attempts_near_timeout_total", ["handler"],
+            "Attempts that took 80 % of their timeout or more, and succeeded.";
         ATTEMPTS_RESCHEDULED_TOTAL: Counter, Stable, "probe_engine_attempts_rescheduled_total", ["handler"],
             "Attempts that had to wait for a place on the ring or in the pool, by handler.";
+        DETAILED_PROBES: Gauge, Alpha, "probe_engine_detailed_probes", [],
+            "Probes that have histograms of their own, because they are watched or failing.";
+        DETAILED_PROBES_REFUSED_TOTAL: Counter, Alpha, "probe_engine_detailed_probes_refused_total", ["why"],
+            "Times that there were no histograms left: for a watch (watched), or for a probe that failed (failing).";
+        HANDSHAKE_SECONDS: Histogram, Alpha, "probe_engine_handshake_seconds", ["handler"],
+            "TCP handshakes as the kernel measured them, of some attempts: a bounded number each second.";
     }
     "Passive answers", "What the shards count of tcpSocket probes. Series by cause (`why`) appear with their first count." => {
         PASSIVE_ANSWERS_TOTAL: Counter, Stable, "probe_engine_passive_answers_total", [],
@@ -274,6 +286,16 @@ families! {
             "Pods that had no place in the state file at the last look.";
         STATE_WRITE_ERRORS_TOTAL: Counter, Stable, "probe_engine_state_write_errors_total", [],
             "Times that the state file could not be written.";
+    }
+    "Control API over TCP", "Only with `--api-listen`." => {
+        API_HANDSHAKES_TOTAL: Counter, Stable, "probe_engine_api_handshakes_total", ["result"],
+            "TLS handshakes by how they ended: accepted, refused (no good certificate), timeout, displaced (by newer ones), full (a good certificate, but no place).";
+        API_CERTIFICATE_EXPIRY_TIMESTAMP_SECONDS: Gauge, Stable, "probe_engine_api_certificate_expiry_timestamp_seconds", [],
+            "When the daemon's own certificate ends, since 1970; 0 where that cannot be read.";
+        API_CERTIFICATE_LOADS_TOTAL: Counter, Alpha, "probe_engine_api_certificate_loads_total", [],
+            "Times that certificates were taken into use, the start included.";
+        API_CERTIFICATE_LOAD_FAILED: Gauge, Stable, "probe_engine_api_certificate_load_failed", [],
+            "1 while the certificates on disk cannot be used, and those before are.";
     }
     "Process", "Under the names of Prometheus' client libraries." => {
         PROCESS_CPU_SECONDS_TOTAL: Counter, Stable, "process_cpu_seconds_total", [],

@@ -29,13 +29,14 @@ pub(super) fn write(text: &mut Text, started_at: Timestamp) {
 
 #[cfg(test)]
 mod tests {
+    use super::super::text::Format;
     use super::*;
 
     #[test]
     fn what_the_process_takes_is_told_under_the_usual_names() {
-        let mut text = Text::default();
+        let mut text = Text::new(Format::Text);
         write(&mut text, Timestamp::from_second(1_700_000_000).expect("a time"));
-        let text = text.finish();
+        let text = String::from_utf8(text.finish()).expect("text");
         let of = |name: &str| -> f64 {
             let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
             line.unwrap_or_else(|| panic!("{name} in {text}")).parse().expect("a number")

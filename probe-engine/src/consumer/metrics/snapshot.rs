@@ -14,11 +14,12 @@ use probe_core::spec::{ContainerKind, Pod};
 use probe_core::status::PodPhase;
 
 use super::text::Buckets;
+use crate::results::latency::DetailCounts;
 use crate::results::{
     DURATION_BUCKETS_S, Durations, Node, PodRecord, ProbeStats, ResultsError, ResultsHandle, SeriesLevel, SeriesLevels,
     Standing,
 };
-use crate::shard::metrics::{HandlerKind, Occupancy, OutcomeKind, PassiveCounts};
+use crate::shard::metrics::{HandlerKind, Occupancy, OutcomeKind, PassiveCounts, Phase};
 use crate::{clock, limits};
 
 /// Upper bounds, in seconds, of attempts' durations and lateness: from a local connect to a long timeout.
@@ -68,6 +69,12 @@ pub(super) struct EngineSnapshot {
     pub(super) latency: [[Buckets; 5]; 5],
     pub(super) lateness: Buckets,
     pub(super) turn: Buckets,
+    /// By handler and phase.
+    pub(super) phases: [[Buckets; Phase::ALL.len()]; 5],
+    pub(super) handshakes: [Buckets; 5],
+    pub(super) near: [u64; 5],
+    pub(super) details: DetailCounts,
+    pub(super) details_dropped: u64,
     pub(super) local: [u64; LocalCause::ALL.len()],
     pub(super) rescheduled: [u64; 5],
     pub(super) missed: u64,
@@ -189,9 +196,14 @@ pub(super) fn handlers(node: &Node) -> Vec<HandlerSums> {
 /// The engine's own counts.
 pub(super) fn engine(node: &Node) -> EngineSnapshot {
     let mut snapshot = EngineSnapshot {
-        latency: std::array::from_fn(|_| std::array::from_fn(|_| Buckets::new(&ATTEMPT_BUCKETS_S))),
-        lateness: Buckets::new(&ATTEMPT_BUCKETS_S),
-        turn: Buckets::new(&TURN_BUCKETS_S),
+        latency: std::array::from_fn(|_| std::array::from_fn(|_| Buckets::fine(&ATTEMPT_BUCKETS_S))),
+        lateness: Buckets::fine(&ATTEMPT_BUCKETS_S),
+        turn: Buckets::fine(&TURN_BUCKETS_S),
+        phases: std::array::from_fn(|_| std::array::from_fn(|_| Buckets::fine(&ATTEMPT_BUCKETS_S))),
+        handshakes: std::array::from_fn(|_| Buckets::fine(&ATTEMPT_BUCKETS_S)),
+        near: [0; 5],
+        details: node.latency.details.counts(),
+        details_dropped: 0,
         local: [0; LocalCause::ALL.len()],
         rescheduled: [0; 5],
         missed: 0,
@@ -222,6 +234,13 @@ pub(super) fn engine(node: &Node) -> EngineSnapshot {
         }
         counts.lateness().for_each(|histogram| add_us(&mut snapshot.lateness, histogram));
         add_us(&mut snapshot.turn, &counts.turn_us);
+        let phases = snapshot.phases.iter_mut().flatten().zip(counts.phase_us.iter().flatten());
+        let handshakes = snapshot.handshakes.iter_mut().zip(&counts.handshake_us);
+        for (buckets, histogram) in phases.chain(handshakes) {
+            histogram.iter().for_each(|histogram| add_us(buckets, histogram));
+        }
+        snapshot.near.iter_mut().zip(counts.near).for_each(|(sum, count)| *sum += count);
+        snapshot.details_dropped += counts.details_dropped;
         snapshot.local.iter_mut().zip(counts.local).for_each(|(sum, count)| *sum += count);
         snapshot.rescheduled.iter_mut().zip(counts.rescheduled).for_each(|(sum, count)| *sum += count);
         snapshot.missed += counts.missed;
@@ -238,7 +257,8 @@ pub(super) fn engine(node: &Node) -> EngineSnapshot {
 
 /// The kubelet's histogram of one probe, or of several.
 pub(super) fn buckets(durations: &Durations) -> Buckets {
-    Buckets { bounds: &DURATION_BUCKETS_S, counts: durations.counts.to_vec(), sum: durations.sum_ns as f64 / 1e9 }
+    let sum = durations.sum_ns as f64 / 1e9;
+    Buckets { bounds: &DURATION_BUCKETS_S, counts: durations.counts.to_vec(), sum, fine: None }
 }
 
 /// Adds a histogram of microseconds. A value counts as the lowest that the histogram cannot tell it from (1 % at

@@ -31,6 +31,7 @@ fn facts() -> Facts {
         sources: Vec::new(),
         lifecycle: Some(Arc::default()),
         state: Arc::default(),
+        tcp: Some(Arc::default()),
         pool: None,
         ebpf: None,
     }

@@ -12,13 +12,14 @@ use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::heatmap::{History, Sums};
-use super::{HandlerOverview, Outputs, Overview, PoolOverview, problems};
+use super::{HandlerOverview, Outputs, Overview, PoolOverview, Quantiles, problems};
 use crate::api::admin::health::Health;
 use crate::api::server;
 use crate::clock;
 use crate::consumer::metrics::{Facts, POOLED};
 use crate::consumer::process;
 use crate::limits;
+use crate::results::latency::{Recorded, Series, Window};
 use crate::results::{Node, ResultsHandle, SeriesLevels};
 use crate::shard::metrics::{HandlerKind, OutcomeKind};
 
@@ -167,7 +168,15 @@ fn lane(handler: HandlerKind, lane: crate::consumer::metrics::PoolLane) -> PoolO
     }
 }
 
+/// Of several series together, of the last minute.
+fn quantiles(node: &Node, now: Instant, series: &[Series]) -> Quantiles {
+    let mut sum = Recorded::default();
+    series.iter().for_each(|series| sum.add(&node.latency.of(*series, Window::Minute, now)));
+    (&sum).into()
+}
+
 fn look_at(node: &Node) -> NodeLook {
+    let now = clock::now();
     let counts = || node.shards.iter().filter_map(|shard| shard.counts.as_deref());
     let handlers = HandlerKind::ALL.into_iter().map(|handler| {
         let of = |outcome: OutcomeKind| {
@@ -181,7 +190,7 @@ fn look_at(node: &Node) -> NodeLook {
             failed: of(OutcomeKind::Failure),
             discarded: of(OutcomeKind::Error) + of(OutcomeKind::Local),
             passive,
-            ..HandlerOverview::default()
+            latency: quantiles(node, now, &OutcomeKind::ALL.map(|outcome| Series::Latency(handler, outcome))),
         }
     });
     let has_attempts = |of: &HandlerOverview| of.successful + of.failed + of.discarded + of.passive > 0;
@@ -197,6 +206,7 @@ fn look_at(node: &Node) -> NodeLook {
         local: counts().map(|counts| counts.local.iter().sum::<u64>()).sum(),
         restarts: node.restarts,
         in_flight: counts().map(|counts| counts.in_flight).sum(),
+        lateness: quantiles(node, now, &HandlerKind::ALL.map(Series::Lateness)),
         ..Overview::default()
     };
     NodeLook { sums: Sums::of(node), overview, unsynced: node.unsynced().collect(), series: node.series }
@@ -235,6 +245,7 @@ mod tests {
             ebpf_stats: None,
             metrics_address: None,
             dashboard_address: None,
+            api_address: None,
             node_name: "node-1".to_owned(),
             instance: "this-one".to_owned(),
         }
@@ -254,6 +265,7 @@ mod tests {
             sources: Vec::new(),
             lifecycle: None,
             state: Arc::new(StateStats::default()),
+            tcp: None,
             pool: Some(Arc::new(move |_| PoolLane { queued, in_flight: 2, in_flight_max: 2 })),
             ebpf: None,
         };
@@ -289,6 +301,7 @@ mod tests {
         let overview = overviews.borrow().clone();
         let [tcp, http] = &overview.handlers[..] else { panic!("{:?}", overview.handlers) };
         assert_eq!((tcp.successful, tcp.failed, tcp.passive, http.discarded), (1, 1, 6, 1));
+        assert_eq!((tcp.latency.count, tcp.latency.p50_ns, tcp.latency.p99_ns), (2, 2_007_000, 0));
         assert_eq!((overview.local, overview.in_flight, overview.in_flight_max), (1, 3, 200));
         assert_eq!((overview.probes, overview.probes_failing, overview.node_name.as_str()), (2, 1, "node-1"));
         assert!(overview.attempts_per_second > 0.0 && (overview.passive_share - 6.0 / 9.0).abs() < 1e-9);

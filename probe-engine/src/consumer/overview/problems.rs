@@ -45,6 +45,12 @@ pub(super) fn of(look: &Look<'_>) -> Vec<Problem> {
             tell("ConfigReloadFailed", true, format!("{}: {error}", source.kind));
         }
     }
+    if let Some(tcp) = &look.facts.tcp
+        && tcp.certificate_load_failed.load(Ordering::Relaxed) == 1
+    {
+        let text = "the control API's certificates on disk cannot be used (the log says why); those before stay in use";
+        tell("ConfigReloadFailed", true, text.to_owned());
+    }
     if let Some(since) = unwritten_for(look.facts) {
         let text = "the state file could not be written, so that a restart would forget verdicts and counts";
         tell("StateUnwritable", true, format!("for {since} s {text}"));

@@ -10,7 +10,7 @@ use probe_core::id::{ContainerId, ContainerName, PodUid};
 use probe_core::spec::{Exec, Grpc, Pod, ProbeSpec};
 
 use super::*;
-use crate::runtime::{BoxFuture, RuntimeError, RuntimeEvent, Started};
+use crate::runtime::{BoxFuture, Instance, RuntimeError, RuntimeEvent, Started};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -139,7 +139,7 @@ fn request(handler: Handler, timeout_seconds: u32) -> Request {
             termination_grace_period_seconds: None,
         }),
         pod_ip: Some(IpAddr::V4(Ipv4Addr::LOCALHOST)),
-        container_id: Some(ContainerId::from("host://1")),
+        instance: Some(Instance { pod: "uid".into(), container: "c".into(), id: ContainerId::from("host://1") }),
         label: "default/pod/container".into(),
     }
 }
@@ -293,7 +293,7 @@ fn submitting_while_the_pool_ends_loses_no_job() {
         let submitter = std::thread::spawn(move || {
             // Refused at once: no container. A full queue gives jobs back too, so the end is asked for.
             let mut refused = exec_job(0, "true", 1);
-            refused.request.container_id = None;
+            refused.request.instance = None;
             let mut accepted = 0;
             while !handle.shared.closed.load(Ordering::SeqCst) {
                 refused.attempt.worker = WorkerIndex(accepted);
@@ -347,7 +347,7 @@ fn exec_without_a_runtime_or_a_container_is_an_error() {
 
     let (pool, sink) = self::pool(PoolConfig::default());
     let mut job = exec_job(1, "true", 1);
-    job.request.container_id = None;
+    job.request.instance = None;
     submit(&pool.handle(), job);
     sink.wait_done(1);
     assert!(matches!(&sink.outcomes()[&1], Outcome::Error(text) if text.contains("not running")));

@@ -13,6 +13,7 @@ use tokio::task::{JoinError, JoinSet};
 
 use super::{ExecBy, Job, Lane, LaneKind, Means, PoolError, Queued, Shared, attempt};
 use crate::shard::inbox::PoolReply;
+use crate::shard::metrics::PhasesUs;
 use crate::{clock, limits};
 
 /// Ring entries of a pool thread.
@@ -169,10 +170,10 @@ impl Errand {
         };
         let requests_made = self.job.requests_made;
         let attempted = attempt(&self.job.request, self.started, resume, requests_made, means).await;
-        self.answer(attempted.outcome);
+        self.answer(attempted.outcome, PhasesUs::from(&attempted.phases));
     }
 
-    fn answer(&mut self, outcome: Outcome) {
+    fn answer(&mut self, outcome: Outcome, phases: PhasesUs) {
         self.answered = true;
         // The place first: who hears the answer may submit the next job at once.
         let lane: &Lane = self.shared.lane(self.kind);
@@ -183,6 +184,7 @@ impl Errand {
             attempt: self.job.attempt,
             outcome,
             latency_ns: u64::try_from(latency.as_nanos()).unwrap_or(u64::MAX),
+            phases,
         };
         self.shared.sink.reply(self.job.shard, reply);
     }
@@ -191,7 +193,7 @@ impl Errand {
 impl Drop for Errand {
     fn drop(&mut self) {
         if !self.answered {
-            self.answer(Outcome::Local(LocalCause::Pool));
+            self.answer(Outcome::Local(LocalCause::Pool), PhasesUs::default());
         }
     }
 }

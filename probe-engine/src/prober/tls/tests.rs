@@ -165,7 +165,7 @@ fn request(scheme: Scheme, addr: SocketAddr, path: &str, headers: &[(&str, &str)
             termination_grace_period_seconds: None,
         }),
         pod_ip: Some(addr.ip()),
-        container_id: None,
+        instance: None,
         label: "test".into(),
     }
 }

@@ -11,6 +11,7 @@ use super::super::fixture::{Bench, container, pause, pod, publish, report, runni
 use super::*;
 use crate::clock;
 use crate::manager::slots_of;
+use crate::source::SourceKind;
 use ProbeType::{Liveness, Readiness, Startup};
 
 const ID: &str = "fake://1";
@@ -125,7 +126,9 @@ async fn a_new_pod_whose_probes_were_paused_is_counted() {
     let pod = simple_pod("a", &ProbeType::ALL);
     let mut slots = slots_of(&pod);
     slots[2].paused = pause(true).paused;
-    bench.input(Input::Added { pod, slots, shard: Some(0), status: None, past: None }).await;
+    bench
+        .input(Input::Added { pod, slots, shard: Some(0), status: None, past: None, source: SourceKind::Manifests })
+        .await;
     assert_eq!(bench.paused_in(Duration::ZERO).await, (vec![Liveness], 1));
 }
 

@@ -334,7 +334,7 @@ async fn the_first_change_is_told_at_once_and_many_ten_times_a_second() {
     bench.add(&simple_pod("a", &[]), None).await;
     let mut watch = PodWatch::new(bench.results.clone(), None, Arc::new(All));
     until_synced(&mut watch).await;
-    tokio::time::sleep(Duration::from_secs(1)).await;
+    tokio::time::sleep(Duration::from_secs(1)).await; // tidy: time is paused, and moves by itself
     let change = async || bench.input(Input::Deleting(PodUid::from("a"))).await;
     let started = tokio::time::Instant::now();
     change().await;

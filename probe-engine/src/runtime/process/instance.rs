@@ -269,6 +269,7 @@ fn termination(
         message: message.into(),
         started_at,
         finished_at,
+        restart_allowed: None,
     }
 }
 

@@ -93,7 +93,7 @@ fn one_attempt_is_made_without_a_shard() {
     let request = |handler| Request {
         spec: Arc::new(spec(handler)),
         pod_ip: Some([127, 0, 0, 1].into()),
-        container_id: None,
+        instance: None,
         label: "default/pod".into(),
     };
     for io in [IoChoice::Auto, IoChoice::Epoll] {

@@ -17,7 +17,7 @@ use crate::prober::pool::Job;
 use crate::results::{ProbeStats, Update, UpdateQueue};
 use crate::shard::inbox::{Command, PoolReply, ProbeSlot, ShardSender, inbox};
 use crate::shard::kernel::Waker;
-use crate::shard::metrics::ShardMetrics;
+use crate::shard::metrics::{HandlerKind, OutcomeKind, Phase, PhasesUs, ShardMetrics};
 use crate::shard::pace::Pace;
 use crate::shard::{JobSink, Shard, ShardConfig, Turn};
 
@@ -291,7 +291,10 @@ fn a_full_pool_makes_attempts_wait_and_misses_their_due_times() {
     let at = bench.world.now();
     bench.sender.reply(PoolReply::Started { attempt: job.attempt, at }, at);
     let outcome = Outcome::Success("".into());
-    bench.sender.reply(PoolReply::Done { attempt: job.attempt, outcome, latency_ns: 5_000_000 }, bench.world.now());
+    bench.sender.reply(
+        PoolReply::Done { attempt: job.attempt, outcome, latency_ns: 5_000_000, phases: PhasesUs::default() },
+        bench.world.now(),
+    );
     bench.run(ms(20));
     assert_eq!(bench.verdicts().last(), Some(&Some(Verdict::Success)));
 }
@@ -317,7 +320,10 @@ fn a_shard_may_be_left_alone_until_something_is_due_and_not_while_an_attempt_is_
     let job = bench.pool.jobs.borrow_mut().pop().expect("a job");
     assert_eq!(bench.shard.pace(), Pace::UnderWay, "the pool makes it");
     let outcome = Outcome::Success("".into());
-    bench.sender.reply(PoolReply::Done { attempt: job.attempt, outcome, latency_ns: 1 }, bench.world.now());
+    bench.sender.reply(
+        PoolReply::Done { attempt: job.attempt, outcome, latency_ns: 1, phases: PhasesUs::default() },
+        bench.world.now(),
+    );
     bench.run(ms(20));
     assert_eq!(bench.shard.pace(), Pace::Until(due));
 }
@@ -335,7 +341,10 @@ fn an_attempt_that_began_in_time_is_not_late_because_its_shard_slept() {
     bench.world.pass(ms(10_500));
     bench.run(ms(2_000));
     let outcome = Outcome::Success("".into());
-    bench.sender.reply(PoolReply::Done { attempt: job.attempt, outcome, latency_ns: 5_000_000 }, bench.world.now());
+    bench.sender.reply(
+        PoolReply::Done { attempt: job.attempt, outcome, latency_ns: 5_000_000, phases: PhasesUs::default() },
+        bench.world.now(),
+    );
     bench.run(ms(2_000));
     assert_eq!(bench.verdicts().last(), Some(&Some(Verdict::Success)));
     assert_eq!(bench.count(|metrics| metrics.missed), 0);
@@ -357,9 +366,10 @@ fn a_followed_redirect_goes_to_the_pool_with_its_deadline() {
     assert!(job.resume.is_some());
     assert_eq!(bench.outcomes(), []);
     let outcome = Outcome::Failure("HTTP probe failed with statuscode: 500".into());
-    bench
-        .sender
-        .reply(PoolReply::Done { attempt: job.attempt, outcome: outcome.clone(), latency_ns: 1 }, bench.world.now());
+    bench.sender.reply(
+        PoolReply::Done { attempt: job.attempt, outcome: outcome.clone(), latency_ns: 1, phases: PhasesUs::default() },
+        bench.world.now(),
+    );
     bench.run(ms(20));
     assert_eq!(bench.outcomes(), [outcome]);
 }
@@ -431,4 +441,81 @@ fn a_shard_that_cannot_tell_its_end_waits_without_spinning() {
         assert_eq!(turn(), Turn::Again);
     }
     assert!(world.now() - before >= ms(9), "it looked again at once");
+}
+
+#[test]
+fn each_attempt_of_a_probe_that_is_looked_at_closely_is_told_and_of_others_none() {
+    let mut bench = Bench::new();
+    let stats = bench.add("watched", tcp_socket(80));
+    bench.add("other", tcp_socket(81));
+    stats.set_detail(7);
+    bench.run(ms(25_000));
+    let told = bench.told.iter().filter_map(|update| match update {
+        Update::Attempt { token, outcome, latency_us, lateness_us } => {
+            Some((token.get(), *outcome, *latency_us, lateness_us.is_some()))
+        }
+        _ => None,
+    });
+    assert_eq!(told.collect::<Vec<_>>(), [(7, OutcomeKind::Success, 1_000, true); 3]);
+    stats.set_detail(0);
+    bench.told.clear();
+    bench.run(ms(10_000));
+    assert!(!bench.told.iter().any(|update| matches!(update, Update::Attempt { .. })));
+    assert_eq!(bench.count(|metrics| metrics.details_dropped), 0);
+}
+
+#[test]
+fn a_success_that_took_nearly_all_of_its_time_is_a_near_miss() {
+    let mut bench = Bench::new();
+    bench.world.target(80, Target { connect: Some(ms(799)), ..Target::default() });
+    bench.world.target(81, Target { connect: Some(ms(800)), ..Target::default() });
+    bench.world.target(82, Target { connect: None, ..Target::default() });
+    let stats = [80, 81, 82].map(|port| bench.add(&format!("pod-{port}"), tcp_socket(port)));
+    bench.run(ms(15_000));
+    assert_eq!(stats.each_ref().map(|stats| stats.near_misses()), [0, 2, 0]);
+    assert!(stats[1].near_at_ns() > 0);
+    assert_eq!(bench.count(|metrics| metrics.near[HandlerKind::Tcp.index()]), 2);
+}
+
+#[test]
+fn a_success_over_http_tells_its_phases_and_a_failure_none() {
+    let mut bench = Bench::new();
+    let answer = |status: &str| {
+        let head = format!("HTTP/1.1 {status}\r\nContent-Length: 2\r\n\r\n");
+        vec![(ms(20), head.into_bytes()), (ms(300), b"ok".to_vec())]
+    };
+    bench.world.target(80, Target { connect: Some(ms(3)), pieces: answer("200 OK"), ..Target::default() });
+    bench.world.target(81, Target { connect: Some(ms(3)), pieces: answer("500 No"), ..Target::default() });
+    bench.add("well", http_get(80, "/"));
+    bench.add("ill", http_get(81, "/"));
+    bench.run(ms(9_000));
+    let phase = |of: Phase, within: std::ops::Range<u64>| {
+        bench.count(|metrics| {
+            let histogram = metrics.phase_us[HandlerKind::Http.index()][of as usize].as_ref();
+            histogram.map_or(0, |histogram| histogram.count_between(within.start, within.end))
+        })
+    };
+    assert_eq!(phase(Phase::Connect, 3_000..4_000), 1);
+    assert_eq!(phase(Phase::FirstByte, 20_000..22_000), 1);
+    assert_eq!(phase(Phase::Body, 300_000..310_000), 1);
+    let all = |metrics: &ShardMetrics| metrics.phase_us.iter().flatten().flatten().map(|of| of.len()).sum();
+    assert_eq!(bench.count(all), 3);
+}
+
+#[test]
+fn a_bounded_number_of_handshakes_is_measured_each_second() {
+    let mut bench = Bench::new();
+    // So that the bound has been set.
+    bench.run(ms(1_500));
+    bench.world.target(80, Target { connect: Some(ms(2)), ..Target::default() });
+    let pods = u64::from(limits::HANDSHAKE_SAMPLES_MAX) * 2;
+    for pod in 0..pods {
+        bench.add(&format!("pod-{pod}"), tcp_socket(80));
+    }
+    bench.run(ms(3_000));
+    let measured = |metrics: &ShardMetrics| {
+        let histogram = metrics.handshake_us[HandlerKind::Tcp.index()].as_ref();
+        histogram.map_or(0, |histogram| histogram.count_between(2_000, 2_010))
+    };
+    assert_eq!(bench.count(measured), u64::from(limits::HANDSHAKE_SAMPLES_MAX));
 }

@@ -429,7 +429,12 @@ fn parse_all(path: &Path, bytes: &[u8], config: &ManifestConfig, interner: &Inte
 }
 
 /// The pod, unless it asks for what the runtime cannot do and must not leave out.
-fn accept(parsed: Parsed, origin: &Arc<str>, config: &ManifestConfig, problems: &mut Vec<Problem>) -> Option<Pod> {
+pub(in crate::source) fn accept(
+    parsed: Parsed,
+    origin: &Arc<str>,
+    config: &ManifestConfig,
+    problems: &mut Vec<Problem>,
+) -> Option<Pod> {
     let Parsed { mut pod, unsupported, warnings } = parsed;
     problems.extend(warnings);
     if unsupported.is_empty() {

@@ -189,6 +189,7 @@ impl PodWorker {
                 message: error.to_string().into(),
                 started_at: now,
                 finished_at: now,
+                restart_allowed: None,
             }));
             self.event(index, EventType::Normal, "Created", format!("Created container: {name}"), None);
         } else if !is_closing {
