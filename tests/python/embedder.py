@@ -94,7 +94,11 @@ class Results:
             said = message.result
             assert said.probe.pod_uid == UID, said
             self.said.append(said)
-            self.newest[said.probe.container, said.probe.type] = said
+            if said.probe.container:
+                self.newest[said.probe.container, said.probe.type] = said
+            else:
+                # All of the pod's are gone.
+                self.newest = dict.fromkeys(self.newest, said)
         return message.WhichOneof("item")
 
     def until_synced(self):
