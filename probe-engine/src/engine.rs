@@ -197,7 +197,9 @@ pub struct Engine {
     /// True ends the servers.
     servers_end: watch::Sender<bool>,
     servers: Vec<JoinHandle<()>>,
-    /// Manager, results, events: each ends when nothing sends to it any more.
+    /// True ends the manager.
+    manager_end: watch::Sender<bool>,
+    /// Results, events: each ends when nothing sends to it any more.
     stages: Vec<JoinHandle<()>>,
 }
 
@@ -271,7 +273,9 @@ impl Engine {
         };
         stages.push(tokio::spawn(results::Stage::new(stage, results_inbox).run()));
         let manager = manager_config(&senders, results_sender, to_lifecycle, choice, state);
-        stages.push(tokio::spawn(manager::run(manager, updates_in)));
+        let manager_end = watch::Sender::new(false);
+        let ending = turned_true(manager_end.subscribe());
+        stages.push(tokio::spawn(manager::run(manager, updates_in, ending)));
 
         let mut engine = Self {
             runtime,
@@ -287,6 +291,7 @@ impl Engine {
             state: Vec::new(),
             servers_end: watch::Sender::new(false),
             servers: Vec::new(),
+            manager_end,
             stages,
         };
         let reading = manifest_config(&config, choice, memory_limits);
@@ -511,7 +516,8 @@ impl Engine {
         self.runtime.shutdown().await;
         self.servers_end.send_replace(true);
         join("server", self.servers).await;
-        // The last sender but those of the shards: the manager ends.
+        // Connections of the API that their clients do not close hold senders, too.
+        self.manager_end.send_replace(true);
         drop(self.updates);
         let senders = self.senders;
         for sender in &senders {

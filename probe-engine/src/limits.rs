@@ -278,6 +278,9 @@ pub const API_RESPONSE_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// A request to the control API that is not answered in this time fails (streams: until their first part).
 pub const API_DEADLINE: Duration = Duration::from_secs(60);
 
+/// Bytes of a label selector. Longer: refused (INVALID_ARGUMENT).
+pub const API_SELECTOR_BYTES_MAX: usize = 4 * 1024;
+
 /// Pods in one part of an answer. More: further parts.
 pub const API_PODS_PER_PART: usize = 256;
 

@@ -17,6 +17,7 @@ mod pods;
 use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
 use std::num::NonZeroU32;
+use std::pin::pin;
 use std::sync::Arc;
 
 use probe_core::backoff::Backoff;
@@ -104,8 +105,11 @@ pub struct Config {
 }
 
 /// Runs until every sender of updates has gone, or results has.
-pub async fn run(config: Config, updates: mpsc::Receiver<PodUpdate>) {
-    Manager::new(config).run(updates).await;
+///
+/// Once `end` is over it takes what was sent before and ends, whoever still holds a sender: a connection of the API that its
+/// client does not close holds one.
+pub async fn run(config: Config, updates: mpsc::Receiver<PodUpdate>, end: impl Future<Output = ()>) {
+    Manager::new(config).run(updates, end).await;
 }
 
 /// The pod's probes in the order in which the kubelet makes their workers (rule 2.1), with fresh counts.
@@ -212,7 +216,9 @@ impl Manager {
         }
     }
 
-    async fn run(mut self, mut updates: mpsc::Receiver<PodUpdate>) {
+    async fn run(mut self, mut updates: mpsc::Receiver<PodUpdate>, end: impl Future<Output = ()>) {
+        let mut end = pin!(end);
+        let mut is_ending = false;
         let mut batch = Vec::new();
         loop {
             let lifecycle = self.lifecycle.clone();
@@ -225,6 +231,10 @@ impl Manager {
                     if self.handle_batch(&mut batch).await.is_err() {
                         return;
                     }
+                }
+                () = &mut end, if !is_ending => {
+                    is_ending = true;
+                    updates.close();
                 }
                 () = tokio::time::sleep(limits::MANAGER_RETRY), if self.has_backlog() => {}
                 () = room(lifecycle.as_ref()), if !self.lifecycle_backlog.is_empty() => {}

@@ -74,8 +74,12 @@ impl Dashboard {
         }
     }
 
-    /// Its paths, guarded.
-    pub fn routes(self) -> Router {
+    /// Its paths and `others`, guarded: what is served beside the page is as open to other sites as it is.
+    pub fn routes_with(self, others: Router) -> Router {
+        self.routes().merge(others).layer(from_fn(guard::guard))
+    }
+
+    fn routes(self) -> Router {
         Router::new()
             .route("/", get(assets::page))
             .route("/pods/{namespace}/{name}", get(assets::page))
@@ -86,7 +90,6 @@ impl Dashboard {
             .route("/api/v1/pods", get(pods))
             .route("/api/v1/pods/{namespace}/{name}", get(one_pod))
             .with_state(self)
-            .layer(from_fn(guard::guard))
     }
 }
 

@@ -548,6 +548,11 @@ struct Filter {
 impl Filter {
     fn read(filter: Option<v1::PodFilter>) -> Result<Self, Status> {
         let v1::PodFilter { namespace, name, label_selector } = filter.unwrap_or_default();
+        // It is asked of every pod, on the results task.
+        let (len, max) = (label_selector.len(), limits::API_SELECTOR_BYTES_MAX);
+        if len > max {
+            return Err(Status::invalid_argument(format!("filter.label_selector: {len} bytes; at most {max}")));
+        }
         let selector = Selector::parse(&label_selector).map_err(|error| Status::invalid_argument(error.to_string()))?;
         Ok(Self { namespace, name, selector })
     }

@@ -83,8 +83,9 @@ impl Keeper {
         for first in (0..).step_by(limits::RESULTS_PODS_PER_PART) {
             let look = move |node: &Node| {
                 let part = node.pods.part(first..first + limits::RESULTS_PODS_PER_PART)?;
-                let wanted = part.filter(|record| !record.deleting);
                 let outlives = node.has_external_containers();
+                // Where instances outlive the daemon, those of a pod that is being ended do, too.
+                let wanted = part.filter(move |record| outlives || !record.deleting);
                 let past = |record: &PodRecord| node.pasts.get(&record.pod.uid).map(|past| &**past);
                 let of = |record: &PodRecord| PodState::of(record, past(record), outlives);
                 Some(wanted.map(of).collect::<Vec<_>>())

@@ -392,7 +392,7 @@ async fn a_full_backlog_holds_the_sources_until_the_shard_takes_again() {
     let Bench { manager, shards, results: _results, lifecycle: _lifecycle } = Bench::new(1, false);
     shards[0].room.store(1, Ordering::Relaxed);
     let (updates_in, updates) = mpsc::channel(1);
-    let running = tokio::spawn(manager.run(updates));
+    let running = tokio::spawn(manager.run(updates, std::future::pending()));
     updates_in.send(PodUpdate::Add(three("a"))).await.expect("it runs");
     let trigger = || PodUpdate::Trigger(PodUid::from("a"), ContainerName::from("c"), ProbeType::Liveness);
     for _ in 0..=limits::MANAGER_BACKLOG_LEN_MAX {
@@ -610,4 +610,19 @@ async fn a_pause_goes_on_over_a_restart_of_the_daemon_whoever_runs_the_pods() {
         let at = jiff::Timestamp::from_nanosecond(past.pauses[0].until_ns.into()).expect("in range");
         at.into()
     }
+}
+
+#[tokio::test]
+async fn it_ends_when_it_is_told_to_whoever_holds_a_sender_and_takes_what_was_sent_before() {
+    let Bench { manager, shards, results: _results, lifecycle: _lifecycle } = Bench::new(1, false);
+    let (updates_in, updates) = mpsc::channel(4);
+    updates_in.send(PodUpdate::Add(three("a"))).await.expect("room");
+    let (end, ended) = tokio::sync::oneshot::channel::<()>();
+    let running = tokio::spawn(manager.run(updates, async {
+        let _ = ended.await;
+    }));
+    end.send(()).expect("it runs");
+    tokio::time::timeout(SOON, running).await.expect("in time").expect("no panic");
+    assert_eq!(shards[0].take(), ["add a 3"]);
+    assert!(updates_in.is_closed());
 }

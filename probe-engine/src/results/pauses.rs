@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, HashSet};
 
 use jiff::Timestamp;
-use probe_core::id::{ProbeKey, ProbeType};
+use probe_core::id::{PodUid, ProbeKey, ProbeType};
 use probe_core::outcome::Verdict;
 use probe_core::restart;
 use probe_core::spec::Container;
@@ -145,15 +145,15 @@ impl Node {
 
     /// A new pod's probes that were paused, or held, under another daemon.
     pub(super) fn count_in(&mut self, record: &PodRecord, now: Instant) {
-        for (spec, container) in record.containers() {
-            for probe in container.probes {
-                probe.paused(now).into_iter().for_each(|paused| self.pauses.add(paused));
-                if is_held(record, container, probe) {
-                    let (pod, container) = (record.pod.uid.clone(), spec.name.clone());
-                    self.held.keys.insert(ProbeKey { pod, container, probe_type: probe.probe_type });
-                }
-            }
-        }
+        let paused = record.probes.iter().filter_map(|probe| probe.paused(now));
+        paused.for_each(|paused| self.pauses.add(paused));
+        self.held.keys.extend(held_of(record));
+    }
+
+    /// A pod's probes that were held under another daemon, once a state has named their instances: no worker tells of them.
+    pub(super) fn count_held(&mut self, uid: &PodUid) {
+        let held = self.pods.get(uid).into_iter().flat_map(held_of);
+        self.held.keys.extend(held);
     }
 
     /// The pod has gone.
@@ -218,11 +218,22 @@ impl At<'_> {
         let is_stopped = record.deleting && self.probe.probe_type != ProbeType::Readiness;
         let status = record.container_status(&self.container);
         let has_ended = status.is_some_and(|status| match &status.state {
-            ContainerState::Terminated(end) => !restart::may_restart(&record.pod, self.spec, end.exit_code),
+            ContainerState::Terminated(end) => !restart::may_restart_after(&record.pod, self.spec, end),
             ContainerState::Waiting(_) | ContainerState::Running { .. } => false,
         });
         self.probe.stats.is_live() && !record.phase.is_terminal() && !is_stopped && !has_ended
     }
+}
+
+fn held_of(record: &PodRecord) -> impl Iterator<Item = ProbeKey> {
+    record.containers().flat_map(move |(spec, container)| {
+        let held = container.probes.iter().filter(move |probe| is_held(record, container, probe));
+        held.map(move |probe| ProbeKey {
+            pod: record.pod.uid.clone(),
+            container: spec.name.clone(),
+            probe_type: probe.probe_type,
+        })
+    })
 }
 
 fn is_held(record: &PodRecord, container: ContainerView<'_>, probe: &ProbeRecord) -> bool {

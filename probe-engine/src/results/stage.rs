@@ -215,6 +215,9 @@ impl Stage {
         let is_begun = past.is_some() && record.pod.all_containers().all(has_begun);
         self.node.restarts += status::accept_remembering(record, status, past);
         self.node.pauses.look(record);
+        if past.is_some() {
+            self.node.count_held(uid);
+        }
         if is_begun {
             self.node.pasts.remove(uid);
         }
@@ -224,7 +227,14 @@ impl Stage {
 
     fn handle_gate(&mut self, uid: &PodUid, gate: Arc<str>, status: Option<ConditionStatus>) {
         let Some(record) = self.node.pods.find_mut(uid) else { return };
-        if status::set_gate(record, &gate, status, clock::wall()) {
+        if !status::set_gate(record, &gate, status, clock::wall()) {
+            return;
+        }
+        let awaits = |past: &Arc<crate::state::PodState>| past.awaits_instances();
+        if record.status.is_none() && self.node.pasts.get(uid).is_some_and(awaits) {
+            // Until its state is told its conditions stay as they were.
+            self.node.touch(uid);
+        } else {
             self.refresh(uid);
         }
     }

@@ -235,7 +235,8 @@ impl<K: Kernel> Shard<K> {
                     if began.is_none() {
                         self.count_phases(attempt, &outcome, phases);
                     }
-                    self.outcome(attempt, outcome, latency, current.lateness(), now);
+                    self.count_of_probe(attempt, &outcome, latency, current.lateness(), now);
+                    self.outcome(attempt, outcome, latency, now);
                 }
             }
         }
@@ -413,7 +414,7 @@ impl<K: Kernel> Shard<K> {
             Err(outcome) => {
                 self.started(attempt, now);
                 self.end_current(attempt);
-                return self.outcome(attempt, outcome, Duration::ZERO, None, now);
+                return self.outcome(attempt, outcome, Duration::ZERO, now);
             }
         };
         match errand.addr() {
@@ -489,11 +490,13 @@ impl<K: Kernel> Shard<K> {
 
     fn land(&mut self, landed: Landed, now: Instant) {
         let Landed { attempt, errand, started, phases, end, taken } = landed;
-        if let (Some(took), Some(slot)) = (phases.handshake, self.slots.find(attempt.worker)) {
-            self.metrics.handshake(slot.handler(), took);
-        }
         tracing::trace!(?attempt, ?phases, ?end, "attempt ended");
-        if self.slots.current(attempt).is_some() {
+        // Another worker may be in the place of the one that it was for.
+        let is_current = self.slots.current(attempt).is_some();
+        if is_current {
+            if let (Some(took), Some(slot)) = (phases.handshake, self.slots.find(attempt.worker)) {
+                self.metrics.handshake(slot.handler(), took);
+            }
             self.slots.keep(attempt.worker, errand);
         }
         match end {
@@ -505,10 +508,14 @@ impl<K: Kernel> Shard<K> {
                 // Where there is nothing but a handshake, the kernel may know better than we how long it took.
                 let is_tcp = self.slots.find(attempt.worker).is_some_and(|slot| slot.handler() == HandlerKind::Tcp);
                 let latency = phases.connect.filter(|_| is_tcp).unwrap_or(phases.total);
-                if !is_tcp {
+                if is_current && !is_tcp {
                     self.count_phases(attempt, &outcome, PhasesUs::from(&phases));
                 }
-                self.outcome(attempt, outcome, latency, current.and_then(|current| current.lateness()), now);
+                if is_current {
+                    let lateness = current.and_then(|current| current.lateness());
+                    self.count_of_probe(attempt, &outcome, latency, lateness, now);
+                }
+                self.outcome(attempt, outcome, latency, now);
             }
             End::Redirect(target) => self.redirect(attempt, started, target, now),
         }
@@ -562,7 +569,7 @@ impl<K: Kernel> Shard<K> {
             _ => {
                 self.started(attempt, now);
                 self.end_current(attempt);
-                self.outcome(attempt, Outcome::Local(LocalCause::Pool), Duration::ZERO, None, now);
+                self.outcome(attempt, Outcome::Local(LocalCause::Pool), Duration::ZERO, now);
                 Ok(())
             }
         }
@@ -581,34 +588,39 @@ impl<K: Kernel> Shard<K> {
         self.slots.end(attempt)
     }
 
-    fn outcome(
+    fn outcome(&mut self, attempt: AttemptId, outcome: Outcome, latency: Duration, now: Instant) {
+        if let Some(slot) = self.slots.find(attempt.worker) {
+            self.metrics.attempt(slot.handler(), &outcome, latency);
+        }
+        self.scheduler.handle_outcome(attempt, outcome, now);
+    }
+
+    /// What is kept of single probes, of an attempt that its worker still waits for.
+    fn count_of_probe(
         &mut self,
         attempt: AttemptId,
-        outcome: Outcome,
+        outcome: &Outcome,
         latency: Duration,
         lateness: Option<Duration>,
         now: Instant,
     ) {
-        if let Some(slot) = self.slots.find(attempt.worker) {
-            self.metrics.attempt(slot.handler(), &outcome, latency);
-            if let Some(token) = slot.stats.detail() {
-                let told = Update::Attempt {
-                    token,
-                    outcome: OutcomeKind::of(&outcome),
-                    latency_us: micros(latency) as u32,
-                    lateness_us: lateness.map(|lateness| micros(lateness) as u32),
-                };
-                self.metrics.details_dropped += u64::from(!self.outbox.tell(told));
-            }
-            if latency >= limits::NEAR_MIN && matches!(outcome, Outcome::Success(_) | Outcome::Warning(_)) {
-                let target = self.scheduler.target(attempt.worker);
-                if target.is_some_and(|target| is_near(latency, target.spec.timeout())) {
-                    self.metrics.near[slot.handler().index()] += 1;
-                    slot.stats.note_near(now.as_nanos());
-                }
+        let Some(slot) = self.slots.find(attempt.worker) else { return };
+        if let Some(token) = slot.stats.detail() {
+            let told = Update::Attempt {
+                token,
+                outcome: OutcomeKind::of(outcome),
+                latency_us: micros(latency) as u32,
+                lateness_us: lateness.map(|lateness| micros(lateness) as u32),
+            };
+            self.metrics.details_dropped += u64::from(!self.outbox.tell(told));
+        }
+        if latency >= limits::NEAR_MIN && matches!(outcome, Outcome::Success(_) | Outcome::Warning(_)) {
+            let target = self.scheduler.target(attempt.worker);
+            if target.is_some_and(|target| is_near(latency, target.spec.timeout())) {
+                self.metrics.near[slot.handler().index()] += 1;
+                slot.stats.note_near(now.as_nanos());
             }
         }
-        self.scheduler.handle_outcome(attempt, outcome, now);
     }
 
     /// Of what succeeded: where it failed, the last phase is the one that it failed in.

@@ -234,9 +234,14 @@ impl ApiSource {
     }
 }
 
+/// Bytes of a name (DNS-1123 subdomain, RFC 1123) and of a UID at most.
+const NAME_BYTES_MAX: usize = 253;
+
 fn about(manifest: &str) -> About {
     let document = parse::documents(ORIGIN, manifest.as_bytes()).next();
-    let text = |field| document.as_ref()?.text_at(&["metadata", field]).map(str::to_owned);
+    // What is longer names no pod: then nobody can tell which it is.
+    let is_name = |text: &&str| text.len() <= NAME_BYTES_MAX;
+    let text = |field| document.as_ref()?.text_at(&["metadata", field]).filter(is_name).map(str::to_owned);
     About { uid: text("uid"), namespace: text("namespace"), name: text("name") }
 }
 

@@ -223,8 +223,12 @@ impl Control {
         let find = move |node: &Node| {
             let record = node.pod_by_name(&asked.0, &asked.1).ok_or_else(|| unknown_pod(node, &asked.0, &asked.1))?;
             match (record.deleting, record.source) {
-                (true, _) | (false, SourceKind::Api) => Ok((record.pod.uid.clone(), record.source)),
-                (false, SourceKind::Manifests) => Err(ControlError::Wanted { pod: label(record) }),
+                (_, SourceKind::Api) => Ok((record.pod.uid.clone(), record.source)),
+                // Where containers are run by others, it is they who say that it is being ended: here it is still wanted.
+                (true, SourceKind::Manifests) if !node.has_external_containers() => {
+                    Ok((record.pod.uid.clone(), record.source))
+                }
+                (_, SourceKind::Manifests) => Err(ControlError::Wanted { pod: label(record) }),
             }
         };
         let (uid, source) = self.results.read(find).await??;

@@ -79,7 +79,7 @@ pub struct PodState {
     /// Its phase: 1 Pending, 2 Running, 3 Succeeded, 4 Failed; 0 = not known. Only where instances outlive the daemon.
     #[prost(uint32, tag = "8")]
     pub phase: u32,
-    /// Never written: found out when it is read.
+    /// Found out when it is read, and kept until its state is told.
     #[prost(bool, tag = "15")]
     pub is_of_earlier_boot: bool,
 }
@@ -248,7 +248,8 @@ impl PodState {
         if let Some(past) = past.filter(|_| record.status.is_none()) {
             let gates = record.gates.iter().map(gate_state).collect();
             let pauses = PauseState::of(record).collect();
-            return PodState { gates, pauses, is_of_earlier_boot: false, ..past.clone() };
+            // Also that it is of an earlier boot: no later daemon of this one finds its instances.
+            return PodState { gates, pauses, ..past.clone() };
         }
         let container = |(spec, view): (&Container, ContainerView<'_>)| {
             let before = past.filter(|_| record.container_status(&view).is_none_or(|status| !has_begun(status)));

@@ -80,12 +80,12 @@ impl Listeners {
         let metrics = || admin.routes().merge(admin.latency_routes());
         match (self.metrics, self.dashboard) {
             (Some(listener), Place::WithMetrics) => {
-                vec![(listener, metrics().merge(dashboard.routes()))]
+                vec![(listener, dashboard.routes_with(metrics()))]
             }
             (listener, place) => {
                 let mut served: Vec<_> = listener.map(|listener| (listener, metrics())).into_iter().collect();
                 if let Place::Own(listener) = place {
-                    served.push((listener, dashboard.routes().merge(admin.latency_routes())));
+                    served.push((listener, dashboard.routes_with(admin.latency_routes())));
                 }
                 served
             }

@@ -42,7 +42,7 @@ impl Site {
             request = request.header(*name, *value);
         }
         let request = request.body(Body::empty()).expect("a request");
-        let asked = self.dashboard.clone().routes().oneshot(request);
+        let asked = self.dashboard.clone().routes_with(Router::new()).oneshot(request);
         timeout(SOON, asked).await.expect("in time").expect("infallible")
     }
 
@@ -85,12 +85,20 @@ async fn a_name_that_another_site_lets_point_here_is_refused() {
     for path in ["/", "/api/v1/pods", "/api/v1/events/stream"] {
         let mut request = Request::builder().uri(path).header("host", "rebind.example:9750");
         for refused in [true, false] {
-            let asked = site.dashboard.clone().routes().oneshot(request.body(Body::empty()).expect("a request"));
+            let asked = site
+                .dashboard
+                .clone()
+                .routes_with(Router::new())
+                .oneshot(request.body(Body::empty()).expect("a request"));
             let status = asked.await.expect("infallible").status();
             assert_eq!(status == StatusCode::FORBIDDEN, refused, "{path}");
             request = Request::builder().uri(path).header("host", "localhost");
         }
     }
+    let beside = Router::new().route("/metrics", axum::routing::get(async || "names"));
+    let request = Request::builder().uri("/metrics").header("host", "rebind.example:9750").body(Body::empty());
+    let asked = site.dashboard.clone().routes_with(beside).oneshot(request.expect("a request")).await;
+    assert_eq!(asked.expect("infallible").status(), StatusCode::FORBIDDEN, "nor what is served beside the page");
     let of_script = site.ask("/api/v1/pods", &[("sec-fetch-site", "cross-site")]).await;
     assert_eq!(of_script.status(), StatusCode::FORBIDDEN);
     assert_eq!(site.ask("/", &[("sec-fetch-site", "cross-site")]).await.status(), StatusCode::OK, "a link");
@@ -112,7 +120,7 @@ async fn only_get_is_answered() {
     let site = Site::start();
     for path in ["/", "/api/v1/pods", "/api/v1/pods/default/web"] {
         let request = Request::post(path).header("host", "localhost").body(Body::empty()).expect("a request");
-        let response = site.dashboard.clone().routes().oneshot(request).await.expect("infallible");
+        let response = site.dashboard.clone().routes_with(Router::new()).oneshot(request).await.expect("infallible");
         assert_eq!(response.status(), StatusCode::METHOD_NOT_ALLOWED, "{path}");
     }
 }

@@ -85,13 +85,15 @@ struct NodeLook {
     sums: Sums,
     overview: Overview,
     unsynced: Vec<&'static str>,
+    held: u64,
     series: SeriesLevels,
 }
 
 impl Collector {
     /// `false`: results has ended.
     async fn look(&mut self) -> bool {
-        let Ok(NodeLook { sums, mut overview, unsynced, series }) = self.config.results.read(look_at).await else {
+        let Ok(NodeLook { sums, mut overview, unsynced, held, series }) = self.config.results.read(look_at).await
+        else {
             return false;
         };
         let wall = clock::wall();
@@ -120,6 +122,7 @@ impl Collector {
                 unsynced: &unsynced,
                 stuck: overview.probes_stuck,
                 paused: overview.probes_paused,
+                held,
                 series: series.at_most(facts.series),
                 saturated: &saturated,
             });
@@ -209,7 +212,13 @@ fn look_at(node: &Node) -> NodeLook {
         lateness: quantiles(node, now, &HandlerKind::ALL.map(Series::Lateness)),
         ..Overview::default()
     };
-    NodeLook { sums: Sums::of(node), overview, unsynced: node.unsynced().collect(), series: node.series }
+    NodeLook {
+        sums: Sums::of(node),
+        overview,
+        unsynced: node.unsynced().collect(),
+        held: node.held().count,
+        series: node.series,
+    }
 }
 
 #[cfg(test)]
@@ -307,7 +316,7 @@ mod tests {
         assert_eq!((overview.probes, overview.probes_failing, overview.node_name.as_str()), (2, 1, "node-1"));
         assert!(overview.attempts_per_second > 0.0 && (overview.passive_share - 6.0 / 9.0).abs() < 1e-9);
         let kinds: Vec<_> = overview.problems.iter().map(|problem| problem.kind).collect();
-        assert_eq!(kinds, ["ConfigReloadFailed", "FallbackEpoll", "NotReady"]);
+        assert_eq!(kinds, ["ConfigReloadFailed", "FallbackEpoll", "Held", "NotReady"]);
         drop(bench.inputs);
         bench.stage.abort();
         let _ = bench.stage.await;

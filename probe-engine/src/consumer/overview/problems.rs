@@ -21,6 +21,8 @@ pub(super) struct Look<'a> {
     pub(super) unsynced: &'a [&'static str],
     pub(super) stuck: u64,
     pub(super) paused: u64,
+    /// Probes that are not made any more because of a Failure on which nobody acts.
+    pub(super) held: u64,
     pub(super) series: SeriesLevels,
     /// Handlers whose attempts waited for a place at every look of the last seconds.
     pub(super) saturated: &'a [&'static str],
@@ -77,7 +79,11 @@ pub(super) fn of(look: &Look<'_>) -> Vec<Problem> {
         }
     }
     if look.paused > 0 {
-        tell("Paused", false, format!("{} probes are paused", look.paused));
+        tell("Paused", false, format!("probes that are paused: {}", look.paused));
+    }
+    if look.held > 0 {
+        let text = "probes that wait for a restart of their container, which nobody makes";
+        tell("Held", false, format!("{text}: {}", look.held));
     }
     if look.series.is_capped() {
         let level = look.series.probes().as_str();

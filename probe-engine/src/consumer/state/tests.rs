@@ -73,7 +73,7 @@ async fn told_with(
         updates.send(update).await.expect("room");
     }
     drop(updates);
-    manager::run(config, updates_in).await;
+    manager::run(config, updates_in, std::future::pending()).await;
     let commands = std::mem::take(&mut *sink.0.lock().expect("no panic"));
     (std::iter::from_fn(|| inputs.try_recv().ok()).collect(), commands)
 }

@@ -1,10 +1,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use probe_core::backoff::Backoff;
 use probe_core::id::{ContainerName, PodUid, ProbeTypes};
 use probe_core::outcome::Outcome;
-use probe_core::spec::ContainerKind;
-use probe_core::status::{PodPhase, PodStatus};
+use probe_core::spec::{ContainerKind, RestartPolicy};
+use probe_core::status::{ContainerState, PodPhase, PodStatus, Termination};
 
 use super::super::Input;
 use super::super::fixture::{Bench, container, pause, pod, publish, report, running, simple_pod};
@@ -206,5 +207,30 @@ async fn on_hold_is_what_has_its_verdict_while_the_container_runs() {
     ] {
         bench.push(publish("a", probe_type, ID, Some(verdict)));
         assert_eq!(on_hold(&bench).await, expected, "{probe_type} {verdict:?}");
+    }
+}
+
+#[tokio::test]
+async fn what_an_end_says_itself_decides_whether_a_pause_goes_on() {
+    for (policy, allowed) in [(RestartPolicy::Never, true), (RestartPolicy::Always, false)] {
+        let mut pod = simple_pod("a", &[Liveness]);
+        Arc::make_mut(&mut pod).restart_policy = policy;
+        let bench = Bench::start(16, 16);
+        let mut status = running(&pod, ID);
+        bench.add(&pod, Some(status.clone())).await;
+        bench.pause(pause(true)).await;
+        let end = Termination {
+            exit_code: 1,
+            signal: 0,
+            backoff: Backoff::new(),
+            restart_allowed: Some(allowed),
+            reason: "Error".into(),
+            message: "".into(),
+            started_at: clock::now(),
+            finished_at: clock::now(),
+        };
+        status.containers[0].state = ContainerState::Terminated(Box::new(end));
+        bench.input(Input::Status("a".into(), Arc::new(status))).await;
+        assert_eq!(bench.paused_in(Duration::ZERO).await.1, u64::from(allowed), "{policy:?}");
     }
 }

@@ -134,6 +134,10 @@ impl Broker {
             }
             Ok(Ok(End::Error(why))) => Execution::NotRun { why: cut(&why, limits::MESSAGE_BYTES_MAX).into() },
             Ok(Err(_)) => Execution::NotRun { why: "the embedder's ServeExec stream ended before it answered".into() },
+            // Nothing was asked of the container yet: that is no failure of it.
+            Err(_) if asked.is_queued() => {
+                Execution::NotRun { why: "the embedder did not take the command within its deadline".into() }
+            }
             Err(_) => Execution::TimedOut { after: limit.unwrap_or_default() },
         }
     }
@@ -255,6 +259,14 @@ struct Asked<'a> {
     is_over: bool,
 }
 
+impl Asked<'_> {
+    /// The stream has not taken it.
+    fn is_queued(&self) -> bool {
+        let state = self.broker.lock();
+        state.queue.iter().any(|item| matches!(item, Item::Call(call) if call.id == self.id))
+    }
+}
+
 impl Drop for Asked<'_> {
     fn drop(&mut self) {
         if !self.is_over {
@@ -367,11 +379,11 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_call_that_ran_out_of_time_before_it_was_taken_is_never_told() {
+    async fn a_call_that_ran_out_of_time_before_it_was_taken_is_never_told_and_no_failure() {
         let broker = Arc::<Broker>::default();
         let server = broker.serve();
         let end = broker.run(&instance(), &command(), Some(Duration::from_secs(1))).await;
-        assert_eq!(end, Execution::TimedOut { after: Duration::from_secs(1) });
+        assert!(matches!(&end, Execution::NotRun { why } if why.contains("did not take")), "{end:?}");
         assert!(broker.lock().queue.is_empty(), "an embedder that reads nothing fills nothing");
         drop(server);
     }

@@ -145,8 +145,9 @@ async fn a_server_without_tls_is_asked_again_over_plain_http_and_without_authori
             // As servers answer that take a TLS record for a request.
             false => b"HTTP/1.0 400 Bad Request\r\n\r\n",
         };
-        stream.write_all(reply).expect("room for it");
+        // Before it is answered, since the answer is what is waited for.
         seen.lock().expect("no panic").push(request.into_owned());
+        stream.write_all(reply).expect("room for it");
     });
     let headers = [("authorization", "secret"), ("Foo", "bar")];
     let done = ask(HttpGet { scheme: Scheme::Https, ..to(plain.addr, &headers) }).await;
