@@ -53,7 +53,10 @@ enum TypeArg {
 /// A probe that is paused makes no attempts; its verdict stays, and so do the pod's conditions. An attempt that is being made
 /// counts. The pause goes on over a restart of the container, and of the daemon, and ends by itself.
 #[derive(Debug, clap::Args)]
-#[command(group = clap::ArgGroup::new("end").required(true))]
+#[command(
+    group = clap::ArgGroup::new("end").required(true),
+    override_usage = "probe-engine pause [OPTIONS] <--for D | --until TIME> TYPE[/NAME]..."
+)]
 pub struct PauseArgs {
     #[command(flatten)]
     choice: ChoiceArgs,
