@@ -433,6 +433,9 @@ pub const ADMIN_READ_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long the answer of the admin server may take. Longer: 503.
 pub const ADMIN_ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// How long a client of the admin server may leave unread what its kernel has no more room for. Longer: the connection is reset.
+pub const ADMIN_UNREAD_MAX: Duration = Duration::from_secs(60);
+
 /// Bytes of a request's line and headers to the admin server. More: refused with 431.
 pub const ADMIN_HEAD_BYTES_MAX: usize = 16 * 1024;
 
@@ -459,6 +462,9 @@ pub const DASHBOARD_TABLES_CONCURRENT_MAX: usize = 2;
 
 /// Changes of verdicts and of readiness that are kept for the timelines of pods, about 64 bytes each. More: the oldest go.
 pub const TIMELINE_LEN_MAX: usize = 16_384;
+
+/// Changes in the timeline of one pod's page. More: the newest ones, and the page says since when they are all.
+pub const DASHBOARD_TIMELINE_LEN_MAX: usize = 2_000;
 
 /// Bytes of a probe's last message in the dashboard's table. More: cut; the pod's page shows the rest.
 pub const DASHBOARD_MESSAGE_BYTES_MAX: usize = 160;

@@ -406,6 +406,30 @@ test('a pod that is not there is told apart from one that cannot be read', async
   await close(page);
 });
 
+test('a press that lasts longer than a redraw is a click, and the keyboard stays where it is', async ({ few }) => {
+  const page = await open(`${few.url}/pods/default/checkout-7d9f`);
+  await page.waitForSelector('.probe-card');
+  const redraws = async (count) => { for (let n = 0; n < count; n += 1) await page.waitForResponse('**/api/v1/pods/default/checkout-7d9f'); };
+  const hour = '[data-keep="span 1 h"]';
+  const box = await page.locator(hour).boundingBox();
+  await page.mouse.move(box.x + box.width / 2, box.y + box.height / 2);
+  await page.mouse.down();
+  await redraws(2);
+  await page.mouse.up();
+  await page.waitForSelector(`${hour}[aria-pressed=true]`);
+  await page.focus(hour);
+  await page.$eval('#pod-view h1', (head) => { head.dataset.old = ''; });
+  await until('it is drawn anew', async () => (await page.$('#pod-view h1[data-old]')) === null);
+  check(await page.evaluate(() => document.activeElement.dataset.keep === 'span 1 h'), 'the keyboard stays where it was');
+  await page.keyboard.press('Escape');
+  await page.waitForSelector('#overview-view:not([hidden])');
+  check(page.url() === `${few.url}/`, `to the overview, where nothing of this page was before: ${page.url()}`);
+  page.allowed.push(/404/);
+  await page.goto(`${few.url}/pods/default/%zz`);
+  await until('it is said', async () => (await page.textContent('#pod-view')).includes('There is no pod default/%zz.'));
+  await close(page);
+});
+
 test('what a target sends is shown as text', async ({ few }) => {
   const page = await open(`${few.url}/pods/default/${EVIL}`);
   const said = await until('the body', async () => { const text = await page.textContent('#pod-view'); return text.includes('<script>') ? text : null; });
@@ -455,6 +479,7 @@ test('a page without its daemon says so, and finds it again', async ({ few }) =>
   await page.waitForSelector('#connection[data-state=lost]', { timeout: PATIENCE_MS });
   await page.waitForSelector('#lost:not([hidden])');
   check(/Disconnected for \d+s\. What is shown was so at/.test((await page.textContent('#lost')).replace(/\s+/g, ' ')), await page.textContent('#lost'));
+  check((await page.textContent('#lost-told')).startsWith('Disconnected from the daemon: '), 'it is announced, once');
   check(await page.evaluate(() => document.body.classList.contains('stale')), 'what is shown is greyed');
   await shot(page, 'disconnected');
   await few.manifest('meanwhile.json', [pod('came-meanwhile', { web: {} })]);

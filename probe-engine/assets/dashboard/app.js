@@ -15,6 +15,8 @@ const LATENCY_EVERY_MS = 5000;
 const ROWS_IN_SIGHT_EVERY_MS = 2000;
 /** What is out of sight is as old as this at most. */
 const ROWS_ALL_EVERY_MS = 60000;
+/** Clocks that are this close are taken for one: a frame's way takes time too. */
+const CLOCKS_APART_MS = 500;
 /** As the daemon allows. */
 const ROWS_ASKED_MAX = 128;
 const THEMES = ['system', 'light', 'dark'];
@@ -28,6 +30,10 @@ const table = new Table(rows, { open: (pod) => go(path(pod)), changed: remember 
 let lateness = 0;
 let sequence = 0;
 let loading = null;
+/** Of connections: another one may be to another daemon, which counts anew. */
+let connections = 0;
+/** When all rows may be asked for again, by `performance.now`. */
+let loadAt = 0;
 let scroll = 0;
 
 const connection = new Connection(() => stream.retry());
@@ -39,6 +45,7 @@ const stream = new Stream({
     // What was missed of the heatmap is more than a frame holds.
     if (sequence && frame.sequence > sequence + 3) loadHeatmap();
     sequence = frame.sequence;
+    if (frame.overview.atMs && Math.abs(frame.overview.atMs - rows.nowMs) > CLOCKS_APART_MS) rows.aheadMs = frame.overview.atMs - Date.now();
     heatmap.add(frame.heatmap);
     if (!rows.change(frame.table)) loadRows();
     else if (frame.table.rows.length || frame.table.gone.length) table.update();
@@ -49,7 +56,11 @@ const stream = new Stream({
 /** All anew: what was missed while there was no connection, or another daemon. The rows follow with the first frame. */
 function resync() {
   sequence = 0;
+  connections += 1;
+  loading = null;
+  loadAt = 0;
   rows.isCurrent = false;
+  rows.load(null);
   loadHeatmap();
   loadLatency();
   podPage.refresh();
@@ -66,12 +77,26 @@ async function quietly(work) {
 
 const loadHeatmap = () => quietly(async () => heatmap.load(await read('/api/v1/heatmap')));
 
-/** One at a time; frames that come meanwhile are laid over it, or ask for it once more. */
+/** One at a time; frames that come meanwhile are laid over it. Where that will not do it is asked for once more, but a slow link is
+ * left as long a time for all else. */
 function loadRows() {
-  loading ??= quietly(async () => {
-    rows.load(await read('/api/v1/pods'));
+  if (loading || performance.now() < loadAt) return;
+  const [asked, start] = [connections, performance.now()];
+  const isStill = () => asked === connections;
+  rows.expect();
+  loading = quietly(async () => {
+    let all = null;
+    try {
+      all = await read('/api/v1/pods');
+    } finally {
+      if (isStill()) rows.load(all);
+    }
     table.update();
-  }).finally(() => { loading = null; });
+  }).finally(() => {
+    if (!isStill()) return;
+    loading = null;
+    loadAt = 2 * performance.now() - start;
+  });
 }
 
 const loadLatency = () => quietly(async () => {
@@ -85,7 +110,8 @@ const loadInSight = () => quietly(async () => {
   const uids = table.inSight().slice(0, ROWS_ASKED_MAX);
   if (!uids.length || loading) return;
   const query = uids.map((uid) => `uid=${encodeURIComponent(uid)}`).join('&');
-  rows.merge(await read(`/api/v1/pods?${query}`));
+  const known = new Map(uids.map((uid) => [uid, rows.pods.get(uid)]));
+  rows.refresh(await read(`/api/v1/pods?${query}`), known);
   table.update();
 });
 
@@ -103,12 +129,17 @@ every(ROWS_ALL_EVERY_MS, () => isOverview() && loadRows());
 
 function go(to) {
   if (isOverview()) scroll = byId('grid').scrollTop;
-  history.pushState(null, '', to);
+  history.pushState({ isOfThisPage: true }, '', to);
   route();
 }
 
+/** A part of an address; one that nothing encodes to names nothing that is there. */
+function decoded(part) {
+  try { return decodeURIComponent(part); } catch { return part; }
+}
+
 function route() {
-  const [, place, namespace, name] = location.pathname.split('/').map(decodeURIComponent);
+  const [, place, namespace, name] = location.pathname.split('/').map(decoded);
   const isPod = place === 'pods' && name;
   byId('overview-view').hidden = Boolean(isPod);
   byId('pod-view').hidden = !isPod;
@@ -137,7 +168,7 @@ function remember() {
   if (table.choice.search) asked.set('q', table.choice.search);
   if (table.choice.state !== 'all') asked.set('state', table.choice.state);
   const query = asked.toString();
-  history.replaceState(null, '', query ? `/?${query}` : '/');
+  history.replaceState(history.state, '', query ? `/?${query}` : '/');
 }
 
 addEventListener('popstate', route);
@@ -154,7 +185,9 @@ document.addEventListener('keydown', (event) => {
     if (!isOverview()) go('/');
     byId('search').focus();
   } else if (event.key === 'Escape' && !writes && !isOverview()) {
-    history.length > 1 ? history.back() : go('/');
+    // What is before an address that was not come to from here is another site, or nothing.
+    if (history.state?.isOfThisPage) history.back();
+    else go('/');
   }
 });
 

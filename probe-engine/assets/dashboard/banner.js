@@ -23,6 +23,8 @@ export class Connection {
     place.dataset.state = state.state;
     text(place.querySelector('span'), STATES[state.state]);
     document.body.classList.toggle('stale', state.state === 'lost');
+    const told = byId('lost-told');
+    if (state.state === 'live') text(told, '');
     const banner = byId('lost');
     banner.hidden = state.state !== 'lost';
     if (banner.hidden) return;
@@ -30,6 +32,8 @@ export class Connection {
     const shown = state.lastAt ? ` What is shown was so at ${clock(state.lastAt)}.` : '';
     const next = state.nextAt ? ` Next try in ${age(state.nextAt - Date.now() + 999)}.` : ' Trying again.';
     if (state.why) this.why = state.why;
+    // Said once for each loss: what counts down is only seen.
+    if (state.why && !told.textContent) text(told, `Disconnected from the daemon: ${state.why}.`);
     text(banner.querySelector('strong'), since);
     text(banner.querySelector('span'), `${shown} ${this.why ? `(${this.why})` : ''}${next}`);
   }

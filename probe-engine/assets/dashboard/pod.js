@@ -11,6 +11,8 @@ const BOX = { widthMin: 320, left: 150, right: 14, lane: 22, bar: 10, barFailed:
 const NARROW_PX = 640;
 /** Probes of a container get their first verdicts within so long after it was started. */
 const START_MS = 300;
+/** What scrolls on its own. */
+const SCROLLED = ['.said', '.scroll-x', '.events'];
 const VERDICTS = { Success: 'ok', Failure: 'fail', Unknown: 'unknown', True: 'ok', False: 'fail', '': 'none' };
 
 export class PodPage {
@@ -18,17 +20,22 @@ export class PodPage {
     this.view = byId('pod-view');
     this.span = SPANS[0][1];
     document.addEventListener('visibilitychange', () => this.#soon(0));
+    this.view.addEventListener('pointerdown', (event) => { this.isPressed = event.button === 0; });
+    for (const end of ['pointerup', 'pointercancel', 'contextmenu', 'blur']) addEventListener(end, () => this.#released());
+    // Where the end was not told: a scroll bar, or another window.
+    addEventListener('pointermove', (event) => { if (!event.buttons) this.#released(); });
   }
 
   /** Shows the pod of this name until `close`. */
   open(namespace, name) {
-    Object.assign(this, { namespace, name, isOpen: true, pod: null, key: '' });
-    set(this.view, this.#back(), el('p', 'nothing', 'loading'));
+    Object.assign(this, { namespace, name, isOpen: true, pod: null, draw: null, isPressed: false, key: '' });
+    this.#tell('loading', () => [el('p', 'nothing', 'loading')]);
     this.#soon(0);
   }
 
   close() {
     this.isOpen = false;
+    this.draw = null;
     clearTimeout(this.timer);
   }
 
@@ -51,13 +58,31 @@ export class PodPage {
         const isFirst = !this.pod;
         this.pod = pod;
         // What somebody has marked, to copy it, stays marked.
-        if (isFirst || !this.#isMarked()) this.#show();
+        if (isFirst || !this.#isMarked()) this.#unpressed(() => this.#show());
       }
     } catch (error) {
-      if (isStill() && error.status === 404) this.#missing(error.message);
-      else if (isStill() && !this.pod) set(this.view, this.#back(), el('p', 'nothing', error.status ? error.message : 'The daemon cannot be reached; trying again.'));
+      if (isStill() && error.status === 404) this.#unpressed(() => this.#missing(error.message));
+      else if (isStill() && !this.pod) this.#unpressed(() => this.#unread(error));
     }
     if (isStill()) this.#soon(EVERY_MS);
+  }
+
+  /** Draws now, or when the pointer is up again: pressed on one element and let go on another, nothing is clicked. */
+  #unpressed(draw) {
+    this.draw = this.isPressed ? draw : null;
+    if (!this.draw) draw();
+  }
+
+  #released() {
+    if (!this.isPressed) return;
+    this.isPressed = false;
+    // The click that this makes comes first.
+    setTimeout(() => {
+      const { draw } = this;
+      if (!draw || this.isPressed) return;
+      this.draw = null;
+      if (!this.#isMarked()) draw();
+    });
   }
 
   #isMarked() {
@@ -67,8 +92,28 @@ export class PodPage {
 
   #missing(words) {
     const was = this.pod ? el('p', '', `It was here until a moment ago, with the UID ${this.pod.uid}.`) : null;
-    set(this.view, this.#back(), el('section', 'panel empty', el('strong', '', `There is no pod ${this.namespace}/${this.name}.`), was,
-      el('p', '', `The daemon says: ${words}. When one of that name comes it shows here.`)));
+    this.#tell(`missing: ${words}`, () => [el('section', 'panel empty', el('strong', '', `There is no pod ${this.namespace}/${this.name}.`), was,
+      el('p', '', `The daemon says: ${words}. When one of that name comes it shows here.`))]);
+  }
+
+  #unread(error) {
+    const words = error.status ? error.message : 'The daemon cannot be reached; trying again.';
+    this.#tell(`unread: ${words}`, () => [el('p', 'nothing', words)]);
+  }
+
+  /** Something instead of a pod. What is told already stays as it is. */
+  #tell(key, made) {
+    if (this.key === key) return;
+    this.key = key;
+    const isBack = this.#focused()?.matches('.back');
+    set(this.view, this.#back(), ...made());
+    if (isBack) this.view.querySelector('.back').focus({ preventScroll: true });
+  }
+
+  /** What has the keyboard, where that is on this page. */
+  #focused() {
+    const element = document.activeElement;
+    return element && element !== this.view && this.view.contains(element) ? element : null;
   }
 
   #back() {
@@ -81,8 +126,8 @@ export class PodPage {
 
   #show() {
     const { pod } = this;
-    const focus = document.activeElement?.dataset?.keep;
-    const scroll = this.view.querySelector('.events')?.scrollTop ?? 0;
+    this.key = 'pod';
+    const restore = this.#places();
     const ready = pod.conditions.find((condition) => condition.type === 'Ready')?.status ?? 'Unknown';
     const status = pod.deleting ? 'Terminating' : pod.phase;
     const head = el('div', 'pod-head', el('h1', '', el('span', 'namespace', `${pod.namespace}/`), pod.name),
@@ -90,9 +135,24 @@ export class PodPage {
       badge(ready === 'True' ? 'Ready' : 'not Ready', VERDICTS[ready]));
     set(this.view, this.#back(), head, el('div', 'pod-grid', this.#facts(), this.#conditions()), this.#timeline(),
       ...pod.containers.map((container) => this.#container(container)), this.#events());
-    const events = this.view.querySelector('.events');
-    if (events) events.scrollTop = scroll;
-    if (focus) this.view.querySelector(`[data-keep="${CSS.escape(focus)}"]`)?.focus();
+    restore();
+  }
+
+  /** What is scrolled how far, and what has the keyboard; gives what puts it back once all is drawn anew. */
+  #places() {
+    const focused = this.#focused();
+    const keep = focused?.dataset.keep;
+    const places = SCROLLED.map((selector) => [...this.view.querySelectorAll(selector)].map((element) => [element.scrollTop, element.scrollLeft, element === focused]));
+    return () => {
+      SCROLLED.forEach((selector, kind) => this.view.querySelectorAll(selector).forEach((element, index) => {
+        const [top, left, isFocused] = places[kind][index] ?? [0, 0, false];
+        if (top) element.scrollTop = top;
+        if (left) element.scrollLeft = left;
+        if (isFocused) element.focus({ preventScroll: true });
+      }));
+      // The page stays where it is, wherever on it the keyboard is.
+      if (keep) this.view.querySelector(`[data-keep="${CSS.escape(keep)}"]`)?.focus({ preventScroll: true });
+    };
   }
 
   #facts() {
@@ -223,7 +283,7 @@ export class PodPage {
     const made = panel('Timeline', el('div', 'scroll-x', plot));
     made.firstChild.append(el('span', 'grow'), choices);
     const { completeSinceMs } = pod.timeline;
-    if (completeSinceMs && completeSinceMs > fromMs) made.append(el('p', 'hint pad', `The node keeps a bounded number of changes: what was before ${clock(completeSinceMs)} is not told here.`));
+    if (completeSinceMs && completeSinceMs > fromMs) made.append(el('p', 'hint pad', `A bounded number of changes is kept and shown: what was before ${clock(completeSinceMs)} is not told here.`));
     return made;
   }
 

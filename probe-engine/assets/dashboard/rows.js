@@ -31,13 +31,41 @@ export class Rows {
     this.isCurrent = false;
     this.columns = [];
     this.probeColumns = [];
+    /** The daemon's clock less this one. */
+    this.aheadMs = 0;
+    this.kept = null;
   }
 
-  /** All rows, as the daemon gave them. */
-  load({ version, podsCount, columns, probeColumns, rows }) {
+  /** Now, by the clock that all times here are of. */
+  get nowMs() {
+    return Date.now() + this.aheadMs;
+  }
+
+  /** All rows are asked for: changes that come before the answer are kept, to be laid over it. */
+  expect() {
+    this.kept = { from: null, version: null, podsCount: 0, pods: new Map() };
+  }
+
+  /** All rows, as the daemon gave them, and what came meanwhile. Without an answer: none will come. */
+  load(all) {
+    const { kept } = this;
+    this.kept = null;
+    if (!all) return;
+    const { version, podsCount, columns, probeColumns, rows } = all;
     Object.assign(this, { version, podsCount, columns, probeColumns, isLoaded: true, isCurrent: true });
     this.pods = new Map();
     this.merge(rows);
+    if (!kept || kept.from === null || kept.version <= version) return;
+    // Something between the rows and the changes was missed: they are shown, and asked for anew with the next frame.
+    this.isCurrent = kept.from <= version;
+    for (const [uid, [since, row]] of kept.pods) {
+      // What is older than the rows is in them.
+      if (since <= version) continue;
+      if (row) this.merge([row]);
+      else this.pods.delete(uid);
+    }
+    this.podsCount = kept.podsCount;
+    this.version = kept.version;
   }
 
   /** Rows of some pods. */
@@ -48,13 +76,26 @@ export class Rows {
     }
   }
 
+  /** Rows that were asked for when these pods were known (by UID). What went or changed since then is newer than the answer. */
+  refresh(rows, known) {
+    for (const row of rows) {
+      const before = known.get(row[0]);
+      if (before && this.pods.get(row[0]) === before) this.merge([row]);
+    }
+  }
+
   /** A frame's change; `false` where it does not go on from what is here: all rows must be read anew. */
-  change({ from, version, podsCount, rows, gone }) {
+  change(change) {
+    if (this.kept) this.#keep(change);
+    const { from, version, podsCount, rows, gone } = change;
     if (!this.isCurrent || from > this.version) return false;
-    this.merge(rows);
-    for (const uid of gone) this.pods.delete(uid);
+    // What is no newer than the rows is in them.
+    if (version > this.version) {
+      this.merge(rows);
+      for (const uid of gone) this.pods.delete(uid);
+      this.version = version;
+    }
     this.podsCount = podsCount;
-    this.version = Math.max(this.version, version);
     return true;
   }
 
@@ -75,12 +116,23 @@ export class Rows {
     return { pods, counts };
   }
 
+  /** Of each pod the newest: no more than there are pods, however long the rows take. */
+  #keep({ from, version, podsCount, rows, gone }) {
+    const { kept } = this;
+    // Where a frame was missed only rows that have what it told will do.
+    if (kept.from === null || from > kept.version) Object.assign(kept, { from, pods: new Map() });
+    // A row begins with its UID.
+    for (const row of rows) kept.pods.set(row[0], [version, row]);
+    for (const uid of gone) kept.pods.set(uid, [version, null]);
+    Object.assign(kept, { version, podsCount });
+  }
+
   #pod(row) {
     const pod = named(this.columns, row);
     pod.probes = pod.probes.map((probe) => {
       const of = named(this.probeColumns, probe);
       of.share = of.lastDurationUs / (of.timeoutS * 1e6);
-      of.isPaused = of.pausedUntilMs > Date.now();
+      of.isPaused = of.pausedUntilMs > 0;
       return of;
     });
     pod.key = `${pod.namespace}/${pod.name}`;

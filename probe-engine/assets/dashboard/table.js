@@ -210,7 +210,7 @@ export class Table {
     }
     if (!probe) element.setAttribute('aria-expanded', String(this.opened.has(pod.uid)));
     const at = probe ? probe.lastAtMs : pod.addedAtMs;
-    text(line.cells.age, at ? age(Date.now() - at) : '–');
+    text(line.cells.age, at ? age(this.rows.nowMs - at) : '–');
   }
 
   #writePod({ element, cells }, pod) {

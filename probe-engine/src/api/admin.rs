@@ -3,7 +3,8 @@
 //! dashboard's paths come beside them where both are on one address ([`super::dashboard`]).
 //!
 //! Bounds: [`limits::ADMIN_CONNECTIONS_MAX`] connections, [`limits::ADMIN_REQUESTS_CONCURRENT_MAX`] scrapes at
-//! once, [`limits::ADMIN_HEAD_BYTES_MAX`] of head, [`limits::ADMIN_READ_TIMEOUT`] to read it; bodies are not read.
+//! once, [`limits::ADMIN_HEAD_BYTES_MAX`] of head, [`limits::ADMIN_READ_TIMEOUT`] to read it; bodies are not read. An answer that
+//! nobody reads ends its connection after [`limits::ADMIN_UNREAD_MAX`].
 //!
 //! **Invariant:** `/livez` asks no stage, so it answers whatever is stuck.
 
@@ -27,6 +28,7 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use socket2::SockRef;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
@@ -146,7 +148,15 @@ pub async fn serve(listener: TcpListener, router: Router, mut shutdown: watch::R
     while connections.join_next().await.is_some() {}
 }
 
+/// A client that has stopped reading would keep its place for ever: its kernel goes on answering, and hyper waits for room to write.
+fn limit_unread(stream: &TcpStream) {
+    if let Err(error) = SockRef::from(stream).set_tcp_user_timeout(Some(limits::ADMIN_UNREAD_MAX)) {
+        debug!(%error, "admin connection: TCP_USER_TIMEOUT");
+    }
+}
+
 async fn connection(stream: TcpStream, router: Router, mut shutdown: watch::Receiver<bool>) {
+    limit_unread(&stream);
     let service = service_fn(move |request: Request<Incoming>| {
         let router = router.clone();
         async move { Ok::<Response, Infallible>(router.oneshot(request.map(Body::new)).await.into_response()) }

@@ -89,9 +89,9 @@ pub fn summary(pod: &v1::Pod) -> Summary {
     };
     let initializing = sum_init(&init, &mut summary);
     if !initializing || is_true(pod, "Initialized") {
-        let (mut restarts, mut last) = (0, None);
+        let (mut restarts, mut last) = (0_u32, None);
         for sidecar in init.iter().filter(|c| c.kind() == v1::ContainerKind::Sidecar) {
-            restarts += sidecar.restart_count;
+            restarts = restarts.saturating_add(sidecar.restart_count);
             last = last.max(ended_before(sidecar));
         }
         (summary.restarts, summary.last_restart) = (restarts, last);
@@ -151,7 +151,7 @@ fn sum_init(init: &[&v1::Container], summary: &mut Summary) -> bool {
     for (index, container) in init.iter().enumerate() {
         // A container the runtime has said nothing of yet has no status in Kubernetes, and is not looked at there.
         let Some(state) = state(container) else { continue };
-        summary.restarts += container.restart_count;
+        summary.restarts = summary.restarts.saturating_add(container.restart_count);
         summary.last_restart = summary.last_restart.max(ended_before(container));
         let is_sidecar = container.kind() == v1::ContainerKind::Sidecar;
         match state {
@@ -175,7 +175,7 @@ fn sum_init(init: &[&v1::Container], summary: &mut Summary) -> bool {
 fn sum_regular(containers: &[&v1::Container], pod_is_ready: bool, summary: &mut Summary) {
     let mut any_running = false;
     for container in containers.iter().rev() {
-        summary.restarts += container.restart_count;
+        summary.restarts = summary.restarts.saturating_add(container.restart_count);
         summary.last_restart = summary.last_restart.max(ended_before(container));
         match state(container) {
             Some(State::Waiting(why)) if !why.reason.is_empty() => summary.status = why.reason.clone(),
@@ -357,6 +357,16 @@ pub(super) mod tests {
         assert_eq!(line, "web | 2/2 | Running | 3 (30s ago) | 5m | <none>");
         assert_eq!(restarts(0, Some(now()), now()), "0");
         assert_eq!(restarts(4, None, now()), "4");
+    }
+
+    #[test]
+    fn restarts_beyond_what_a_number_holds_stay_at_its_end() {
+        let mut often = running("a", true);
+        often.restart_count = u32::MAX;
+        let mut sidecars = [init(running("p", true), true), init(running("q", true), true)];
+        sidecars.iter_mut().for_each(|sidecar| sidecar.restart_count = u32::MAX);
+        let [first, second] = sidecars;
+        assert_eq!(summary(&pod(v1::PodPhase::Running, vec![first, second, often.clone(), often])).restarts, u32::MAX);
     }
 
     #[test]

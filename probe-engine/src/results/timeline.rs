@@ -72,8 +72,21 @@ impl Timeline {
     }
 
     /// Those of one pod, oldest first.
-    pub fn of<'a>(&'a self, pod: &'a PodUid) -> impl Iterator<Item = &'a Change> {
+    pub fn of<'a>(&'a self, pod: &'a PodUid) -> impl DoubleEndedIterator<Item = &'a Change> {
         self.changes.iter().filter(move |change| change.pod == *pod)
+    }
+
+    /// The newest of one pod, at most `len_max` of them, oldest first; and since when they are all that happened to it, `None` = since
+    /// the daemon started.
+    #[must_use]
+    pub fn newest_of(&self, pod: &PodUid, len_max: usize) -> (Vec<Change>, Option<WallNs>) {
+        // One more tells whether there are older ones.
+        let mut newest: Vec<Change> = self.of(pod).rev().take(len_max.saturating_add(1)).cloned().collect();
+        let is_cut = newest.len() > len_max;
+        newest.truncate(len_max);
+        newest.reverse();
+        let oldest = newest.first().filter(|_| is_cut).map(|oldest| oldest.at);
+        (newest, oldest.or_else(|| self.complete_since()))
     }
 
     /// All that happened since then is here; `None` = since the daemon started.
@@ -105,5 +118,18 @@ mod tests {
         assert_eq!(timeline.of(&"a".into()).count(), 0);
         assert_eq!(timeline.of(&"b".into()).count(), limits::TIMELINE_LEN_MAX);
         assert_eq!(timeline.complete_since(), Some(change("b", 1).at));
+    }
+
+    #[test]
+    fn of_many_changes_of_a_pod_the_newest_are_told_and_since_when() {
+        let mut timeline = Timeline::default();
+        for second in 0..4 {
+            timeline.push(change("a", second));
+            timeline.push(change("b", second));
+        }
+        let all: Vec<Change> = (0..4).map(|second| change("a", second)).collect();
+        assert_eq!(timeline.newest_of(&"a".into(), 4), (all.clone(), None));
+        assert_eq!(timeline.newest_of(&"a".into(), 3), (all[1..].to_vec(), Some(all[1].at)));
+        assert_eq!(timeline.newest_of(&"nobody".into(), 3), (Vec::new(), None));
     }
 }

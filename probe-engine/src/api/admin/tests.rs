@@ -241,3 +241,11 @@ async fn a_scraper_that_asks_for_protobuf_gets_it() {
     assert!(answer.contains(content_type), "{answer}");
     assert!(answer.contains("probe_engine_attempt_duration_seconds") && !answer.contains("# TYPE"), "{answer}");
 }
+
+#[tokio::test]
+async fn the_kernel_knows_how_long_an_answer_may_stay_unread() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let stream = TcpStream::connect(listener.local_addr().expect("it is bound")).await.expect("it listens");
+    limit_unread(&stream);
+    assert_eq!(SockRef::from(&stream).tcp_user_timeout().expect("an option"), Some(limits::ADMIN_UNREAD_MAX));
+}

@@ -12,6 +12,7 @@ use crate::clock;
 use crate::consumer::board::row;
 use crate::consumer::events::{Event, EventsHandle};
 use crate::ebpf::PassiveSettings;
+use crate::limits;
 use crate::results::{Change, Changed, PodRecord, ResultsError, ResultsHandle, WallNs};
 
 /// The pod of this name; `None` where there is none.
@@ -25,8 +26,8 @@ pub(super) async fn read(
     let (namespace, name) = (namespace.to_owned(), name.to_owned());
     let found = results.read(move |node| {
         let record = node.pod_by_name(&namespace, &name)?.clone();
-        let changes: Vec<Change> = node.timeline.of(&record.pod.uid).cloned().collect();
-        Some((record, changes, node.timeline.complete_since()))
+        let (changes, complete_since) = node.timeline.newest_of(&record.pod.uid, limits::DASHBOARD_TIMELINE_LEN_MAX);
+        Some((record, changes, complete_since))
     });
     let Some((record, changes, complete_since)) = found.await? else { return Ok(None) };
     // Without its stage the pod is shown all the same: the daemon is ending.

@@ -111,12 +111,14 @@ pub struct ProbeRow(
 pub fn row(record: &PodRecord) -> PodRow {
     let pod = &record.pod;
     let counted = |spec: &Container| spec.kind != ContainerKind::Init;
-    let (mut containers, mut ready, mut restarts) = (0, 0, 0);
+    let (mut containers, mut ready, mut restarts) = (0, 0, 0_u32);
     let mut probes = Vec::with_capacity(record.probes.len());
     for (spec, container) in record.containers() {
         containers += usize::from(counted(spec));
         ready += usize::from(counted(spec) && container.ready);
-        restarts += record.container_status(&container).map_or(0, |status| status.restart_count);
+        // What an embedder tells may be any number.
+        restarts =
+            restarts.saturating_add(record.container_status(&container).map_or(0, |status| status.restart_count));
         for probe in container.probes {
             probes.extend(spec.probes.by_type(probe.probe_type).map(|asked| probe_row(spec, asked, probe)));
         }
