@@ -188,7 +188,7 @@ pub fn mask(line: &str) -> String {
 fn masked_word(word: &str) -> String {
     let is_edge = |c: char| "(),;[]\"".contains(c);
     let core = word.trim_matches(is_edge);
-    let core = core.strip_suffix(':').unwrap_or(core);
+    let core = core.strip_suffix(':').map_or(core, |core| core.trim_matches(is_edge));
     if core.is_empty() {
         return word.to_owned();
     }
