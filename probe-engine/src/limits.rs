@@ -378,6 +378,9 @@ pub const OVERVIEW_PERIOD: Duration = Duration::from_millis(500);
 /// The state file is told to be unwritable when its last writing failed and it has not been current for so long.
 pub const STATE_UNWRITTEN_MAX: Duration = Duration::from_secs(30);
 
+/// The same where no writing has failed: one that hangs never does. Longer than any time between two looks.
+pub const STATE_HANGING_MAX: Duration = Duration::from_mins(10);
+
 /// How long a push of metrics may take, connecting included. Over: it has failed, and the next is made at its time.
 pub const OTLP_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -393,6 +396,9 @@ pub const API_POD_WATCHERS_MAX: usize = 64;
 
 /// Streams of WatchResults at once; each remembers what it has sent, some 100 bytes a probe. More: refused (RESOURCE_EXHAUSTED).
 pub const API_RESULT_WATCHERS_MAX: usize = 4;
+
+/// Streams of WatchLatency at once; each remembers the histograms that it has sent. More: refused (RESOURCE_EXHAUSTED).
+pub const API_LATENCY_WATCHERS_MAX: usize = 16;
 
 /// Between two looks of one watcher at what has changed, where something changes all the time. The first change after a quiet
 /// time is told at once.

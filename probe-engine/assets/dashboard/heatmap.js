@@ -12,6 +12,8 @@ const HANDLERS = [['all', 'all'], ['tcp', 'tcp'], ['http', 'http'], ['https', 'h
 const LEFT = 52;
 const RIGHT = 8;
 const TOP = 6;
+/** Seconds that the daemon's clock may be set back by before it begins anew, and so does this. */
+const BACK_S_MAX = 5;
 /** Height of a band below the map, and the gap before it. */
 const BAND = 9;
 const GAP = 4;
@@ -42,6 +44,7 @@ export class Heatmap {
 
   /** The newest columns. */
   add(columns) {
+    if (columns.length && columns.at(-1).atS < this.newestS - BACK_S_MAX) this.columns.clear();
     for (const column of columns) this.columns.set(column.atS, column);
     const oldest = this.newestS - COLUMNS_MAX;
     for (const atS of this.columns.keys()) if (atS <= oldest) this.columns.delete(atS);

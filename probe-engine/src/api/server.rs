@@ -176,6 +176,7 @@ pub async fn serve(
         ended: ended.clone(),
         log_streams: Arc::new(Semaphore::new(limits::API_LOG_STREAMS_MAX)),
         pod_watchers: Arc::new(Semaphore::new(limits::API_POD_WATCHERS_MAX)),
+        latency_watchers: Arc::new(Semaphore::new(limits::API_LATENCY_WATCHERS_MAX)),
     })
     .max_decoding_message_size(limits::API_REQUEST_BYTES_MAX)
     .max_encoding_message_size(limits::API_RESPONSE_BYTES_MAX);
@@ -232,6 +233,7 @@ struct Service {
     ended: watch::Receiver<bool>,
     log_streams: Arc<Semaphore>,
     pod_watchers: Arc<Semaphore>,
+    latency_watchers: Arc<Semaphore>,
 }
 
 type Parts<T> = ReceiverStream<Result<T, Status>>;

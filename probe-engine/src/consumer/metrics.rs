@@ -489,7 +489,7 @@ fn write_series_level(text: &mut Text, levels: SeriesLevels, runs_pods: bool) {
     for of in SeriesLevel::ALL {
         line(of.as_str(), "prober_probe", levels.probes() == of);
     }
-    text.family(&families::METRIC_SERIES_CAPPED).value(&Labels::none(), u64::from(levels.is_capped()));
+    text.family(&families::METRIC_SERIES_CAPPED).value(&Labels::none(), u64::from(levels.is_capped(runs_pods)));
 }
 
 fn write_pool(text: &mut Text, pool: &PoolView) {

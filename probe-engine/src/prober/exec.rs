@@ -27,6 +27,7 @@ use tokio::process::Child;
 use tokio::time::timeout;
 
 use super::duration::GoDuration;
+use crate::consumer::otlp::HEADERS_ENV;
 use crate::limits;
 
 /// Runs `command`; `limit` `None` = no timeout (lifecycle hooks). The caller has set the program, its arguments, environment,
@@ -37,12 +38,14 @@ pub async fn run(command: Command, limit: Option<Duration>) -> Execution {
     run_for_status(command, limit).await.unwrap_or_else(|not_run| not_run)
 }
 
-/// The command of an exec probe, to be run on this host as this user.
+/// The command of an exec probe, to be run on this host as this user, with this process's environment but for its secrets.
 #[must_use]
 pub fn host_command(command: &[Box<str>]) -> Command {
     let (program, arguments) = command.split_first().map_or(("", &[][..]), |(p, a)| (&**p, a));
     let mut host = Command::new(program);
     host.args(arguments.iter().map(|argument| &**argument));
+    // It may hold the collector's token.
+    host.env_remove(HEADERS_ENV);
     host
 }
 

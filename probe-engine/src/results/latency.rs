@@ -1,7 +1,7 @@
 //! Histograms of the node, by handler, and of the few probes that are looked at closely: since the start, and of windows.
 //!
 //! What the shards recorded comes once a second with their counts, so a window's end is a second old at most. Bounds: [`Series`]
-//! has 71 values, of which a node shows those that it has; [`Details`] has [`crate::limits::DETAILED_PROBES_MAX`] probes.
+//! has 56 values, of which a node shows those that it has; [`Details`] has [`crate::limits::DETAILED_PROBES_MAX`] probes.
 
 mod detail;
 mod recorded;
@@ -21,7 +21,7 @@ use crate::shard::metrics::{HandlerKind, OutcomeKind, Phase, ShardMetrics};
 /// Slots of each window of the node: what it tells is a twelfth short at most.
 const SLOTS_LEN: u8 = 12;
 
-/// Bytes that a series takes whose values lie within a factor of eight of each other, each bucket hit; 71 such are 11 MiB.
+/// Bytes that a series takes whose values lie within a factor of eight of each other, each bucket hit; 56 such are 9 MiB.
 #[cfg(test)]
 const SERIES_BYTES: usize = 160 * 1024;
 

@@ -71,10 +71,16 @@ impl SeriesLevels {
         !self.many_pods && self.finest < SeriesLevel::Handler
     }
 
-    /// The node has so many probes or pods that series are coarser than they may be.
+    /// The node has so many probes or pods that series are coarser than they may be. `runs_pods`: it has series of pods at all.
     #[must_use]
-    pub fn is_capped(self) -> bool {
-        self.by_number() > self.finest || self.many_pods && self.finest < SeriesLevel::Handler
+    pub fn is_capped(self, runs_pods: bool) -> bool {
+        self.caps_probes() || runs_pods && self.many_pods && self.finest < SeriesLevel::Handler
+    }
+
+    /// The same of the probes' series alone.
+    #[must_use]
+    pub fn caps_probes(self) -> bool {
+        self.by_number() > self.finest
     }
 
     /// The same where nothing finer than this is wanted.
@@ -127,7 +133,7 @@ mod tests {
         let mut levels = SeriesLevels::default();
         let told = |levels: SeriesLevels, finest| {
             let levels = levels.at_most(finest);
-            (levels.probes(), levels.has_pods(), levels.is_capped())
+            (levels.probes(), levels.has_pods(), levels.is_capped(true))
         };
         let (probe, pod, handler) = (SeriesLevel::Probe, SeriesLevel::Pod, SeriesLevel::Handler);
         for (finest, expected) in
@@ -147,5 +153,13 @@ mod tests {
         {
             assert_eq!(told(levels, finest), expected);
         }
+    }
+
+    #[test]
+    fn many_pods_with_few_probes_cap_only_the_series_of_pods() {
+        let mut levels = SeriesLevels::default();
+        levels.look(1, limits::METRIC_PODS_MAX + 1);
+        assert_eq!((levels.probes(), levels.caps_probes()), (SeriesLevel::Probe, false));
+        assert_eq!([true, false].map(|runs_pods| levels.is_capped(runs_pods)), [true, false]);
     }
 }

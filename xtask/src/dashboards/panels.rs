@@ -238,17 +238,14 @@ const LATENCY: &[Panel] = &[
     },
     Panel {
         title: "Attempts by outcome",
-        description: "A discarded attempt (local) is trouble of the daemon's own and counts as nothing.",
+        description: "Real attempts. A discarded one (local) is trouble of the daemon's own and counts as nothing.",
         kind: Stacked,
         unit: "ops",
         width: 8,
-        engine: &[
-            q(
-                "{{outcome}}",
-                "sum by (outcome) (rate(probe_engine_attempt_duration_seconds_count{@, handler=~\"$handler\"}[$__rate_interval]))",
-            ),
-            q("passive", "sum(rate(probe_engine_passive_answers_total{@}[$__rate_interval]))"),
-        ],
+        engine: &[q(
+            "{{outcome}}",
+            "sum by (outcome) (rate(probe_engine_attempt_duration_seconds_count{@, handler=~\"$handler\"}[$__rate_interval]))",
+        )],
         kubelet: Shows(&[q(
             "{{result}}",
             "sum by (result) (rate(prober_probe_total{@, namespace=~\"$namespace\"}[$__rate_interval]))",
@@ -547,7 +544,10 @@ const PROCESS: &[Panel] = &[
         kind: Lines,
         unit: "s",
         width: 8,
-        engine: &[q("{{instance}}", "time() - max by (instance) (probe_engine_state_current_timestamp_seconds{@})")],
+        engine: &[q(
+            "{{instance}}",
+            "time() - (max by (instance) (probe_engine_state_current_timestamp_seconds{@}) > 0)",
+        )],
         kubelet: Cannot("A kubelet keeps no verdicts; it begins anew."),
     },
     Panel {

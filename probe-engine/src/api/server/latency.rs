@@ -3,7 +3,8 @@
 //! The watcher's own pace makes the messages: the next one is made when the one before is taken and its interval is over, from
 //! what is recorded by then. So one that stops reading holds nothing up, and misses nothing.
 //!
-//! Bound: of each watch a copy of what it was sent, as many histograms as the node has and [`limits::DETAILED_PROBES_MAX`] probes.
+//! Bounds: [`limits::API_LATENCY_WATCHERS_MAX`] watches; of each a copy of what it was sent, as many histograms as the node has
+//! and [`limits::DETAILED_PROBES_MAX`] probes.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -13,10 +14,11 @@ use probe_core::id::{ContainerName, PodUid, ProbeType};
 use probe_core::spec::Pod;
 use probe_core::time::Instant;
 use tokio::sync::mpsc;
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{MissedTickBehavior, interval, sleep};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
+use super::watching::Watching;
 use super::{Filter, Parts, Service, over, unavailable};
 use crate::api::{convert, v1};
 use crate::results::latency::{Recorded, Series, TooMany, Window};
@@ -27,10 +29,10 @@ use crate::{clock, limits};
 /// Milliseconds between two messages: at least, at most, where none are said.
 const INTERVAL_MS: (u32, u32, u32) = (100, 60_000, 1_000);
 
-/// How often it is looked which pods a filter selects.
+/// How often it is looked which pods a filter selects, and said that their probes are watched still.
 const PODS_PERIOD: Duration = Duration::from_secs(5);
 
-/// So much longer than its interval a watch may take to its next message before its probes' histograms are let go of.
+/// So much longer than its interval a watch's probes keep their histograms once it says no more that they are watched.
 const GRACE: Duration = Duration::from_secs(30);
 
 /// See the proto.
@@ -39,6 +41,7 @@ pub(super) async fn watch(
     request: v1::WatchLatencyRequest,
 ) -> Result<Parts<v1::WatchLatencyResponse>, Status> {
     let period = period(request.interval_ms)?;
+    let watching = Watching::begin(&service.latency_watchers, limits::API_LATENCY_WATCHERS_MAX)?;
     let filter = request.pods.map(|filter| Filter::read(Some(filter))).transpose()?;
     let mut watcher = Watcher {
         results: service.backend.results.clone(),
@@ -52,26 +55,11 @@ pub(super) async fn watch(
     let mut ended = service.ended.clone();
     let (to, from) = mpsc::channel(1);
     tokio::spawn(async move {
-        let mut ticks = interval(period);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        // The first message is there already.
-        ticks.reset();
-        let mut next = Ok(v1::WatchLatencyResponse { whole: true, ..first });
-        loop {
-            let is_last = next.is_err();
-            if to.send(next).await.is_err() || is_last {
-                return;
-            }
-            let place = async {
-                ticks.tick().await;
-                to.reserve().await.is_ok()
-            };
-            tokio::select! {
-                is_there = place => if !is_there { return },
-                () = over(&mut ended) => return,
-                () = to.closed() => return,
-            }
-            next = watcher.next().await;
+        let _watching = watching;
+        tokio::select! {
+            () = watcher.tell(first, period, &to) => {}
+            () = over(&mut ended) => {}
+            () = to.closed() => {}
         }
     });
     Ok(ReceiverStream::new(from))
@@ -111,6 +99,49 @@ struct Watcher {
 }
 
 impl Watcher {
+    /// Sends one message after the other, until nobody takes them or one cannot be made.
+    async fn tell(
+        &mut self,
+        first: v1::WatchLatencyResponse,
+        period: Duration,
+        to: &mpsc::Sender<Result<v1::WatchLatencyResponse, Status>>,
+    ) {
+        let mut ticks = interval(period);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        // The first message is there already.
+        ticks.reset();
+        let mut next = Ok(v1::WatchLatencyResponse { whole: true, ..first });
+        loop {
+            let is_last = next.is_err();
+            if to.send(next).await.is_err() || is_last {
+                return;
+            }
+            let place = async {
+                ticks.tick().await;
+                to.reserve().await.is_ok()
+            };
+            let waited = tokio::select! {
+                is_there = place => if is_there { Ok(()) } else { return },
+                error = self.renew() => Err(error),
+            };
+            next = match waited {
+                Ok(()) => self.next().await,
+                Err(error) => Err(error),
+            };
+        }
+    }
+
+    /// Keeps the probes' histograms, however long the next message takes: what comes meanwhile is to be in it. Ends with why they
+    /// cannot be kept.
+    async fn renew(&mut self) -> Status {
+        loop {
+            sleep(PODS_PERIOD).await;
+            if let Err(error) = self.keep_probes().await {
+                return error;
+            }
+        }
+    }
+
     /// What came since the last call.
     async fn next(&mut self) -> Result<v1::WatchLatencyResponse, Status> {
         self.keep_probes().await?;

@@ -473,6 +473,26 @@ async fn the_probes_of_watched_pods_have_histograms_of_their_own_while_they_are_
 }
 
 #[tokio::test]
+async fn there_are_as_many_watches_of_latency_as_may_be_and_one_that_goes_makes_room() {
+    let mut daemon = Daemon::start(none()).await;
+    let request = v1::WatchLatencyRequest::default();
+    let mut streams = Vec::new();
+    for _ in 0..limits::API_LATENCY_WATCHERS_MAX {
+        streams.push(daemon.client.watch_latency(request.clone()).await.expect("a stream").into_inner());
+    }
+    let refused = daemon.client.watch_latency(request.clone()).await.expect_err("no room");
+    assert_eq!(refused.code(), Code::ResourceExhausted);
+    drop(streams.pop());
+    let again = async {
+        // The server hears of it after the client has.
+        while daemon.client.watch_latency(request.clone()).await.is_err() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(SOON, again).await.expect("room");
+}
+
+#[tokio::test]
 async fn a_watch_of_latency_that_asks_for_too_much_is_refused_with_what_is_allowed() {
     let mut daemon = Daemon::start(none()).await;
     let request = v1::WatchLatencyRequest { interval_ms: 99, pods: None };

@@ -1,4 +1,5 @@
-//! What WatchPods and WatchResults have in common: places, how many there may be, and the end of a stream.
+//! What WatchPods and WatchResults have in common: places, how many there may be, and the end of a stream. WatchLatency shares how
+//! many there may be.
 
 use std::future::Future;
 use std::sync::Arc;

@@ -96,6 +96,10 @@ fn histogram(buckets: &Buckets) -> Histogram {
             histogram.positive_delta.push(count - before);
             before = count;
         }
+        if fine.is_empty() {
+            // Without a span a scraper takes it for a classic one; client_golang does the same.
+            histogram.positive_span.push(BucketSpan { offset: 0, length: 0 });
+        }
     }
     histogram
 }
@@ -228,5 +232,12 @@ mod tests {
         let classic: Vec<_> = of.bucket.iter().map(|bucket| (bucket.upper_bound, bucket.cumulative_count)).collect();
         assert_eq!((classic, of.sample_count, of.schema), (vec![(0.5, 3), (2.0, 9)], 9, Some(3)));
         assert_eq!(histogram(&Buckets::new(&[1.0])).schema, None);
+    }
+
+    #[test]
+    fn an_empty_native_histogram_has_a_span_that_says_what_it_is() {
+        let of = histogram(&Buckets::fine(&[1.0]));
+        assert_eq!((of.positive_span, of.positive_delta), (vec![BucketSpan { offset: 0, length: 0 }], vec![]));
+        assert!(histogram(&Buckets::new(&[1.0])).positive_span.is_empty());
     }
 }

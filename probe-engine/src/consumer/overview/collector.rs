@@ -224,6 +224,7 @@ fn look_at(node: &Node) -> NodeLook {
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
+    use std::sync::atomic::Ordering;
 
     use probe_core::id::ProbeType;
     use probe_core::outcome::{LocalCause, Outcome, Verdict};
@@ -331,6 +332,27 @@ mod tests {
         for looks in 1..=SATURATED_LOOKS {
             assert!(collector.look().await);
             assert_eq!(is_saturated(), if looks < SATURATED_LOOKS { 0 } else { POOLED.len() });
+        }
+    }
+
+    #[tokio::test]
+    async fn the_state_file_is_told_where_writing_fails_and_where_it_hangs() {
+        let bench = Bench::start(16, 16);
+        let (mut collector, overviews) = collector(&bench, 0);
+        let state = Arc::clone(&collector.config.facts.state);
+        let now_ms = u64::try_from(clock::wall().as_millisecond()).expect("it is after 1970");
+        let hanging_s = limits::STATE_HANGING_MAX.as_secs() + 1;
+        for (current_at_ms, errors, expected) in [
+            (0, 0, false),
+            (now_ms - 60_000, 0, false),
+            (now_ms - 60_000, 1, true),
+            (now_ms - hanging_s * 1_000, 0, true),
+        ] {
+            state.current_at_ms.store(current_at_ms, Ordering::Relaxed);
+            state.errors.store(errors, Ordering::Relaxed);
+            assert!(collector.look().await);
+            let is_told = overviews.borrow().problems.iter().any(|problem| problem.kind == "StateUnwritable");
+            assert_eq!(is_told, expected, "{current_at_ms}, {errors} errors");
         }
     }
 }

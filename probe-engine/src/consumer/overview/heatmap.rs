@@ -116,6 +116,9 @@ fn add(buckets: &mut [u64; BUCKETS_LEN], bounds: &[u64; BUCKETS_LEN - 1], histog
     }
 }
 
+/// Seconds that the clock may be set back by before the columns begin anew.
+const BACK_S_MAX: i64 = 5;
+
 /// The columns of the last minutes, the oldest first.
 #[derive(Debug, Default)]
 pub(super) struct History {
@@ -125,9 +128,12 @@ pub(super) struct History {
 }
 
 impl History {
-    /// Takes in what has been counted by now; `at_s`: the second that it is. A clock that was set back goes on with the column
-    /// that there is.
+    /// Takes in what has been counted by now; `at_s`: the second that it is. A clock that was set back a little goes on with the
+    /// column that there is; one that was set back further begins anew, as nothing would be new until it had caught up.
     pub(super) fn push(&mut self, at_s: i64, sums: &Sums, newest: &Sums) {
+        if self.columns.back().is_some_and(|column| column.at_s.saturating_sub(at_s) > BACK_S_MAX) {
+            self.columns.clear();
+        }
         let is_new = self.columns.back().is_none_or(|column| column.at_s < at_s);
         if is_new {
             // What was counted up to the last look is in the columns before.
@@ -197,15 +203,19 @@ mod tests {
     }
 
     #[test]
-    fn the_history_is_bounded_and_never_goes_back() {
+    fn the_history_is_bounded_and_begins_anew_where_the_clock_goes_far_back() {
         let mut history = History::default();
         let sums = Sums::default();
         for at_s in 0..700 {
             history.push(at_s, &sums, &sums);
         }
-        history.push(3, &sums, &sums);
+        history.push(699 - BACK_S_MAX, &sums, &sums);
         let columns = history.columns();
         assert_eq!((columns.len(), columns.last().map(|column| column.at_s)), (limits::HEATMAP_COLUMNS_MAX, Some(699)));
         assert!(columns.is_sorted_by(|a, b| a.at_s < b.at_s));
+        for at_s in [698 - BACK_S_MAX, 699 - BACK_S_MAX] {
+            history.push(at_s, &sums, &sums);
+        }
+        assert_eq!(history.columns().iter().map(|column| column.at_s).collect::<Vec<_>>(), [693, 694]);
     }
 }

@@ -85,9 +85,11 @@ pub(super) fn of(look: &Look<'_>) -> Vec<Problem> {
         let text = "probes that wait for a restart of their container, which nobody makes";
         tell("Held", false, format!("{text}: {}", look.held));
     }
-    if look.series.is_capped() {
+    if look.series.caps_probes() {
         let level = look.series.probes().as_str();
         tell("SeriesCapped", false, format!("metric series are kept per {level}: there are too many for finer ones"));
+    } else if look.series.is_capped(look.facts.runs_pods) {
+        tell("SeriesCapped", false, "there are no kube_pod metric series: the node has too many pods".to_owned());
     }
     if !look.unsynced.is_empty() {
         tell("NotReady", false, format!("not read once yet: {}", look.unsynced.join(", ")));
@@ -96,11 +98,14 @@ pub(super) fn of(look: &Look<'_>) -> Vec<Problem> {
     problems
 }
 
-/// Seconds since the state file was current, where that is too long ago.
+/// Seconds since the state file was current, where that is too long ago: a writing failed, or one hangs.
 fn unwritten_for(facts: &Facts) -> Option<u64> {
     let current_at_ms = facts.state.current_at_ms.load(Ordering::Relaxed);
     let has_failed = facts.state.errors.load(Ordering::Relaxed) > 0;
     let now_ms = u64::try_from(clock::wall().as_millisecond()).unwrap_or_default();
     let age_s = now_ms.saturating_sub(current_at_ms) / 1_000;
-    (has_failed && age_s > limits::STATE_UNWRITTEN_MAX.as_secs()).then_some(age_s)
+    let is_failing = has_failed && age_s > limits::STATE_UNWRITTEN_MAX.as_secs();
+    // Before the first writing there is nothing that could be old: sources may not have been read yet.
+    let is_hanging = current_at_ms > 0 && age_s > limits::STATE_HANGING_MAX.as_secs();
+    (is_failing || is_hanging).then_some(age_s)
 }

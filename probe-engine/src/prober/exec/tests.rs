@@ -1,3 +1,4 @@
+use std::ffi::OsStr;
 use std::fs;
 use std::future::Future;
 use std::os::fd::{AsFd, AsRawFd};
@@ -188,6 +189,12 @@ fn giving_up_kills_the_whole_group_and_leaves_no_zombie() {
 fn is_zombie(pid: &str) -> bool {
     fs::read_to_string(format!("/proc/{pid}/stat"))
         .is_ok_and(|stat| stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with('Z')))
+}
+
+#[test]
+fn a_command_on_the_host_has_no_headers_of_the_collector() {
+    let host = host_command(&argv(&["true"]));
+    assert_eq!(host.get_envs().collect::<Vec<_>>(), [(OsStr::new(HEADERS_ENV), None)]);
 }
 
 #[test]
