@@ -85,8 +85,8 @@ fn what_is_served_and_what_is_asked_for_is_in_the_reference() {
     let metrics = daemon.page("/metrics").expect("metrics");
     let served = metrics.lines().filter(|line| !line.starts_with('#')).filter_map(|line| names(line).next());
     let asked = ["prometheus/probe-engine.rules.yaml", "grafana/probe-engine.json"].map(deployed);
-    // Labels and fields of the same prefix.
-    let others = ["probe_engine", "probe_type"];
+    // Labels, their values and fields of the same prefix.
+    let others = ["probe_engine", "probe_type", "kube_pod"];
     for name in served.chain(asked.iter().flat_map(|text| names(text))).filter(|name| !others.contains(name)) {
         assert!(is_record(name) || is_known(name), "{name} is not in docs/METRICS.md");
     }
