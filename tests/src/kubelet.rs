@@ -61,7 +61,7 @@ impl Kubelet {
     /// Waits for an answer.
     ///
     /// # Panics
-    /// After [`PATIENCE`].
+    /// After `PATIENCE`.
     pub fn wait<T>(&self, what: &str, future: impl Future<Output = T>) -> T {
         let in_time = async { tokio::time::timeout(PATIENCE, future).await };
         self.runtime.block_on(in_time).unwrap_or_else(|_| panic!("waited in vain for: {what}"))

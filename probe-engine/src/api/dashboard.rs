@@ -10,7 +10,7 @@
 //! | `/api/v1/pods`, `/api/v1/pods?uid=..` | the rows of the table, of all pods or of these |
 //! | `/api/v1/pods/NAMESPACE/NAME` | one pod, like `describe`, with its timeline |
 //!
-//! It asks nobody who they are, so it is served on loopback only, and [`guard`] keeps other sites' pages from reaching it
+//! It asks nobody who they are, so it is served on loopback only, and `guard` keeps other sites' pages from reaching it
 //! through a browser. Not told: environment, arguments, annotations, values of request headers.
 //!
 //! Bounds: those of the admin server, and `limits::DASHBOARD_*`.

@@ -69,7 +69,7 @@ macro_rules! families {
         $($constant:ident: $kind:ident, $stability:ident, $name:literal, [$($label:literal),*], $help:literal;)*
     })*) => {
         $($(
-            #[doc = $help]
+            #[doc = concat!("`", $name, "`")]
             pub(super) const $constant: Spec = Spec {
                 name: $name,
                 kind: Kind::$kind,
