@@ -170,6 +170,32 @@ fn an_embedder_plays_the_kubelet_on_the_socket_and_survives_the_daemon() {
     client.has_said(&lines, &daemon);
 }
 
+#[test]
+fn the_reader_of_hdrhistogram_finds_what_the_daemons_json_says() {
+    let Some(python) = python("the_reader_of_hdrhistogram_finds_what_the_daemons_json_says") else { return };
+    let mut daemon = Daemon::start("none", &[]);
+    let json = |daemon: &mut Daemon| -> Option<Vec<(u64, u64)>> {
+        let page: serde_json::Value = serde_json::from_str(&daemon.page("/api/v1/latency")?).ok()?;
+        serde_json::from_value(page["sinceStart"]["turn"].clone()).ok().filter(|turns: &Vec<(u64, u64)>| !turns.is_empty())
+    };
+    let count = |turns: &[(u64, u64)]| turns.iter().map(|(_, count)| count).sum::<u64>();
+    let before = daemon.wait_for("a turn", json);
+    let log = daemon.page("/api/v1/latency.hlog?window=start").expect("served");
+    let after = json(&mut daemon).expect("served");
+    let file = daemon.folder.path().join("latency.hlog");
+    fs::write(&file, log).expect("a file");
+    let read = Command::new(&python).arg(folder().join("hlog.py")).arg(&file).output().expect("python starts");
+    let said = String::from_utf8(read.stdout).expect("text");
+    assert!(read.status.success(), "{}", String::from_utf8_lossy(&read.stderr));
+    let turns = said.lines().find_map(|line| line.strip_prefix("turn ")).expect("the turns");
+    let (total, max_us) = turns.split_once(' ').expect("two numbers");
+    let (total, max_us): (u64, u64) = (total.parse().expect("a number"), max_us.parse().expect("a number"));
+    assert!((count(&before)..=count(&after)).contains(&total), "{said}");
+    // Their largest value is the largest that cannot be told from it, as ours is.
+    let largest = |turns: &[(u64, u64)]| turns.last().map_or(0, |(value_us, _)| *value_us);
+    assert!((largest(&before)..=largest(&after)).contains(&max_us), "{said}");
+}
+
 /// When the state file was last up to date, in seconds since 1970.
 fn written_at(daemon: &Daemon) -> Option<u64> {
     let page = daemon.page("/metrics")?;

@@ -47,9 +47,6 @@ fn histogram(recorded: &Recorded) -> Histogram<u64> {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Write;
-    use std::process::{Command, Stdio};
-
     use hdrhistogram::serialization::Deserializer;
     use hdrhistogram::serialization::interval_log::{IntervalLogIterator, LogEntry};
 
@@ -100,44 +97,5 @@ mod tests {
             bits.to_be_bytes()[1..chunk.len()].to_vec()
         };
         digits.chunks(4).flat_map(chunk).collect()
-    }
-
-    /// Reads a log from its input with the reader of another language, and says what it found.
-    const READER: &str = r#"
-import sys
-from hdrh.log import HistogramLogReader
-from hdrh.histogram import HdrHistogram
-open(sys.argv[1], "wb").write(sys.stdin.buffer.read())
-reader = HistogramLogReader(sys.argv[1], HdrHistogram(1, 3600000000, 2))
-while True:
-    histogram = reader.get_next_interval_histogram()
-    if not histogram:
-        break
-    quantiles = [histogram.get_value_at_percentile(p) for p in (50, 99, 99.5, 99.99)]
-    print(histogram.tag, histogram.get_total_count(), histogram.get_max_value(), *quantiles)
-"#;
-
-    #[test]
-    fn the_python_reader_of_hdrhistogram_reads_a_log() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let mut python = Command::new("python3");
-        python.args(["-c", READER]).arg(folder.path().join("log.hlog"));
-        python.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let name = "the_python_reader_of_hdrhistogram_reads_a_log";
-        let Ok(mut child) = python.spawn() else {
-            return crate::skip::skip(name, "python3 cannot be started; to install it: apt-get install python3");
-        };
-        // A reader that is not there does not read: its word comes at its end.
-        let _ = child.stdin.take().expect("it is piped").write_all(&log());
-        let output = child.wait_with_output().expect("python ends");
-        let complaint = String::from_utf8_lossy(&output.stderr);
-        if complaint.contains("No module named 'hdrh'") {
-            let reason = "python3 has no reader of such logs; to install it: pip install hdrhistogram";
-            return crate::skip::skip(name, reason);
-        }
-        assert!(output.status.success(), "{complaint}");
-        let said = String::from_utf8(output.stdout).expect("text");
-        let line = |tag: &str| format!("{tag} 10000 1003519 150 150 2007 1003519\n");
-        assert_eq!(said, line("latency/http/success") + &line("turn"));
     }
 }
