@@ -176,7 +176,9 @@ fn the_reader_of_hdrhistogram_finds_what_the_daemons_json_says() {
     let mut daemon = Daemon::start("none", &[]);
     let json = |daemon: &mut Daemon| -> Option<Vec<(u64, u64)>> {
         let page: serde_json::Value = serde_json::from_str(&daemon.page("/api/v1/latency")?).ok()?;
-        serde_json::from_value(page["sinceStart"]["turn"].clone()).ok().filter(|turns: &Vec<(u64, u64)>| !turns.is_empty())
+        serde_json::from_value(page["sinceStart"]["turn"].clone())
+            .ok()
+            .filter(|turns: &Vec<(u64, u64)>| !turns.is_empty())
     };
     let count = |turns: &[(u64, u64)]| turns.iter().map(|(_, count)| count).sum::<u64>();
     let before = daemon.wait_for("a turn", json);
