@@ -2,14 +2,14 @@
 //! the last event that was seen is told then.
 
 use std::path::PathBuf;
-use std::time::Duration;
 
 use serde_json::json;
-use tonic::{Code, Status};
+use tonic::Status;
 
 use super::client::{self, Link, error_of};
 use super::get::Namespaces;
 use super::output::{self, DataFormat};
+use super::reconnect::{self, Retry, is_for_good};
 use super::reference::Reference;
 use super::table::Table;
 use super::{CliError, Exit, Globals, age, escape, probes, style};
@@ -17,11 +17,6 @@ use crate::api::convert::timestamp_from;
 use crate::api::v1::{self, watch_events_response::Item};
 use crate::clock;
 use crate::consumer::events::SOURCE_COMPONENT;
-
-/// Waits between two tries to reach a daemon that is gone: the first, and the longest.
-const RETRY_MIN: Duration = Duration::from_millis(250);
-/// See [`RETRY_MIN`].
-const RETRY_MAX: Duration = Duration::from_secs(5);
 
 /// Arguments of `events`.
 #[derive(Debug, clap::Args)]
@@ -190,14 +185,15 @@ impl Shown<'_> {
                 () = output::reader_gone() => return Ok(Exit::Success),
             };
             let why = match ended {
-                Ok(()) => "it ended the stream, so it is shutting down".to_owned(),
+                Ok(()) => reconnect::ENDED.to_owned(),
                 Err(status) if is_for_good(&status) => return Err(error_of(&status)),
                 Err(status) => escape::line(status.message()).into_owned(),
             };
-            eprintln!("warning: lost the daemon at {} ({why}); waiting for it", path.display());
+            reconnect::tell_lost(&path, &why);
             let known = (link.info.instance.clone(), link.info.pid);
+            let mut retry = Retry::new();
             link = tokio::select! {
-                link = find_again(&path) => link,
+                link = retry.link(&path) => link,
                 () = output::reader_gone() => return Ok(Exit::Success),
             };
             if (&link.info.instance, link.info.pid) == (&known.0, known.1) {
@@ -268,26 +264,6 @@ impl Shown<'_> {
         let has_header = std::mem::replace(&mut self.has_header, true);
         output::print(&if has_header { self.table.rows_text() } else { self.table.text() })
     }
-}
-
-/// Tries until there is a daemon.
-async fn find_again(path: &std::path::Path) -> Link {
-    let mut wait = RETRY_MIN;
-    loop {
-        tokio::time::sleep(wait).await;
-        wait = (2 * wait).min(RETRY_MAX);
-        if let Ok(link) = Link::open_at(path).await {
-            return link;
-        }
-    }
-}
-
-/// Asking again would get the same answer.
-fn is_for_good(status: &Status) -> bool {
-    matches!(
-        status.code(),
-        Code::InvalidArgument | Code::PermissionDenied | Code::Unauthenticated | Code::Unimplemented
-    )
 }
 
 fn lost_text(missed_count: u64) -> String {

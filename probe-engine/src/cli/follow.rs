@@ -3,19 +3,18 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use tonic::{Code, Status, Streaming};
+use tonic::{Status, Streaming};
 
 use super::client::{self, Link, error_of};
+use super::reconnect::{self, Retry, is_for_good};
 use super::{CliError, Globals, escape};
 use crate::api::v1::{self, watch_pods_response::Item};
 
-/// Waits between two tries to reach a daemon that is gone: the first, and the longest.
-const RETRY_MIN: Duration = Duration::from_millis(250);
-/// See [`RETRY_MIN`].
-const RETRY_MAX: Duration = Duration::from_secs(5);
-
 /// How long a daemon that was started again has to read its sources: before that it knows of no pod.
 const SOURCES_WAIT: Duration = Duration::from_secs(10);
+
+/// Time between two looks whether it has.
+const SOURCES_LOOK: Duration = Duration::from_millis(250);
 
 /// What is told next.
 #[derive(Debug)]
@@ -67,7 +66,7 @@ impl Follower {
                         return Ok(news);
                     }
                 }
-                Ok(None) => self.find_again("it ended the stream, so it is shutting down").await?,
+                Ok(None) => self.find_again(reconnect::ENDED).await?,
                 Err(status) if is_for_good(&status) => return Err(error_of(&status)),
                 Err(status) => self.find_again(status.message()).await?,
             }
@@ -92,13 +91,10 @@ impl Follower {
 
     /// Tries until there is a daemon that goes on.
     async fn find_again(&mut self, why: &str) -> Result<(), CliError> {
-        let path = self.path.display();
-        eprintln!("warning: lost the daemon at {path} ({}); waiting for it", escape::line(why));
-        let mut wait = RETRY_MIN;
+        reconnect::tell_lost(&self.path, &escape::line(why));
+        let mut retry = Retry::new();
         loop {
-            tokio::time::sleep(wait).await;
-            wait = (2 * wait).min(RETRY_MAX);
-            let Ok(mut link) = Link::open_at(&self.path).await else { continue };
+            let mut link = retry.link(&self.path).await;
             let is_another = link.info.instance != self.info.instance;
             if is_another {
                 await_sources(&mut link).await;
@@ -130,7 +126,7 @@ async fn watch(
 async fn await_sources(link: &mut Link) {
     let read = async {
         while !link.info.sources.iter().all(|source| source.synced) {
-            tokio::time::sleep(RETRY_MIN).await;
+            tokio::time::sleep(SOURCES_LOOK).await;
             match link.client.get_info(v1::GetInfoRequest {}).await {
                 Ok(info) => link.info = info.into_inner(),
                 Err(_) => return,
@@ -138,12 +134,4 @@ async fn await_sources(link: &mut Link) {
         }
     };
     let _ = tokio::time::timeout(SOURCES_WAIT, read).await;
-}
-
-/// Asking again would get the same answer.
-fn is_for_good(status: &Status) -> bool {
-    matches!(
-        status.code(),
-        Code::InvalidArgument | Code::PermissionDenied | Code::Unauthenticated | Code::Unimplemented
-    )
 }

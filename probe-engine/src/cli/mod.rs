@@ -27,6 +27,7 @@ pub mod pods;
 pub mod probe;
 pub mod probes;
 pub mod progress;
+mod reconnect;
 pub mod reference;
 pub mod run;
 pub mod serve;
