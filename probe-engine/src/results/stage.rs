@@ -169,20 +169,15 @@ impl Stage {
                     status::accept(&mut record, status);
                     status::remember(&mut record, &slots, past.as_deref());
                 }
-                // Until its instances are told it stands as it was, or it would flap.
-                let awaited = past.as_deref().filter(|past| waits_for_turns && past.awaits_instances());
-                if let Some(past) = awaited {
+                if let Some(past) = past.as_deref().filter(|past| waits_for_turns && past.awaits_instances()) {
                     status::await_instances(&mut record, past);
                 }
-                let is_awaited = awaited.is_some();
                 self.node.insert(record);
                 match past.filter(|_| waits_for_turns) {
                     Some(past) => drop(self.node.pasts.insert(uid.clone(), past)),
                     None => drop(self.node.pasts.remove(&uid)),
                 }
-                if !is_awaited {
-                    self.refresh(&uid);
-                }
+                self.refresh(&uid);
             }
             Input::Status(uid, status) => self.handle_status(&uid, status),
             Input::Deleting(uid) => {
@@ -227,14 +222,7 @@ impl Stage {
 
     fn handle_gate(&mut self, uid: &PodUid, gate: Arc<str>, status: Option<ConditionStatus>) {
         let Some(record) = self.node.pods.find_mut(uid) else { return };
-        if !status::set_gate(record, &gate, status, clock::wall()) {
-            return;
-        }
-        let awaits = |past: &Arc<crate::state::PodState>| past.awaits_instances();
-        if record.status.is_none() && self.node.pasts.get(uid).is_some_and(awaits) {
-            // Until its state is told its conditions stay as they were.
-            self.node.touch(uid);
-        } else {
+        if status::set_gate(record, &gate, status, clock::wall()) {
             self.refresh(uid);
         }
     }
@@ -445,7 +433,12 @@ impl Stage {
 
     /// After a change of the pod: what follows from it.
     fn refresh(&mut self, uid: &PodUid) {
+        let awaits_instances = self.node.pasts.get(uid).is_some_and(|past| past.awaits_instances());
         let Some(record) = self.node.touch(uid) else { return };
+        if awaits_instances && record.status.is_none() {
+            // Until its instances are told it stands as it was, or it would flap.
+            return;
+        }
         let before = PodCount::of(record);
         let was_ready = record.is_ready();
         if !status::refresh(record, self.config.manager_start, clock::wall()) {
