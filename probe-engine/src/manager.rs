@@ -25,7 +25,7 @@ use probe_core::id::{ContainerId, ContainerName, PodUid, ProbeType};
 use probe_core::spec::{ContainerKind, Pod};
 use probe_core::status::{ContainerState, ContainerStatus, PodPhase, PodStatus, Termination};
 use probe_core::time::Instant;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tracing::{debug, info, warn};
 
 use self::awaited::Awaited;
@@ -299,7 +299,7 @@ impl Manager {
                 self.command(&uid.clone(), Command::Trigger { uid, container, probe_type });
                 Ok(())
             }
-            PodUpdate::Pause(uid, pause) => self.pause(uid, pause).await,
+            PodUpdate::Pause(uid, pause, shown) => self.pause(uid, pause, shown).await,
             PodUpdate::Gate(uid, gate, status) => self.tell_results(Input::Gate(uid, gate, status)).await,
             PodUpdate::Synced { source, is_whole } => self.handle_synced(source, is_whole).await,
         }
@@ -476,8 +476,13 @@ impl Manager {
         Ok(())
     }
 
-    async fn pause(&mut self, uid: PodUid, pause: Arc<Pause>) -> Result<(), ResultsGone> {
-        self.tell_results(Input::Pause(uid.clone(), Arc::clone(&pause))).await?;
+    async fn pause(
+        &mut self,
+        uid: PodUid,
+        pause: Arc<Pause>,
+        shown: Option<oneshot::Sender<()>>,
+    ) -> Result<(), ResultsGone> {
+        self.tell_results(Input::Pause(uid.clone(), Arc::clone(&pause), shown)).await?;
         self.command(&uid.clone(), Command::Pause { uid, pause });
         Ok(())
     }

@@ -57,7 +57,7 @@ fn input_word(input: &Input) -> String {
         Input::Removed(uid) => format!("removed {uid}"),
         Input::Untaken(left) => format!("untaken {}", left.len()),
         Input::Synced(source) => format!("synced {source}"),
-        Input::Pause(uid, _) => format!("pause {uid}"),
+        Input::Pause(uid, ..) => format!("pause {uid}"),
         Input::Gate(uid, gate, _) => format!("gate {uid} {gate}"),
     }
 }
@@ -579,9 +579,9 @@ async fn a_pause_is_told_to_results_and_then_to_the_pods_shard() {
     bench.told_results();
     bench.taken();
     let pause = Arc::new(crate::results::fixture::pause(true));
-    bench.send(PodUpdate::Pause("a".into(), Arc::clone(&pause))).await;
+    bench.send(PodUpdate::Pause("a".into(), Arc::clone(&pause), None)).await;
     assert_eq!((bench.told_results(), bench.taken()), (vec!["pause a".to_owned()], vec!["pause a".to_owned()]));
-    bench.send(PodUpdate::Pause("b".into(), pause)).await;
+    bench.send(PodUpdate::Pause("b".into(), pause, None)).await;
     assert!(bench.taken().is_empty(), "of a pod that is gone no shard hears");
 }
 

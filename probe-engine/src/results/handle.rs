@@ -67,7 +67,8 @@ pub enum Input {
     /// A condition was set from outside: a readiness gate's. `None` takes it away.
     Gate(PodUid, Arc<str>, Option<ConditionStatus>),
     /// Probes of a pod are paused, or go on.
-    Pause(PodUid, Arc<Pause>),
+    /// The sender hears when that is so.
+    Pause(PodUid, Arc<Pause>, Option<oneshot::Sender<()>>),
 }
 
 /// The manager's entrance. Bound: [`limits::RESULTS_INPUTS_LEN_MAX`].

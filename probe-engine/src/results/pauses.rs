@@ -171,20 +171,6 @@ impl PodRecord {
     pub fn count_chosen(&self, pause: &Pause, now: Instant) -> u64 {
         chosen(self, pause, now).count() as u64
     }
-
-    /// The probes that a pause is about are as it wants them.
-    #[must_use]
-    pub fn shows(&self, pause: &Pause, now: Instant) -> bool {
-        let is_so = |at: At<'_>| match pause.paused {
-            Some(paused) => {
-                paused.until_at <= now || at.probe.paused(now).is_some_and(|known| known.until_at == paused.until_at)
-            }
-            None => at.probe.paused(now).is_none(),
-        };
-        let mut meant =
-            places(self).filter(|at| pause.chooses(&at.spec.name, at.probe.probe_type) && at.may_attempt(self));
-        meant.all(is_so)
-    }
 }
 
 /// A probe among those of its pod.

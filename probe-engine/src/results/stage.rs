@@ -198,7 +198,11 @@ impl Stage {
                 }
             }
             Input::Gate(uid, gate, status) => self.handle_gate(&uid, gate, status),
-            Input::Pause(uid, pause) => self.handle_pause(&uid, &pause),
+            Input::Pause(uid, pause, shown) => {
+                self.handle_pause(&uid, &pause);
+                // Who waited may have gone; the pause stands.
+                shown.into_iter().for_each(|shown| _ = shown.send(()));
+            }
         }
     }
 

@@ -12,6 +12,7 @@ use probe_core::id::{ContainerName, PodUid, ProbeType, ProbeTypes};
 use probe_core::pod::ConditionStatus;
 use probe_core::spec::Pod;
 use probe_core::status::PodStatus;
+use tokio::sync::oneshot;
 
 use self::api::ApiUpdate;
 use crate::results::Paused;
@@ -59,7 +60,8 @@ pub enum PodUpdate {
     /// Probe now (control API).
     Trigger(PodUid, ContainerName, ProbeType),
     /// Make no attempts for a while, or make them again (control API).
-    Pause(PodUid, Arc<Pause>),
+    /// The sender hears when the pod shows it, or has gone; so do all that were told before it.
+    Pause(PodUid, Arc<Pause>, Option<oneshot::Sender<()>>),
     /// A readiness gate's condition was set (control API); `None` = taken away.
     Gate(PodUid, Arc<str>, Option<ConditionStatus>),
     /// This source has been read once.

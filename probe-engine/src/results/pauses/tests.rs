@@ -28,7 +28,7 @@ async fn bench_of(probes: &[ProbeType]) -> (Bench, PodStatus) {
 
 impl Bench {
     async fn pause(&self, pause: Pause) {
-        self.input(Input::Pause(PodUid::from("a"), Arc::new(pause))).await;
+        self.input(Input::Pause(PodUid::from("a"), Arc::new(pause), None)).await;
     }
 
     /// Which of the pod's probes are paused so long from now, and how many the node says are.

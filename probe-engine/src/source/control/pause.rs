@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use probe_core::id::{PodUid, ProbeType, ProbeTypes};
 use probe_core::spec::Pod;
+use tokio::sync::oneshot;
 
 use super::{Control, ControlError, label, named_container, unknown_pod, unknown_probe};
 use crate::results::{Node, PodRecord, ResultsError};
@@ -52,9 +53,16 @@ impl Control {
         let mut told = (*pause).clone();
         told.is_each_told = concerned.len() <= limits::PAUSE_EVENTS_MAX;
         let told = Arc::new(told);
-        let Some(last) = concerned.last().map(|pod| pod.uid.clone()) else { return Ok(chosen) };
+        if concerned.is_empty() {
+            return Ok(chosen);
+        }
+        let (shown, is_shown) = oneshot::channel();
+        let mut shown = Some(shown);
+        let mut left = concerned.len();
         for pod in concerned {
-            let update = PodUpdate::Pause(pod.uid, Arc::clone(&told));
+            left -= 1;
+            // The manager takes pauses on one after the other: when the last is shown, all are.
+            let update = PodUpdate::Pause(pod.uid, Arc::clone(&told), shown.take_if(|_| left == 0));
             self.updates.send(update).await.map_err(|_| ControlError::Ended)?;
         }
         match told.paused {
@@ -64,8 +72,9 @@ impl Control {
             }
             None => tracing::info!(pods = chosen.pods_len, probes = probes_len, by = %told.by, "probes go on"),
         }
-        match tokio::time::timeout(timeout, self.shown(last, told)).await {
-            Ok(shown) => shown.map(|()| chosen),
+        match tokio::time::timeout(timeout, is_shown).await {
+            Ok(Ok(())) => Ok(chosen),
+            Ok(Err(_)) => Err(ControlError::Ended),
             Err(_) => Err(ControlError::PauseNotShown),
         }
     }
@@ -117,21 +126,6 @@ impl Control {
             _ => fields(pause),
         };
         Err(ControlError::NoneHas { whose: format!("{} pods chosen", selected.len()), what })
-    }
-
-    /// Waits until the pod shows it, or is gone. The manager takes pauses on one after the other: those before it are shown then.
-    async fn shown(&self, uid: PodUid, pause: Arc<Pause>) -> Result<(), ControlError> {
-        let mut changes = self.results.changes();
-        loop {
-            changes.borrow_and_update();
-            let (asked, pause) = (uid.clone(), Arc::clone(&pause));
-            let is_shown =
-                move |node: &Node| node.pods.get(&asked).is_none_or(|record| record.shows(&pause, clock::now()));
-            if self.results.read(is_shown).await? {
-                return Ok(());
-            }
-            changes.changed().await.map_err(|_| ResultsError::Ended)?;
-        }
     }
 }
 

@@ -24,8 +24,8 @@ async fn control() -> (Bench, Control) {
     let control = Control::new(updates, bench.results.clone());
     let inputs = bench.inputs.clone();
     tokio::spawn(async move {
-        while let Some(PodUpdate::Pause(uid, pause)) = taken.recv().await {
-            if inputs.send(Input::Pause(uid, pause)).await.is_err() {
+        while let Some(PodUpdate::Pause(uid, pause, shown)) = taken.recv().await {
+            if inputs.send(Input::Pause(uid, pause, shown)).await.is_err() {
                 return;
             }
         }
@@ -61,6 +61,20 @@ async fn what_is_chosen_is_paused_shown_and_counted_and_goes_on() {
     assert!(refused.ends_with(": resume it first"), "{refused}");
     assert_eq!(count(control.pause(&choice(None), fixture::pause(false), SOON).await), Ok((2, 2)));
     assert_eq!(paused(&bench).await, 0);
+}
+
+#[tokio::test]
+async fn one_that_another_replaces_at_once_was_shown_all_the_same() {
+    let (bench, control) = control().await;
+    let choice = choice(None);
+    let (first, second, third) = tokio::join!(
+        control.pause(&choice, fixture::pause(true), SOON),
+        control.pause(&choice, Pause { types: ProbeTypes::ALL, ..fixture::pause(false) }, SOON),
+        control.pause(&choice, fixture::pause(true), SOON),
+    );
+    assert_eq!((first.map(|chosen| chosen.probes_len), third.map(|chosen| chosen.probes_len)), (Ok(3), Ok(3)));
+    second.expect("whatever was paused when it looked goes on");
+    drop(bench);
 }
 
 #[tokio::test]
