@@ -170,9 +170,12 @@ pub const LOG_FILES_MAX: usize = 5;
 /// Bytes of a Pod that comes through the control API. Larger: refused with an error.
 pub const API_MANIFEST_BYTES_MAX: usize = 1024 * 1024;
 
-/// Bytes of what the control API says of a request that it cannot read, as they stand in the answer's trailer, of which clients
-/// take 8 to 16 KiB. More: cut, and what is left out is counted.
+/// Bytes of what the control API says of a request that it refuses, as they stand in the answer's trailer, of which clients take 8
+/// to 16 KiB. More: cut; of a manifest's errors, those left out are counted.
 pub const API_ERROR_BYTES_MAX: usize = 6 * 1024;
+
+/// Calls of WatchEvents and WatchNode at a time, each. More: refused (RESOURCE_EXHAUSTED).
+pub const API_EVENT_WATCHERS_MAX: usize = 256;
 
 /// Pods of a SyncPods call that are added between two looks at whether the daemon ends. More: further parts.
 pub const API_PODS_ADDED_PER_PART: usize = 256;
@@ -351,6 +354,9 @@ pub const NEAR_TIMEOUT_PERCENT: u32 = 80;
 /// The shortest latency that can be one: timeouts are whole seconds.
 pub const NEAR_MIN: Duration = Duration::from_millis(10 * NEAR_TIMEOUT_PERCENT as u64);
 
+/// So long the dashboard marks a probe that had one.
+pub const NEAR_RECENT: Duration = Duration::from_mins(10);
+
 /// Handshakes that each shard asks the kernel about each second only to measure them, beside those that it asks about anyway.
 /// More: not measured.
 pub const HANDSHAKE_SAMPLES_MAX: u32 = 64;
@@ -358,6 +364,9 @@ pub const HANDSHAKE_SAMPLES_MAX: u32 = 64;
 /// Probes that have histograms of their own: those that somebody watches, and those that fail. More: a watch is refused, a
 /// failing probe waits for its next failure; both are counted.
 pub const DETAILED_PROBES_MAX: usize = 1_024;
+
+/// Places of these that failing probes may fill: the last quarter is left to whoever wants to watch. More: as above.
+pub const DETAILED_FAILING_MAX: usize = DETAILED_PROBES_MAX / 4 * 3;
 
 /// Bytes that the histograms of such a probe take, latency and lateness, after a day of an attempt a second that fill each bucket
 /// within a factor of eight (measured by a test): 96 MiB for all of them. Those of most probes lie closer together.

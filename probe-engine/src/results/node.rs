@@ -72,8 +72,7 @@ impl Node {
     /// The pod of this name; a namespace holds at most one.
     #[must_use]
     pub fn pod_by_name(&self, namespace: &str, name: &str) -> Option<&PodRecord> {
-        let named = |record: &&PodRecord| &*record.pod.namespace == namespace && &*record.pod.name == name;
-        self.pods.values().find(named)
+        self.pods.by_name(namespace, name)
     }
 
     /// The probe of this key.

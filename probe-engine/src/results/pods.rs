@@ -1,4 +1,4 @@
-//! The pods of the node: by UID, and by a place that lets a long walk be made in parts.
+//! The pods of the node: by UID, by name, and by a place that lets a long walk be made in parts.
 //!
 //! Bound: one record per pod; the manager lets in at most [`crate::limits::PODS_MAX`].
 
@@ -18,6 +18,8 @@ pub struct Pods {
     free: Vec<u32>,
     /// Places alone: the UIDs are in the records. 5 bytes an entry.
     by_uid: HashTable<u32>,
+    /// The same, by namespace and name.
+    by_name: HashTable<u32>,
     hasher: RandomState,
     probes_len: usize,
     journal: Journal,
@@ -30,7 +32,14 @@ impl Pods {
         self.places.get(self.place(uid)? as usize)?.as_ref()
     }
 
-    /// The same, to change it.
+    /// The pod of this name.
+    #[must_use]
+    pub fn by_name(&self, namespace: &str, name: &str) -> Option<&PodRecord> {
+        let of = |place: &u32| self.at(*place).is_some_and(|record| name_of(record) == (namespace, name));
+        self.at(*self.by_name.find(self.hasher.hash_one((namespace, name)), of)?)
+    }
+
+    /// The same as [`Self::get`], to change it.
     pub(super) fn find_mut(&mut self, uid: &PodUid) -> Option<&mut PodRecord> {
         let place = self.place(uid)?;
         self.places.get_mut(place as usize)?.as_mut()
@@ -68,10 +77,14 @@ impl Pods {
                 u32::try_from(self.places.len() - 1).expect("the manager lets in PODS_MAX at most")
             }
         };
-        let Self { places, by_uid, hasher, .. } = self;
-        let hash_of =
-            |place: &u32| places[*place as usize].as_ref().map_or(0, |record| hasher.hash_one(&record.pod.uid));
-        by_uid.insert_unique(hash_of(&place), place, hash_of);
+        let Self { places, by_uid, by_name, hasher, .. } = self;
+        let hash_of = |place: &u32, of: fn(&RandomState, &PodRecord) -> u64| {
+            places[*place as usize].as_ref().map_or(0, |record| of(hasher, record))
+        };
+        let uid = |place: &u32| hash_of(place, |hasher, record| hasher.hash_one(&record.pod.uid));
+        by_uid.insert_unique(uid(&place), place, uid);
+        let name = |place: &u32| hash_of(place, |hasher, record| hasher.hash_one(name_of(record)));
+        by_name.insert_unique(name(&place), place, name);
         self.journal.note(place as usize, revision);
     }
 
@@ -81,6 +94,9 @@ impl Pods {
         let entry = self.by_uid.find_entry(hash, |place| is_at(&self.places, *place, uid)).ok()?;
         let (place, _) = entry.remove();
         let record = self.places[place as usize].take()?;
+        if let Ok(entry) = self.by_name.find_entry(self.hasher.hash_one(name_of(&record)), |other| *other == place) {
+            entry.remove();
+        }
         self.free.push(place);
         self.journal.note_gone(place as usize, &record.pod, revision);
         self.probes_len -= record.probes_len();
@@ -150,6 +166,10 @@ impl Pods {
     }
 }
 
+fn name_of(record: &PodRecord) -> (&str, &str) {
+    (&record.pod.namespace, &record.pod.name)
+}
+
 /// The pod in this place is the one of this UID.
 fn is_at(places: &[Option<PodRecord>], place: u32, uid: &PodUid) -> bool {
     places[place as usize].as_ref().is_some_and(|record| record.pod.uid == *uid)
@@ -192,5 +212,19 @@ mod tests {
         assert_eq!(seen, ["a", "b", "c", "d"]);
         assert!(pods.part(4..6).is_none());
         assert_eq!((pods.len(), pods.probes_len()), (4, 8));
+    }
+
+    #[test]
+    fn a_pod_is_found_by_its_name_while_it_is_there() {
+        let mut pods = Pods::default();
+        for uid in 0..100 {
+            pods.insert(record(&format!("pod-{uid}")), 1);
+        }
+        pods.remove(&"pod-7".into(), 2);
+        let uid = |name: &str| pods.by_name("default", name).map(|record| record.pod.uid.to_string());
+        assert_eq!((uid("pod-42").as_deref(), uid("pod-7"), uid("pod-100")), (Some("pod-42"), None, None));
+        assert!(pods.by_name("other", "pod-42").is_none());
+        pods.insert(record("pod-7"), 3);
+        assert!(pods.by_name("default", "pod-7").is_some());
     }
 }

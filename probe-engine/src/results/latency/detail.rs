@@ -2,7 +2,7 @@
 //!
 //! A shard knows that it is to tell by a token in the probe's counts, which only this stage writes: its place here, and a generation
 //! that tells an attempt of the place's last probe from one of its present one. Full: a watcher is refused, a probe that fails
-//! waits for its next failure; both are counted.
+//! waits for its next failure; both are counted. Failing probes leave the last quarter of the places to watchers.
 //!
 //! Bound: [`limits::DETAILED_PROBES_MAX`] probes, of each at most five outcomes and lateness.
 
@@ -149,7 +149,7 @@ impl Details {
     /// A probe's attempt failed and took so long: it is looked at closely from now on, for a while.
     pub(in crate::results) fn failed(&mut self, key: ProbeKey, stats: &Arc<ProbeStats>, latency_us: u32, now: Instant) {
         let is_new = !self.by_probe.contains_key(&key);
-        if is_new && self.by_probe.len() >= limits::DETAILED_PROBES_MAX {
+        if is_new && self.by_probe.len() >= limits::DETAILED_FAILING_MAX {
             self.waited += 1;
             return;
         }
@@ -292,16 +292,18 @@ mod tests {
     #[test]
     fn more_than_there_is_room_for_is_refused_whole_or_waits_and_is_counted() {
         let mut details = Details::default();
-        let all = limits::DETAILED_PROBES_MAX;
-        details.watch(probes(0..all - 1), soon(), NOW).expect("there is room");
+        let (all, failing) = (limits::DETAILED_PROBES_MAX, limits::DETAILED_FAILING_MAX);
+        for pod in 0..=failing {
+            details.failed(key(pod), &Arc::default(), 1, NOW);
+        }
+        assert_eq!(details.counts(), DetailCounts { probes: failing as u64, refused: 0, waited: 1 });
+        details.watch(probes(failing..all - 1), soon(), NOW).expect("failing ones leave room");
         let refused = details.watch(probes(all - 2..all + 1), soon(), NOW);
         assert_eq!(refused, Err(TooMany { wanted_count: 2, free_count: 1 }));
+        assert_eq!(details.counts(), DetailCounts { probes: all as u64 - 1, refused: 1, waited: 1 });
+        details.forget((0..all - failing).map(key));
         details.failed(key(all), &Arc::default(), 1, NOW);
-        details.failed(key(all + 1), &Arc::default(), 1, NOW);
-        assert_eq!(details.counts(), DetailCounts { probes: all as u64, refused: 1, waited: 1 });
-        details.forget([key(3), key(all + 1)].into_iter());
-        details.failed(key(all + 1), &Arc::default(), 1, NOW);
-        assert!(details.get(&key(all + 1)).is_some());
+        assert!(details.get(&key(all)).is_some());
     }
 
     #[test]
