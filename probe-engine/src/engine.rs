@@ -59,7 +59,7 @@ use crate::source::control::Control;
 use crate::source::manifest::{self, ManifestConfig, SourceStatus};
 use crate::source::parse::{RuntimeKind, Strictness};
 use crate::state::State;
-use crate::{clock, limits};
+use crate::{clock, limits, shutdown};
 
 /// Threads of the control runtime: sources, manager, results, consumers, API.
 const CONTROL_THREADS: usize = 2;
@@ -233,10 +233,6 @@ impl Engine {
         let collector = collector(&config)?;
         // All before anything is started: a second daemon must fail without touching the first one's pods.
         let socket = Socket::bind(config.socket.as_deref().ok_or(EngineError::NoSocket)?)?;
-        let listeners = Listeners::bind(config.metrics_listen, config.dashboard_listen).await?;
-        // Port 0 was any free one, and the dashboard's place a rule: from here on it is known where they are.
-        config.metrics_listen = listeners.metrics_address();
-        config.dashboard_listen = listeners.dashboard_address().map_or(DashboardListen::Off, DashboardListen::At);
         let tcp = match &mut config.api_listen {
             Some(listen) => {
                 let tcp = Tcp::bind(listen.address, &listen.files).await?;
@@ -245,6 +241,11 @@ impl Engine {
             }
             None => None,
         };
+        // After it: the dashboard's place may be a rule, and goes round what is taken.
+        let listeners = Listeners::bind(config.metrics_listen, config.dashboard_listen).await?;
+        // Port 0 was any free one: from here on it is known where they are.
+        config.metrics_listen = listeners.metrics_address();
+        config.dashboard_listen = listeners.dashboard_address().map_or(DashboardListen::Off, DashboardListen::At);
         std::fs::create_dir_all(&config.state_dir)
             .map_err(|source| EngineError::StateDir { path: config.state_dir.clone(), source })?;
         let state = State::read(&config.state_dir);
@@ -274,7 +275,8 @@ impl Engine {
         stages.push(tokio::spawn(results::Stage::new(stage, results_inbox).run()));
         let manager = manager_config(&senders, results_sender, to_lifecycle, choice, state);
         let manager_end = watch::Sender::new(false);
-        let ending = turned_true(manager_end.subscribe());
+        let mut ending = manager_end.subscribe();
+        let ending = async move { shutdown::told(&mut ending).await };
         stages.push(tokio::spawn(manager::run(manager, updates_in, ending)));
 
         let mut engine = Self {
@@ -428,7 +430,9 @@ impl Engine {
     }
 
     fn serve_api(&mut self, (socket, tcp): (Socket, Option<Tcp>), health: Health, backend: Backend) {
-        let api = server::serve(socket, tcp, backend, health, turned_true(self.servers_end.subscribe()));
+        let mut ending = self.servers_end.subscribe();
+        let ending = async move { shutdown::told(&mut ending).await };
+        let api = server::serve(socket, tcp, backend, health, ending);
         self.servers.push(tokio::spawn(told("control API", api)));
     }
 
@@ -715,11 +719,6 @@ async fn told<E: std::fmt::Display>(what: &'static str, server: impl Future<Outp
     if let Err(error) = server.await {
         error!(what, %error, "the server ended");
     }
-}
-
-async fn turned_true(mut signal: watch::Receiver<bool>) {
-    // A sender that is gone means the same.
-    let _ = signal.wait_for(|end| *end).await;
 }
 
 /// Keeps what `GetInfo` says of the manifests up to date, until their source has ended.

@@ -17,6 +17,7 @@ pub mod clock;
 pub mod config;
 pub mod limits;
 pub mod malloc;
+mod shutdown;
 
 pub mod source;
 

@@ -206,6 +206,12 @@ fn commands_are_run_by_the_embedder_within_the_deadline_that_the_engine_keeps() 
     kubelet.answer(&second, call.id, End::ExitCode(0), "well again");
     kubelet.next_result(&mut results, "success of the second stream", is(Verdict::Success));
     assert_eq!(probe_of(&kubelet.pod("web").expect("there"), ProbeType::Readiness).successful_count, 2);
+
+    // More than a message may hold: it hears why its stream ended.
+    let call = kubelet.next_call(&mut second);
+    kubelet.answer(&second, call.id, End::ExitCode(0), &"x".repeat(3 << 20));
+    let why = kubelet.next_exec(&mut second).expect_err("too large");
+    assert_eq!(why.code(), Code::OutOfRange, "{why}");
 }
 
 #[test]

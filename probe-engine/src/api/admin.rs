@@ -38,8 +38,8 @@ use tracing::{debug, info};
 
 use self::health::{Check, Health};
 use crate::consumer::metrics::{Format, Metrics};
-use crate::limits;
 use crate::results::ResultsError;
+use crate::{limits, shutdown};
 
 /// Why the admin server could not start.
 #[derive(Debug, thiserror::Error)]
@@ -96,9 +96,15 @@ impl Admin {
             .with_state(self.clone())
     }
 
-    /// Latency: with the metrics, and with the dashboard where that is elsewhere.
+    /// Latency of the node and of single pods: with the dashboard. Who looks at a pod watches it.
     pub fn latency_routes(&self) -> Router {
         let latency = Router::new().route("/api/v1/latency", get(latency::page));
+        latency.route("/api/v1/latency.hlog", get(latency::log)).with_state(self.clone())
+    }
+
+    /// Latency of the node alone: with metrics that are elsewhere than the dashboard.
+    pub fn node_latency_routes(&self) -> Router {
+        let latency = Router::new().route("/api/v1/latency", get(latency::node_page));
         latency.route("/api/v1/latency.hlog", get(latency::log)).with_state(self.clone())
     }
 }
@@ -140,7 +146,7 @@ pub async fn serve(listener: TcpListener, router: Router, mut shutdown: watch::R
                 }
             },
             Some(_) = connections.join_next() => {}
-            () = stopped(&mut shutdown) => break,
+            () = shutdown::told(&mut shutdown) => break,
         }
     }
     drop(listener);
@@ -172,17 +178,12 @@ async fn connection(stream: TcpStream, router: Router, mut shutdown: watch::Rece
             ended.unwrap_or_else(|error| debug!(%error, "admin connection"));
             return;
         }
-        () = stopped(&mut shutdown) => {}
+        () = shutdown::told(&mut shutdown) => {}
     }
     serving.as_mut().graceful_shutdown();
     if timeout(limits::ADMIN_DRAIN, serving).await.is_err() {
         debug!("admin connection closed before its request ended");
     }
-}
-
-/// Until it is time to stop. Without a value in the result, so that nothing is held while others are awaited.
-pub(super) async fn stopped(shutdown: &mut watch::Receiver<bool>) {
-    let _ = shutdown.wait_for(|stop| *stop).await;
 }
 
 async fn metrics(State(admin): State<Admin>, headers: HeaderMap) -> Response {

@@ -3,62 +3,55 @@
 //! Bounds: `limits::API_*`. Invariant: nothing here holds a stage up for longer than one part of an answer takes.
 
 use std::future::Future;
-use std::hash::{BuildHasher, RandomState};
-use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use jiff::Timestamp;
-use probe_core::id::{ContainerName, PodUid, ProbeKey, ProbeType};
+use probe_core::id::{PodUid, ProbeKey, ProbeType};
 use probe_core::outcome::{Outcome, Verdict};
-use probe_core::spec::Pod;
-use probe_core::time::Instant;
 use probe_core::worker::ATTEMPTS_MAX;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
+pub use self::facts::{BUILD, Facts, ShardFacts, SourceFacts, instance};
 pub use self::tcp::{Tcp, TcpError};
 
+use self::facts::info_of;
+use self::filter::Filter;
+
 use super::admin::health::Health;
-use super::selector::Selector;
 use super::socket::Socket;
 use super::v1::control_server::{Control as ControlApi, ControlServer};
 use super::v1::embedder_server::EmbedderServer;
-use super::{convert, logs, v1};
-use crate::consumer::events::{Event, EventsHandle, Watched};
+use super::{convert, v1};
+use crate::consumer::events::EventsHandle;
 use crate::consumer::overview::Overviews;
 use crate::ebpf::PassiveSettings;
-use crate::ebpf::stats::EbpfStats;
-use crate::results::{GonePod, Node, PodRecord, ResultsError, ResultsHandle, Select};
+use crate::results::{Node, PodRecord, ResultsError, ResultsHandle};
+use crate::runtime::ContainerRuntime;
 use crate::runtime::external::broker::Broker;
-use crate::runtime::{ContainerRuntime, RuntimeError};
 use crate::source::SourceKind;
 use crate::source::api::{self, ApiError, ApiSource, Refused};
 use crate::source::control::{Control, ControlError, Triggered};
-use crate::{clock, limits};
+use crate::{clock, limits, shutdown};
 
 mod connection;
 mod embedder;
 mod exec_calls;
+mod facts;
+mod filter;
 mod latency;
 mod pause;
 mod pods;
 mod serving;
+mod stream_logs;
 mod sync_pods;
 mod tcp;
+mod watch_events;
 mod watch_node;
 mod watch_pods;
 mod watch_results;
 mod watching;
-
-/// Profile, architecture and system of this program.
-pub const BUILD: &str = if cfg!(debug_assertions) {
-    concat!("debug ", env!("BUILD_TARGET"))
-} else {
-    concat!("release ", env!("BUILD_TARGET"))
-};
 
 /// The namespace where none is said.
 const DEFAULT_NAMESPACE: &str = "default";
@@ -91,66 +84,6 @@ pub struct Backend {
     pub overviews: Overviews,
 }
 
-/// What `GetInfo` says and no stage knows.
-#[derive(Clone, Debug)]
-pub struct Facts {
-    /// When the daemon started.
-    pub started_at: Timestamp,
-    /// The same on the monotonic clock.
-    pub started: Instant,
-    /// By index.
-    pub shards: Vec<ShardFacts>,
-    /// Where pods come from.
-    pub sources: Vec<SourceFacts>,
-    /// What eBPF does, or why it does nothing: a sentence.
-    pub ebpf: String,
-    /// Where the kernel program is loaded: how it is used.
-    pub passive: Option<Arc<PassiveSettings>>,
-    /// What its watch counts.
-    pub ebpf_stats: Option<Arc<EbpfStats>>,
-    /// Where /metrics is.
-    pub metrics_address: Option<SocketAddr>,
-    /// Where the dashboard is.
-    pub dashboard_address: Option<SocketAddr>,
-    /// Where this API is over TCP.
-    pub api_address: Option<SocketAddr>,
-    /// `spec.nodeName`
-    pub node_name: String,
-    /// Of this run of the daemon: see [`instance`].
-    pub instance: String,
-}
-
-/// A name that no other run of a daemon has.
-#[must_use]
-pub fn instance() -> String {
-    // Its keys are random.
-    format!("{:016x}", RandomState::new().hash_one(std::process::id()))
-}
-
-/// One shard.
-#[derive(Clone, Debug)]
-pub struct ShardFacts {
-    /// `io_uring` or `epoll`.
-    pub io: &'static str,
-    /// Why it is not io_uring.
-    pub fallback_reason: Option<String>,
-}
-
-/// One source.
-#[derive(Clone, Debug)]
-pub struct SourceFacts {
-    /// `manifests` or `api`.
-    pub kind: &'static str,
-    /// What it reads.
-    pub place: String,
-    /// It was read once in whole.
-    pub synced: bool,
-    /// Pods that it holds.
-    pub pods_count: usize,
-    /// Its newest error.
-    pub error: Option<String>,
-}
-
 /// Why the API is not served any more.
 #[derive(Debug, thiserror::Error)]
 #[error("the control API on {place}: {source}")]
@@ -177,6 +110,8 @@ pub async fn serve(
         log_streams: Arc::new(Semaphore::new(limits::API_LOG_STREAMS_MAX)),
         pod_watchers: Arc::new(Semaphore::new(limits::API_POD_WATCHERS_MAX)),
         latency_watchers: Arc::new(Semaphore::new(limits::API_LATENCY_WATCHERS_MAX)),
+        event_watchers: Arc::new(Semaphore::new(limits::API_EVENT_WATCHERS_MAX)),
+        node_watchers: Arc::new(Semaphore::new(limits::API_EVENT_WATCHERS_MAX)),
     })
     .max_decoding_message_size(limits::API_REQUEST_BYTES_MAX)
     .max_encoding_message_size(limits::API_RESPONSE_BYTES_MAX);
@@ -196,13 +131,14 @@ pub async fn serve(
     };
     let status = serving::Status::new().await;
     let routes = serving::routes(service, embedder, status.reporter());
-    let until_over = |mut ended: watch::Receiver<bool>| async move { over(&mut ended).await };
+    let until_over = |mut ended: watch::Receiver<bool>| async move { shutdown::told(&mut ended).await };
     let on_socket = serving::server()
+        .layer(serving::short_errors())
         .add_routes(routes.clone())
         .serve_with_incoming_shutdown(connection::incoming(listener), until_over(ended.clone()));
     let over_tcp = async {
         let Some(tcp) = tcp else { return Ok(()) };
-        let mut server = serving::remote_server();
+        let mut server = serving::remote_server().layer(serving::short_errors());
         server.add_routes(routes).serve_with_incoming_shutdown(tcp.incoming(), until_over(ended.clone())).await
     };
     let place = |place: String| move |source| ServeError { place, source };
@@ -223,7 +159,7 @@ pub async fn serve(
 }
 
 async fn drained(mut ended: watch::Receiver<bool>) {
-    over(&mut ended).await;
+    shutdown::told(&mut ended).await;
     tokio::time::sleep(limits::API_DRAIN).await;
 }
 
@@ -234,6 +170,8 @@ struct Service {
     log_streams: Arc<Semaphore>,
     pod_watchers: Arc<Semaphore>,
     latency_watchers: Arc<Semaphore>,
+    event_watchers: Arc<Semaphore>,
+    node_watchers: Arc<Semaphore>,
 }
 
 type Parts<T> = ReceiverStream<Result<T, Status>>;
@@ -366,11 +304,8 @@ impl ControlApi for Service {
 
     type WatchNodeStream = Parts<v1::WatchNodeResponse>;
 
-    async fn watch_node(
-        &self,
-        request: Request<v1::WatchNodeRequest>,
-    ) -> Result<Response<Self::WatchNodeStream>, Status> {
-        watch_node::watch(self, request.into_inner()).await.map(Response::new)
+    async fn watch_node(&self, _: Request<v1::WatchNodeRequest>) -> Result<Response<Self::WatchNodeStream>, Status> {
+        watch_node::watch(self).map(Response::new)
     }
 
     type WatchLatencyStream = Parts<v1::WatchLatencyResponse>;
@@ -388,27 +323,7 @@ impl ControlApi for Service {
         &self,
         request: Request<v1::WatchEventsRequest>,
     ) -> Result<Response<Self::WatchEventsStream>, Status> {
-        let request = request.into_inner();
-        let mut watch =
-            self.backend.events.watch(request.since).await.map_err(|e| Status::unavailable(e.to_string()))?;
-        let mut ended = self.ended.clone();
-        let (to, from) = mpsc::channel(limits::API_PARTS_AHEAD_MAX);
-        tokio::spawn(async move {
-            loop {
-                let next = tokio::select! {
-                    next = watch.next() => next,
-                    () = over(&mut ended) => None,
-                    () = to.closed() => None,
-                };
-                let Some(item) = next else { return };
-                let is_all = !request.follow && item == Watched::CaughtUp;
-                let Some(item) = wire_event(item, &request, watch.sequence()) else { continue };
-                if is_all || to.send(Ok(v1::WatchEventsResponse { item: Some(item) })).await.is_err() {
-                    return;
-                }
-            }
-        });
-        Ok(Response::new(ReceiverStream::new(from)))
+        watch_events::watch(self, request.into_inner()).await.map(Response::new)
     }
 
     type StreamLogsStream = Parts<v1::StreamLogsResponse>;
@@ -417,40 +332,7 @@ impl ControlApi for Service {
         &self,
         request: Request<v1::StreamLogsRequest>,
     ) -> Result<Response<Self::StreamLogsStream>, Status> {
-        let request = request.into_inner();
-        let record = self.pod(&request.namespace, &request.pod).await?;
-        let pod = Arc::clone(&record.pod);
-        let container = logged_container(&pod, &request.container)?;
-        let runtime = Arc::clone(&self.backend.runtime);
-        let previous = request.previous;
-        // Asked once here, so that what the runtime cannot do is the answer and not the end of a stream.
-        let found = runtime.log_files(&pod, &container, previous).map_err(|error| log_error(&error))?;
-        if found.is_empty() && previous {
-            return Err(Status::not_found(format!(
-                "container {container:?} of pod {:?} has no previous instance",
-                pod.name
-            )));
-        }
-        let place = Arc::clone(&self.log_streams).try_acquire_owned().map_err(|_| {
-            Status::resource_exhausted(format!("{} logs are being streamed already", limits::API_LOG_STREAMS_MAX))
-        })?;
-        let options = logs::Options { follow: request.follow && !previous, tail_lines_count: request.tail_lines_count };
-        let (to, from) = mpsc::channel(limits::API_PARTS_AHEAD_MAX);
-        let mut sink = LogSink {
-            to,
-            ended: self.ended.clone(),
-            results: self.backend.results.clone(),
-            uid: pod.uid.clone(),
-            handle: tokio::runtime::Handle::current(),
-        };
-        tokio::task::spawn_blocking(move || {
-            let _place = place;
-            let files = || runtime.log_files(&pod, &container, previous).map_err(std::io::Error::other);
-            if let Err(error) = logs::stream(files, options, &mut sink) {
-                let _ = sink.to.blocking_send(Err(Status::internal(format!("cannot read the log: {error}"))));
-            }
-        });
-        Ok(Response::new(ReceiverStream::new(from)))
+        stream_logs::stream(self, request.into_inner()).await.map(Response::new)
     }
 }
 
@@ -540,114 +422,6 @@ impl Service {
     }
 }
 
-/// A readable [`v1::PodFilter`].
-struct Filter {
-    namespace: String,
-    name: String,
-    selector: Selector,
-}
-
-impl Filter {
-    fn read(filter: Option<v1::PodFilter>) -> Result<Self, Status> {
-        let v1::PodFilter { namespace, name, label_selector } = filter.unwrap_or_default();
-        // It is asked of every pod, on the results task.
-        let (len, max) = (label_selector.len(), limits::API_SELECTOR_BYTES_MAX);
-        if len > max {
-            return Err(Status::invalid_argument(format!("filter.label_selector: {len} bytes; at most {max}")));
-        }
-        let selector = Selector::parse(&label_selector).map_err(|error| Status::invalid_argument(error.to_string()))?;
-        Ok(Self { namespace, name, selector })
-    }
-
-    fn selects(&self, pod: &Pod) -> bool {
-        self.selects_named(&pod.namespace, &pod.name, &pod.labels)
-    }
-
-    /// `labels`: sorted by key.
-    fn selects_named(&self, namespace: &str, name: &str, labels: &[(Arc<str>, Arc<str>)]) -> bool {
-        let label = |key: &str| {
-            let place = labels.binary_search_by(|(k, _)| (**k).cmp(key)).ok()?;
-            Some(&*labels[place].1)
-        };
-        (self.namespace.is_empty() || self.namespace == namespace)
-            && (self.name.is_empty() || self.name == name)
-            && self.selector.matches(label)
-    }
-}
-
-impl Select for Filter {
-    fn pod(&self, pod: &Pod) -> bool {
-        self.selects(pod)
-    }
-
-    fn gone(&self, gone: &GonePod) -> bool {
-        self.selects_named(&gone.namespace, &gone.name, &gone.labels)
-    }
-}
-
-/// The way from the thread that reads a log to its stream.
-struct LogSink {
-    to: mpsc::Sender<Result<v1::StreamLogsResponse, Status>>,
-    ended: watch::Receiver<bool>,
-    results: ResultsHandle,
-    uid: PodUid,
-    handle: tokio::runtime::Handle,
-}
-
-impl logs::Sink for LogSink {
-    fn send(&mut self, part: Vec<u8>) -> bool {
-        self.to.blocking_send(Ok(v1::StreamLogsResponse { data: part })).is_ok()
-    }
-
-    fn is_over(&mut self) -> bool {
-        if *self.ended.borrow() || self.to.is_closed() {
-            return true;
-        }
-        let uid = self.uid.clone();
-        let known = self.handle.block_on(self.results.read(move |node| node.pods.contains_key(&uid)));
-        known != Ok(true)
-    }
-}
-
-fn info_of(facts: Facts) -> v1::GetInfoResponse {
-    let shard = |(index, shard): (usize, ShardFacts)| v1::ShardInfo {
-        index: u32::try_from(index).unwrap_or(u32::MAX),
-        io: shard.io.to_owned(),
-        fallback_reason: shard.fallback_reason.unwrap_or_default(),
-    };
-    let source = |source: SourceFacts| v1::SourceInfo {
-        kind: source.kind.to_owned(),
-        place: source.place,
-        synced: source.synced,
-        pods_count: source.pods_count as u64,
-        error: source.error.unwrap_or_default(),
-    };
-    let uptime = clock::now() - facts.started;
-    let mut ebpf = facts.ebpf;
-    if let Some(stats) = facts.ebpf_stats
-        && stats.feed_healthy.load(Ordering::Relaxed) == 0
-    {
-        ebpf.push_str("; its last self-test did not pass: no passive answers");
-    }
-    v1::GetInfoResponse {
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-        build: BUILD.to_owned(),
-        started_at: Some(convert::timestamp(facts.started_at)),
-        uptime_ns: u64::try_from(uptime.as_nanos()).unwrap_or(u64::MAX),
-        shards: facts.shards.into_iter().enumerate().map(shard).collect(),
-        sources: facts.sources.into_iter().map(source).collect(),
-        ebpf,
-        ebpf_loaded: facts.passive.is_some(),
-        metrics_address: facts.metrics_address.map(|a| a.to_string()).unwrap_or_default(),
-        dashboard_address: facts.dashboard_address.map(|a| a.to_string()).unwrap_or_default(),
-        api_address: facts.api_address.map(|a| a.to_string()).unwrap_or_default(),
-        node_name: facts.node_name,
-        instance: facts.instance,
-        pid: std::process::id(),
-        ..v1::GetInfoResponse::default()
-    }
-}
-
 /// Its verdict is Failure, or its last attempt did not end well.
 pub(crate) fn is_failing(row: &v1::ProbeRow) -> bool {
     row.probe.as_ref().is_some_and(|probe| {
@@ -658,47 +432,6 @@ pub(crate) fn is_failing(row: &v1::ProbeRow) -> bool {
 
 fn has_near_miss(row: &v1::ProbeRow) -> bool {
     row.probe.as_ref().is_some_and(|probe| probe.near_miss_count > 0)
-}
-
-/// The item on the wire; `None` for an event that was not asked for.
-fn wire_event(
-    item: Watched,
-    request: &v1::WatchEventsRequest,
-    sequence: u64,
-) -> Option<v1::watch_events_response::Item> {
-    use v1::watch_events_response::Item;
-    let is_asked_for = |event: &Event| {
-        (request.namespace.is_empty() || *request.namespace == *event.namespace)
-            && (request.pod.is_empty() || *request.pod == *event.pod)
-    };
-    match item {
-        Watched::Event(event) => is_asked_for(&event).then(|| Item::Event(convert::event(&event))),
-        Watched::Lost(missed_count) => Some(Item::PlaceLost(v1::PlaceLost { missed_count })),
-        Watched::CaughtUp => Some(Item::CaughtUp(v1::CaughtUp { sequence })),
-    }
-}
-
-fn logged_container(pod: &Pod, name: &str) -> Result<ContainerName, Status> {
-    if !name.is_empty() {
-        return pod.container(name).map(|c| c.name.clone()).ok_or_else(|| no_container(pod, name));
-    }
-    match &*pod.containers {
-        [one] => Ok(one.name.clone()),
-        several => Err(Status::invalid_argument(format!(
-            "pod {:?} has several containers; name one with -c: {}",
-            pod.name,
-            joined(&several.iter().map(|c| &c.name).collect::<Vec<_>>())
-        ))),
-    }
-}
-
-fn no_container(pod: &Pod, name: &str) -> Status {
-    let names: Vec<&ContainerName> = pod.all_containers().map(|c| &c.name).collect();
-    Status::not_found(format!("pod {:?} has no container {name:?}; it has {}", pod.name, joined(&names)))
-}
-
-fn joined(names: &[&ContainerName]) -> String {
-    names.iter().map(|name| name.as_str()).collect::<Vec<_>>().join(", ")
 }
 
 fn namespace_or_default(namespace: String) -> String {
@@ -735,23 +468,8 @@ fn api_error(error: &ApiError) -> Status {
     }
 }
 
-fn log_error(error: &RuntimeError) -> Status {
-    match error {
-        RuntimeError::Unsupported { .. } => Status::failed_precondition(error.to_string()),
-        RuntimeError::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
-            Status::not_found("there is no log: the container was never started")
-        }
-        _ => Status::internal(error.to_string()),
-    }
-}
-
 fn unavailable(error: ResultsError) -> Status {
     Status::unavailable(error.to_string())
-}
-
-async fn over(ended: &mut watch::Receiver<bool>) {
-    // The sender gone is an end, too.
-    let _ = ended.wait_for(|ended| *ended).await;
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use tracing::{debug, warn};
 
 use super::health::Health;
-use super::stopped;
+use crate::shutdown;
 
 /// How often it is looked whether the sources have been read.
 const LOOK: Duration = Duration::from_millis(200);
@@ -44,7 +44,7 @@ async fn tell(
     loop {
         tokio::select! {
             _ = ticks.tick() => {}
-            () = stopped(&mut shutdown) => break,
+            () = shutdown::told(&mut shutdown) => break,
         }
         let is_live = health.is_live();
         if !is_live && !told_stalled {
@@ -60,7 +60,7 @@ async fn tell(
         }
         if told_ready && watchdog.is_none() {
             // Nothing more to tell before the end.
-            stopped(&mut shutdown).await;
+            shutdown::told(&mut shutdown).await;
             break;
         }
     }

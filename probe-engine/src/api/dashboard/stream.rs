@@ -10,8 +10,7 @@ use tokio_stream::StreamExt;
 use tokio_stream::wrappers::ReceiverStream;
 
 use super::Dashboard;
-use crate::api::admin::stopped;
-use crate::limits;
+use crate::{limits, shutdown};
 
 /// A browser that lost its stream waits so long before it asks again, in milliseconds.
 const RETRY: &str = "retry: 1000\n\n";
@@ -45,7 +44,7 @@ async fn follow(
     loop {
         let sent = tokio::select! {
             sent = timeout(limits::DASHBOARD_STALL, to.send(next)) => matches!(sent, Ok(Ok(()))),
-            () = stopped(&mut shutdown) => false,
+            () = shutdown::told(&mut shutdown) => false,
         };
         if !sent {
             return;
@@ -54,7 +53,7 @@ async fn follow(
             tokio::select! {
                 changed = frames.changed() => if changed.is_err() { return },
                 () = to.closed() => return,
-                () = stopped(&mut shutdown) => return,
+                () = shutdown::told(&mut shutdown) => return,
             }
             if let Some(frame) = frames.borrow_and_update().as_deref() {
                 break Bytes::from(format!("event: frame\ndata: {frame}\n\n"));

@@ -7,10 +7,10 @@ use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
 
-use super::{Parts, over};
+use super::Parts;
 use crate::api::v1::{self, exec_result, serve_exec_response};
-use crate::limits;
 use crate::runtime::external::broker::{Broker, Call, End, Item, Server};
+use crate::{limits, shutdown};
 
 /// See the proto. `ended`: true once the server is to end.
 pub(super) fn serve(
@@ -21,26 +21,33 @@ pub(super) fn serve(
     let server = broker.serve();
     let (to, from) = mpsc::channel(limits::API_PARTS_AHEAD_MAX);
     tokio::spawn(async move {
-        tokio::select! {
-            () = hear(&server, answers) => {}
-            () = ask(&server, &to) => {}
-            () = to.closed() => {}
-            () = over(&mut ended) => {}
-        }
+        let why = tokio::select! {
+            heard = hear(&server, answers) => heard.err(),
+            () = ask(&server, &to) => None,
+            () = to.closed() => None,
+            () = shutdown::told(&mut ended) => None,
+        };
         // With it go the calls that it has not answered.
         drop(server);
+        if let Some(why) = why {
+            tokio::select! {
+                // Where the connection has gone nobody hears it.
+                _ = to.send(Err(why)) => {}
+                () = shutdown::told(&mut ended) => {}
+            }
+        }
     });
     ReceiverStream::new(from)
 }
 
-/// Until the embedder says no more.
-async fn hear(server: &Server, mut answers: Streaming<v1::ServeExecRequest>) {
-    // An error is the end of the stream, too.
-    while let Ok(Some(request)) = answers.message().await {
+/// Until the embedder says no more. An error where it said what cannot be read: a message too large, or none of these.
+async fn hear(server: &Server, mut answers: Streaming<v1::ServeExecRequest>) -> Result<(), Status> {
+    while let Some(request) = answers.message().await? {
         if let Some(result) = request.result {
             server.answer(result.id, end_of(result));
         }
     }
+    Ok(())
 }
 
 /// Until nothing is asked of this stream any more, or nobody reads it.

@@ -15,11 +15,10 @@ use probe_core::spec::Pod;
 use probe_core::time::Instant;
 use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, interval, sleep};
-use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
 use super::watching::Watching;
-use super::{Filter, Parts, Service, over, unavailable};
+use super::{Filter, Parts, Service, unavailable};
 use crate::api::{convert, v1};
 use crate::results::latency::{Recorded, Series, TooMany, Window};
 use crate::results::{Node, ResultsHandle};
@@ -52,17 +51,7 @@ pub(super) async fn watch(
         sent: HashMap::new(),
     };
     let first = watcher.next().await?;
-    let mut ended = service.ended.clone();
-    let (to, from) = mpsc::channel(1);
-    tokio::spawn(async move {
-        let _watching = watching;
-        tokio::select! {
-            () = watcher.tell(first, period, &to) => {}
-            () = over(&mut ended) => {}
-            () = to.closed() => {}
-        }
-    });
-    Ok(ReceiverStream::new(from))
+    Ok(watching.stream(1, service.ended.clone(), move |to| async move { watcher.tell(first, period, &to).await }))
 }
 
 fn period(interval_ms: u32) -> Result<Duration, Status> {

@@ -1,18 +1,21 @@
 //! What both listeners serve, under the same limits: health as grpc.health.v1.Health, and server reflection.
 
+use http::Response;
 use tokio::sync::watch;
+use tonic::body::Body;
 use tonic::server::NamedService;
 use tonic::service::Routes;
 use tonic::transport::Server;
 use tonic_health::ServingStatus;
 use tonic_health::pb::health_server::HealthServer;
 use tonic_health::server::{HealthReporter, HealthService};
+use tower::util::MapResponseLayer;
 
 use super::embedder::Embedder;
-use super::{ControlServer, EmbedderServer, Service, over};
+use super::{ControlServer, EmbedderServer, Service};
 use crate::api::DESCRIPTORS;
 use crate::api::admin::health::Health;
-use crate::limits;
+use crate::{limits, shutdown};
 
 /// The runtime in which the service for embedders takes calls.
 const EMBEDDERS_RUNTIME: &str = "external";
@@ -36,6 +39,27 @@ pub(super) fn remote_server() -> Server {
     server()
         .http2_keepalive_interval(Some(limits::API_PING_EVERY))
         .http2_keepalive_timeout(Some(limits::API_PING_ANSWER_MAX))
+}
+
+/// Errors as long as a trailer may be: they tell what was asked for, which may be as long as a request.
+pub(super) fn short_errors() -> MapResponseLayer<fn(Response<Body>) -> Response<Body>> {
+    MapResponseLayer::new(shortened)
+}
+
+fn shortened(answer: Response<Body>) -> Response<Body> {
+    let Some(status) = tonic::Status::from_header_map(answer.headers()) else { return answer };
+    let text = status.message();
+    if encoded_len(text) <= limits::API_ERROR_BYTES_MAX {
+        return answer;
+    }
+    // However it is encoded.
+    let end = text.floor_char_boundary(limits::API_ERROR_BYTES_MAX / 3);
+    tonic::Status::new(status.code(), format!("{}...", &text[..end])).into_http()
+}
+
+/// Bytes of a text in a trailer, where what is neither letter nor digit takes three for each of its own (percent-encoding).
+pub(super) fn encoded_len(text: &str) -> usize {
+    text.bytes().map(|byte| if byte.is_ascii_alphanumeric() { 1 } else { 3 }).sum()
 }
 
 /// The services beside the two of our own added.
@@ -88,7 +112,7 @@ impl Status {
             let is_ready = is_live && health.ready().await.iter().all(|check| check.failure.is_none());
             self.tell([is_ready, is_ready, is_live && runtime == EMBEDDERS_RUNTIME]).await;
             tokio::select! {
-                () = over(&mut ended) => break,
+                () = shutdown::told(&mut ended) => break,
                 () = tokio::time::sleep(limits::API_HEALTH_LOOK_EVERY) => {}
             }
         }

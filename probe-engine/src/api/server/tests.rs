@@ -2,7 +2,9 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use probe_core::spec::ContainerKind;
+use jiff::Timestamp;
+use probe_core::id::ContainerName;
+use probe_core::spec::{ContainerKind, Pod};
 use tokio::sync::{mpsc, oneshot, watch};
 use tonic::Code;
 
@@ -18,7 +20,7 @@ use crate::prober::exec::Execution;
 use crate::results::fixture::{Bench, SOON, container, pod, publish, report, running};
 use crate::results::{Input, Update};
 use crate::runtime::none::NoneRuntime;
-use crate::runtime::{BoxFuture, RuntimeEvent, Started};
+use crate::runtime::{BoxFuture, RuntimeError, RuntimeEvent, Started};
 use crate::shard::metrics::{HandlerKind, OutcomeKind};
 use crate::source::PodUpdate;
 use crate::source::manifest::ManifestConfig;
@@ -393,6 +395,17 @@ async fn the_end_ends_followers_and_removes_the_socket() {
 }
 
 #[tokio::test]
+async fn the_end_waits_a_bounded_time_for_clients_that_only_keep_their_connections() {
+    let mut daemon = Daemon::start(none()).await;
+    daemon.client.get_info(v1::GetInfoRequest {}).await.expect("served");
+    let silent = tokio::net::UnixStream::connect(&daemon.path).await.expect("it listens");
+    daemon.end.send(()).expect("it serves");
+    tokio::time::timeout(SOON, daemon.server).await.expect("in time").expect("no panic").expect("served");
+    assert!(!daemon.path.exists());
+    drop((silent, daemon.client));
+}
+
+#[tokio::test]
 async fn a_watcher_of_the_node_gets_the_newest_overview_at_once() {
     let mut daemon = Daemon::start(none()).await;
     let mut watched = daemon.client.watch_node(v1::WatchNodeRequest {}).await.expect("served").into_inner();
@@ -517,9 +530,9 @@ async fn probes_are_paused_over_the_socket_by_who_says_so_and_not_triggered_then
     let (told, by) = oneshot::channel();
     tokio::spawn(async move {
         let mut told = Some(told);
-        while let Some(PodUpdate::Pause(uid, pause)) = updates.recv().await {
+        while let Some(PodUpdate::Pause(uid, pause, shown)) = updates.recv().await {
             told.take().into_iter().for_each(|told| _ = told.send(Arc::clone(&pause.by)));
-            inputs.send(Input::Pause(uid, pause)).await.expect("the stage runs");
+            inputs.send(Input::Pause(uid, pause, shown)).await.expect("the stage runs");
         }
     });
     let now = clock::wall();

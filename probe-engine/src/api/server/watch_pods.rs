@@ -23,7 +23,7 @@ pub(super) async fn watch(
     let since = watching::since(request.since, &instance);
     let pods = PodWatch::new(service.backend.results.clone(), since, Arc::new(filter));
     let facts = service.backend.facts.clone();
-    Ok(watching.stream(service.ended.clone(), move |to| async move {
+    Ok(watching.stream(limits::API_PARTS_AHEAD_MAX, service.ended.clone(), move |to| async move {
         let passive = || facts.borrow().passive.clone();
         tell(pods, &to, &instance, passive).await;
     }))

@@ -28,7 +28,8 @@ pub(super) async fn watch(
     let instance = embedder.backend.facts.borrow().instance.clone();
     let since = watching::since(request.since, &instance);
     let pods = PodWatch::new(embedder.backend.results.clone(), since, Arc::new(All));
-    Ok(watching.stream(embedder.ended.clone(), move |to| async move { tell(pods, &to, &instance).await }))
+    let (ahead, ended) = (limits::API_PARTS_AHEAD_MAX, embedder.ended.clone());
+    Ok(watching.stream(ahead, ended, move |to| async move { tell(pods, &to, &instance).await }))
 }
 
 struct All;

@@ -1,5 +1,4 @@
-//! What WatchPods and WatchResults have in common: places, how many there may be, and the end of a stream. WatchLatency shares how
-//! many there may be.
+//! What the watches have in common: places, how many there may be, and the end of a stream.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -8,9 +7,9 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
-use super::{Parts, over};
+use super::Parts;
 use crate::api::v1;
-use crate::limits;
+use crate::shutdown;
 
 /// One watcher's place among those that there may be.
 pub(super) struct Watching {
@@ -25,28 +24,48 @@ impl Watching {
         Ok(Self { _place: place.map_err(full)? })
     }
 
-    /// A stream of what `tell` sends. It ends with `tell`, with the daemon, and with its client, whatever it waits for then.
+    /// [`parts`], which keep the place as long as they last.
     pub(super) fn stream<T, F>(
         self,
-        mut ended: watch::Receiver<bool>,
+        ahead: usize,
+        ended: watch::Receiver<bool>,
         tell: impl FnOnce(mpsc::Sender<Result<T, Status>>) -> F,
     ) -> Parts<T>
     where
         T: Send + 'static,
         F: Future<Output = ()> + Send + 'static,
     {
-        let (to, from) = mpsc::channel(limits::API_PARTS_AHEAD_MAX);
-        let telling = tell(to.clone());
-        tokio::spawn(async move {
-            tokio::select! {
-                () = telling => {}
-                () = over(&mut ended) => {}
-                () = to.closed() => {}
+        parts(ahead, ended, |to| {
+            let telling = tell(to);
+            async move {
+                telling.await;
+                drop(self);
             }
-            drop(self);
-        });
-        ReceiverStream::new(from)
+        })
     }
+}
+
+/// A stream of what `tell` sends, `ahead` parts before its client takes them. It ends with `tell`, with the daemon, and with its
+/// client, whatever it waits for then.
+pub(super) fn parts<T, F>(
+    ahead: usize,
+    mut ended: watch::Receiver<bool>,
+    tell: impl FnOnce(mpsc::Sender<Result<T, Status>>) -> F,
+) -> Parts<T>
+where
+    T: Send + 'static,
+    F: Future<Output = ()> + Send + 'static,
+{
+    let (to, from) = mpsc::channel(ahead);
+    let telling = tell(to.clone());
+    tokio::spawn(async move {
+        tokio::select! {
+            () = telling => {}
+            () = shutdown::told(&mut ended) => {}
+            () = to.closed() => {}
+        }
+    });
+    ReceiverStream::new(from)
 }
 
 /// How the results stage takes it: another daemon's revisions are ones that it has not come to.

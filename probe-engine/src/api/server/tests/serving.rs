@@ -90,6 +90,18 @@ async fn reflection_lists_every_service_and_describes_what_it_lists() {
     assert!(answers.next().await.expect("an answer").is_ok());
 }
 
+#[tokio::test]
+async fn an_error_about_a_name_as_long_as_a_request_still_reaches_the_client() {
+    let mut daemon = Daemon::start(none()).await;
+    for name in ["x".repeat(1_000_000), "\u{fc}".repeat(500_000)] {
+        let request = v1::GetPodRequest { namespace: String::new(), name };
+        let status = daemon.client.get_pod(request).await.expect_err("there is none");
+        assert_eq!(status.code(), Code::NotFound, "{status}");
+        let text = status.message();
+        assert!(text.starts_with("pods \"") && text.ends_with("...") && text.len() > 2_000, "{text}");
+    }
+}
+
 fn follow() -> v1::WatchEventsRequest {
     v1::WatchEventsRequest { follow: true, ..Default::default() }
 }
