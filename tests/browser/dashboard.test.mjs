@@ -455,6 +455,31 @@ test('attempts that nearly took too long are near misses', async ({ few }) => {
   await close(page);
 });
 
+test('quantiles are those of the window that is chosen', async ({ few }) => {
+  const page = await open(few.url);
+  const attempts = async (handler) => {
+    const rows = await page.$$eval('#quantiles-table tbody tr', (all) => all.map((row) => [...row.children].map((cell) => cell.textContent)));
+    return Number((rows.find(([name]) => name === handler)?.[1] ?? '0').replaceAll(',', ''));
+  };
+  await until('quantiles since the start', async () => (await attempts('http')) > 0);
+  for (const window of ['1m', '24h', 'start']) {
+    await page.click(`#quantiles-windows [data-key="${window}"]`);
+    check((await page.getAttribute(`#quantiles-windows [data-key="${window}"]`, 'aria-pressed')) === 'true', `${window} is pressed`);
+    await until(`what the daemon says of ${window}`, async () => {
+      const before = await attempts('http');
+      const said = (await (await fetch(`${few.url}/api/v1/latency?window=${window}`)).json()).latency.http ?? {};
+      const sum = Object.values(said).reduce((all, outcome) => all + outcome.count, 0);
+      return before > 0 && Math.abs(before - sum) <= 0.1 * sum && sum;
+    });
+  }
+  const { table, card } = await page.evaluate(() => {
+    const of = document.getElementById('quantiles-table');
+    return { table: of.getBoundingClientRect().width, card: of.parentElement.clientWidth };
+  });
+  check(table <= card, `the table is as wide as its card: ${table} of ${card}`);
+  await close(page);
+});
+
 test('pictures of a node in light and dark', async ({ few, app }) => {
   app.flapping = false;
   for (const colorScheme of ['light', 'dark']) {

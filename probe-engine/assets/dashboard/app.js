@@ -6,7 +6,7 @@ import { byId, text } from './dom.js';
 import { Heatmap } from './heatmap.js';
 import { Overview } from './overview.js';
 import { PodPage } from './pod.js';
-import { Quantiles, latenessP99 } from './quantiles.js';
+import { Quantiles } from './quantiles.js';
 import { Rows, STATES } from './rows.js';
 import { Stream, read } from './stream.js';
 import { Table, path } from './table.js';
@@ -24,10 +24,9 @@ const THEMES = ['system', 'light', 'dark'];
 const rows = new Rows();
 const overview = new Overview();
 const heatmap = new Heatmap();
-const quantiles = new Quantiles();
+const quantiles = new Quantiles(() => loadLatency());
 const podPage = new PodPage();
 const table = new Table(rows, { open: (pod) => go(path(pod)), changed: remember });
-let lateness = 0;
 let sequence = 0;
 let loading = null;
 /** Of connections: another one may be to another daemon, which counts anew. */
@@ -40,7 +39,7 @@ const connection = new Connection(() => stream.retry());
 const stream = new Stream({
   opened: resync,
   frame(frame) {
-    overview.show(frame.overview, lateness);
+    overview.show(frame.overview);
     showProblems(frame.overview.problems);
     // What was missed of the heatmap is more than a frame holds.
     if (sequence && frame.sequence > sequence + 3) loadHeatmap();
@@ -99,11 +98,7 @@ function loadRows() {
   });
 }
 
-const loadLatency = () => quietly(async () => {
-  const latency = await read('/api/v1/latency');
-  lateness = latenessP99(latency);
-  quantiles.show(latency);
-});
+const loadLatency = () => quietly(async () => quantiles.show(await read(`/api/v1/latency?window=${quantiles.window}`)));
 
 /** Successes change nothing that the stream would tell of: what is in sight is asked for. */
 const loadInSight = () => quietly(async () => {

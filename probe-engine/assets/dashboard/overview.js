@@ -37,8 +37,7 @@ export class Overview {
     set(byId('tiles'), ...[...this.places.values()].map((place) => place.tile));
   }
 
-  /** `lateness`: p99 since the start and how many it is of, for a daemon that tells of no last minute. */
-  show(o, lateness) {
+  show(o) {
     text(byId('node'), o.nodeName);
     text(byId('facts'), `v${o.version} · runtime ${o.runtime} · up ${age(o.uptimeNs / 1e6)}`);
     const pods = o.podsByPhase.reduce((sum, n) => sum + n, 0);
@@ -46,8 +45,7 @@ export class Overview {
     this.#tile('rate', digits(o.attemptsPerSecond), `${count(o.probes)} ${o.probes === 1 ? 'probe' : 'probes'}`);
     this.#tile('passive', percent(o.passiveShare), 'without a connection');
     this.#tile('failures', digits(o.failuresPerSecond), `${count(o.probesFailing)} ${o.probesFailing === 1 ? 'probe' : 'probes'} failing`, o.probesFailing > 0 ? 'bad' : '');
-    const late = o.lateness.count ? [o.lateness.p99Ns, 'last minute'] : [lateness, 'since start'];
-    this.#tile('lateness', duration(late[0]), `after due, ${late[1]}`);
+    this.#tile('lateness', o.lateness.count ? duration(o.lateness.p99Ns) : '–', 'after due, last minute');
     const busy = o.pool.filter((lane) => lane.inFlight || lane.queued);
     const pool = busy.map((lane) => `${lane.handler} ${part(lane.inFlight, lane.inFlightMax)}${lane.queued ? ` +${count(lane.queued)}` : ''}`);
     this.#tile('flight', count(o.inFlight), pool.length ? `pool: ${pool.join(', ')}` : `of ${count(o.inFlightMax)}`);

@@ -198,7 +198,7 @@ export class PodPage {
     const bar = el('i', share >= 0.8 ? 'near' : '');
     bar.style.width = `${Math.min(100, share * 100).toFixed(1)}%`;
     const durations = probe.durations?.count ? `p50 about ${duration(probe.durations.p50Ns)}, p99 about ${duration(probe.durations.p99Ns)}, longest ${duration(probe.durations.maxNs)} (${count(probe.durations.count)} attempts)` : null;
-    const near = [probe.near & 1 ? 'The newest attempt took most of its timeout.' : '', probe.near & 2 ? 'One failure more makes the verdict.' : ''].filter(Boolean).join(' ');
+    const near = [probe.near & 1 ? 'An attempt of the last 10 minutes took most of its timeout.' : '', probe.near & 2 ? 'One failure more makes the verdict.' : ''].filter(Boolean).join(' ');
     const card = el('article', 'probe-card',
       el('h3', '', probe.type, ' ', badge(probe.verdict || 'no verdict', VERDICTS[probe.verdict]), probe.pausedUntilMs ? badge(`paused until ${clock(probe.pausedUntilMs)}`, 'unknown') : null, probe.onHold ? badge('on hold', 'unknown') : null),
       el('p', 'asks', el('code', '', `${probe.handler} ${probe.target}`)),

@@ -1,12 +1,14 @@
 // Quantiles per handler, both axes on a log scale: to the right each step is a nine more.
 
-import { byId, el, set, svg } from './dom.js';
+import { byId, el, segments, set, svg } from './dom.js';
 import { handler as colourOf } from './colours.js';
 import { count, duration } from './format.js';
 
 const QUANTILES = [[0.5, 'p50'], [0.9, 'p90'], [0.99, 'p99'], [0.999, 'p99.9'], [0.9999, 'p99.99']];
 const HANDLERS = ['tcp', 'http', 'https', 'grpc', 'exec'];
 const KINDS = ['success', 'warning', 'failure'];
+/** As the daemon names them. */
+const WINDOWS = ['1m', '5m', '1h', '24h', 'start'];
 const BOX = { width: 460, height: 220, left: 52, right: 12, top: 10, bottom: 24 };
 
 /** Sums of pairs of value and count, by rising value. */
@@ -17,7 +19,7 @@ function merged(parts) {
 }
 
 /** The value that a part `q` of all is at most, in the unit of the values. */
-export function quantile(counts, q) {
+function quantile(counts, q) {
   const total = counts.reduce((sum, [, n]) => sum + n, 0);
   let seen = 0;
   for (const [value, n] of counts) {
@@ -27,18 +29,27 @@ export function quantile(counts, q) {
   return 0;
 }
 
-/** p99 of the lateness of all attempts, in nanoseconds; 0 where there were none. */
-export function latenessP99(latency) {
-  return quantile(merged(Object.values(latency.sinceStart.lateness)), 0.99) * 1000;
-}
-
 export class Quantiles {
-  /** `latency`: `/api/v1/latency`. */
+  /** `chosen`: called when another window is to be shown. */
+  constructor(chosen) {
+    this.window = WINDOWS.at(-1);
+    segments(byId('quantiles-windows'), WINDOWS.map((key) => [key, key]), this.window, (key) => {
+      this.window = key;
+      // What is shown is another window's.
+      this.newest = null;
+      byId('quantiles-table').hidden = true;
+      set(byId('quantiles'), el('p', 'nothing', 'Not known yet.'));
+      chosen();
+    });
+  }
+
+  /** `latency`: `/api/v1/latency?window=..`; an answer of another window is not the one that is waited for. */
   show(latency) {
+    if (latency.window !== this.window) return;
     this.newest = latency;
-    const handlers = HANDLERS.filter((name) => latency.sinceStart.latency[name]).map((name) => {
-      const byOutcome = latency.sinceStart.latency[name];
-      const counts = merged(KINDS.map((kind) => byOutcome[kind] ?? []));
+    const handlers = HANDLERS.filter((name) => latency.latency[name]).map((name) => {
+      const byOutcome = latency.latency[name];
+      const counts = merged(KINDS.map((kind) => byOutcome[kind]?.counts ?? []));
       const total = counts.reduce((sum, [, n]) => sum + n, 0);
       // A quantile that fewer than one attempt lies beyond says nothing.
       const values = QUANTILES.map(([q]) => (total * (1 - q) >= 0.999 ? quantile(counts, q) * 1000 : 0));
@@ -56,7 +67,8 @@ export class Quantiles {
   #plot(handlers) {
     const place = byId('quantiles');
     if (!handlers.length) {
-      set(place, el('p', 'nothing', 'No attempt has connected, asked or run anything yet.'));
+      const when = this.window === 'start' ? 'since the daemon started' : `in the last ${this.window}`;
+      set(place, el('p', 'nothing', `No attempt has connected, asked or run anything ${when}.`));
       return;
     }
     const values = handlers.flatMap((of) => [...of.values, of.max]).filter((ns) => ns > 0);

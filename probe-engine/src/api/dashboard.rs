@@ -104,8 +104,17 @@ async fn heatmap(State(dashboard): State<Dashboard>) -> Response {
 /// All rows, or with `?uid=A&uid=B` those of these pods.
 async fn pods(State(dashboard): State<Dashboard>, RawQuery(query): RawQuery) -> Response {
     let query = query.unwrap_or_default();
-    let asked = url::form_urlencoded::parse(query.as_bytes()).filter(|(key, _)| key == "uid");
-    let uids: Vec<PodUid> = asked.map(|(_, uid)| PodUid::from(&*uid)).take(limits::DASHBOARD_ROWS_ASKED_MAX).collect();
+    let mut uids: Vec<PodUid> = Vec::new();
+    for (key, value) in url::form_urlencoded::parse(query.as_bytes()) {
+        if key != "uid" {
+            return (StatusCode::BAD_REQUEST, format!("{key:?}: unknown; this page knows uid\n")).into_response();
+        }
+        uids.push(PodUid::from(&*value));
+    }
+    let (len, max) = (uids.len(), limits::DASHBOARD_ROWS_ASKED_MAX);
+    if len > max {
+        return (StatusCode::BAD_REQUEST, format!("uid: {len} of them; at most {max} at once\n")).into_response();
+    }
     let answer = async {
         if !uids.is_empty() {
             return dashboard.board.rows(uids).await.map(|rows| json(&rows));

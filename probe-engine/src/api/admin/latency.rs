@@ -30,6 +30,8 @@ enum QueryError {
     Unknown(String),
     #[error("pod: the log is of the node; /api/v1/latency?pod=NAMESPACE/NAME has those of a pod")]
     PodOfLog,
+    #[error("pod: those of single pods are told on the dashboard's address (--dashboard-listen)")]
+    PodElsewhere,
 }
 
 impl Query {
@@ -61,10 +63,23 @@ fn pod(value: Cow<'_, str>) -> Result<(String, String), QueryError> {
 
 /// `/api/v1/latency`
 pub(super) async fn page(State(admin): State<Admin>, uri: Uri) -> Response {
-    let Query { window, pod } = match Query::read(uri.query().unwrap_or_default()) {
-        Ok(query) => query,
-        Err(error) => return refused(&error),
-    };
+    match Query::read(uri.query().unwrap_or_default()) {
+        Ok(query) => answer(&admin, query).await,
+        Err(error) => refused(&error),
+    }
+}
+
+/// The same where no pod can be looked at.
+pub(super) async fn node_page(State(admin): State<Admin>, uri: Uri) -> Response {
+    match Query::read(uri.query().unwrap_or_default()) {
+        Ok(Query { pod: Some(_), .. }) => refused(&QueryError::PodElsewhere),
+        Ok(query) => answer(&admin, query).await,
+        Err(error) => refused(&error),
+    }
+}
+
+async fn answer(admin: &Admin, query: Query) -> Response {
+    let Query { window, pod } = query;
     let window_or_start = window.unwrap_or(Window::Start);
     let mut unknown = None;
     let json = async {
@@ -83,7 +98,7 @@ pub(super) async fn page(State(admin): State<Admin>, uri: Uri) -> Response {
             None => Ok(json_of(&admin.metrics.latency().await?)),
         }
     };
-    let answer = scrape(&admin, "application/json", json).await;
+    let answer = scrape(admin, "application/json", json).await;
     unknown.map_or(answer, |error| (StatusCode::NOT_FOUND, format!("{error}\n")).into_response())
 }
 

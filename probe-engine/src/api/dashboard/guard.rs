@@ -36,9 +36,8 @@ pub(super) async fn guard(request: Request, next: Next) -> Response {
 }
 
 fn refusal(headers: &HeaderMap, path: &str) -> Option<&'static str> {
-    let host = headers.get(header::HOST).and_then(|host| host.to_str().ok());
-    // A browser always says it; HTTP/1.0 need not.
-    if !host.is_none_or(is_this_host) {
+    // A browser always says it; HTTP/1.0 need not. One that cannot be read is none of ours.
+    if !headers.get(header::HOST).is_none_or(|host| host.to_str().is_ok_and(is_this_host)) {
         return Some("the dashboard answers to localhost, 127.0.0.1 and [::1] only, whatever a name resolves to\n");
     }
     // A link may lead here from anywhere; a script may not.

@@ -13,6 +13,8 @@ use crate::config::DashboardListen;
 
 /// The dashboard's port where it has none of its own.
 const PORT: u16 = 9750;
+/// The same where the metrics have that one. The port between is the control API's by custom.
+const OTHER_PORT: u16 = 9752;
 
 /// Bound addresses, before anything is served there.
 #[derive(Debug, Default)]
@@ -44,7 +46,7 @@ impl Listeners {
             (DashboardListen::At(address), _) if is_metrics(address) => Place::WithMetrics,
             (DashboardListen::At(address), _) => Place::Own(admin::bind("--dashboard-listen", address).await?),
             (DashboardListen::Auto, Some(metrics)) => {
-                let port = if metrics.port() == PORT { PORT + 1 } else { PORT };
+                let port = if metrics.port() == PORT { OTHER_PORT } else { PORT };
                 let address = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port);
                 match admin::bind("--dashboard-listen", address).await {
                     Ok(listener) => Place::Own(listener),
@@ -77,12 +79,13 @@ impl Listeners {
     /// Each listener with what is served there.
     #[must_use]
     pub fn served(self, admin: &Admin, dashboard: Dashboard) -> Vec<(TcpListener, Router)> {
-        let metrics = || admin.routes().merge(admin.latency_routes());
         match (self.metrics, self.dashboard) {
             (Some(listener), Place::WithMetrics) => {
-                vec![(listener, dashboard.routes_with(metrics()))]
+                vec![(listener, dashboard.routes_with(admin.routes().merge(admin.latency_routes())))]
             }
             (listener, place) => {
+                // Whoever reaches it can read, and sets nothing in motion.
+                let metrics = || admin.routes().merge(admin.node_latency_routes());
                 let mut served: Vec<_> = listener.map(|listener| (listener, metrics())).into_iter().collect();
                 if let Place::Own(listener) = place {
                     served.push((listener, dashboard.routes_with(admin.latency_routes())));

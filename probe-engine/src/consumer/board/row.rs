@@ -2,6 +2,7 @@
 //! [`PROBE_COLUMNS`] name the places; a place is only ever added at the end.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::net::IpAddr;
 
 use jiff::Timestamp;
 use probe_core::outcome::Verdict;
@@ -55,13 +56,10 @@ pub const PROBE_COLUMNS: [&str; 17] = [
     "message",
 ];
 
-/// In `near`: the newest attempt succeeded, but took at least [`NEAR_TIMEOUT_PERCENT`] of its timeout.
+/// In `near`: within [`limits::NEAR_RECENT`] an attempt succeeded that took at least [`limits::NEAR_TIMEOUT_PERCENT`] of its timeout.
 const NEAR_TIMEOUT: u8 = 1;
 /// In `near`: one failure more in a row makes the verdict.
 const NEAR_THRESHOLD: u8 = 2;
-
-/// From this part of its timeout on an attempt that succeeded is a near miss, in percent.
-const NEAR_TIMEOUT_PERCENT: u64 = 80;
 
 /// A report and a count of the same call are stamped through two readings of the clock: closer than this, they are one.
 const SAME_CALL_MS: i64 = 50;
@@ -124,7 +122,7 @@ pub fn row(record: &PodRecord) -> PodRow {
         }
     }
     let added_at = Timestamp::from(record.added_at);
-    let ip = record.status.as_ref().and_then(|status| status.pod_ip).or(pod.pod_ip.get());
+    let ip = pod_ip(record);
     PodRow(
         pod.uid.to_string(),
         pod.namespace.to_string(),
@@ -147,7 +145,7 @@ pub fn row(record: &PodRecord) -> PodRow {
 pub fn digest(record: &PodRecord) -> u64 {
     let mut hasher = DefaultHasher::new();
     (record.phase as u8, record.deleting, ready_word(record.ready())).hash(&mut hasher);
-    reason(record).hash(&mut hasher);
+    (reason(record), pod_ip(record)).hash(&mut hasher);
     for (spec, container) in record.containers() {
         let status = record.container_status(&container);
         (container.ready, status.map_or(0, |status| status.restart_count)).hash(&mut hasher);
@@ -161,6 +159,10 @@ pub fn digest(record: &PodRecord) -> u64 {
         }
     }
     hasher.finish()
+}
+
+fn pod_ip(record: &PodRecord) -> Option<IpAddr> {
+    record.status.as_ref().and_then(|status| status.pod_ip).or(record.pod.pod_ip.get())
 }
 
 const fn ready_word(of: ConditionStatus) -> &'static str {
@@ -244,15 +246,14 @@ fn last(of: &ProbeRecord) -> Last<'_> {
     }
 }
 
-/// A near miss: [`NEAR_TIMEOUT`], [`NEAR_THRESHOLD`], or 0.
+/// Near misses: [`NEAR_TIMEOUT`] and [`NEAR_THRESHOLD`], or 0.
 pub(crate) fn near(spec: &ProbeSpec, of: &ProbeRecord) -> u8 {
     let stats = &of.stats;
-    let timeout_ns = u64::from(spec.timeout_seconds) * 1_000_000_000;
-    if !stats.has_failed() {
-        return if stats.last_duration_ns() * 100 >= timeout_ns * NEAR_TIMEOUT_PERCENT { NEAR_TIMEOUT } else { 0 };
-    }
-    let is_last_warning = stats.run() + 1 == spec.failure_threshold && of.verdict != Some(Verdict::Failure);
-    if is_last_warning { NEAR_THRESHOLD } else { 0 }
+    let is_recent = |at_ns| clock::now() - Instant::from_nanos(at_ns) <= limits::NEAR_RECENT;
+    let in_time = Some(stats.near_at_ns()).filter(|at_ns| *at_ns > 0).is_some_and(is_recent);
+    let is_last_warning =
+        stats.has_failed() && stats.run() + 1 == spec.failure_threshold && of.verdict != Some(Verdict::Failure);
+    u8::from(in_time) * NEAR_TIMEOUT + u8::from(is_last_warning) * NEAR_THRESHOLD
 }
 
 /// As the metrics call it.
@@ -289,6 +290,7 @@ fn port(of: &Port) -> String {
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
+    use std::time::Duration;
 
     use probe_core::id::ProbeType;
 
@@ -323,16 +325,21 @@ mod tests {
         let mut record = record();
         record.probes[0].verdict = Some(Verdict::Success);
         let stats = Arc::clone(&record.probes[0].stats);
-        let seen = |success: bool, ms: u64, run: u32| {
-            stats.record(success, ms * 1_000_000, 1, run);
+        let seen = |success: bool, run: u32| {
+            stats.record(success, 1_000_000, 1, run);
             probe(&record, "near")
         };
-        assert_eq!(seen(true, 799, 1), 0);
-        assert_eq!(seen(true, 800, 2), NEAR_TIMEOUT);
-        assert_eq!(seen(false, 1, 1), 0);
-        assert_eq!(seen(false, 1, 2), NEAR_THRESHOLD);
-        assert_eq!(seen(false, 1, 3), 0, "that one makes the verdict");
+        assert_eq!(seen(true, 1), 0);
+        assert_eq!(seen(false, 1), 0);
+        assert_eq!(seen(false, 2), NEAR_THRESHOLD);
+        assert_eq!(seen(false, 3), 0, "that one makes the verdict");
         assert_eq!(probe(&record, "last"), "failure", "counted, though not reported");
+        let now = clock::now();
+        stats.note_near(now.saturating_sub(limits::NEAR_RECENT + Duration::from_secs(1)).as_nanos());
+        assert_eq!(seen(true, 1), 0, "too long ago");
+        stats.note_near(now.as_nanos());
+        assert_eq!(seen(true, 2), NEAR_TIMEOUT, "of an attempt before the newest");
+        assert_eq!(seen(false, 2), NEAR_TIMEOUT + NEAR_THRESHOLD);
     }
 
     #[test]
