@@ -103,7 +103,10 @@ fn commands_read_well_at_80x24() {
     let daemon = daemon();
     let bad = daemon.folder.path().join("bad.yaml");
     std::fs::write(&bad, "apiVersion: v1\nkind: Pod\nmetadata: {name: Bad}\nspec: {containers: []}\n").expect("a file");
+    std::fs::write(daemon.folder.path().join("added.yaml"), added()).expect("a file");
     let in_folder = format!("cd {} && ", daemon.folder.path().display());
+    let mut shown = BTreeSet::from(["demo", "top"].map(str::to_owned)); // of its own tests, and of `cargo xtask demo`
+    let mut show = |words: &str| shown.extend(words.split(' ').next().map(str::to_owned));
     for (name, words, code) in [
         ("get-pods", "get pods", 0),
         ("get-pods-all", "get pods -A", 0),
@@ -121,10 +124,15 @@ fn commands_read_well_at_80x24() {
         ("pause", "pause pod gated --for 1h", 0),
         ("resume", "resume pod gated", 0),
         ("delete-refused", "delete pod web --grace-period 1", 1),
+        ("add", "add -f added.yaml", 0),
+        ("add-again", "add -f added.yaml", 1),
+        ("add-refused", "add -f bad.yaml", 1),
+        ("delete", "delete pod extra -n batch", 0),
         ("run-without-a-runtime", "run --manifests nowhere", 2),
         ("validate", "validate bad.yaml", 1),
         ("usage", "get deployments", 2),
     ] {
+        show(words);
         let terminal = Terminal::start(80, 24, &format!("{in_folder}{}", line(&daemon, words)));
         assert_eq!(terminal.wait_end(), code, "{words}\n{}", terminal.everything());
         keep(&format!("{name}-80x24"), &terminal.everything_as_shown());
@@ -148,10 +156,36 @@ fn commands_read_well_at_80x24() {
         ("completions", "completions bash"),
         ("man", "man"),
     ] {
+        show(words);
         let terminal = Terminal::start(80, 24, &line(&daemon, words));
         assert_eq!(terminal.wait_end(), 0, "{words}");
         keep(&format!("{name}-80x24"), &terminal.everything_as_shown());
     }
+    show("serve");
+    let terminal = Terminal::start(80, 24, &line(&daemon, "serve tcp --listen 127.0.0.1:0"));
+    terminal.wait_text(&["listening on 127.0.0.1:"]);
+    keep("serve-80x24", &terminal.everything_as_shown());
+
+    let command = Cli::command();
+    let all = command.get_subcommands().filter(|sub| !sub.is_hide_set()).map(|sub| sub.get_name());
+    let missing: Vec<&str> = all.filter(|name| !shown.contains(*name)).collect();
+    assert!(missing.is_empty(), "commands that no capture shows: {missing:?}");
+}
+
+/// A file for `add`: two pods without probes, in a namespace that nothing else looks at.
+fn added() -> String {
+    let pod = |name: &str| {
+        format!(
+            "apiVersion: v1
+kind: Pod
+metadata: {{name: {name}, namespace: batch}}
+spec:
+  terminationGracePeriodSeconds: 1
+  containers: [{{name: app, image: none, command: [sleep, '600']}}]
+"
+        )
+    };
+    [pod("extra"), pod("more")].join("---\n")
 }
 
 #[test]
@@ -414,6 +448,9 @@ fn data_of_every_command_keeps_its_names_and_each_is_on_the_page() {
     let bad = daemon.folder.path().join("bad.yaml");
     std::fs::write(&bad, "apiVersion: v1\nkind: Pod\nmetadata: {name: Bad}\nspec: {containers: []}\n").expect("a file");
     let bad = bad.display().to_string();
+    let file = daemon.folder.path().join("added.yaml");
+    std::fs::write(&file, added()).expect("a file");
+    let file = file.display().to_string();
     let mut all = String::new();
     for words in [
         "get pods -A",
@@ -425,25 +462,36 @@ fn data_of_every_command_keeps_its_names_and_each_is_on_the_page() {
         "set gate gated example.com/lb=False",
         "pause pod gated --for 1h",
         "resume pod gated",
+        "add -f ADDED",
+        "delete pod extra -n batch",
         "top",
         "doctor",
         "config show",
         "version",
         "validate BAD",
     ] {
-        let words: Vec<&str> = words.split(' ').map(|word| if word == "BAD" { &bad } else { word }).collect();
+        let command = words.trim_end_matches(" BAD").trim_end_matches(" -f ADDED").to_owned();
+        let place = |word| match word {
+            "BAD" => &*bad,
+            "ADDED" => &*file,
+            word => word,
+        };
+        let words: Vec<&str> = words.split(' ').map(place).collect();
         let output = daemon.cli(&[words.as_slice(), &["-o", "json"]].concat());
         let value =
             serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{words:?}: {error} {output:?}"));
         let mut found = BTreeSet::new();
         names(&value, "", &mut found);
-        let command = if words[0] == "validate" { "validate".to_owned() } else { words.join(" ") };
         all.push_str(&format!("{command}\n"));
         // Objects of Kubernetes have names of its own.
-        let is_kubernetes = command.starts_with("get pod");
+        let is_kubernetes = command.starts_with("get pod") || command == "add";
         for path in &found {
             // Keys that are data: labels, and causes that may be there or not.
-            if path.contains("labels.") || path.contains(".reason") && command == "doctor" || path.ends_with(".remedy")
+            // So is how far a pod is that was just added.
+            if path.contains("labels.")
+                || command == "add" && path.contains("status.")
+                || path.contains(".reason") && command == "doctor"
+                || path.ends_with(".remedy")
             {
                 continue;
             }

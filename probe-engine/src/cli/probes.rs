@@ -69,9 +69,10 @@ pub fn row(of: &v1::ProbeRow, wide: bool, now: Timestamp) -> Vec<String> {
             probe.real_count.to_string(),
         ]);
     }
-    cells.push(match paused(probe, now) {
-        Some(paused) if probe.last_message.is_empty() => paused,
-        Some(paused) => format!("{paused}; {}", probe.last_message),
+    let stands = paused(probe, now).or_else(|| held(probe).map(str::to_owned));
+    cells.push(match stands {
+        Some(stands) if probe.last_message.is_empty() => stands,
+        Some(stands) => format!("{stands}; {}", probe.last_message),
         None => probe.last_message.clone(),
     });
     cells
@@ -109,6 +110,12 @@ pub fn rows_of(pod: v1::Pod) -> impl Iterator<Item = v1::ProbeRow> {
     })
 }
 
+/// `on hold`: it failed and makes no attempt before its container is another. A startup probe that succeeded does nothing more
+/// either, and is not called that.
+fn held(probe: &v1::Probe) -> Option<&'static str> {
+    (probe.on_hold && probe.verdict() == v1::Verdict::Failure).then_some("on hold")
+}
+
 /// `paused until 2026-11-28T14:00:00Z (3m)`; `None` where it is not, or the time has come.
 #[must_use]
 pub fn paused(probe: &v1::Probe, now: Timestamp) -> Option<String> {
@@ -123,11 +130,12 @@ pub fn paused_until(probe: &v1::Probe, now: Timestamp) -> Option<Timestamp> {
 
 /// What of a row tells that the probe changed.
 #[must_use]
-pub fn change_key(of: &v1::ProbeRow) -> (i32, i32, String, String, bool) {
-    let Some(probe) = &of.probe else { return (0, 0, String::new(), String::new(), false) };
+pub fn change_key(of: &v1::ProbeRow) -> (i32, i32, String, String, [bool; 2]) {
+    let Some(probe) = &of.probe else { return (0, 0, String::new(), String::new(), [false; 2]) };
     // A run that has reached its threshold goes on by itself: that is no change.
     let run = run(probe.run.min(probe.threshold), probe.threshold);
-    (probe.verdict, probe.last, run, probe.last_message.clone(), probe.paused_until.is_some())
+    let stands = [probe.paused_until.is_some(), held(probe).is_some()];
+    (probe.verdict, probe.last, run, probe.last_message.clone(), stands)
 }
 
 /// `2 of 3`; `<none>` before the first attempt; `3 of 3 (7)` where the run is longer than its threshold.
@@ -391,6 +399,14 @@ mod tests {
         );
         assert_eq!(name(&row_of), "probe/web/app/liveness");
         assert_eq!(value(&row_of)["run"], 2);
+        let held =
+            v1::Probe { on_hold: true, last_message: "bad".to_owned(), ..row_of.probe.clone().unwrap_or_default() };
+        let with = |verdict: v1::Verdict| {
+            let probe = Some(v1::Probe { verdict: verdict.into(), ..held.clone() });
+            row(&v1::ProbeRow { probe, ..row_of.clone() }, false, now).pop()
+        };
+        assert_eq!(with(v1::Verdict::Failure).as_deref(), Some("on hold; bad"));
+        assert_eq!(with(v1::Verdict::Success).as_deref(), Some("bad"));
     }
 
     #[test]
