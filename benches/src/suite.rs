@@ -101,17 +101,31 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Both daemons in turn, so that what else the machine does meets both; who is first changes from pair to pair.
+/// Both daemons in turn, so that what else the machine does meets both; who is first changes from pair to pair. A pair of which one
+/// run failed is left out, and is an error at the end.
 fn compare_daemons(chosen: &[Scenario], args: &Args, against: &Path, short: bool) -> anyhow::Result<()> {
     let mut other = args.clone();
     other.options.daemon = against.to_owned();
     let mut all = Vec::new();
+    let mut spoilt = Vec::new();
     for scenario in chosen {
         let mut pairs = Vec::new();
         for number in 0..args.repeat {
             let ours_first = number % 2 == 0;
             let first = one(*scenario, if ours_first { args } else { &other }, short)?;
             let second = one(*scenario, if ours_first { &other } else { args }, short)?;
+            let is_whole = [&first, &second].iter().all(|report| has_figures(report));
+            for report in [&first, &second].into_iter().filter(|report| !has_figures(report)) {
+                println!("{}, pair {}: {}", scenario.name(), number + 1, without_figures(report));
+            }
+            if !is_whole {
+                spoilt.push(scenario.name());
+                // One may be chance; two that are all there is are not.
+                if pairs.is_empty() && number > 0 {
+                    break;
+                }
+                continue;
+            }
             pairs.push(if ours_first { (second, first) } else { (first, second) });
         }
         let ratios = against::ratios(&pairs);
@@ -121,7 +135,19 @@ fn compare_daemons(chosen: &[Scenario], args: &Args, against: &Path, short: bool
     if let Some(path) = &args.json {
         fs::write(path, format!("{:#}\n", json!({"against": all}))).with_context(|| path.display().to_string())?;
     }
+    if !spoilt.is_empty() {
+        bail!("pairs left out: {}", spoilt.join(", "));
+    }
     Ok(())
+}
+
+fn has_figures(report: &Value) -> bool {
+    report.get("failed").is_none() && report.get("skipped").is_none()
+}
+
+/// Why it has none.
+fn without_figures(report: &Value) -> String {
+    report.get("failed").or_else(|| report.get("skipped")).map_or_else(String::new, Value::to_string)
 }
 
 fn name(result: &Value) -> &str {
@@ -141,9 +167,9 @@ fn several(scenario: Scenario, args: &Args, short: bool) -> anyhow::Result<Value
     let mut reports = Vec::new();
     for _ in 0..args.repeat {
         let report = one(scenario, args, short)?;
-        let has_figures = report.get("failed").is_none() && report.get("skipped").is_none();
+        let is_last = !has_figures(&report);
         reports.push(report);
-        if !has_figures {
+        if is_last {
             break;
         }
     }
