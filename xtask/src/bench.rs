@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::process::Command;
 
-use crate::shell;
+use crate::shell::{self, Profile};
 
 #[derive(clap::Args, Default)]
 pub(crate) struct Args {
@@ -78,10 +78,13 @@ pub(crate) struct Args {
 
 /// Builds release and runs the scenarios; fails when one of them fails.
 pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
-    shell::run(shell::cargo().args(["build", "--release", "--package", "probe-benches", "--package", "probe-engine"]))?;
-    let release = shell::target().join("release");
-    let mut load = Command::new(release.join("probe-load"));
-    load.arg("run").arg("--daemon").arg(release.join("probe-engine"));
+    run_built(args, Profile::Release)
+}
+
+fn run_built(args: &Args, profile: Profile) -> anyhow::Result<()> {
+    let built = shell::build(profile, &["probe-benches", "probe-engine"])?;
+    let mut load = Command::new(built.join("probe-load"));
+    load.arg("run").arg("--daemon").arg(built.join("probe-engine"));
     let mut option = |name: &str, value: Option<String>| {
         load.args(value.map(|value| format!("--{name}={value}")));
     };
@@ -123,7 +126,8 @@ pub(crate) fn passive() -> anyhow::Result<()> {
         shell::skipped("bench passive needs root, iproute2 and util-linux");
         return Ok(());
     }
-    run(&Args { scenarios: vec!["passive".to_owned()], duration: Some(PASSIVE_CI_S), ..Args::default() })
+    let args = Args { scenarios: vec!["passive".to_owned()], duration: Some(PASSIVE_CI_S), ..Args::default() };
+    run_built(&args, Profile::Smoke)
 }
 
 /// For CI: all scenarios with small numbers; those that need root skip themselves.
@@ -132,5 +136,5 @@ pub(crate) fn smoke() -> anyhow::Result<()> {
         shell::skipped("bench --smoke needs iproute2");
         return Ok(());
     }
-    run(&Args { smoke: true, ..Args::default() })
+    run_built(&Args { smoke: true, ..Args::default() }, Profile::Smoke)
 }

@@ -43,7 +43,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     })?;
     step("bench passive", bench::passive)?;
     step("bench --smoke", bench::smoke)?;
-    step("demo --check", || shell::run(demo::command()?.arg("--check")))?;
+    step("demo --check", || shell::run(demo::command(shell::Profile::Smoke)?.arg("--check")))?;
     eprintln!("\n{} thing(s) skipped for a missing tool", shell::skipped_count());
     Ok(())
 }

@@ -3,7 +3,7 @@
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
-use crate::shell;
+use crate::shell::{self, Profile};
 
 /// Passed on to `probe-engine demo`.
 #[derive(clap::Args)]
@@ -18,7 +18,7 @@ pub(crate) struct Args {
 
 /// Does not return where the demo could be started: it takes this process's place, so that Ctrl-C reaches it alone.
 pub(crate) fn run(args: Args) -> anyhow::Result<()> {
-    let mut demo = command()?;
+    let mut demo = command(Profile::Release)?;
     if args.check {
         demo.arg("--check");
     }
@@ -26,10 +26,9 @@ pub(crate) fn run(args: Args) -> anyhow::Result<()> {
     Err(anyhow::Error::from(demo.exec()).context("cannot start the demo"))
 }
 
-/// Builds release and gives the demo's command.
-pub(crate) fn command() -> anyhow::Result<Command> {
-    shell::run(shell::cargo().args(["build", "--release", "--package", "probe-engine"]))?;
-    let mut demo = Command::new(shell::target().join("release/probe-engine"));
+/// Builds the daemon and gives the demo's command.
+pub(crate) fn command(profile: Profile) -> anyhow::Result<Command> {
+    let mut demo = Command::new(shell::build(profile, &["probe-engine"])?.join("probe-engine"));
     demo.arg("demo");
     Ok(demo)
 }

@@ -38,6 +38,24 @@ pub(crate) fn cargo() -> Command {
     command
 }
 
+/// How the daemon and its load are built, as Cargo.toml has it.
+#[derive(Clone, Copy)]
+pub(crate) enum Profile {
+    Release,
+    /// Built faster, for who only wants to see that it works.
+    Smoke,
+}
+
+/// Builds packages optimised, and gives the folder of their programs.
+pub(crate) fn build(profile: Profile, packages: &[&str]) -> anyhow::Result<PathBuf> {
+    let name = match profile {
+        Profile::Release => "release",
+        Profile::Smoke => "smoke",
+    };
+    run(cargo().args(["build", "--profile", name]).args(packages.iter().flat_map(|package| ["--package", package])))?;
+    Ok(target().join(name))
+}
+
 /// Runs to the end; an error names the command.
 pub(crate) fn run(command: &mut Command) -> anyhow::Result<()> {
     let status = status(command)?;
