@@ -114,11 +114,11 @@ fn compare_daemons(chosen: &[Scenario], args: &Args, against: &Path, short: bool
             let ours_first = number % 2 == 0;
             let first = one(*scenario, if ours_first { args } else { &other }, short)?;
             let second = one(*scenario, if ours_first { &other } else { args }, short)?;
-            let is_whole = [&first, &second].iter().all(|report| has_figures(report));
-            for report in [&first, &second].into_iter().filter(|report| !has_figures(report)) {
-                println!("{}, pair {}: {}", scenario.name(), number + 1, without_figures(report));
+            let failed: Vec<_> = [&first, &second].into_iter().filter_map(without_figures).collect();
+            for why in &failed {
+                println!("{}, pair {}: {why}", scenario.name(), number + 1);
             }
-            if !is_whole {
+            if !failed.is_empty() {
                 spoilt.push(scenario.name());
                 // One may be chance; two that are all there is are not.
                 if pairs.is_empty() && number > 0 {
@@ -141,13 +141,9 @@ fn compare_daemons(chosen: &[Scenario], args: &Args, against: &Path, short: bool
     Ok(())
 }
 
-fn has_figures(report: &Value) -> bool {
-    report.get("failed").is_none() && report.get("skipped").is_none()
-}
-
-/// Why it has none.
-fn without_figures(report: &Value) -> String {
-    report.get("failed").or_else(|| report.get("skipped")).map_or_else(String::new, Value::to_string)
+/// Why it has none; `None` where it has.
+fn without_figures(report: &Value) -> Option<&Value> {
+    report.get("failed").or_else(|| report.get("skipped"))
 }
 
 fn name(result: &Value) -> &str {
@@ -167,7 +163,7 @@ fn several(scenario: Scenario, args: &Args, short: bool) -> anyhow::Result<Value
     let mut reports = Vec::new();
     for _ in 0..args.repeat {
         let report = one(scenario, args, short)?;
-        let is_last = !has_figures(&report);
+        let is_last = without_figures(&report).is_some();
         reports.push(report);
         if is_last {
             break;
