@@ -23,7 +23,7 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, Request, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{MethodRouter, get};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -98,13 +98,16 @@ impl Admin {
 
     /// Latency of the node and of single pods: with the dashboard. Who looks at a pod watches it.
     pub fn latency_routes(&self) -> Router {
-        let latency = Router::new().route("/api/v1/latency", get(latency::page));
-        latency.route("/api/v1/latency.hlog", get(latency::log)).with_state(self.clone())
+        self.latency_with(get(latency::page))
     }
 
     /// Latency of the node alone: with metrics that are elsewhere than the dashboard.
     pub fn node_latency_routes(&self) -> Router {
-        let latency = Router::new().route("/api/v1/latency", get(latency::node_page));
+        self.latency_with(get(latency::node_page))
+    }
+
+    fn latency_with(&self, page: MethodRouter<Admin>) -> Router {
+        let latency = Router::new().route("/api/v1/latency", page);
         latency.route("/api/v1/latency.hlog", get(latency::log)).with_state(self.clone())
     }
 }

@@ -85,8 +85,8 @@ impl Listeners {
             }
             (listener, place) => {
                 // Whoever reaches it can read, and sets nothing in motion.
-                let metrics = || admin.routes().merge(admin.node_latency_routes());
-                let mut served: Vec<_> = listener.map(|listener| (listener, metrics())).into_iter().collect();
+                let metrics = |listener| (listener, admin.routes().merge(admin.node_latency_routes()));
+                let mut served: Vec<_> = listener.map(metrics).into_iter().collect();
                 if let Place::Own(listener) = place {
                     served.push((listener, dashboard.routes_with(admin.latency_routes())));
                 }

@@ -47,24 +47,19 @@ impl Control {
         let pause = Arc::new(pause);
         let selected = self.selected(choice, &pause).await?;
         self.check(choice, &pause, &selected).await?;
-        let concerned: Vec<Selected> = selected.into_iter().filter(|pod| pod.probes_len > 0).collect();
+        let mut concerned: Vec<Selected> = selected.into_iter().filter(|pod| pod.probes_len > 0).collect();
         let probes_len = concerned.iter().map(|pod| pod.probes_len).sum();
         let chosen = Chosen { probes_len, pods_len: concerned.len() as u64 };
         let mut told = (*pause).clone();
         told.is_each_told = concerned.len() <= limits::PAUSE_EVENTS_MAX;
         let told = Arc::new(told);
-        if concerned.is_empty() {
-            return Ok(chosen);
-        }
-        let (shown, is_shown) = oneshot::channel();
-        let mut shown = Some(shown);
-        let mut left = concerned.len();
+        let Some(last) = concerned.pop() else { return Ok(chosen) };
         for pod in concerned {
-            left -= 1;
-            // The manager takes pauses on one after the other: when the last is shown, all are.
-            let update = PodUpdate::Pause(pod.uid, Arc::clone(&told), shown.take_if(|_| left == 0));
-            self.updates.send(update).await.map_err(|_| ControlError::Ended)?;
+            self.send(PodUpdate::Pause(pod.uid, Arc::clone(&told), None)).await?;
         }
+        // The manager takes pauses on one after the other: when the last is shown, all are.
+        let (shown, is_shown) = oneshot::channel();
+        self.send(PodUpdate::Pause(last.uid, Arc::clone(&told), Some(shown))).await?;
         match told.paused {
             Some(paused) => {
                 let until = jiff::Timestamp::from(paused.until);
