@@ -275,8 +275,7 @@ impl Engine {
         stages.push(tokio::spawn(results::Stage::new(stage, results_inbox).run()));
         let manager = manager_config(&senders, results_sender, to_lifecycle, choice, state);
         let manager_end = watch::Sender::new(false);
-        let mut ending = manager_end.subscribe();
-        let ending = async move { shutdown::told(&mut ending).await };
+        let ending = shutdown::heard(manager_end.subscribe());
         stages.push(tokio::spawn(manager::run(manager, updates_in, ending)));
 
         let mut engine = Self {
@@ -430,9 +429,7 @@ impl Engine {
     }
 
     fn serve_api(&mut self, (socket, tcp): (Socket, Option<Tcp>), health: Health, backend: Backend) {
-        let mut ending = self.servers_end.subscribe();
-        let ending = async move { shutdown::told(&mut ending).await };
-        let api = server::serve(socket, tcp, backend, health, ending);
+        let api = server::serve(socket, tcp, backend, health, shutdown::heard(self.servers_end.subscribe()));
         self.servers.push(tokio::spawn(told("control API", api)));
     }
 

@@ -131,15 +131,14 @@ pub async fn serve(
     };
     let status = serving::Status::new().await;
     let routes = serving::routes(service, embedder, status.reporter());
-    let until_over = |mut ended: watch::Receiver<bool>| async move { shutdown::told(&mut ended).await };
     let on_socket = serving::server()
         .layer(serving::short_errors())
         .add_routes(routes.clone())
-        .serve_with_incoming_shutdown(connection::incoming(listener), until_over(ended.clone()));
+        .serve_with_incoming_shutdown(connection::incoming(listener), shutdown::heard(ended.clone()));
     let over_tcp = async {
         let Some(tcp) = tcp else { return Ok(()) };
         let mut server = serving::remote_server().layer(serving::short_errors());
-        server.add_routes(routes).serve_with_incoming_shutdown(tcp.incoming(), until_over(ended.clone())).await
+        server.add_routes(routes).serve_with_incoming_shutdown(tcp.incoming(), shutdown::heard(ended.clone())).await
     };
     let place = |place: String| move |source| ServeError { place, source };
     let serving = async {
@@ -158,8 +157,8 @@ pub async fn serve(
     }
 }
 
-async fn drained(mut ended: watch::Receiver<bool>) {
-    shutdown::told(&mut ended).await;
+async fn drained(ended: watch::Receiver<bool>) {
+    shutdown::heard(ended).await;
     tokio::time::sleep(limits::API_DRAIN).await;
 }
 

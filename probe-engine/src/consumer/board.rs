@@ -21,8 +21,8 @@ use tokio::sync::watch;
 use self::row::PodRow;
 use super::overview::heatmap::{Column, bounds_ns};
 use super::overview::{Heatmaps, Overview, Overviews};
-use crate::limits;
 use crate::results::{PodRecord, ResultsError, ResultsHandle};
+use crate::{limits, shutdown};
 
 /// The table is looked at for every so many frames: once a second.
 const LOOK_EVERY: u64 = 2;
@@ -176,10 +176,7 @@ impl Board {
         loop {
             tokio::select! {
                 changed = overviews.changed() => if changed.is_err() { return },
-                stop = shutdown.wait_for(|stop| *stop) => {
-                    drop(stop);
-                    return;
-                }
+                () = shutdown::told(&mut shutdown) => return,
             }
             let overview = Arc::clone(&overviews.borrow_and_update());
             if self.frames.receiver_count() == 0 {

@@ -22,7 +22,7 @@ use tonic::{Code, Request};
 use tracing::{info, warn};
 
 use crate::consumer::metrics::{Metrics, attribute};
-use crate::limits;
+use crate::{limits, shutdown};
 
 /// The variable that headers come from (OpenTelemetry's name for it).
 pub const HEADERS_ENV: &str = "OTEL_EXPORTER_OTLP_HEADERS";
@@ -115,12 +115,12 @@ impl Push {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
-                _ = shutdown.wait_for(|end| *end) => return,
+                () = shutdown::told(&mut shutdown) => return,
                 _ = ticks.tick() => {}
             }
             let Ok(metrics) = self.metrics.pushed().await else { return };
             tokio::select! {
-                _ = shutdown.wait_for(|end| *end) => return,
+                () = shutdown::told(&mut shutdown) => return,
                 failure = self.push(metrics) => self.count(failure, &mut is_told),
             }
         }

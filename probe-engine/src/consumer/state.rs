@@ -12,7 +12,7 @@ use tokio::sync::{oneshot, watch};
 
 use crate::results::{Node, PodRecord, ResultsError, ResultsHandle};
 use crate::state::{self, DIGEST_BYTES, PodState, Whole, Writer};
-use crate::{clock, limits};
+use crate::{clock, limits, shutdown};
 
 /// What is counted of it.
 #[derive(Debug, Default)]
@@ -43,8 +43,7 @@ pub async fn run(config: Config, results: ResultsHandle, stats: Arc<StateStats>,
     let mut interval = interval_min;
     loop {
         let ending = tokio::select! {
-            // A sender that is gone means the same.
-            _ = end.wait_for(|end| *end) => true,
+            () = shutdown::told(&mut end) => true,
             () = tokio::time::sleep(interval) => false,
         };
         let begun = clock::now();

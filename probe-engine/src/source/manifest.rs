@@ -23,7 +23,7 @@ use tracing::{debug, info, warn};
 
 use super::parse::{Problem, RuntimeKind, Severity, Strictness};
 use super::{PodUpdate, PodUpdateSender};
-use crate::{clock, limits};
+use crate::{clock, limits, shutdown};
 pub(super) use table::accept;
 use table::{Change, Table};
 use watch::Watch;
@@ -78,7 +78,7 @@ pub async fn run(
         let reading = read(Arc::clone(&config), table);
         let read = tokio::select! {
             read = reading => read,
-            () = wanted_down(&mut shutdown) => return,
+            () = shutdown::told(&mut shutdown) => return,
         };
         let Some((next, changes)) = read else {
             return;
@@ -88,7 +88,7 @@ pub async fn run(
         let sends = send(&updates, changes, is_whole, &mut synced);
         let taken = tokio::select! {
             taken = sends => taken,
-            () = wanted_down(&mut shutdown) => return,
+            () = shutdown::told(&mut shutdown) => return,
         };
         if !taken {
             return;
@@ -100,7 +100,7 @@ pub async fn run(
         status.send_replace(SourceStatus { clean_at, ..read });
         tokio::select! {
             () = watch.changed() => {}
-            () = wanted_down(&mut shutdown) => return,
+            () = shutdown::told(&mut shutdown) => return,
         }
         time::sleep(limits::MANIFEST_SETTLE).await;
     }
@@ -150,11 +150,6 @@ async fn send(updates: &PodUpdateSender, changes: Vec<Change>, is_whole: bool, s
         return updates.send(PodUpdate::Synced { source: NAME, is_whole }).await.is_ok();
     }
     true
-}
-
-async fn wanted_down(shutdown: &mut signal::Receiver<bool>) {
-    // An error means that the sender is gone, and with it whoever would say so.
-    let _ = shutdown.wait_for(|down| *down).await;
 }
 
 /// Logs what is wrong with a file: errors wake someone, the rest does not.

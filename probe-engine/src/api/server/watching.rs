@@ -24,48 +24,30 @@ impl Watching {
         Ok(Self { _place: place.map_err(full)? })
     }
 
-    /// [`parts`], which keep the place as long as they last.
+    /// A stream of what `tell` sends, `ahead` parts before its client takes them. It ends with `tell`, with the daemon, and with its
+    /// client, whatever it waits for then.
     pub(super) fn stream<T, F>(
         self,
         ahead: usize,
-        ended: watch::Receiver<bool>,
+        mut ended: watch::Receiver<bool>,
         tell: impl FnOnce(mpsc::Sender<Result<T, Status>>) -> F,
     ) -> Parts<T>
     where
         T: Send + 'static,
         F: Future<Output = ()> + Send + 'static,
     {
-        parts(ahead, ended, |to| {
-            let telling = tell(to);
-            async move {
-                telling.await;
-                drop(self);
+        let (to, from) = mpsc::channel(ahead);
+        let telling = tell(to.clone());
+        tokio::spawn(async move {
+            tokio::select! {
+                () = telling => {}
+                () = shutdown::told(&mut ended) => {}
+                () = to.closed() => {}
             }
-        })
+            drop(self);
+        });
+        ReceiverStream::new(from)
     }
-}
-
-/// A stream of what `tell` sends, `ahead` parts before its client takes them. It ends with `tell`, with the daemon, and with its
-/// client, whatever it waits for then.
-pub(super) fn parts<T, F>(
-    ahead: usize,
-    mut ended: watch::Receiver<bool>,
-    tell: impl FnOnce(mpsc::Sender<Result<T, Status>>) -> F,
-) -> Parts<T>
-where
-    T: Send + 'static,
-    F: Future<Output = ()> + Send + 'static,
-{
-    let (to, from) = mpsc::channel(ahead);
-    let telling = tell(to.clone());
-    tokio::spawn(async move {
-        tokio::select! {
-            () = telling => {}
-            () = shutdown::told(&mut ended) => {}
-            () = to.closed() => {}
-        }
-    });
-    ReceiverStream::new(from)
 }
 
 /// How the results stage takes it: another daemon's revisions are ones that it has not come to.

@@ -15,13 +15,12 @@ use super::heatmap::{History, Sums};
 use super::{HandlerOverview, Outputs, Overview, PoolOverview, Quantiles, problems};
 use crate::api::admin::health::Health;
 use crate::api::server;
-use crate::clock;
 use crate::consumer::metrics::{Facts, POOLED};
 use crate::consumer::process;
-use crate::limits;
 use crate::results::latency::{Recorded, Series, Window};
 use crate::results::{Node, ResultsHandle, SeriesLevels};
 use crate::shard::metrics::{HandlerKind, OutcomeKind};
+use crate::{clock, limits, shutdown};
 
 /// Over so long rates are taken.
 const RATE_OVER: Duration = Duration::from_secs(4);
@@ -49,7 +48,7 @@ pub async fn run(config: Config, outputs: Outputs, mut shutdown: watch::Receiver
         Collector { config, outputs, history: History::default(), newest: None, looks: VecDeque::new() };
     loop {
         tokio::select! {
-            _ = shutdown.wait_for(|end| *end) => return,
+            () = shutdown::told(&mut shutdown) => return,
             _ = ticks.tick() => {}
         }
         if !collector.look().await {

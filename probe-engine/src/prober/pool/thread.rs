@@ -14,7 +14,7 @@ use tokio::task::{JoinError, JoinSet};
 use super::{ExecBy, Job, Lane, LaneKind, Means, PoolError, Queued, Shared, attempt};
 use crate::shard::inbox::PoolReply;
 use crate::shard::metrics::PhasesUs;
-use crate::{clock, limits};
+use crate::{clock, limits, shutdown};
 
 /// Ring entries of a pool thread.
 const RING_ENTRIES: u32 = 256;
@@ -104,8 +104,7 @@ async fn take(shared: Arc<Shared>, kind: LaneKind, mut closing: watch::Receiver<
     loop {
         tokio::select! {
             biased;
-            // An error: the pool is gone without a word, which is the same.
-            () = async { drop(closing.wait_for(|closing| *closing).await) } => break,
+            () = shutdown::told(&mut closing) => break,
             (queued, place) = lane.next() => {
                 place.forget();
                 while let Some(ended) = at_work.try_join_next() {
