@@ -56,6 +56,12 @@ impl Latencies {
         self.series.get(&series).map(|windows| windows.of(window, now)).unwrap_or_default()
     }
 
+    /// All of one series; `None` where nothing was recorded.
+    #[must_use]
+    pub fn since_start(&self, series: Series) -> Option<&Recorded> {
+        self.series.get(&series).map(Windows::since_start)
+    }
+
     /// When a window began at `now`: not before the shards' first word.
     #[must_use]
     pub fn begin(&self, window: Window, now: Instant) -> Instant {
@@ -70,7 +76,7 @@ impl Latencies {
     }
 
     /// Adds what a shard recorded until `now`.
-    pub(super) fn add(&mut self, delta: &ShardMetrics, now: Instant) {
+    pub(crate) fn add(&mut self, delta: &ShardMetrics, now: Instant) {
         self.since.get_or_insert(now);
         let mut add = |series, histogram: &Histogram<u64>| {
             if histogram.is_empty() {

@@ -2,8 +2,8 @@
 //!
 //! There is one for every probe of the node, and a passive success writes little else, so the layout is kept on purpose:
 //! what such a success touches stands in the first 32 bytes, the whole in 72 (88 with the counts of the `Arc`, which is a
-//! size that malloc hands out without a rest). Failures, and durations above the first bucket, get a box of their own with
-//! the first one that is seen.
+//! size that malloc hands out without a rest). Failures, and durations above the first bucket, get a box of their own: with
+//! the first failure, and with the second such duration, since on a busy node every first attempt is a slow one.
 //!
 //! **Invariant:** one thread writes: the shard's. So each write is a load and a store, relaxed, and no
 //! read-modify-write. A reader may see the fields of two attempts at once, never a torn number. One field is the results
@@ -32,6 +32,9 @@ const ENDED: u32 = 1 << 30;
 const INSTANT: u32 = 1 << 29;
 /// In `answers`: the newest call was a failure.
 const FAILED: u32 = 1 << 28;
+/// In `answers`: 1 + the bucket of the first success above [`FIRST_BUCKET_NS`], as [`Rare::slow`] counts them; 0 = none yet.
+const SLOW: u32 = 0xf << SLOW_SHIFT;
+const SLOW_SHIFT: u32 = 24;
 /// In `answers`: [`Answer::to_bits`] of the newest attempt that was not answered passively.
 const ANSWER: u32 = (1 << 24) - 1;
 
@@ -63,13 +66,20 @@ pub struct ProbeStats {
 #[derive(Debug, Default)]
 struct Rare {
     failed: AtomicU32,
-    /// Successes per bucket of [`DURATION_BUCKETS_S`] but the first (not cumulative), the last for what is longer.
+    /// Successes per bucket of [`DURATION_BUCKETS_S`] but the first (not cumulative), the last for what is longer; without
+    /// the very first of them: see [`SLOW`].
     slow: [AtomicU32; DURATION_BUCKETS_S.len()],
     /// Attempts that nearly ran out of time.
     near: AtomicU32,
-    /// When the newest of them ended.
-    near_at_ns: AtomicU64,
+    /// When the newest of them ended, in units of 2^[`NEAR_AT_SHIFT`] ns, rounded down, but at least 1.
+    near_at: AtomicU32,
 }
+
+/// 134 ms: in 32 bits, 18 years since the machine started.
+const NEAR_AT_SHIFT: u32 = 27;
+
+const _: () = assert!(size_of::<Rare>() <= 56, "malloc hands out 56 bytes and 8 of its own, then 72");
+const _: () = assert!(DURATION_BUCKETS_S.len() < (SLOW >> SLOW_SHIFT) as usize);
 
 /// What `prober_probe_duration_seconds` shows of one probe, or of several.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -109,10 +119,19 @@ impl ProbeStats {
         if duration_ns > FIRST_BUCKET_NS {
             let seconds = duration_ns as f64 / 1e9;
             let bucket = DURATION_BUCKETS_S[1..].iter().position(|le| seconds <= *le);
-            count(&self.rare().slow[bucket.unwrap_or(DURATION_BUCKETS_S.len() - 1)]);
+            self.count_slow(bucket.unwrap_or(DURATION_BUCKETS_S.len() - 1));
         }
         if answers & PASSIVE == 0 {
             self.sketch_real(duration_us);
+        }
+    }
+
+    fn count_slow(&self, bucket: usize) {
+        let answers = load(&self.answers);
+        if answers & SLOW == 0 {
+            set(&self.answers, answers | (bucket as u32 + 1) << SLOW_SHIFT);
+        } else {
+            count(&self.rare().slow[bucket]);
         }
     }
 
@@ -134,7 +153,7 @@ impl ProbeStats {
     pub fn note_near(&self, at_ns: u64) {
         let rare = self.rare();
         count(&rare.near);
-        set_u64(&rare.near_at_ns, at_ns);
+        set(&rare.near_at, u32::try_from(at_ns >> NEAR_AT_SHIFT).unwrap_or(u32::MAX).max(1));
     }
 
     fn rare(&self) -> &Rare {
@@ -202,15 +221,25 @@ impl ProbeStats {
     /// Durations of the real successes.
     #[must_use]
     pub fn sketch(&self) -> Sketch {
-        let slow: [u64; DURATION_BUCKETS_S.len()] =
-            self.rare.get().map_or_else(Default::default, |rare| rare.slow.each_ref().map(|slow| load(slow).into()));
         Sketch {
             count: self.successful().saturating_sub(self.passive()),
             sum_ns: load_u64(&self.duration_sum_ns),
             max_ns: u64::from(load(&self.longest_us)) * 1_000,
             fast: self.fast.each_ref().map(|fast| fast.load(Ordering::Relaxed)),
-            slow,
+            slow: self.slow(),
         }
+    }
+
+    /// Successes per bucket of [`DURATION_BUCKETS_S`] but the first (not cumulative), the last for what is longer.
+    fn slow(&self) -> [u64; DURATION_BUCKETS_S.len()] {
+        let rare = self.rare.get();
+        let mut slow =
+            rare.map_or_else(Default::default, |rare| rare.slow.each_ref().map(|slow| u64::from(load(slow))));
+        let first = (load(&self.answers) & SLOW) >> SLOW_SHIFT;
+        if let Some(first) = first.checked_sub(1).and_then(|bucket| slow.get_mut(bucket as usize)) {
+            *first += 1;
+        }
+        slow
     }
 
     /// Attempts that took nearly all of their time ([`crate::limits::NEAR_TIMEOUT_PERCENT`]) and succeeded.
@@ -219,10 +248,10 @@ impl ProbeStats {
         self.rare.get().map_or(0, |rare| load(&rare.near).into())
     }
 
-    /// When the newest of them ended (CLOCK_MONOTONIC), 0 = there is none.
+    /// When the newest of them ended (CLOCK_MONOTONIC, at most 134 ms too early), 0 = there is none.
     #[must_use]
     pub fn near_at_ns(&self) -> u64 {
-        self.rare.get().map_or(0, |rare| load_u64(&rare.near_at_ns))
+        self.rare.get().map_or(0, |rare| u64::from(load(&rare.near_at)) << NEAR_AT_SHIFT)
     }
 
     /// `prober_probe_total{result="successful"}`
@@ -314,9 +343,7 @@ impl ProbeStats {
         let mut counts = [0; DURATION_BUCKETS_S.len() + 1];
         // Before the sum of all: what is counted meanwhile is then missing in the buckets that are read already, and
         // the first, which is what the others leave, is too large by it until the next look.
-        if let Some(rare) = self.rare.get() {
-            counts[1..].iter_mut().zip(&rare.slow).for_each(|(count, slow)| *count = load(slow).into());
-        }
+        counts[1..].copy_from_slice(&self.slow());
         counts[0] = self.successful().saturating_sub(counts[1..].iter().sum());
         Durations { counts, sum_ns: load_u64(&self.duration_sum_ns) }
     }
@@ -387,7 +414,30 @@ mod tests {
         assert_eq!((sketch.quantile_ns(0.5), sketch.quantile_ns(0.99)), (Some(40_000), None));
         assert_eq!((stats.near_misses(), stats.near_at_ns()), (0, 0));
         stats.note_near(9);
-        assert_eq!((stats.near_misses(), stats.near_at_ns()), (1, 9));
+        assert_eq!((stats.near_misses(), stats.near_at_ns()), (1, 1 << NEAR_AT_SHIFT));
+        let at_ns = 3_600_000_000_001;
+        stats.note_near(at_ns);
+        assert!((at_ns - (1 << NEAR_AT_SHIFT)..=at_ns).contains(&stats.near_at_ns()), "{}", stats.near_at_ns());
+        stats.note_near(u64::MAX);
+        assert_eq!((stats.near_misses(), stats.near_at_ns()), (3, u64::from(u32::MAX) << NEAR_AT_SHIFT));
+    }
+
+    #[test]
+    fn one_slow_success_takes_no_box_and_a_second_is_counted_beside_it() {
+        let stats = ProbeStats::default();
+        stats.note_answer(Answer::Real(Why::First));
+        stats.record(true, 60_000_000_000, 1, 1);
+        stats.note_answer(Answer::Passive);
+        (2..9).for_each(|at| stats.record_passive(at, 3, 0));
+        assert!(stats.rare.get().is_none(), "one that is slow");
+        assert_eq!(stats.durations().counts, [7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]);
+        stats.note_answer(Answer::Real(Why::First));
+        stats.record(true, 60_000_000_000, 9, 9);
+        stats.record(true, 7_000_000, 10, 10);
+        stats.record(false, 7_000_000, 11, 1);
+        assert_eq!(stats.durations().counts, [7, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2]);
+        assert_eq!((stats.sketch().slow[0], stats.sketch().slow[10], stats.failed()), (1, 2, 1));
+        assert_eq!((stats.answer(), stats.has_failed()), (Answer::Real(Why::First), true));
     }
 
     #[test]

@@ -5,11 +5,11 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use hdrhistogram::Histogram;
 use serde::Serialize;
 
 use crate::limits;
 use crate::results::Node;
+use crate::results::latency::{Recorded, Series};
 use crate::shard::metrics::{HandlerKind, OutcomeKind};
 
 /// Buckets of a decade; the factor between two bounds is 1.39.
@@ -79,16 +79,15 @@ impl Sums {
     pub(super) fn of(node: &Node) -> Self {
         let bounds = bounds_ns();
         let mut sums = Self::default();
-        for counts in node.shards.iter().filter_map(|shard| shard.counts.as_deref()) {
-            sums.passive += counts.passive.passive;
-            for handler in HandlerKind::ALL {
-                let by_outcome = &counts.latency_us[handler.index()];
-                for outcome in [OutcomeKind::Success, OutcomeKind::Warning, OutcomeKind::Failure] {
-                    let Some(histogram) = &by_outcome[outcome.index()] else { continue };
-                    add(&mut sums.real[handler.index()], &bounds, histogram);
+        let counts = node.shards.iter().filter_map(|shard| shard.counts.as_deref());
+        sums.passive = counts.map(|counts| counts.passive.passive).sum();
+        for handler in HandlerKind::ALL {
+            for outcome in [OutcomeKind::Success, OutcomeKind::Warning, OutcomeKind::Failure] {
+                let Some(recorded) = node.latency.since_start(Series::Latency(handler, outcome)) else { continue };
+                add(&mut sums.real[handler.index()], &bounds, recorded);
+                if outcome == OutcomeKind::Failure {
+                    sums.failed[handler.index()] = recorded.count();
                 }
-                let failed = by_outcome[OutcomeKind::Failure.index()].as_ref();
-                sums.failed[handler.index()] += failed.map_or(0, Histogram::len);
             }
         }
         sums
@@ -108,11 +107,10 @@ impl Sums {
     }
 }
 
-/// A value counts as the lowest that the histogram cannot tell it from, so that one on a bound stays below it.
-fn add(buckets: &mut [u64; BUCKETS_LEN], bounds: &[u64; BUCKETS_LEN - 1], histogram: &Histogram<u64>) {
-    for recorded in histogram.iter_recorded() {
-        let value_ns = histogram.lowest_equivalent(recorded.value_iterated_to()) * 1_000;
-        buckets[bounds.partition_point(|bound| *bound < value_ns)] += recorded.count_at_value();
+/// A value counts as the lowest that it cannot be told from, so that one on a bound stays below it.
+fn add(buckets: &mut [u64; BUCKETS_LEN], bounds: &[u64; BUCKETS_LEN - 1], recorded: &Recorded) {
+    for (value_us, count) in recorded.pairs_from() {
+        buckets[bounds.partition_point(|bound| *bound < value_us * 1_000)] += count;
     }
 }
 
@@ -155,8 +153,10 @@ impl History {
 
 #[cfg(test)]
 mod tests {
-    use probe_core::outcome::Outcome;
     use std::time::Duration;
+
+    use probe_core::outcome::Outcome;
+    use probe_core::time::Instant;
 
     use super::*;
     use crate::results::ShardTotals;
@@ -169,6 +169,7 @@ mod tests {
         }
         counts.passive.passive = passive;
         let mut node = Node::default();
+        node.latency.add(&counts, Instant::from_secs(1));
         node.shards.push(ShardTotals { counts: Some(Box::new(counts)) });
         node
     }

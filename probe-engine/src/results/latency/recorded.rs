@@ -55,8 +55,13 @@ impl Recorded {
 
     /// Adds what a histogram of the shards has.
     pub fn add_histogram(&mut self, histogram: &Histogram<u64>) {
-        for recorded in histogram.iter_recorded() {
-            self.record(recorded.value_iterated_to(), recorded.count_at_value());
+        self.record(0, histogram.count_at(0));
+        if histogram.max() == 0 {
+            return;
+        }
+        // `iter_recorded` would look at all buckets from the first one on, and come by each that was hit twice.
+        for bucket in bucket_of(histogram.min_nz())..=bucket_of(histogram.max().min(LONGEST_US)) {
+            self.add_to(bucket, histogram.count_at(highest_of(bucket)));
         }
     }
 
@@ -112,6 +117,11 @@ impl Recorded {
         self.cells.iter().map(|cell| (highest_of(cell >> COUNT_BITS), cell & COUNT_MAX))
     }
 
+    /// The same with the smallest of each bucket.
+    pub fn pairs_from(&self) -> impl DoubleEndedIterator<Item = (u64, u64)> {
+        self.cells.iter().map(|cell| (lowest_of(cell >> COUNT_BITS), cell & COUNT_MAX))
+    }
+
     /// So large a part, 0 to 1, is at most this many microseconds, the largest of its bucket. `None` where fewer were counted than
     /// the quantile needs: see [`is_told`].
     #[must_use]
@@ -161,9 +171,12 @@ const fn bucket_of(value_us: u64) -> u64 {
 }
 
 const fn highest_of(bucket: u64) -> u64 {
+    lowest_of(bucket + 1) - 1
+}
+
+const fn lowest_of(bucket: u64) -> u64 {
     let octave = (bucket >> OCTAVE_BITS).saturating_sub(1);
-    let within = bucket - octave * OCTAVE_LEN;
-    ((within + 1) << octave) - 1
+    (bucket - octave * OCTAVE_LEN) << octave
 }
 
 #[cfg(test)]
@@ -177,7 +190,7 @@ mod tests {
     }
 
     fn values() -> impl Strategy<Value = Vec<u64>> {
-        let value = prop_oneof![1_u64..300, 1_u64..100_000, 1_u64..=LONGEST_US, Just(LONGEST_US), Just(256), Just(511)];
+        let value = prop_oneof![0_u64..300, 1_u64..100_000, 1_u64..=LONGEST_US, Just(LONGEST_US), Just(256), Just(511)];
         prop::collection::vec(value, 0..300)
     }
 
@@ -185,6 +198,7 @@ mod tests {
         #[test]
         fn its_buckets_are_those_of_hdrhistogram(value in 1_u64..=LONGEST_US) {
             prop_assert_eq!(highest_of(bucket_of(value)), histogram().highest_equivalent(value));
+            prop_assert_eq!(lowest_of(bucket_of(value)), histogram().lowest_equivalent(value));
             prop_assert!((bucket_of(value) as usize) < BUCKETS_LEN_MAX);
         }
 
