@@ -127,7 +127,7 @@ impl Report {
                 errors.not_supported(&path.child("apiVersion"), version, &[known.api_version]);
             }
             (None, Some(kind), _) => {
-                if let Some(known) = misspelt(kind) {
+                if let Some(known) = misspelt(kind).filter(|known| *known != kind) {
                     errors.not_supported(&path.child("kind"), kind, &[known]);
                 }
             }
@@ -163,7 +163,7 @@ impl Report {
     /// `run` takes Pods only.
     pub(super) fn not_a_pod(&mut self, root: &Node<'_>, kind: &str) {
         let message = format!(
-            "Unsupported value: {}: supported values: \"Pod\" (run takes Pods only; validate also reads the pod templates of other kinds)",
+            "Unsupported value: {}: supported values: \"Pod\" (run takes Pods only, a document each; validate also reads lists and the pod templates of other kinds)",
             Quoted(kind)
         );
         self.add(Severity::Error, "kind".to_owned(), message, root.locate("kind"));
