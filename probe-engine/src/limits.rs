@@ -435,7 +435,7 @@ pub const MANAGER_BACKLOG_LEN_MAX: usize = 1_024;
 /// How long the manager waits before it offers a kept command to a full shard again.
 pub const MANAGER_RETRY: Duration = Duration::from_millis(1);
 
-/// Requests that the admin server works on at once. More: wait for their turn.
+/// Pages of the admin server that are being written, or have not been read yet. More: wait for their turn.
 pub const ADMIN_REQUESTS_CONCURRENT_MAX: usize = 16;
 
 /// Connections of the admin server. More: wait in the kernel's accept queue.
@@ -450,6 +450,9 @@ pub const ADMIN_ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long a client of the admin server may leave unread what its kernel has no more room for. Longer: the connection is reset.
 pub const ADMIN_UNREAD_MAX: Duration = Duration::from_secs(60);
+
+/// How long a client of the admin server may take to read a page, or the dashboard's table. Longer: its connection is closed.
+pub const ADMIN_SENT_MAX: Duration = Duration::from_secs(60);
 
 /// Bytes of a request's line and headers to the admin server. More: refused with 431.
 pub const ADMIN_HEAD_BYTES_MAX: usize = 16 * 1024;
@@ -472,7 +475,7 @@ pub const DASHBOARD_CHANGES_PER_FRAME_MAX: usize = 2_048;
 /// Pods whose rows the dashboard asks for by name at once. More: the first ones.
 pub const DASHBOARD_ROWS_ASKED_MAX: usize = 128;
 
-/// Whole tables of the dashboard being written at once. More: wait for their turn.
+/// Whole tables of the dashboard that are being written, or have not been read yet. More: wait for their turn.
 pub const DASHBOARD_TABLES_CONCURRENT_MAX: usize = 2;
 
 /// Changes of verdicts and of readiness that are kept for the timelines of pods, about 64 bytes each. More: the oldest go.

@@ -2,14 +2,15 @@
 //! `/healthz`. GET only; the one thing that a request changes is that a pod whose latency is looked at is watched. The
 //! dashboard's paths come beside them where both are on one address ([`super::dashboard`]).
 //!
-//! Bounds: [`limits::ADMIN_CONNECTIONS_MAX`] connections, [`limits::ADMIN_REQUESTS_CONCURRENT_MAX`] scrapes at
-//! once, [`limits::ADMIN_HEAD_BYTES_MAX`] of head, [`limits::ADMIN_READ_TIMEOUT`] to read it; bodies are not read. An answer that
+//! Bounds: [`limits::ADMIN_CONNECTIONS_MAX`] connections, [`limits::ADMIN_REQUESTS_CONCURRENT_MAX`] pages being written or read
+//! ([`page`]), [`limits::ADMIN_HEAD_BYTES_MAX`] of head, [`limits::ADMIN_READ_TIMEOUT`] to read it; bodies are not read. An answer that
 //! nobody reads ends its connection after [`limits::ADMIN_UNREAD_MAX`].
 //!
 //! **Invariant:** `/livez` asks no stage, so it answers whatever is stuck.
 
 pub mod health;
 mod latency;
+pub(in crate::api) mod page;
 pub mod supervise;
 
 use std::convert::Infallible;
@@ -209,13 +210,13 @@ async fn scrape(
     text: impl Future<Output = Result<Vec<u8>, ResultsError>>,
 ) -> Response {
     let written = async {
-        let _place = admin.scrapes.acquire().await;
-        text.await
+        let place = Arc::clone(&admin.scrapes).acquire_owned().await.expect("it is never closed");
+        text.await.map(|text| page::body(text, place))
     };
     match timeout(limits::ADMIN_ANSWER_TIMEOUT, written).await {
-        Ok(Ok(text)) => ([(header::CONTENT_TYPE, content_type)], text).into_response(),
+        Ok(Ok(page)) => ([(header::CONTENT_TYPE, content_type)], page).into_response(),
         Ok(Err(error)) => (StatusCode::SERVICE_UNAVAILABLE, format!("{error}\n")).into_response(),
-        Err(_) => (StatusCode::SERVICE_UNAVAILABLE, "the results stage did not answer in time\n").into_response(),
+        Err(_) => (StatusCode::SERVICE_UNAVAILABLE, page::NOT_IN_TIME).into_response(),
     }
 }
 

@@ -35,6 +35,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio::time::timeout;
 
 pub use self::listen::Listeners;
+use super::admin::page;
 use crate::consumer::board::Board;
 use crate::consumer::events::EventsHandle;
 use crate::ebpf::PassiveSettings;
@@ -119,8 +120,8 @@ async fn pods(State(dashboard): State<Dashboard>, RawQuery(query): RawQuery) -> 
         if !uids.is_empty() {
             return dashboard.board.rows(uids).await.map(|rows| json(&rows));
         }
-        let _place = dashboard.tables.acquire().await;
-        dashboard.board.table().await.map(|table| json(&table))
+        let place = Arc::clone(&dashboard.tables).acquire_owned().await.expect("it is never closed");
+        dashboard.board.table().await.map(|table| json_of(page::body(text_of(&table), place)))
     };
     in_time(answer).await
 }
@@ -141,13 +142,20 @@ async fn in_time(answer: impl Future<Output = Result<Response, impl std::fmt::Di
     match timeout(limits::ADMIN_ANSWER_TIMEOUT, answer).await {
         Ok(Ok(response)) => response,
         Ok(Err(error)) => (StatusCode::SERVICE_UNAVAILABLE, format!("{error}\n")).into_response(),
-        Err(_) => (StatusCode::SERVICE_UNAVAILABLE, "the results stage did not answer in time\n").into_response(),
+        Err(_) => (StatusCode::SERVICE_UNAVAILABLE, page::NOT_IN_TIME).into_response(),
     }
 }
 
 fn json(value: &impl Serialize) -> Response {
-    let text = serde_json::to_string(value).expect("numbers and texts under names are always JSON");
-    ([(header::CONTENT_TYPE, "application/json"), (header::CACHE_CONTROL, "no-store")], text).into_response()
+    json_of(text_of(value))
+}
+
+fn json_of(body: impl IntoResponse) -> Response {
+    ([(header::CONTENT_TYPE, "application/json"), (header::CACHE_CONTROL, "no-store")], body).into_response()
+}
+
+fn text_of(value: &impl Serialize) -> String {
+    serde_json::to_string(value).expect("numbers and texts under names are always JSON")
 }
 
 #[cfg(test)]
