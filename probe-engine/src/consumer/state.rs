@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::Builder;
 use std::time::Duration;
 
+use probe_core::time::Instant;
 use tokio::sync::{oneshot, watch};
 
 use crate::results::{Node, PodRecord, ResultsError, ResultsHandle};
@@ -46,12 +47,11 @@ pub async fn run(config: Config, results: ResultsHandle, stats: Arc<StateStats>,
             () = shutdown::told(&mut end) => true,
             () = tokio::time::sleep(interval) => false,
         };
-        let begun = clock::now();
-        if keeper.keep().await.is_err() || ending {
+        let Ok(cost) = keeper.keep().await else { return };
+        if ending {
             return;
         }
-        let took = clock::now() - begun;
-        interval = (took * 100).clamp(interval_min, limits::STATE_INTERVAL_MAX);
+        interval = (cost * 100).clamp(interval_min, limits::STATE_INTERVAL_MAX);
     }
 }
 
@@ -66,15 +66,18 @@ struct Keeper {
 }
 
 impl Keeper {
-    async fn keep(&mut self) -> Result<(), ResultsError> {
+    /// Gives how long it took to put the state together. What the disk takes is not in it: others wait for nothing then, and a
+    /// disk that was busy once is no reason to lose more.
+    async fn keep(&mut self) -> Result<Duration, ResultsError> {
+        let begun = clock::now();
         if self.results.read(|node| node.unsynced().next().is_some()).await? {
             // Not all pods are known yet: what is in the file is more.
-            return Ok(());
+            return Ok(Duration::ZERO);
         }
         let writer = self.collect().await?;
         self.stats.pods_left_out.store(writer.left_out().into(), Ordering::Relaxed);
-        self.write(writer).await;
-        Ok(())
+        let made_at = self.write(writer).await;
+        Ok(made_at.unwrap_or_else(clock::now) - begun)
     }
 
     async fn collect(&self) -> Result<Writer, ResultsError> {
@@ -104,39 +107,40 @@ impl Keeper {
         Ok(writer)
     }
 
-    /// Puts it in the place of what is in the file, unless that is the same.
-    async fn write(&mut self, writer: Writer) {
+    /// Puts it in the place of what is in the file, unless that is the same. Gives when all was ready to be written.
+    async fn write(&mut self, writer: Writer) -> Option<Instant> {
         let (directory, before) = (self.directory.clone(), self.written);
         let (done, written) = oneshot::channel();
         // A thread of its own: the runtime's end waits for its blocking ones, and a file system may hang.
         let thread = Builder::new().name("state".to_owned()).spawn(move || {
             let digest = writer.digest();
-            let result = match before == Some(digest) {
-                true => Ok(None),
-                false => state::replace(&directory, &writer.finish(&Whole::now())).map(Some),
-            };
+            let content = (before != Some(digest)).then(|| writer.finish(&Whole::now()));
+            let made_at = clock::now();
+            let result = content.map(|content| state::replace(&directory, &content)).transpose();
             // Whoever asked may have gone.
-            let _ = done.send((digest, result));
+            let _ = done.send((digest, made_at, result));
         });
         let written = match thread {
             Ok(_) => written.await.map_err(|_| "its thread panicked".to_owned()),
             Err(error) => Err(error.to_string()),
         };
-        let error = match written {
-            Ok((digest, Ok(bytes))) => {
+        let (made_at, error) = match written {
+            Ok((digest, made_at, Ok(bytes))) => {
                 self.written = Some(digest);
                 self.is_told = false;
                 bytes.into_iter().for_each(|bytes| self.stats.bytes.store(bytes, Ordering::Relaxed));
-                return self.is_current();
+                self.is_current();
+                return Some(made_at);
             }
-            Ok((_, Err(error))) => error.to_string(),
-            Err(error) => error,
+            Ok((_, made_at, Err(error))) => (Some(made_at), error.to_string()),
+            Err(error) => (None, error),
         };
         self.stats.errors.fetch_add(1, Ordering::Relaxed);
         if !std::mem::replace(&mut self.is_told, true) {
             let directory = self.directory.display();
             tracing::warn!(%directory, error, "cannot write the state file; trying again until it can be written");
         }
+        made_at
     }
 
     fn is_current(&self) {
