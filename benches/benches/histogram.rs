@@ -66,6 +66,15 @@ fn latency_data(c: &mut Criterion) {
     });
     let mut delta = Recorded::default();
     (0..1_000).for_each(|_| delta.record(next(), 1));
+    let mut histogram = Histogram::<u64>::new_with_bounds(1, LONGEST_US, 2).expect("valid bounds");
+    (0..1_000).for_each(|_| histogram.saturating_record(next()));
+    group.bench_function("recorded_of_one_delta", |b| {
+        b.iter(|| {
+            let mut recorded = Recorded::default();
+            recorded.add_histogram(black_box(&histogram));
+            recorded
+        });
+    });
     let mut windows = Windows::new(12);
     group.bench_function("windows_of_one_delta", |b| {
         b.iter(|| {
