@@ -24,12 +24,6 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     step("clippy", || {
         shell::run(shell::cargo().args(["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]))
     })?;
-    step("purity", purity)?;
-    step("deny", deny)?;
-    step("ebpf --check", || ebpf::run(&ebpf::Args { check: true, install: args.install }))?;
-    step("test", || test::run(&test::Args::default()))?;
-    step("bites", test::bites)?;
-    step("planted", || planted::run(&planted::Args::default()))?;
     step("docs", || {
         shell::run(
             shell::cargo()
@@ -37,6 +31,12 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
                 .env("RUSTDOCFLAGS", "-D warnings"),
         )
     })?;
+    step("purity", purity)?;
+    step("deny", deny)?;
+    step("ebpf --check", || ebpf::run(&ebpf::Args { check: true, install: args.install }))?;
+    step("test", || test::run(&test::Args::default()))?;
+    step("bites", test::bites)?;
+    step("planted", || planted::run(&planted::Args::default()))?;
     step("benches (smoke)", || {
         // In the test profile: criterion runs each once, and nothing is optimised that nobody times.
         shell::run(shell::cargo().args(["test", "--package", "probe-benches", "--benches"]))

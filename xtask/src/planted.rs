@@ -25,10 +25,14 @@ pub(crate) struct Args {
 struct Suite {
     folder: &'static str,
     test: &'static [&'static str],
+    /// Built so: what runs longer than it takes to build is optimised a little.
+    opt_level: &'static str,
 }
 
-const MODEL: Suite = Suite { folder: "tests/data/planted-bugs", test: &["--no-default-features", "--test", "model"] };
-const SIMULATION: Suite = Suite { folder: "tests/data/planted-shard-bugs", test: &["--test", "simulation"] };
+const MODEL: Suite =
+    Suite { folder: "tests/data/planted-bugs", test: &["--no-default-features", "--test", "model"], opt_level: "1" };
+const SIMULATION: Suite =
+    Suite { folder: "tests/data/planted-shard-bugs", test: &["--test", "simulation"], opt_level: "0" };
 
 /// One bug: in `file`, the one place that reads `find` becomes `replace`.
 struct Bug {
@@ -78,6 +82,7 @@ fn passes(copy: &Path, suite: &Suite) -> anyhow::Result<bool> {
             .env("CARGO_TARGET_DIR", copy.join("target"))
             // Nobody reads a trace of theirs.
             .env("CARGO_PROFILE_DEV_DEBUG", "0")
+            .env("CARGO_PROFILE_DEV_OPT_LEVEL", suite.opt_level)
             .args(["test", "--quiet", "--package", "probe-tests"])
             .args(suite.test)
             .args(extra)

@@ -3,7 +3,7 @@
 //! dashboard's paths come beside them where both are on one address ([`super::dashboard`]).
 //!
 //! Bounds: [`limits::ADMIN_CONNECTIONS_MAX`] connections, [`limits::ADMIN_REQUESTS_CONCURRENT_MAX`] pages being written or read
-//! ([`page`]), [`limits::ADMIN_HEAD_BYTES_MAX`] of head, [`limits::ADMIN_READ_TIMEOUT`] to read it; bodies are not read. An answer that
+//! (`page`), [`limits::ADMIN_HEAD_BYTES_MAX`] of head, [`limits::ADMIN_READ_TIMEOUT`] to read it; bodies are not read. An answer that
 //! nobody reads ends its connection after [`limits::ADMIN_UNREAD_MAX`].
 //!
 //! **Invariant:** `/livez` asks no stage, so it answers whatever is stuck.
