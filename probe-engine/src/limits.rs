@@ -435,7 +435,8 @@ pub const MANAGER_BACKLOG_LEN_MAX: usize = 1_024;
 /// How long the manager waits before it offers a kept command to a full shard again.
 pub const MANAGER_RETRY: Duration = Duration::from_millis(1);
 
-/// Pages of the admin server that are being written, or have not been read yet. More: wait for their turn.
+/// Pages of the admin server that are being written, or have not been read yet. More: wait for their turn, and get 503 where it
+/// does not come within [`ADMIN_ANSWER_TIMEOUT`].
 pub const ADMIN_REQUESTS_CONCURRENT_MAX: usize = 16;
 
 /// Connections of the admin server. More: wait in the kernel's accept queue.
@@ -475,7 +476,7 @@ pub const DASHBOARD_CHANGES_PER_FRAME_MAX: usize = 2_048;
 /// Pods whose rows the dashboard asks for by name at once. More: the first ones.
 pub const DASHBOARD_ROWS_ASKED_MAX: usize = 128;
 
-/// Whole tables of the dashboard that are being written, or have not been read yet. More: wait for their turn.
+/// Whole tables of the dashboard that are being written, or have not been read yet. More: as of [`ADMIN_REQUESTS_CONCURRENT_MAX`].
 pub const DASHBOARD_TABLES_CONCURRENT_MAX: usize = 2;
 
 /// Changes of verdicts and of readiness that are kept for the timelines of pods, about 64 bytes each. More: the oldest go.

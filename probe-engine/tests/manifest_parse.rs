@@ -270,7 +270,7 @@ fn the_process_runtime_has_no_network_namespace_to_choose() {
 
 #[test]
 fn run_takes_pods_only_and_says_so() {
-    let of_v1 = ["Service", "List", "PodList"].map(|kind| format!("{kind}\napiVersion: v1\nitems: []"));
+    let of_v1 = ["Service", "List", "Lists", "PodList"].map(|kind| format!("{kind}\napiVersion: v1\nitems: []"));
     for kind in of_v1.into_iter().chain(["Deployment\napiVersion: apps/v1".to_owned()]) {
         let errors = read(&format!("kind: {kind}"), &NONE).unwrap_err();
         assert_eq!(errors.len(), 1);

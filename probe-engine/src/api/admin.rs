@@ -38,6 +38,7 @@ use tower::ServiceExt;
 use tracing::{debug, info};
 
 use self::health::{Check, Health};
+use self::page::Sending;
 use crate::consumer::metrics::{Format, Metrics};
 use crate::results::ResultsError;
 use crate::{limits, shutdown};
@@ -167,9 +168,16 @@ fn limit_unread(stream: &TcpStream) {
 
 async fn connection(stream: TcpStream, router: Router, mut shutdown: watch::Receiver<bool>) {
     limit_unread(&stream);
+    let (sending, pages) = watch::channel(None);
     let service = service_fn(move |request: Request<Incoming>| {
-        let router = router.clone();
-        async move { Ok::<Response, Infallible>(router.oneshot(request.map(Body::new)).await.into_response()) }
+        let (router, sending) = (router.clone(), sending.clone());
+        async move {
+            let mut response = router.oneshot(request.map(Body::new)).await.into_response();
+            if let Some(page) = response.extensions_mut().remove::<Sending>() {
+                sending.send_replace(Some(page));
+            }
+            Ok::<Response, Infallible>(response)
+        }
     });
     let serving = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -180,6 +188,10 @@ async fn connection(stream: TcpStream, router: Router, mut shutdown: watch::Rece
     tokio::select! {
         ended = serving.as_mut() => {
             ended.unwrap_or_else(|error| debug!(%error, "admin connection"));
+            return;
+        }
+        () = page::unread(pages) => {
+            debug!("admin connection closed: its client had not read a page in time");
             return;
         }
         () = shutdown::told(&mut shutdown) => {}

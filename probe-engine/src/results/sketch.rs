@@ -1,7 +1,7 @@
 //! Durations of one probe's real successes, in few buckets: an estimate of their quantiles that every probe can afford.
 //!
 //! It takes 26 bytes of a probe (count, sum, longest, and buckets of 16 bits up to 5 ms); above that the kubelet's own
-//! buckets are there already, in a box that only a probe with such durations has. A bucket ends at 2.5 times the end of the one
+//! buckets are there already, in a box that a probe gets with the second of such durations. A bucket ends at 2.5 times the end of the one
 //! before, at most; what is above the last, 10 s, has the longest as its estimate.
 //!
 //! **Invariant:** an estimate is never below the quantile of what was recorded, and at most 2.5 times it (or 128 us, where it is

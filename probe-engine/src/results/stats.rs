@@ -2,8 +2,9 @@
 //!
 //! There is one for every probe of the node, and a passive success writes little else, so the layout is kept on purpose:
 //! what such a success touches stands in the first 32 bytes, the whole in 72 (88 with the counts of the `Arc`, which is a
-//! size that malloc hands out without a rest). Failures, and durations above the first bucket, get a box of their own: with
-//! the first failure, and with the second such duration, since on a busy node every first attempt is a slow one.
+//! size that malloc hands out without a rest). Failures, near misses, and durations above the first bucket, get a box of their
+//! own: with the first failure or near miss, and with the second such duration, since on a busy node every first attempt is a
+//! slow one.
 //!
 //! **Invariant:** one thread writes: the shard's. So each write is a load and a store, relaxed, and no
 //! read-modify-write. A reader may see the fields of two attempts at once, never a torn number. One field is the results

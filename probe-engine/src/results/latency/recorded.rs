@@ -53,7 +53,7 @@ impl Recorded {
         }
     }
 
-    /// Adds what a histogram of the shards has.
+    /// Adds what a histogram of the shards has: nothing longer than [`LONGEST_US`].
     pub fn add_histogram(&mut self, histogram: &Histogram<u64>) {
         self.record(0, histogram.count_at(0));
         if histogram.max() == 0 {

@@ -127,7 +127,9 @@ impl Report {
                 errors.not_supported(&path.child("apiVersion"), version, &[known.api_version]);
             }
             (None, Some(kind), _) => {
-                if let Some(known) = misspelt(kind).filter(|known| *known != kind) {
+                let is_list_read = self.strictness == Strictness::Validate;
+                let is_help = |known: &&str| *known != kind && (is_list_read || *known != "List");
+                if let Some(known) = misspelt(kind).filter(is_help) {
                     errors.not_supported(&path.child("kind"), kind, &[known]);
                 }
             }
