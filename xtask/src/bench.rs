@@ -11,7 +11,7 @@ pub(crate) struct Args {
     #[arg(value_name = "SCENARIO")]
     named: Vec<String>,
     /// Which (repeatable): tcp-passive, tcp-active, http, https, grpc, exec, mixed, million, memory, churn, cold-start, storm,
-    /// starved, passive, ebpf [default: a short run of all but the last two]
+    /// storm-watched, starved, passive, ebpf [default: a short run of all but the last two]
     #[arg(long = "scenario", value_name = "NAME")]
     scenarios: Vec<String>,
     /// Probes in all [default: the scenario's]
